@@ -1,0 +1,100 @@
+"""Waveform files: read with checks, write in one move.
+
+Letters: ``S`` wav samples, ``C`` channels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ttt.errors import DataError
+from ttt.types import Waveform
+
+log = logging.getLogger(__name__)
+
+MIN_DURATION_S = 0.05
+SILENCE_DB = -60.0
+
+
+def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Waveform:
+    """Read a sound file -> f32 [S].  ``rate_hz``: the rate it must have; ``mono``: average the channels if several.
+
+    Every refusal is a `DataError` naming the file and the mend.
+    """
+    import soundfile
+
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such wav file: check the path, or make the file again")
+    try:
+        samples, found_hz = soundfile.read(str(path), dtype="float32", always_2d=True)  # [S, C]
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise DataError(f"{path}: not a readable sound file ({error}): make or convert it again") from error
+    if samples.shape[0] == 0:
+        raise DataError(f"{path}: the file holds no samples: make it again or drop the item")
+    if samples.shape[1] > 1 and not mono:
+        raise DataError(
+            f"{path}: {samples.shape[1]} channels, expected 1: convert the file to mono, or read it with mono=True"
+        )
+    if rate_hz is not None and found_hz != rate_hz:
+        raise DataError(
+            f"{path}: rate is {found_hz} Hz, expected {rate_hz} Hz: resample it with ttt.audio.signal.resample"
+        )
+    if samples.shape[0] < MIN_DURATION_S * found_hz:
+        raise DataError(
+            f"{path}: {1000 * samples.shape[0] / found_hz:.0f} ms long, expected at least "
+            f"{1000 * MIN_DURATION_S:.0f} ms: drop the item or record it again"
+        )
+    if not np.isfinite(samples).all():
+        bad = int((~np.isfinite(samples)).sum())
+        raise DataError(f"{path}: {bad} of {samples.size} samples are NaN or infinite: make the file again")
+    one = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    return Waveform(np.ascontiguousarray(one, dtype=np.float32), int(found_hz))
+
+
+def write(path: str | Path, waveform: Waveform) -> None:
+    """Write 16-bit PCM under a temporary name, then rename: a reader never meets half a file.
+
+    Samples beyond [-1, 1] are clipped and the log says how many; NaN and infinity are refused.
+    """
+    import soundfile
+
+    path = Path(path)
+    samples = waveform.samples
+    if len(samples) == 0:
+        raise DataError(f"{path}: nothing to write, the waveform holds no samples: check what made it")
+    if not np.isfinite(samples).all():
+        bad = int((~np.isfinite(samples)).sum())
+        raise DataError(
+            f"{path}: {bad} of {samples.size} samples to write are NaN or infinite: check what made them"
+        )
+    over = int((np.abs(samples) > 1.0).sum())
+    if over:
+        log.warning("%s: %d of %d samples lie beyond [-1, 1] and are clipped", path, over, samples.size)
+        samples = np.clip(samples, -1.0, 1.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        soundfile.write(str(temporary), samples, waveform.rate_hz, subtype="PCM_16", format="WAV")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def level_db(waveform: Waveform) -> float:
+    """Root-mean-square level in dB relative to full scale; -inf for digital silence."""
+    mean_square = float(np.mean(np.square(waveform.samples, dtype=np.float64))) if len(waveform.samples) else 0.0
+    return 10.0 * float(np.log10(mean_square)) if mean_square > 0 else float("-inf")
+
+
+def check_speech(waveform: Waveform, place: str = "waveform") -> None:
+    """Refuse what cannot be speech: silence all through (level below -60 dB of full scale)."""
+    found_db = level_db(waveform)
+    if found_db < SILENCE_DB:
+        raise DataError(
+            f"{place}: silent all through (level {found_db:.0f} dB, expected above {SILENCE_DB:.0f} dB): "
+            "make it again or drop the item"
+        )

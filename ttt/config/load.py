@@ -1,0 +1,213 @@
+"""Layers of configuration -> one frozen `RunConfig`.
+
+defaults < files in order (each with its own ``extends:``) < ``key=value`` on the command line.  A layer that changes a
+component's name replaces the block, so the old component's fields do not haunt the new one; a list is replaced whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError, suggest
+from ttt.registry.core import build_dataclass, check_values, family
+from ttt.registry.plugins import load_plugins
+
+SECTIONS = {f.name: f.default_factory for f in fields(RunConfig) if is_dataclass(f.default_factory)}
+
+
+def read_layers(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Merge files and ``a.b=c`` overrides into one plain dict; interpolations ``${a.b}`` resolved."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = merge(merged, _read_file(Path(path), ()))
+    for item in overrides:
+        merged = merge(merged, _parse_override(item))
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        # Interpolations may point at values that only the schema's defaults hold.
+        base = OmegaConf.create({name: _plain_defaults(cls) for name, cls in SECTIONS.items()})
+        resolved = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.create(merged)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config: {str(error).splitlines()[0]}") from error
+    return _only_given(resolved, merged)
+
+
+def load_config(
+    paths: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    plugins: Iterable[str] = (),
+    need: Sequence[str] = (),
+) -> RunConfig:
+    """Read, check and build a configuration.
+
+    ``need`` lists the keys (``"data.train"``, ``"codec"``) that this verb cannot do without; other missing values are
+    allowed.  Raises `ConfigError` with the full key path before any work starts.
+    """
+    raw = read_layers(paths, overrides)
+    extra = [*plugins]
+    listed = raw.get("plugins", []) or []
+    if not isinstance(listed, list):
+        raise ConfigError(f"plugins: expected a list of files or modules, got {listed!r}")
+    base = Path(paths[-1]).resolve().parent if paths else None
+    load_plugins([*listed, *extra], base)
+    raw["plugins"] = [*listed, *extra]
+    return build_config(raw, need)
+
+
+def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:
+    """Build a `RunConfig` from plain values (see `load_config`)."""
+    known = {f.name: f for f in fields(RunConfig)}
+    for key in raw:
+        if key not in known:
+            raise ConfigError(f"{key}: no such section.{suggest(key, known)} Sections: {', '.join(known)}")
+    built: dict[str, Any] = {}
+    for name, f in known.items():
+        value = raw.get(name)
+        if name in SECTIONS:
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(f"{name}: expected a block of keys, got {value!r}")
+            built[name] = _build_section(SECTIONS[name], value or {}, name, need)
+        elif f.metadata.get("family"):
+            default = f.default
+            node = default if value is None else value
+            if isinstance(node, Mapping) and "name" not in node and isinstance(default, str):
+                node = {"name": default, **node}
+            if node is None and name in need:
+                raise ConfigError(
+                    f"{name}: missing; name a {family(f.metadata['family']).title}: "
+                    f"{', '.join(family(f.metadata['family']).names())}"
+                )
+            built[name] = None if node is None else family(f.metadata["family"]).build(node, name)
+        else:
+            built[name] = check_values(RunConfig, {name: value or []}, "")[name]
+    return RunConfig(**built)
+
+
+def resolved_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML, components written out with all their fields; loads again to the same run."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses -> dicts, components with their registered name first."""
+    if is_dataclass(value) and not isinstance(value, type):
+        name = getattr(type(value), "registered_name", None)
+        plain = {"name": name} if name else {}
+        plain.update({f.name: to_plain(getattr(value, f.name)) for f in fields(value) if f.init})
+        return plain
+    if isinstance(value, Mapping):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``new`` over ``old``: blocks merge, a changed component name replaces its block, lists are replaced.
+
+    >>> merge({"noise": {"name": "a", "x": 1}}, {"noise": {"name": "b"}})
+    {'noise': {'name': 'b'}}
+    >>> merge({"noise": {"name": "a", "x": 1}}, {"noise": {"x": 2}})
+    {'noise': {'name': 'a', 'x': 2}}
+    """
+    out = dict(old)
+    for key, value in new.items():
+        before = out.get(key)
+        if isinstance(before, str) and isinstance(value, Mapping) and "name" not in value:
+            before = {"name": before}
+        if isinstance(value, str) and isinstance(before, Mapping) and before.get("name") == value:
+            continue  # the same component named again keeps its fields
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in value and "name" in before and value["name"] != before["name"]
+            out[key] = dict(value) if renamed else merge(before, value)
+        else:
+            out[key] = value
+    return out
+
+
+def _build_section(cls: Any, values: Mapping[str, Any], name: str, need: Sequence[str]) -> Any:
+    values = check_values(cls, values, name)
+    for f in fields(cls):
+        key = f"{name}.{f.name}"
+        value = values.get(f.name, f.default)
+        if isinstance(value, str) and value == "???":
+            if key in need:
+                raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
+            values[f.name] = _Missing(key)
+    missing = {k: v for k, v in values.items() if isinstance(v, _Missing)}
+    rest = {k: v for k, v in values.items() if k not in missing}
+    for k in missing:
+        rest[k] = 0 if cls.__dataclass_fields__[k].type == "int" else "unset"
+    section = build_dataclass(cls, rest, name)
+    for k in missing:
+        object.__setattr__(section, k, "???")
+    return section
+
+
+class _Missing:
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _plain_defaults(cls: Any) -> dict[str, Any]:
+    import dataclasses
+
+    out = {}
+    for f in fields(cls):
+        if f.metadata.get("family"):
+            continue
+        value = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+        out[f.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _only_given(resolved: Any, given: Any) -> Any:
+    if isinstance(resolved, Mapping) and isinstance(given, Mapping):
+        return {k: _only_given(resolved[k], given[k]) for k in given}
+    return resolved
+
+
+def _read_file(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    import yaml
+    from omegaconf import OmegaConf
+
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path}: 'extends' goes round in a circle: {' -> '.join(str(p) for p in chain)}")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected a block of keys at the top")
+    parents = loaded.pop("extends", [])
+    merged: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        merged = merge(merged, _read_file(path.parent / parent, (*chain, path)))
+    return merge(merged, {str(k): v for k, v in loaded.items()})
+
+
+def _parse_override(item: str) -> dict[str, Any]:
+    import yaml
+
+    key, sign, text = item.partition("=")
+    if not sign or not key or any(not part for part in key.split(".")):
+        raise ConfigError(f"{item!r}: an override looks like section.key=value")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: value {text!r} is not YAML: {' '.join(str(error).split())}") from error
+    node: Any = value
+    for part in reversed(key.split(".")):
+        node = {part: node}
+    return node

@@ -1,0 +1,116 @@
+"""Everything a run can be told, as dataclasses.  A field's comment is its documentation (``ttt show config``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ttt.registry import component, components
+
+MISSING = "???"
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """Where a run lives and what it draws from."""
+
+    dir: str = MISSING  # folder of the run: config, checkpoints, logs
+    seed: int = 1  # every random draw of the run derives from it
+    threads: int = 0  # CPU threads per process; 0 leaves torch's choice
+    device: str = "auto"  # auto | cpu | cuda
+    overwrite: bool = False  # start over although the folder holds another run
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Examples and how they become batches."""
+
+    train: str = MISSING  # examples JSONL for training
+    dev: str = ""  # examples JSONL for validation; empty: none
+    tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
+    row_tokens: int = 512  # length of a packed row
+    batch_tokens: int = 2048  # tokens per micro-batch (a whole number of rows)
+    max_drop_share: float = 0.01  # fail when a larger share of examples is longer than a row
+    prompt_rule: str = "labels"  # what may be noised: labels (targets) | official (position >= prompt_length)
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The Hugging Face causal LM under everything."""
+
+    path: str = ""  # local folder with weights (from_pretrained); wins over preset
+    preset: str = ""  # name of a shape in ttt.model.backbone.PRESETS: random weights
+    overrides: dict[str, Any] = field(default_factory=dict)  # config fields of the preset, e.g. {hidden_size: 128}
+    attention: str = "sdpa"  # sdpa | eager | flex_attention
+    dtype: str = "float32"  # float32 | bfloat16 (weights; autocast is train.autocast)
+    init: Any = component("initializer", "normal")  # how added token rows start
+    codec_dir: str = ""  # codec folder, read by initializers that use code vectors
+    gradient_checkpointing: bool = False  # trade time for memory
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """The optimiser's side of a run."""
+
+    steps: int = MISSING  # type: ignore[assignment]  # optimiser updates
+    accumulate: int = 1  # micro-batches per update and rank
+    lr: float = 2.0e-5  # peak learning rate
+    schedule: str = "cosine"  # cosine | linear | constant (after warm-up)
+    warmup_steps: int = 0  # linear warm-up
+    decay_start: float = 0.0  # share of the steps after which the decay begins
+    min_lr_ratio: float = 0.0  # floor of the learning rate as a share of the peak
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1.0e-8
+    weight_decay: float = 0.01  # not applied to norms, biases and embeddings' own rows when decay_embeddings is false
+    decay_embeddings: bool = True
+    clip_norm: float = 1.0  # 0: no clipping
+    autocast: str = "off"  # off | bfloat16
+    engine: str = "local"  # local (one process or DDP under torchrun)
+    log_every_steps: int = 10
+    eval_every_steps: int = 0  # validation losses; 0: only at the end
+    save_every_steps: int = 0  # 0: only at the end
+    keep_checkpoints: int = 2
+    max_seconds: float = 0.0  # stop early (with a complete checkpoint) after this wall time; 0: no limit
+    resume: bool = True  # go on from the latest complete checkpoint of run.dir
+    init_from: str = ""  # start from the weights of this checkpoint
+
+
+@dataclass(frozen=True)
+class EvalSection:
+    """How answers are generated and scored."""
+
+    examples: list[str] = field(default_factory=list)  # example JSONL files
+    checkpoint: str = ""  # checkpoint or model folder; empty: the latest of run.dir
+    out: str = ""  # folder for generations and cards; empty: run.dir/eval
+    sampler: Any = component("sampler", "blockwise")
+    length: Any = component("length", "until_eoa")
+    tasks: Any = components("task", ("asr", "tts", "qa"))
+    normalizer: Any = component("normalizer", "words")
+    batch_size: int = 16  # prompts decoded together
+    max_tokens: int = 512  # new tokens per answer
+    strict: bool = True  # restrict the vocabulary by modality and the end token by the span; false: official behaviour
+    use_cache: bool = True
+    temperature: float = 0.0  # text; 0: greedy
+    top_k: int = 0  # text; 0: off
+    top_p: float = 1.0  # text; 1: off
+    min_text_tokens_after_audio: int = 0
+    limit: int = 0  # items per file; 0: all
+    bootstrap: int = 1000  # resamples per interval
+    samples: int = 10  # wavs and mel plots written per task
+    codec_dir: str = ""
+    judge_dir: str = ""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One recipe: every section of every verb."""
+
+    plugins: list[str] = field(default_factory=list)  # plug-in files or modules
+    run: RunSection = field(default_factory=RunSection)
+    data: DataSection = field(default_factory=DataSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    objective: Any = component("objective", "ttt")
+    train: TrainSection = field(default_factory=TrainSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+    codec: Any = component("codec", None)
+    judge: Any = component("judge", None)

@@ -1,0 +1,127 @@
+"""The utterance manifest: one JSON line per wav, read with checks, written in one move."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ttt.errors import DataError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One wav and what is said in it.  ``wav`` is relative to the manifest's folder; ``duration_s`` in seconds.
+
+    ``speaker`` names the voice, ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
+    """
+
+    id: str
+    wav: str
+    text: str
+    duration_s: float
+    speaker: str
+    split: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "wav", "text", "speaker", "split"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise DataError(f"field {name!r} must be a non-empty string, got {value!r}: mend the line")
+        number = isinstance(self.duration_s, int | float) and not isinstance(self.duration_s, bool)
+        if not number or not 0 < self.duration_s < float("inf"):
+            raise DataError(f"field 'duration_s' must be seconds > 0, got {self.duration_s!r}: mend the line")
+        if not isinstance(self.meta, Mapping):
+            raise DataError(f"field 'meta' must be an object, got {self.meta!r}: mend the line")
+
+
+def wav_path(manifest: str | Path, utterance: Utterance) -> Path:
+    """Where the wav of an utterance of this manifest lies."""
+    return Path(manifest).parent / utterance.wav
+
+
+def read_manifest(path: str | Path, check_files: bool = True) -> list[Utterance]:
+    """Read and check a manifest; every refusal is a `DataError` "path:line: what: mend".
+
+    ``check_files``: also require that each wav exists (it is not opened).
+    """
+    items: list[Utterance] = []
+    line_of: dict[str, int] = {}
+    for number, text in enumerate(_lines(path), start=1):
+        place = f"{path}:{number}"
+        item = _parse(text, place)
+        if item.id in line_of:
+            raise DataError(
+                f"{place}: id {item.id!r} is used twice, first on line {line_of[item.id]}: rename or drop one"
+            )
+        line_of[item.id] = number
+        if check_files and not wav_path(path, item).is_file():
+            raise DataError(
+                f"{place}: id {item.id!r}: wav {wav_path(path, item)} is missing: make it again or drop the line"
+            )
+        items.append(item)
+    if not items:
+        raise DataError(f"{path}: the manifest holds no utterances: make it again")
+    return items
+
+
+def write_manifest(path: str | Path, items: Iterable[Utterance]) -> None:
+    """Write under a temporary name, then rename.  Ids must be unique."""
+    write_jsonl(path, (asdict(item) for item in _unique(path, items)))
+
+
+def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object per line, keys in the given order, under a temporary name, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            for record in records:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such manifest: make the data first (stage 1)") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}): make it again") from error
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _parse(text: str, place: str) -> Utterance:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not a JSON line ({error.msg}, column {error.colno}): mend or drop it") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: expected a JSON object, got {type(record).__name__}: mend or drop the line")
+    known = [f.name for f in fields(Utterance)]
+    missing = [name for name in known if name not in record and name != "meta"]
+    if missing:
+        raise DataError(f"{place}: missing field {', '.join(missing)}: add it; a line holds {', '.join(known)}")
+    unknown = [name for name in record if name not in known]
+    if unknown:
+        raise DataError(f"{place}: unknown field {', '.join(unknown)}: move it into 'meta' or drop it")
+    try:
+        return Utterance(**record)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _unique(path: str | Path, items: Iterable[Utterance]) -> Iterable[Utterance]:
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise DataError(f"{path}: id {item.id!r} is to be written twice: give every utterance its own id")
+        seen.add(item.id)
+        yield item

@@ -1,0 +1,88 @@
+"""Streams -> rows.  Documents are never cut and never look at each other; what does not fit is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ttt.types import Kind, PackedBatch, TokenStream
+
+
+@dataclass
+class PackingReport:
+    """What packing did: rows, real tokens, capacity, and dropped examples by reason."""
+
+    rows: int = 0
+    tokens: int = 0
+    capacity: int = 0
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows' positions that hold real tokens."""
+        return self.tokens / self.capacity if self.capacity else 0.0
+
+    def summary(self) -> str:
+        """One line for the log."""
+        lost = "".join(f", {len(v)} dropped ({k})" for k, v in self.dropped.items())
+        return f"{self.rows} rows, {self.tokens} tokens, fill {self.fill:.1%}{lost}"
+
+
+def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) -> list[list[int]]:
+    """Rows of indices: best-fit, in the given order; every length must be <= row_tokens.
+
+    Best-fit keeps the open rows sorted by free space through buckets, so the cost is O(n * distinct free spaces).
+
+    >>> pack_lengths([3, 2, 2], 5, [0, 1, 2])
+    [[0, 1], [2]]
+    """
+    open_rows: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # by free space
+    rows: list[list[int]] = []
+    free_spaces = np.zeros(row_tokens + 1, dtype=np.int64)
+    for index in order:
+        length = int(lengths[index])
+        fits = np.flatnonzero(free_spaces[length:])
+        if len(fits):
+            free = length + int(fits[0])
+            row = open_rows[free].pop()
+            free_spaces[free] -= 1
+        else:
+            free, row = row_tokens, len(rows)
+            rows.append([])
+        rows[row].append(int(index))
+        open_rows[free - length].append(row)
+        free_spaces[free - length] += 1
+    return rows
+
+
+def collate(rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int, mask_id: int) -> PackedBatch:
+    """Rows of streams -> one `PackedBatch` [B, T]; T is the longest row, at most ``row_tokens``."""
+    width = min(row_tokens, max(sum(len(s) for s in row) for row in rows))
+    shape = (len(rows), width)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    kind = np.zeros(shape, dtype=np.uint8)
+    span, doc = np.zeros(shape, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
+    position = np.zeros(shape, dtype=np.int64)
+    target, answer, visible = (np.zeros(shape, dtype=bool) for _ in range(3))
+    uids: list[str] = []
+    for b, row in enumerate(rows):
+        at = 0
+        for stream in row:
+            n = len(stream)
+            if at + n > width:
+                raise ValueError(f"row {b} holds more than {width} tokens")
+            here = slice(at, at + n)
+            ids[b, here], kind[b, here], span[b, here] = stream.ids, stream.kind, stream.span
+            doc[b, here], position[b, here] = len(uids), np.arange(n)
+            target[b, here], answer[b, here], visible[b, here] = stream.target, stream.answer, True
+            uids.append(stream.uid)
+            at += n
+    assert Kind.PAD == 0
+    t = torch.from_numpy
+    return PackedBatch(
+        ids=t(ids), kind=t(kind), span=t(span), doc=t(doc), position=t(position), target=t(target), answer=t(answer),
+        visible=t(visible), n_docs=len(uids), mask_id=mask_id, uids=tuple(uids),
+    )  # fmt: skip

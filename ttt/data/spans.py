@@ -1,0 +1,82 @@
+"""Example -> `TokenStream`: the one place where ids, kinds, audio runs and targets are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ttt.errors import ConfigError, DataError
+from ttt.text.template import pieces
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import Example, Kind, Segment, TokenStream, audio_runs
+
+PROMPT_RULES = ("labels", "official")
+
+
+def encode_example(
+    example: Example,
+    tokenizer: TextTokenizer,
+    *,
+    open_answer: bool = False,
+    prompt_rule: str = "labels",
+    literal_specials: bool = False,
+) -> TokenStream:
+    """Tokens of one example.
+
+    ``open_answer``: a prompt for decoding (ends with the assistant header).  ``prompt_rule``: ``labels`` may noise
+    targets only; ``official`` uses the reference's ``prompt_length`` = system block + all user turns, compared with the
+    position, which is wrong for several turns (spec, section 12.4).  ``literal_specials`` lets ordinary text spell
+    special tokens, as the reference does; otherwise that is a `DataError`.
+    """
+    if prompt_rule not in PROMPT_RULES:
+        raise ConfigError(f"data.prompt_rule: {prompt_rule!r} is none of {', '.join(PROMPT_RULES)}")
+    vocab = tokenizer.vocab
+    ids: list[int] = []
+    target: list[bool] = []
+    turn_of: list[int] = []
+    segments: list[dict[str, Any]] = []
+    prompt_length = 0
+    for piece in pieces(example, open_answer):
+        span = piece.span
+        where = f"example {example.uid!r}, {piece.role} turn"
+        if span.kind == "text":
+            if not piece.template and not literal_specials:
+                tokenizer.refuse_specials(span.text, where)
+            new = _template_ids(tokenizer, span.text) if piece.template else tokenizer.encode(span.text)
+        else:
+            assert span.codes is not None
+            codes = vocab.code_ids(span.codes, where)
+            start = len(ids) + 1
+            closer = vocab.closer(span.style)
+            new = [vocab.opener(span.style), *codes.tolist(), *([] if closer is None else [closer])]
+            segments.append(
+                {"start": start, "stop": start + len(codes), "style": span.style, "turn": piece.turn, "target": piece.target}
+            )
+        ids.extend(new)
+        target.extend([piece.target] * len(new))
+        turn_of.extend([piece.turn] * len(new))
+        if piece.role in ("system", "user"):
+            prompt_length += len(new)
+    if not ids:
+        raise DataError(f"example {example.uid!r} has no tokens")
+    ids_array = np.asarray(ids, dtype=np.int64)
+    kind = np.where(vocab.is_audio(ids_array), Kind.AUDIO, Kind.TEXT).astype(np.uint8)
+    target_array = np.asarray(target, dtype=bool)
+    if prompt_rule == "labels":
+        answer = target_array.copy()
+    else:
+        answer = np.arange(len(ids)) >= prompt_length
+    turn_stops = {t: i + 1 for i, t in enumerate(turn_of)}
+    return TokenStream(
+        uid=example.uid, ids=ids_array, kind=kind, span=audio_runs(kind), target=target_array, answer=answer,
+        segments=tuple(Segment(turn_stop=turn_stops[s["turn"]], **s) for s in segments),
+        task=example.task, prompt_length=prompt_length,
+    )  # fmt: skip
+
+
+def _template_ids(tokenizer: TextTokenizer, text: str) -> list[int]:
+    cache = tokenizer.__dict__.setdefault("_template_cache", {})
+    if text not in cache:
+        cache[text] = tokenizer.encode(text)
+    return cache[text]

@@ -1,0 +1,137 @@
+"""TtT's three training strategies (paper section 3.4; spec, section 5).  Each is drawn anew at every step or epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ttt.diffusion.corrupt import per_position, span_starts
+from ttt.interfaces import Strategy
+from ttt.registry.families import STRATEGY
+from ttt.types import PackedBatch, TokenStream
+
+
+def _check(p: float, scope: str, scopes: tuple[str, ...]) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must lie in [0, 1], got {p}")
+    if scope not in scopes:
+        raise ValueError(f"scope must be one of {', '.join(scopes)}, got {scope!r}")
+
+
+@STRATEGY.register("banom")
+@dataclass(frozen=True)
+class Banom(Strategy):
+    """Batchwise AR & NAR objective mixing: with probability ``p`` audio stays clean and only the text loss trains.
+
+    ``scope``: ``batch`` draws one coin per micro-batch (official code), ``sample`` one per document (the paper's other
+    reading; the diffusion loss is still divided by all documents, which keeps the code's expectation).
+    """
+
+    p: float = 0.3
+    scope: str = "batch"
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("batch", "sample"))
+
+    def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
+        """Nothing may be noised where the coin fell."""
+        coins = torch.rand(1 if self.scope == "batch" else batch.n_docs, generator=gen) < self.p
+        return maskable & ~per_position(coins.expand(batch.n_docs), batch.doc)
+
+
+@STRATEGY.register("ppm")
+@dataclass(frozen=True)
+class Ppm(Strategy):
+    """Prefix preservation masking: with probability ``p`` (per document) the spans before a random one stay clean.
+
+    The split is uniform over the starts of maskable spans; choosing the first changes nothing (official code = paper).
+    """
+
+    p: float = 0.3
+    scope: str = "sample"
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("sample",))
+
+    def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
+        """Maskable positions left of the chosen start lose their maskability."""
+        flags = torch.rand(batch.n_docs, generator=gen) < self.p
+        choice = torch.rand(batch.n_docs, generator=gen)
+        return preserve_prefix(batch, maskable, choose_splits(batch, maskable, flags, choice))
+
+
+def choose_splits(batch: PackedBatch, maskable: Tensor, flags: Tensor, choice: Tensor) -> Tensor:
+    """Flat position of the span start each flagged document splits at, -1 elsewhere.  i64 [n_docs].
+
+    ``flags`` bool [n_docs]; ``choice`` f32 [n_docs] in [0, 1) picks uniformly among the maskable starts.
+    """
+    starts = (span_starts(batch) & maskable).flatten().nonzero().flatten()
+    owners = batch.doc.flatten()[starts]
+    counts = torch.bincount(owners, minlength=batch.n_docs)
+    first = torch.cumsum(counts, 0) - counts
+    starts = starts[torch.argsort(owners, stable=True)]
+    picked = first + (choice * counts).long().clamp(max=(counts - 1).clamp(min=0))
+    usable = flags & (counts > 0)
+    split = torch.full((batch.n_docs,), -1, dtype=torch.long)
+    split[usable] = starts[picked[usable]]
+    return split
+
+
+def preserve_prefix(batch: PackedBatch, maskable: Tensor, split: Tensor) -> Tensor:
+    """``maskable`` without the positions left of each document's ``split`` (flat, -1: none)."""
+    flat = torch.arange(batch.ids.numel()).view(batch.ids.shape)
+    keep_from = torch.where(batch.doc >= 0, split[batch.doc.clamp(min=0)], -1)
+    return maskable & (flat >= keep_from)
+
+
+@STRATEGY.register("sst")
+@dataclass(frozen=True)
+class Sst(Strategy):
+    """Stochastic span truncation: with probability ``p`` the answer's last span loses a random tail and its end token.
+
+    The kept number of codes is uniform in [max(int(low n), minimum_kept), int(high n)] when n > ``longer_than`` (the
+    official code keeps 30 % to 90 %).  ``turns``: ``last`` truncates the last assistant turn only; ``all`` every turn,
+    each with its own coin, as the official code does (a middle turn is then left unclosed).
+    """
+
+    p: float = 0.5
+    scope: str = "sample"
+    low: float = 0.3
+    high: float = 0.9
+    minimum_kept: int = 5
+    longer_than: int = 10
+    turns: str = "last"
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("sample",))
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"need 0 <= low < high <= 1, got low={self.low}, high={self.high}")
+        if self.turns not in ("last", "all"):
+            raise ValueError(f"turns must be 'last' or 'all', got {self.turns!r}")
+
+    def keep_range(self, n: int) -> tuple[int, int] | None:
+        """(lowest, highest) number of kept codes of a span of ``n``, or None when it is left whole.
+
+        >>> Sst().keep_range(20), Sst().keep_range(10), Sst().keep_range(11)
+        ((6, 18), None, (5, 9))
+        """
+        low, high = max(int(self.low * n), self.minimum_kept), int(self.high * n)
+        return (low, high) if n > self.longer_than and low < high else None
+
+    def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
+        """Truncate the last quad span of the last (or of every) assistant turn."""
+        quads = [s for s in stream.segments if s.target and s.style == "last"]
+        if self.turns == "last":  # only a turn that ends the stream may be left unclosed
+            quads = [s for s in quads if s.turn_stop == len(stream)]
+        for turn in sorted({s.turn for s in quads}):
+            if gen.random() >= self.p:
+                continue
+            number = max(i for i, s in enumerate(stream.segments) if s.turn == turn and s.style == "last")
+            segment = stream.segments[number]
+            limits = self.keep_range(segment.stop - segment.start)
+            if limits is not None:
+                stream = stream.truncate(number, int(gen.integers(limits[0], limits[1] + 1)))
+        return stream

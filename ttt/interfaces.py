@@ -1,0 +1,254 @@
+"""The extension surface: one small abstract class per plug-in family, on one page.
+
+A plug-in derives from one of these, is a (frozen) dataclass, and is registered under a name
+(`ttt.registry.families`).  Its fields are its configuration.  Shapes use the letters of `ttt.types`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Generator, Tensor
+
+    from ttt.types import (
+        AudioCodes, Example, Generation, Layout, LossTerms, PackedBatch, Plan, TokenStream, Value, Waveform,
+    )  # fmt: skip
+
+    # (b, h, q, k) index tensors -> bool: may position q of row b look at position k?
+    MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class MaskRule(ABC):
+    """Who may look at whom.  One predicate serves every attention implementation (`ttt.masks.materialize`)."""
+
+    @abstractmethod
+    def allow(self, layout: Layout) -> MaskMod:
+        """The predicate for one layout.  It must never let one document look at another, nor at invisible keys."""
+
+    def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
+        """How many leading positions of each row can never look at anything appended later.  -> i64 [B].
+
+        ``closed`` bool [B]: no audio will be appended to the row's trailing audio run.  The decoder caches exactly these
+        positions; the safe default is none.
+        """
+        return layout.kind.new_zeros(layout.kind.shape[0], dtype=closed.new_zeros(1).long().dtype)
+
+
+class NoiseSchedule(ABC):
+    """Share of tokens still clean at time t: alpha(0) = 1, alpha(1) = 0, falling.  [*] -> [*]."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Probability that a token is still clean at time ``t`` in [0, 1]."""
+
+    @abstractmethod
+    def dalpha(self, t: Tensor) -> Tensor:
+        """Derivative of `alpha` at ``t``; <= 0."""
+
+
+class LossWeighting(ABC):
+    """Weight of a masked token's cross-entropy."""
+
+    @abstractmethod
+    def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """``t`` time and ``p`` masking probability (after the floor), both [*] -> weights [*], >= 0."""
+
+
+class Strategy(ABC):
+    """A training strategy.  Fields of every strategy: ``p``, its probability, and what it applies to.
+
+    Each hook draws from the generator it is handed and from nothing else; it is called anew every epoch and step.
+    """
+
+    def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
+        """Change one example before packing (SST).  Must not change its input."""
+        return stream
+
+    def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
+        """Change which positions may be noised (PPM, BANOM).  bool [B, T] -> bool [B, T]."""
+        return maskable
+
+
+class Objective(ABC):
+    """The one place that knows what is noised and which position predicts what."""
+
+    @abstractmethod
+    def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """Noise the batch and list the loss terms with their counts.  Runs no network."""
+
+    def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """The plan used for validation; by default the training plan with the generator's fixed draws."""
+        return self.plan(batch, gen)
+
+    @abstractmethod
+    def terms(self, model: torch.nn.Module, plan: Plan) -> LossTerms:
+        """Run the network on a plan and return sums and counts."""
+
+
+class Initializer(ABC):
+    """How rows that were added to the embedding are initialised."""
+
+    @abstractmethod
+    def initialize(self, rows: Tensor, ids: Tensor, context: Mapping[str, Any], gen: Generator) -> Tensor:
+        """New values for ``rows`` f32 [n, D] of token ``ids`` i64 [n].
+
+        ``context``: ``old`` f32 [V_old, D] the rows there were before, ``vocab`` the `Vocabulary`, ``std`` the model's
+        initializer range, ``code_vectors`` f32 [Q, C, E] or None.
+        """
+
+
+class RemaskRule(ABC):
+    """Which candidates are kept: the score by which a step's tokens are committed, highest first."""
+
+    @abstractmethod
+    def score(self, logits: Tensor, chosen: Tensor, gens: Sequence[Generator]) -> Tensor:
+        """``logits`` f32 [R, m, V] before temperature, ``chosen`` i64 [R, m]; one generator per row -> f32 [R, m]."""
+
+
+class LengthRule(ABC):
+    """How long a span may be and how it ends."""
+
+    @abstractmethod
+    def exact_codes(self, last: bool) -> int | None:
+        """Number of codes that a span must have (its end token is then forced), or None: until the end token.
+
+        ``last`` says whether the span was opened as the answer's last one (quad span).
+        """
+
+    @abstractmethod
+    def max_codes(self, last: bool) -> int:
+        """A span is cut after this many codes."""
+
+
+class SpanSampler(ABC):
+    """Fills audio spans of several rows at once.  It sees a callable, never a model.
+
+    ``predict(tails)``: ``tails`` i64 [R, m], the tokens after each row's context (mask ids included) -> logits f32
+    [R, m, V] of those positions.  ``span`` yields after each finished block: i64 [R, block] of settled ids; the caller
+    answers (``send``) with the indices of the rows that go on.  ``autoregressive`` samplers never fill spans: audio is
+    written token by token like text.
+    """
+
+    autoregressive: ClassVar[bool] = False
+
+    @abstractmethod
+    def span(self, request: Any) -> Iterator[Any]:
+        """Fill one span per row; see `ttt.sampling.unmask.SpanRequest`."""
+
+
+class StreamDecoder(ABC):
+    """Turns codes into sound as they arrive; the concatenation equals the one-shot decode for linear codecs."""
+
+    @abstractmethod
+    def push(self, codes: np.ndarray) -> np.ndarray:
+        """Take codes [F, Q], give the samples f32 [S] that are final by now (possibly none)."""
+
+    @abstractmethod
+    def finish(self) -> np.ndarray:
+        """The samples still held back."""
+
+
+class Codec(ABC):
+    """Waveform <-> codes.  Fields are configuration and cheap; `load` brings the weights.
+
+    After `load`: ``rate_hz`` (samples per second), ``frame_rate_hz`` (frames per second), ``num_codes`` (per book),
+    ``num_books``, ``codec_id`` (name and digest, stored beside every code).
+    """
+
+    rate_hz: int
+    frame_rate_hz: float
+    num_codes: int
+    num_books: int
+    codec_id: str
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> Codec:
+        """Bring the weights; returns self.  Raises `CheckpointError` naming the folder when they are not there."""
+
+    @abstractmethod
+    def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
+        """Codes of each recording; its rate must be ``rate_hz``."""
+
+    @abstractmethod
+    def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
+        """Sound of each code sequence."""
+
+    @abstractmethod
+    def stream_decoder(self) -> StreamDecoder:
+        """A fresh streaming decoder."""
+
+    def code_vectors(self) -> np.ndarray | None:
+        """One vector per code, f32 [Q, num_codes, E], to initialise embeddings; None if the codec has none."""
+        return None
+
+
+class TrainableCodec(Codec):
+    """A codec that learns from waveforms and saves itself to a folder."""
+
+    @abstractmethod
+    def fit(self, waves: Sequence[Waveform], seed: int) -> Mapping[str, float]:
+        """Learn; returns what was measured on the way (losses, use of codes)."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write ``codec.safetensors`` + ``codec.json``, complete or not at all."""
+
+
+class Task(ABC):
+    """What an item asks for, how it is judged, and how a corpus item becomes an example."""
+
+    @abstractmethod
+    def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
+        """One training or test example from a corpus item; ``codes`` maps utterance ids to i32 [F, Q]."""
+
+    @abstractmethod
+    def prompt(self, example: Example) -> Example:
+        """The example without its answer: what the model is given."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Mapping[str, str]:
+        """Metric names to report -> registered metric, e.g. ``{"wer": "wer", "judged_wer": "judged_wer"}``."""
+
+
+class Metric(ABC):
+    """A score with sufficient statistics per item, so that intervals come from resampling items."""
+
+    needs_audio: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = False
+
+    @abstractmethod
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """Sufficient statistics f64 [k] of one item (see `ttt.eval.evaluator` for its keys); None: does not apply."""
+
+    @abstractmethod
+    def total(self, statistics: np.ndarray) -> float:
+        """The score of summed statistics f64 [k]."""
+
+
+class Judge(ABC):
+    """An independent recogniser.  Its ``judge_id`` (name and version) is part of the metric's name."""
+
+    judge_id: str
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> Judge:
+        """Bring the weights; returns self."""
+
+    @abstractmethod
+    def transcribe(self, waves: Sequence[Waveform]) -> list[str]:
+        """One transcript per waveform."""
+
+
+class Normalizer(ABC):
+    """How text is normalised before words are compared; named in every metric."""
+
+    @abstractmethod
+    def normalize(self, text: str) -> str:
+        """The text as it is compared."""

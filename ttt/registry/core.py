@@ -1,0 +1,268 @@
+"""A plug-in is one decorated dataclass; its fields are its configuration.
+
+>>> from dataclasses import dataclass
+>>> class Noise: ...
+>>> NOISE = Registry("demo", "demo noise", "demo.Noise", Noise)
+>>> @NOISE.register("linear")
+... @dataclass(frozen=True)
+... class Linear(Noise):
+...     eps: float = 0.001
+>>> NOISE.build({"name": "linear", "eps": "0.5"}, "noise").eps
+0.5
+>>> NOISE.build("liner", "noise")
+Traceback (most recent call last):
+ttt.errors.UnknownNameError: noise: no demo noise named 'liner'. Did you mean 'linear'? Registered: linear
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from ttt.errors import ConfigError, DuplicateNameError, RegistryError, UnknownNameError, suggest
+
+T = TypeVar("T", bound=type)
+FAMILIES: dict[str, Registry] = {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered plug-in: its class and where it was written."""
+
+    name: str
+    cls: type
+    where: str
+
+    @property
+    def doc(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.cls) or "").split("\n", 1)[0]
+
+
+class Registry:
+    """All plug-ins of one family.
+
+    ``key`` is the short name used in configs' family marks and by ``ttt list``; ``title`` is used in messages;
+    ``base`` is ``"module.Class"`` (or the class): every plug-in must derive from it; ``builtin`` modules are imported on
+    the first look-up, so that listing one family imports only that family.
+    """
+
+    def __init__(
+        self, key: str, title: str, base: str, base_class: type | None = None, builtin: Sequence[str] = ()
+    ):
+        self.key, self.title, self._base_path, self._base = key, title, base, base_class
+        self._builtin = tuple(builtin)
+        self._entries: dict[str, Entry] = {}
+        self._loaded = False
+        FAMILIES[key] = self
+
+    @property
+    def base(self) -> type:
+        """The abstract class every plug-in of this family derives from."""
+        if self._base is None:
+            module, _, name = self._base_path.rpartition(".")
+            self._base = getattr(importlib.import_module(module), name)
+        return self._base
+
+    def register(self, name: str):
+        """Class decorator: ``@NOISE.register("cosine")`` above ``@dataclass(frozen=True)``."""
+
+        def add(cls: T) -> T:
+            where = _where(cls)
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise RegistryError(f"{where}: {self.title} {name!r} must derive from {self.base.__name__}")
+            if not is_dataclass(cls):
+                raise RegistryError(
+                    f"{where}: {self.title} {name!r} must be a dataclass (put @dataclass(frozen=True) below the register line)"
+                )
+            known = self._entries.get(name)
+            if known is not None and known.where != where:
+                raise DuplicateNameError(
+                    f"{self.title} {name!r} is registered twice:  first {known.where}  second {where}"
+                )
+            missing = sorted(getattr(cls, "__abstractmethods__", ()))
+            if missing:
+                raise RegistryError(
+                    f"{where}: {self.title} {name!r} does not implement {', '.join(missing)}"
+                )
+            self._entries[name] = Entry(name, cls, where)
+            cls.registered_name = name  # type: ignore[attr-defined]
+            return cls
+
+        return add
+
+    def load(self) -> None:
+        """Import the built-in modules of this family and everything installed under ``ttt.plugins``; once."""
+        if self._loaded:
+            return
+        self._loaded = True
+        for module in self._builtin:
+            importlib.import_module(module)
+        from ttt.registry.plugins import load_installed
+
+        load_installed()
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self.load()
+        return sorted(self._entries)
+
+    def entries(self) -> list[Entry]:
+        """All plug-ins, by name."""
+        return [self._entries[name] for name in self.names()]
+
+    def get(self, name: str, at: str = "") -> type:
+        """The class registered under ``name``; ``at`` is the configuration key named in the error."""
+        self.load()
+        if name not in self._entries:
+            place = f"{at}: " if at else ""
+            raise UnknownNameError(
+                f"{place}no {self.title} named {name!r}.{suggest(name, self._entries)} "
+                f"Registered: {', '.join(sorted(self._entries)) or 'none'}"
+            )
+        return self._entries[name].cls
+
+    def build(self, node: Any, at: str) -> Any:
+        """Build the component described by ``node`` (a name, or ``{name: ..., field: ...}``); ``at`` is its key path."""
+        if isinstance(node, self.base):
+            return node
+        if isinstance(node, str):
+            node = {"name": node}
+        if not isinstance(node, Mapping):
+            raise ConfigError(f"{at}: expected a {self.title} (a name or a block with 'name'), got {node!r}")
+        values = dict(node)
+        if "name" not in values:
+            raise ConfigError(
+                f"{at}: a {self.title} needs 'name'. Registered: {', '.join(self.names())}"
+            )
+        return build_dataclass(self.get(str(values.pop("name")), at), values, at)
+
+
+def _where(cls: type) -> str:
+    try:
+        path = inspect.getsourcefile(cls) or "?"
+        return f"{path}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{getattr(cls, '__module__', '?')}.{getattr(cls, '__qualname__', cls)}"
+
+
+def component(family: str, default: Any = MISSING) -> Any:
+    """A dataclass field that holds one plug-in of ``family``; ``default`` is a name or block, None allows absence."""
+    return _marked(family, False, default)
+
+
+def components(family: str, default: Sequence[Any] = ()) -> Any:
+    """A dataclass field that holds a list of plug-ins of ``family``, in order."""
+    return _marked(family, True, tuple(default))
+
+
+def _marked(family: str, many: bool, default: Any) -> Any:
+    metadata = {"family": family, "many": many}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+def family(key: str) -> Registry:
+    """The registry called ``key`` (see `ttt.registry.families`)."""
+    importlib.import_module("ttt.registry.families")
+    if key not in FAMILIES:
+        raise UnknownNameError(
+            f"no plug-in family named {key!r}.{suggest(key, FAMILIES)} Families: {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[key]
+
+
+def build_dataclass(cls: type, values: Mapping[str, Any], at: str) -> Any:
+    """Build ``cls`` from plain values: components from the leaves up, plain fields checked by OmegaConf.
+
+    Errors name the full key path.  Fields whose value is missing (`omegaconf.MISSING`) raise.
+    """
+    checked = check_values(cls, values, at)
+    built: dict[str, Any] = {}
+    for f in fields(cls):
+        key = f"{at}.{f.name}" if at else f.name
+        mark = f.metadata.get("family")
+        value = checked.get(f.name, _default(f))
+        if mark is None:
+            if isinstance(value, str) and value == "???":
+                raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
+            built[f.name] = value
+        elif value is None:
+            built[f.name] = None
+        elif f.metadata["many"]:
+            if isinstance(value, (str, Mapping)):
+                raise ConfigError(f"{key}: expected a list of {family(mark).title} blocks, got {value!r}")
+            built[f.name] = tuple(family(mark).build(v, f"{key}[{i}]") for i, v in enumerate(value))
+        else:
+            if isinstance(value, str) and value == "???" or value is MISSING:
+                raise ConfigError(
+                    f"{key}: missing mandatory value; name a {family(mark).title}: {', '.join(family(mark).names())}"
+                )
+            built[f.name] = family(mark).build(value, key)
+    try:
+        return cls(**built)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{at}: {error}" if at else str(error)) from error
+
+
+def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """Values of ``cls`` with unknown keys refused and plain fields converted to their types (components untouched)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = {f.name: f for f in fields(cls)}
+    label = getattr(cls, "registered_name", cls.__name__)
+    for name in values:
+        if name not in known:
+            key = f"{at}.{name}" if at else str(name)
+            raise ConfigError(
+                f"{key}: no such key in {label!r}.{suggest(str(name), known)} Keys: {', '.join(known) or 'none'}"
+            )
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        f = known[name]
+        key = f"{at}.{name}" if at else name
+        if f.metadata.get("family") is not None:
+            checked[name] = value
+            if isinstance(value, Mapping) and "name" not in value and not f.metadata["many"]:
+                default = _default(f)
+                if isinstance(default, str):  # fields given for the default plug-in without repeating its name
+                    checked[name] = {"name": default, **value}
+                elif isinstance(default, Mapping):
+                    checked[name] = {**default, **value}
+            continue
+        try:
+            schema = OmegaConf.structured(_leaf_schema(cls, f))
+            merged = OmegaConf.merge(schema, OmegaConf.create({name: value}))
+            checked[name] = OmegaConf.to_container(merged, throw_on_missing=False)[name]  # type: ignore[index,call-overload]
+        except OmegaConfBaseException as error:
+            reason = str(error).split("\n", 1)[0]
+            raise ConfigError(f"{key}: {reason}") from error
+    return checked
+
+
+_SCHEMAS: dict[tuple[type, str], type] = {}
+
+
+def _leaf_schema(cls: type, f: Field) -> type:
+    """A one-field dataclass for OmegaConf: frozen classes would come out read-only, components would be refused."""
+    if (cls, f.name) not in _SCHEMAS:
+        import typing
+
+        hints = typing.get_type_hints(cls)
+        from dataclasses import make_dataclass
+
+        default = field(default_factory=f.default_factory) if f.default_factory is not MISSING else f.default  # type: ignore[misc]
+        default = "???" if default is MISSING else default
+        _SCHEMAS[(cls, f.name)] = make_dataclass(f"{cls.__name__}_{f.name}", [(f.name, hints[f.name], default)])
+    return _SCHEMAS[(cls, f.name)]
+
+
+def _default(f: Field) -> Any:
+    if f.default is not MISSING:
+        return f.default
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    return "???"

@@ -1,0 +1,22 @@
+"""The families: what an experiment may vary.  ``ttt list`` shows each with its plug-ins."""
+
+from ttt.registry.core import Registry
+
+_I = "ttt.interfaces."
+
+MASK = Registry("mask", "attention mask", _I + "MaskRule", builtin=("ttt.masks.library",))
+NOISE = Registry("noise", "noise schedule", _I + "NoiseSchedule", builtin=("ttt.diffusion.schedules",))
+WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builtin=("ttt.diffusion.weightings",))
+STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
+OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library",))
+INITIALIZER = Registry(
+    "initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",)
+)
+SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask",))
+REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
+LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
+CODEC = Registry("codec", "codec", _I + "Codec", builtin=("ttt.audio.codecs", "ttt.audio.external"))
+TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.tasks.text"))
+METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
+JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))
+NORMALIZER = Registry("normalizer", "text normalizer", _I + "Normalizer", builtin=("ttt.eval.normalizers",))

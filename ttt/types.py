@@ -1,0 +1,357 @@
+"""The objects that cross package borders.  They check themselves once, here; inner functions then trust them.
+
+Letters: ``B`` rows, ``T`` positions, ``V`` vocabulary, ``N`` selected positions, ``F`` audio frames, ``Q`` code books,
+``S`` wav samples, ``n`` tokens of one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ttt.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Kind(IntEnum):
+    """What a position is.  Set once, in `ttt.data.spans`, from the vocabulary's classes."""
+
+    PAD = 0
+    TEXT = 1
+    AUDIO = 2
+
+
+# How an audio span is delimited (spec: official token order).  `open` is a span without an end: a truncated one.
+AUDIO_STYLES = ("user", "span", "last", "open_span", "open_last")
+ROLES = ("system", "user", "assistant", "document")
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Mono sound.  ``samples`` f32 [S] in [-1, 1]; ``rate_hz`` samples per second."""
+
+    samples: np.ndarray
+    rate_hz: int
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 1 or self.samples.dtype != np.float32:
+            raise DataError(
+                f"Waveform: samples must be float32 [S], got {self.samples.dtype} {list(self.samples.shape)}"
+            )
+        if self.rate_hz <= 0:
+            raise DataError(f"Waveform: rate_hz must be > 0, got {self.rate_hz}")
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.rate_hz
+
+
+@dataclass(frozen=True)
+class AudioCodes:
+    """Codes of one recording.  ``ids`` i32 [F, Q] (one code book: Q = 1), ``frame_rate_hz`` frames per second."""
+
+    ids: np.ndarray
+    frame_rate_hz: float
+    codec: str
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2:
+            raise DataError(f"AudioCodes: ids must be [F, Q], got {list(self.ids.shape)}")
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.ids) / self.frame_rate_hz
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of one modality inside a turn: ``text``, or ``codes`` i32 [F, Q] delimited by ``style``."""
+
+    kind: str
+    text: str = ""
+    codes: np.ndarray | None = None
+    style: str = "span"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("text", "audio"):
+            raise DataError(f"span kind must be 'text' or 'audio', got {self.kind!r}")
+        if self.kind == "audio":
+            if self.codes is None or self.codes.ndim != 2:
+                raise DataError("audio span needs codes [F, Q]")
+            if self.style not in AUDIO_STYLES:
+                raise DataError(f"audio span style must be one of {', '.join(AUDIO_STYLES)}, got {self.style!r}")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one role says.  Role ``document`` is plain text or interleaved pre-training data without a template."""
+
+    role: str
+    spans: tuple[Span, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            from ttt.errors import suggest
+
+            raise DataError(
+                f"unknown role {self.role!r}.{suggest(self.role, ROLES)} Roles: {', '.join(ROLES)}"
+            )
+
+    @property
+    def is_target(self) -> bool:
+        """Does this turn carry loss?"""
+        return self.role in ("assistant", "document")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or test item: turns, the task it belongs to, and free ``meta`` (references, answer keys)."""
+
+    uid: str
+    turns: tuple[Turn, ...]
+    task: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise DataError(f"example {self.uid!r} has no turns")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where one audio span lies in a stream: codes at [start, stop), its end token (if any) at ``stop``."""
+
+    start: int
+    stop: int
+    style: str
+    turn: int
+    turn_stop: int
+    target: bool
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """One example as tokens; all arrays [n].
+
+    ``ids`` i64; ``kind`` u8 (`Kind`); ``span`` i32: number of text tokens at or before the position, so two audio
+    positions with one value lie in one maximal audio run; ``target`` bool: carries loss; ``answer`` bool: may be noised
+    (equal to ``target`` unless the official ``prompt_length`` rule is asked for).
+    """
+
+    uid: str
+    ids: np.ndarray
+    kind: np.ndarray
+    span: np.ndarray
+    target: np.ndarray
+    answer: np.ndarray
+    segments: tuple[Segment, ...] = ()
+    task: str = ""
+    prompt_length: int = 0
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("ids", "kind", "span", "target", "answer")}
+        if len(set(lengths.values())) != 1:
+            raise DataError(f"stream {self.uid!r}: arrays must share one length, got {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def truncate(self, number: int, kept: int) -> TokenStream:
+        """The stream with segment ``number`` cut to its first ``kept`` codes; the rest of its turn falls away too."""
+        cut = self.segments[number]
+        start, stop = cut.start + kept, cut.turn_stop
+        if not 0 <= kept <= cut.stop - cut.start:
+            raise DataError(f"stream {self.uid!r}: cannot keep {kept} of {cut.stop - cut.start} codes")
+        keep = np.ones(len(self), dtype=bool)
+        keep[start:stop] = False
+        segments = []
+        for i, s in enumerate(self.segments):
+            if i == number:
+                style = "open_last" if s.style in ("last", "open_last") else "open_span"
+                segments.append(Segment(s.start, start, style, s.turn, start, s.target))
+            elif s.start < start:
+                segments.append(Segment(s.start, s.stop, s.style, s.turn, min(s.turn_stop, start), s.target))
+            elif s.start >= stop:
+                d = stop - start
+                segments.append(Segment(s.start - d, s.stop - d, s.style, s.turn, s.turn_stop - d, s.target))
+        kind = self.kind[keep]
+        return TokenStream(
+            uid=self.uid, ids=self.ids[keep], kind=kind, span=audio_runs(kind), target=self.target[keep],
+            answer=self.answer[keep], segments=tuple(segments), task=self.task, prompt_length=self.prompt_length,
+        )  # fmt: skip
+
+
+def audio_runs(kind: np.ndarray) -> np.ndarray:
+    """Number of text tokens at or before each position: equal on two audio positions iff no text lies between them.
+
+    >>> audio_runs(np.array([1, 2, 2, 1, 2], dtype=np.uint8)).tolist()
+    [1, 1, 1, 2, 2]
+    """
+    return np.cumsum(kind != Kind.AUDIO).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows of packed documents; every tensor [B, T] on the CPU until `to`.
+
+    ``doc`` i64: number of the document within the batch (0 .. n_docs-1), -1 on padding; ``position`` i64 restarts with
+    each document; ``visible`` bool: may be looked at (False on padding); ``mask_id``: the absorbing token of the vocabulary.
+    """
+
+    ids: Tensor
+    kind: Tensor
+    span: Tensor
+    doc: Tensor
+    position: Tensor
+    target: Tensor
+    answer: Tensor
+    visible: Tensor
+    n_docs: int
+    mask_id: int
+    uids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)[:8]}
+        if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
+            raise DataError(f"PackedBatch: fields must share one [B, T], got {shapes}")
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.visible.sum())
+
+    def layout(self) -> Layout:
+        """What an attention mask may look at."""
+        return Layout(
+            kind=self.kind, span=self.span, doc=self.doc, position=self.position,
+            prompt=~self.answer, visible=self.visible, stream=self.kind.new_zeros(self.kind.shape),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that an attention mask may look at (never the ids); every tensor [B, T].
+
+    ``stream`` is 0 for ordinary rows; objectives that put a noisy copy beside the clean sample mark the copy with 1.
+    """
+
+    kind: Tensor
+    span: Tensor
+    doc: Tensor
+    position: Tensor
+    prompt: Tensor
+    visible: Tensor
+    stream: Tensor
+
+    def to(self, device: Any) -> Layout:
+        """The same layout on another device."""
+        return Layout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T)."""
+        return self.kind.shape[0], self.kind.shape[1]
+
+
+@dataclass(frozen=True)
+class PlanTerm:
+    """One loss term before any network ran.
+
+    ``source`` i64 [n]: flat positions (row * T + column) whose logits predict ``target`` i64 [n]; ``weight`` f32 [n];
+    ``count``: what the sum over the whole window and all ranks is divided by; ``scale``: factor of the term in the loss;
+    ``group`` i64 [n] and ``group_names``: a partition for logging only (mask-ratio buckets).
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    count: float
+    scale: float = 1.0
+    group: Tensor | None = None
+    group_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward pass has to compute: inputs [B, T], the mask's layout and rule, and the loss terms."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    layout: Layout
+    mask: Any
+    terms: Mapping[str, PlanTerm]
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What the network sees: ids and positions [B, T], a mask made for its attention, flat positions ``select`` [N]."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Any
+    select: Tensor
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A sum and what to divide it by.  They travel together and are divided once, by the global count."""
+
+    sum: Tensor
+    count: float
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Loss terms by name, and plain statistics (sum, count) for the log."""
+
+    terms: Mapping[str, LossTerm]
+    stats: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model answered to one prompt.
+
+    ``ids``: new token ids; ``spans``: the same as text and audio spans; ``calls``: network calls it took part in, apart
+    by "ar" and "diffusion"; ``seconds``: wall time of its batch; ``first_block_s``: until the first finished audio block;
+    ``stopped``: "im_end", "length" or "eos".
+    """
+
+    uid: str
+    ids: Sequence[int]
+    spans: tuple[Span, ...]
+    calls: Mapping[str, int]
+    seconds: float
+    first_block_s: float | None = None
+    stopped: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All text spans, joined by one space."""
+        return " ".join(s.text.strip() for s in self.spans if s.kind == "text" and s.text.strip())
+
+    @property
+    def codes(self) -> np.ndarray:
+        """All audio codes, concatenated: i32 [F, Q]."""
+        parts = [s.codes for s in self.spans if s.kind == "audio" and s.codes is not None and len(s.codes)]
+        return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A measured number: value, 95 % interval, and how many items it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
