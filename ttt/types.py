@@ -143,7 +143,8 @@ class TokenStream:
 
     ``ids`` i64; ``kind`` u8 (`Kind`); ``span`` i32: number of text tokens at or before the position, so two audio
     positions with one value lie in one maximal audio run; ``target`` bool: carries loss; ``answer`` bool: may be noised
-    (equal to ``target`` unless the official ``prompt_length`` rule is asked for).
+    (equal to ``target`` unless the official ``prompt_length`` rule is asked for); ``content`` bool: comes from the data,
+    not from the chat template (kept for prompts only).
     """
 
     uid: str
@@ -155,6 +156,7 @@ class TokenStream:
     segments: tuple[Segment, ...] = ()
     task: str = ""
     prompt_length: int = 0
+    content: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("ids", "kind", "span", "target", "answer")}

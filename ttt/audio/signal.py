@@ -1,4 +1,4 @@
-"""Resampling, mel and Griffin-Lim: the one door to torchaudio, which is imported inside the functions that need it.
+"""Resampling, mel and Griffin-Lim: the one door to torchaudio, imported inside the functions that need it.
 
 Letters: ``S`` wav samples.
 """
@@ -18,8 +18,8 @@ def torchaudio() -> Any:
         import torchaudio
     except (ImportError, OSError) as error:
         raise MissingExtraError(
-            f"torchaudio cannot be imported ({type(error).__name__}: {error}): run 'make env', which installs it "
-            "beside CPU-only torch"
+            f"torchaudio cannot be imported ({type(error).__name__}: {error}): run 'make env', which "
+            "installs it beside CPU-only torch"
         ) from error
     return torchaudio
 
@@ -27,15 +27,21 @@ def torchaudio() -> Any:
 def resample(waveform: Waveform, rate_hz: int) -> Waveform:
     """The same sound at another rate: f32 [S] -> f32 [ceil(S * rate_hz / waveform.rate_hz)].
 
-    The filter of each pair of rates is made once and kept, so thousands of calls cost only the convolution.
+    Made for thousands of calls: the filter of each pair of rates is kept, and the input is padded with zeros to one of
+    a few lengths, because the convolution is planned anew (some 5 ms) for each length it has not met.
     """
     if waveform.rate_hz == rate_hz:
         return waveform
     import torch
 
+    length = len(waveform.samples)
+    step = max(waveform.rate_hz // 4, 1)
+    padded = torch.zeros(-(-length // step) * step)
+    padded[:length] = torch.tensor(waveform.samples)
     with torch.inference_mode():
-        samples = _resampler(waveform.rate_hz, rate_hz)(torch.tensor(waveform.samples))
-    return Waveform(samples.numpy(), rate_hz)
+        samples = _resampler(waveform.rate_hz, rate_hz)(padded)
+    wanted = -(-length * rate_hz // waveform.rate_hz)
+    return Waveform(samples[:wanted].numpy().copy(), rate_hz)
 
 
 @lru_cache(maxsize=16)

@@ -68,9 +68,7 @@ def write(path: str | Path, waveform: Waveform) -> None:
         raise DataError(f"{path}: nothing to write, the waveform holds no samples: check what made it")
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
-        raise DataError(
-            f"{path}: {bad} of {samples.size} samples to write are NaN or infinite: check what made them"
-        )
+        raise DataError(f"{path}: {bad} of {samples.size} samples to write are NaN or infinite: check what made them")
     over = int((np.abs(samples) > 1.0).sum())
     if over:
         log.warning("%s: %d of %d samples lie beyond [-1, 1] and are clipped", path, over, samples.size)

@@ -35,6 +35,7 @@ def encode_example(
     ids: list[int] = []
     target: list[bool] = []
     turn_of: list[int] = []
+    content: list[bool] = []
     segments: list[dict[str, Any]] = []
     prompt_length = 0
     for piece in pieces(example, open_answer):
@@ -56,6 +57,7 @@ def encode_example(
         ids.extend(new)
         target.extend([piece.target] * len(new))
         turn_of.extend([piece.turn] * len(new))
+        content.extend([not piece.template] * len(new))
         if piece.role in ("system", "user"):
             prompt_length += len(new)
     if not ids:
@@ -72,6 +74,7 @@ def encode_example(
         uid=example.uid, ids=ids_array, kind=kind, span=audio_runs(kind), target=target_array, answer=answer,
         segments=tuple(Segment(turn_stop=turn_stops[s["turn"]], **s) for s in segments),
         task=example.task, prompt_length=prompt_length,
+        content=np.asarray(content, dtype=bool) if open_answer else None,
     )  # fmt: skip
 
 

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Make the mini_talk corpus: synthesized wavs, one manifest and one list of task items per split, and a report.
+"""Make the mini_talk corpus: synthesized wavs, a manifest and a list of task items per split, and a report.
 
     python egs/mini_talk/local/data.py --out DIR --seed 1 --size full --jobs 2
 
-DIR/wav/VOICE/HASH.wav         16 kHz, 16 bit, mono
-DIR/SPLIT.jsonl                utterances (`ttt.data.manifest`); an id means the same wav in every manifest
-DIR/SPLIT.items.jsonl          {"id", "task", "input", "output", "text_in", "text_out", "answer_key", "kind", "split"}
-DIR/corpus.json                seed, counts, what was dropped and why, hours, versions, digest
+DIR/wav/VOICE/HASH.wav   16 kHz, 16 bit, mono
+DIR/SPLIT.jsonl          utterances (`ttt.data.manifest`); an id means the same wav in every manifest
+DIR/SPLIT.items.jsonl    {"id", "task", "input", "output", "text_in", "text_out", "answer_key", "kind", "split"}
+DIR/corpus.json          seed, counts, what was dropped and why, hours, versions, digest
 
-Splits: train, dev, test, test_unseen_voice.  ``input`` and ``output`` are utterance ids: asr has speech and its copy in the
-output voice, tts only an output, qa a spoken question and the spoken answer.  The same seed gives the same bytes.
+Splits: train, dev, test, test_unseen_voice (see plan.py).  ``input`` and ``output`` are utterance ids: asr has speech
+and its copy in the output voice, tts only an output, qa a spoken question and the spoken answer.  The same seed gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,8 @@ def make_corpus(
 ) -> dict[str, Any]:
     """Build in a temporary folder, then rename to ``out``; returns what corpus.json holds."""
     _check_target(out, overwrite)
+    if jobs < 1:
+        raise TttError(f"--jobs: {jobs} processes cannot work: give 1 or more")
     unseen = synth.UNSEEN + (synth.FLITE_UNSEEN if flite else ())
     voices = {voice.name: voice for voice in (*synth.TRAINED, *unseen, OUT)}
     items = plan.make_plan(plan.SIZES[size], seed, [v.name for v in synth.TRAINED], [v.name for v in unseen])
@@ -68,7 +72,8 @@ def make_corpus(
     building.mkdir(parents=True)
     try:
         rendered = {(r.voice, r.text): r for r in _render_all(items, voices, building, jobs)}
-        corpus = _write(building, items, rendered, voices) | {"seed": seed, "size": size, "versions": _versions(flite)}
+        corpus = _write(building, items, rendered, voices)
+        corpus |= {"seed": seed, "size": size, "versions": _versions(flite)}
         (building / "corpus.json").write_text(json.dumps(dict(sorted(corpus.items())), indent=1) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -93,7 +98,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         if not overwrite:
             raise DataError(f"{out}: exists and is not empty: choose another --out, or pass --overwrite")
         if not (out / "corpus.json").is_file():
-            raise DataError(f"{out}: holds no corpus.json, so --overwrite does not touch it: choose another --out")
+            raise DataError(f"{out}: no corpus.json there, so --overwrite leaves it alone: choose another --out")
 
 
 def _spoken(item: Item) -> list[tuple[str, str]]:
@@ -101,7 +106,8 @@ def _spoken(item: Item) -> list[tuple[str, str]]:
     return ([(item.voice, item.text_in)] if item.voice else []) + [(OUT.name, item.text_out)]
 
 
-def _render_all(items: Iterable[Item], voices: dict[str, Voice], folder: Path, jobs: int) -> Iterable[Rendered]:
+def _render_all(items: Iterable[Item], voices: dict[str, Voice], folder: Path, jobs: int) -> Iterator[Rendered]:
+    """Synthesize what the items need, each (voice, text) once."""
     texts: dict[str, dict[str, None]] = {name: {} for name in voices}
     for item in items:
         for voice, text in _spoken(item):
@@ -112,25 +118,21 @@ def _render_all(items: Iterable[Item], voices: dict[str, Voice], folder: Path, j
         for start in range(0, len(said), CHUNK)
     ]
     started_s, done, total = time.monotonic(), 0, sum(len(said) for said in texts.values())
-    results = map(_render, work)
-    with multiprocessing.get_context("spawn").Pool(jobs) if jobs > 1 else _NoPool() as pool:
-        results = pool.imap(_render, work)
-        for chunk in results:
+    with _mapper(jobs) as run:
+        for chunk in run(_render, work):
             yield from chunk
             done += len(chunk)
             log.info("synthesized %d of %d utterances, %.0f s", done, total, time.monotonic() - started_s)
 
 
-class _NoPool:
-    """A pool of this process."""
-
-    def __enter__(self) -> _NoPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    imap = staticmethod(map)
+@contextmanager
+def _mapper(jobs: int) -> Iterator[Callable[..., Iterable[list[Rendered]]]]:
+    """`map` in this process, or over ``jobs`` others; both keep the order."""
+    if jobs == 1:
+        yield map
+    else:
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            yield pool.imap
 
 
 def _render(work: tuple[Voice, list[str], Path]) -> list[Rendered]:
@@ -163,8 +165,8 @@ def _write(
     dropped = Counter(r.reason for r in rendered.values() if r.reason)
     if sum(dropped.values()) > MAX_DROPPED_SHARE * len(rendered):
         raise DataError(
-            f"synthesis: {sum(dropped.values())} of {len(rendered)} utterances are unusable ({dict(dropped)}), more than "
-            f"{MAX_DROPPED_SHARE:.0%}: check the espeak-ng installation and the voices in synth.py"
+            f"synthesis: {sum(dropped.values())} of {len(rendered)} utterances are unusable ({dict(dropped)}), more "
+            f"than {MAX_DROPPED_SHARE:.0%}: check the espeak-ng installation and the voices in synth.py"
         )
     kept = [item for item in items if not any(rendered[key].reason for key in _spoken(item))]
     digest = hashlib.sha256()
@@ -210,17 +212,28 @@ def _utterance(
     item: Item, voice: str, text: str, rendered: dict[tuple[str, str], Rendered], kind: str, pair: str | None
 ) -> Utterance:
     return Utterance(
-        id=utterance_id(voice, text), wav=wav_name(voice, text), text=text, duration_s=rendered[voice, text].duration_s,
-        speaker=voice, split=item.split, meta={"kind": kind, "grammar": item.kind, "pair": pair},
-    )  # fmt: skip
+        id=utterance_id(voice, text),
+        wav=wav_name(voice, text),
+        text=text,
+        duration_s=rendered[voice, text].duration_s,
+        speaker=voice,
+        split=item.split,
+        meta={"kind": kind, "grammar": item.kind, "pair": pair},
+    )
 
 
 def _record(item: Item) -> dict[str, Any]:
     return {
-        "id": item.id, "task": item.task, "input": utterance_id(item.voice, item.text_in) if item.voice else None,
-        "output": utterance_id(OUT.name, item.text_out), "text_in": item.text_in, "text_out": item.text_out,
-        "answer_key": item.answer_key, "kind": item.kind, "split": item.split,
-    }  # fmt: skip
+        "id": item.id,
+        "task": item.task,
+        "input": utterance_id(item.voice, item.text_in) if item.voice else None,
+        "output": utterance_id(OUT.name, item.text_out),
+        "text_in": item.text_in,
+        "text_out": item.text_out,
+        "answer_key": item.answer_key,
+        "kind": item.kind,
+        "split": item.split,
+    }
 
 
 def _counts(items: Sequence[Item], utterances: Sequence[Utterance]) -> dict[str, Any]:
@@ -240,9 +253,10 @@ def _versions(flite: bool) -> dict[str, str]:
     import torch
     import torchaudio
 
-    found = {"ttt": ttt.__version__, "espeak-ng": synth.Espeak().version, "numpy": numpy.__version__}
-    found |= {"soundfile": soundfile.__version__, "torch": torch.__version__, "torchaudio": torchaudio.__version__}
-    return found | ({"flite": synth.Flite().version} if flite else {})
+    packages = (ttt, numpy, soundfile, torch, torchaudio)
+    found = {package.__name__: str(package.__version__) for package in packages}
+    found["espeak-ng"] = synth.Espeak().version
+    return dict(sorted(found.items())) | ({"flite": synth.Flite().version} if flite else {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -251,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--seed", type=int, default=1, help="seed of texts and voices (default 1)")
     parser.add_argument("--size", choices=sorted(plan.SIZES), default="full", help="how much (default full)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; the result does not depend on it (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, at no change of the result (default 1)")
     parser.add_argument("--flite", action="store_true", help="add flite's voices to test_unseen_voice")
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     args = parser.parse_args(argv)
@@ -262,8 +276,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return error.exit_code
     for split, counts in corpus["counts"].items():
-        log.info("%s: %s, %d utterances, %.2f h", split, counts["items"], counts["utterances"], counts["hours"])
-    log.info("dropped: %s; digest %s; wrote %s", corpus["dropped"] or "nothing", corpus["digest"][:12], args.out)
+        n, hours = counts["utterances"], counts["hours"]
+        log.info("%s: %s, %d utterances, %.2f h", split, counts["items"], n, hours)
+    dropped = corpus["dropped"] or "nothing"
+    log.info("dropped: %s; digest %s; wrote %s", dropped, corpus["digest"][:12], args.out)
     return 0
 
 

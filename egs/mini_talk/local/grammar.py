@@ -5,9 +5,9 @@ Texts are lower-case words joined by single spaces.  Nothing here knows about so
 Two worlds that never share a text:
 
 * *sentences* (`sentence`): digit strings, sums, commands, descriptions; for recognition and synthesis;
-* *questions* (`questions`, `open_questions`): an `Asked` has the question, its answer, and the `key`, the deciding last
-  word or words of the answer.  Closed families (facts, sums, neighbours) have a fixed set of instances, each asked in
-  many phrasings; open families (repeat, backwards) have a new digit string in each question.
+* *questions* (`ask`, `open_question`): an `Asked` has the question, its answer, and the `key`, the deciding last word
+  or words of the answer.  Closed families (facts, sums, neighbours) have a fixed set of instances, each asked in many
+  phrasings; open families (repeat, backwards) have a new digit string in each question.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen"
-).split()
+NUMBERS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+]  # fmt: skip
 DIGITS = NUMBERS[:10]
 COLOR_OF = {
     "sky": "blue", "sea": "blue", "grass": "green", "leaf": "green", "snow": "white", "milk": "white",
     "sun": "yellow", "rose": "red", "fire": "red", "night": "black",
 }  # fmt: skip
-OPPOSITES = (("hot", "cold"), ("big", "small"), ("day", "night"), ("up", "down"), ("fast", "slow"), ("old", "new"),
-             ("on", "off"), ("open", "close"))  # fmt: skip
+OPPOSITES = (
+    ("hot", "cold"), ("big", "small"), ("day", "night"), ("up", "down"), ("fast", "slow"), ("old", "new"),
+    ("on", "off"), ("open", "close"),
+)  # fmt: skip
 OPPOSITE_OF = dict(OPPOSITES) | {right: left for left, right in OPPOSITES}
 LEGS_OF = {"cat": 4, "dog": 4, "horse": 4, "bird": 2, "fish": 0, "ant": 6, "spider": 8}
 COLORS = sorted(set(COLOR_OF.values()))
@@ -43,7 +45,7 @@ OPEN_FAMILIES = ("repeat", "backwards")
 
 @dataclass(frozen=True)
 class Asked:
-    """One question.  ``phrasing`` and ``instance`` say which of the family's templates and facts it was made of."""
+    """One question.  ``phrasing`` and ``instance``: the template and the fact of its ``family`` it was made of."""
 
     question: str
     answer: str
@@ -76,12 +78,13 @@ def phrasings(family: str) -> tuple[str, ...]:
     """All templates of a family; ``{x}`` (and ``{y}``) stand for the instance.
 
     >>> len(phrasings("color")), phrasings("color")[0]
-    (60, 'what color is the {x}')
+    (64, 'what color is the {x}')
     """
     asking, telling = _CORES[family]
     found = [f"{pre} {core} {post}" for core in asking for pre in _ASK_BEFORE for post in _AFTER]
     found += [f"{pre} {core} {post}" for core in telling for pre in _TELL_BEFORE for post in _AFTER]
-    return tuple(" ".join(text.split()) for text in found if text.count("please") < 2 and text.count("now") < 2)
+    words = (text.split() for text in found)
+    return tuple(" ".join(w) for w in words if w.count("please") < 2 and w.count("now") < 2)
 
 
 def instances(family: str) -> tuple[tuple[str, str, str, str], ...]:
@@ -121,7 +124,7 @@ def vocabulary() -> list[str]:
     for family in CLOSED_FAMILIES:
         for x, y, answer, _ in instances(family):
             words.update(f"{x} {y} {answer}".split())
-    words.update(NUMBERS, COLORS, SIZES, STATES, PLACES, SWITCHED, OPENED, LEGS_OF, ("turn", "in", "please", "now"))
+    words.update(NUMBERS, COLORS, SIZES, STATES, PLACES, SWITCHED, OPENED, LEGS_OF, ("turn", "in", "and", "from"))
     return sorted(words)
 
 
@@ -130,11 +133,19 @@ _TELL_BEFORE = ("", "please", "can you", "now", "now please")
 _AFTER = ("", "please", "now")
 # family -> (question cores, command cores); a core may stand behind any of the openings above
 _CORES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "color": (("what color is the {x}", "what is the color of the {x}", "which color has the {x}",
-               "the {x} has what color"), ()),
-    "opposite": (("what is the opposite of {x}", "the opposite of {x} is what", "{x} is the opposite of what"), ()),
-    "legs": (("how many legs has a {x}", "how many legs does a {x} have", "a {x} has how many legs",
-              "what is the number of legs of a {x}"), ()),
+    "color": (
+        ("what color is the {x}", "what is the color of the {x}", "which color has the {x}", "the {x} has what color"),
+        (),
+    ),
+    "opposite": (
+        ("what is the opposite of {x}", "the opposite of {x} is what", "{x} is the opposite of what"),
+        (),
+    ),
+    "legs": (
+        ("how many legs has a {x}", "how many legs does a {x} have", "a {x} has how many legs",
+         "what is the number of legs of a {x}"),
+        (),
+    ),
     "plus": (("what is {x} plus {y}", "how much is {x} plus {y}", "{x} plus {y} is what"), ("add {x} and {y}",)),
     "minus": (("what is {x} minus {y}", "how much is {x} minus {y}", "{x} minus {y} is what"), ("take {y} from {x}",)),
     "after": (("what comes after {x}", "which number comes after {x}", "what is the number after {x}"), ()),

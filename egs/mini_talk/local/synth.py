@@ -36,8 +36,8 @@ CLIPPED_LEVEL = 0.999
 class Voice:
     """One speaker.  ``engine`` "espeak" or "flite"; ``base`` the engine's name of it; ``gender`` is for the report.
 
-    ``rate_wpm`` words per minute; ``pitch`` and ``pitch_range`` 0 .. 99 (50 is the base's own); ``gap_ms`` silence added
-    between words; ``volume`` 100 is espeak's own (some bases clip there).  flite takes only its base.
+    ``rate_wpm`` words per minute; ``pitch`` and ``pitch_range`` 0 .. 99 (50 is the base's own); ``gap_ms`` silence
+    added between words; ``volume`` 100 is espeak's own, where some bases clip.  flite takes only its base.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Voice:
     pitch: int = 50
     pitch_range: int = 50
     gap_ms: int = 0
-    volume: int = 100
+    volume: int = 85
     engine: str = "espeak"
 
 
@@ -60,12 +60,12 @@ TRAINED = (
     Voice("m1", "en-us+m1", "male", 185, 55),
     Voice("m3", "en-us+m3", "male", 195, 65),
     Voice("m4", "en-us+m4", "male", 190, 30),
-    Voice("m7", "en-us+m7", "male", 180, 60, volume=90),
+    Voice("m7", "en-us+m7", "male", 180, 60),
 )
 UNSEEN = (
     Voice("f3", "en-us+f3", "female", 185, 55),
     Voice("m2", "en-us+m2", "male", 180, 40),
-    Voice("edward", "en-us+edward", "male", 195, 75, volume=75),
+    Voice("edward", "en-us+edward", "male", 195, 75, volume=65),
 )
 OUT = Voice("out", "en-us", "male", 185, 50, pitch_range=20)
 FLITE_UNSEEN = tuple(Voice(f"flite_{n}", n, g, engine="flite") for n, g in (("slt", "female"), ("rms", "male")))
@@ -91,10 +91,10 @@ def speak(voice: Voice, texts: Sequence[str], engine: Any = None) -> Iterator[Sp
     for text in texts:
         raw = engine.say(text)
         reason = fault(raw, text)
-        if reason:
-            yield Spoken(None, reason)
-            continue
-        yield Spoken(resample(trim(raw), RATE_HZ))
+        waveform = None if reason else resample(trim(raw), RATE_HZ)
+        if waveform is not None and np.abs(waveform.samples).max() >= CLIPPED_LEVEL:  # the filter may overshoot
+            waveform, reason = None, "clipped"
+        yield Spoken(waveform, reason)
 
 
 def fault(raw: Waveform, text: str) -> str:
@@ -132,8 +132,8 @@ def trim(raw: Waveform) -> Waveform:
 class Espeak:
     """The espeak-ng library behind `use(voice)` and `say(text)`.
 
-    Each object loads a private copy of the library: its inner state (flutter, noise) then starts from zero, and the same
-    calls give the same samples in whichever process and after whatever else was said.
+    Each object loads a private copy of the library: its inner state (flutter, noise) then starts from zero, and the
+    same calls give the same samples in whichever process and after whatever else was said.
     """
 
     def __init__(self) -> None:
@@ -219,13 +219,12 @@ _RATE, _VOLUME, _PITCH, _RANGE, _GAP = 1, 2, 3, 4, 7
 
 
 def available() -> str:
-    """"" if espeak-ng can be loaded here, otherwise why not (for tests to skip with)."""
+    """ "" if espeak-ng can be loaded here, otherwise why not (for tests to skip with)."""
     try:
         Espeak()
     except TttError as error:
         return str(error)
     return ""
-
 
 
 def _espeak_paths() -> tuple[str, Path | None]:

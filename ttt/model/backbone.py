@@ -1,0 +1,148 @@
+"""The Hugging Face causal LM under everything: from a shape or a local folder, extended by the vocabulary's new rows.
+
+Never forked: masks go in through ``attention_mask``, positions through ``position_ids``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttt.config.schema import ModelSection
+from ttt.errors import CheckpointError, ConfigError, suggest
+from ttt.interfaces import Initializer
+from ttt.masks.materialize import IMPLEMENTATIONS
+from ttt.rng import generator
+from ttt.text.vocab import Vocabulary
+
+log = logging.getLogger(__name__)
+
+_QWEN2 = {"model_type": "qwen2", "rope_theta": 1.0e6, "rms_norm_eps": 1.0e-6, "hidden_act": "silu"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "toy": {**_QWEN2, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 4096},
+    "mini": {**_QWEN2, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4,
+             "num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 4096},
+    "qwen2.5-0.5b": {**_QWEN2, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+                     "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
+                     "max_position_embeddings": 32768},
+    "qwen2.5-1.5b": {**_QWEN2, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+                     "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+                     "max_position_embeddings": 32768},
+    "qwen2.5-3b": {**_QWEN2, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+                   "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True,
+                   "max_position_embeddings": 32768},
+}  # fmt: skip
+
+
+def build_backbone(
+    section: ModelSection, vocab: Vocabulary, seed: int, code_vectors: Any = None
+) -> torch.nn.Module:
+    """A causal LM whose embedding holds every id of ``vocab``.
+
+    From ``section.path``: weights of a local folder; rows beyond the folder's own vocabulary are added and initialised by
+    ``section.init``.  From ``section.preset``: random weights; the audio-class rows count as added.  Raises
+    `ConfigError` / `CheckpointError` for unknown presets, absent folders, pickled weights and sliding windows.
+    """
+    if section.attention not in IMPLEMENTATIONS:
+        raise ConfigError(
+            f"model.attention: {section.attention!r} cannot take a custom mask; use {', '.join(IMPLEMENTATIONS)}"
+        )
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(section.dtype)
+    if dtype is None:
+        raise ConfigError(f"model.dtype: {section.dtype!r} is none of float32, bfloat16")
+    if section.path:
+        hf = load_hf(section.path, section.attention, dtype)
+        first_new = min(hf.get_input_embeddings().num_embeddings, vocab.size)
+        if vocab.size > first_new:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                hf.resize_token_embeddings(vocab.size, mean_resizing=False)
+        first_new = min(first_new, vocab.audio_start)
+    elif section.preset:
+        hf = _from_preset(section, vocab, seed, dtype)
+        first_new = vocab.audio_start
+    else:
+        raise ConfigError("model.path: missing; give a local folder, or a shape with model.preset=" + "|".join(PRESETS))
+    _refuse_sliding(hf.config)
+    initialize_rows(hf, section.init, vocab, first_new, seed, code_vectors)
+    hf.config.use_cache = False
+    for token, value in (("pad_token_id", vocab.pad_id), ("eos_token_id", vocab.im_end_id)):
+        setattr(hf.config, token, value)
+        setattr(hf.generation_config, token, value)
+    if section.gradient_checkpointing:
+        hf.gradient_checkpointing_enable()
+    return hf
+
+
+def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
+    """`AutoModelForCausalLM.from_pretrained` of a local folder; only safetensors are read."""
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained")
+    if not list(folder.glob("*.safetensors")):
+        pickled = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        found = f"only pickled weights ({', '.join(pickled)}), which can run code" if pickled else "no weights"
+        raise CheckpointError(f"{folder}: {found}; save the model as safetensors")
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation=attention, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except Exception as error:  # damaged files surface as many types
+        raise CheckpointError(f"{folder}: cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def initialize_rows(
+    hf: Any, init: Initializer, vocab: Vocabulary, first_new: int, seed: int, code_vectors: Any = None
+) -> None:
+    """Initialise embedding rows [first_new, vocab.size), and the head's rows when it is not tied."""
+    gen = generator(seed, "init_rows")
+    tables = [hf.get_input_embeddings().weight]
+    head = hf.get_output_embeddings()
+    if head is not None and head.weight is not tables[0]:
+        tables.append(head.weight)
+    ids = torch.arange(first_new, vocab.size)
+    std = float(getattr(hf.config, "initializer_range", 0.02))
+    with torch.no_grad():
+        for table in tables:
+            context: Mapping[str, Any] = {
+                "old": table[:first_new].detach().cpu(), "vocab": vocab, "std": std, "code_vectors": code_vectors,
+            }  # fmt: skip
+            rows = init.initialize(table[first_new : vocab.size].detach().cpu().float(), ids, context, gen)
+            table[first_new : vocab.size] = rows.to(table)
+
+
+def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if section.preset not in PRESETS:
+        raise ConfigError(
+            f"model.preset: no shape named {section.preset!r}.{suggest(section.preset, PRESETS)} Shapes: {', '.join(PRESETS)}"
+        )
+    values = {**PRESETS[section.preset], **section.overrides, "vocab_size": vocab.size}
+    model_type = values.pop("model_type")
+    known = AutoConfig.for_model(model_type)
+    for key in section.overrides:
+        if key != "model_type" and not hasattr(known, key):
+            raise ConfigError(
+                f"model.overrides.{key}: {model_type} has no such field.{suggest(key, known.to_dict())}"
+            )
+    config = AutoConfig.for_model(model_type, **values)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=section.attention, dtype=dtype)
+
+
+def _refuse_sliding(config: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ConfigError(
+            f"model: layers of kind {', '.join(sorted(kinds - {'full_attention'}))} would ignore their window under a "
+            "custom mask; use a backbone with full attention only"
+        )

@@ -1,0 +1,76 @@
+"""The one module handed to engines and samplers: inputs + mask -> logits at chosen positions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttt.config.schema import ModelSection
+from ttt.errors import CheckpointError
+from ttt.model.backbone import build_backbone, load_hf
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import ModelInputs
+
+
+class SpeechTextLM(nn.Module):
+    """A Hugging Face causal LM, its tokenizer and vocabulary."""
+
+    def __init__(self, hf: Any, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.hf = hf
+        self.tokenizer = tokenizer
+        rows = hf.get_input_embeddings().num_embeddings
+        if rows < tokenizer.vocab.size:
+            raise CheckpointError(
+                f"the model has {rows} token rows, its vocabulary {tokenizer.vocab.size}: they do not belong together"
+            )
+
+    @classmethod
+    def build(
+        cls, section: ModelSection, tokenizer: TextTokenizer, seed: int, code_vectors: Any = None
+    ) -> SpeechTextLM:
+        """From a configuration (see `build_backbone`)."""
+        return cls(build_backbone(section, tokenizer.vocab, seed, code_vectors), tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> SpeechTextLM:
+        """From a folder written by `save`; plain transformers can load it too."""
+        return cls(load_hf(folder, attention, dtype), TextTokenizer.load(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """`save_pretrained` (safetensors), the tokenizer and vocab.json."""
+        self.hf.save_pretrained(folder)
+        self.tokenizer.save(Path(folder))
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation masks have to be made for."""
+        return self.hf.config._attn_implementation
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.hf.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.hf.get_input_embeddings().weight.device
+
+    def forward(self, x: ModelInputs) -> Tensor:
+        """Logits f32 [N, V] at the flat positions ``x.select``; never [B, T, V]."""
+        return self.head(self.hidden(x.input_ids, x.position_ids, x.attention_mask).flatten(0, 1)[x.select])
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any, cache: Any = None) -> Tensor:
+        """Last hidden states [B, T, D] of the decoder."""
+        return self.hf.get_decoder()(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
+            past_key_values=cache, use_cache=cache is not None,
+        ).last_hidden_state  # fmt: skip
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits f32 [..., V] of hidden states [..., D]."""
+        return self.hf.get_output_embeddings()(hidden).float()

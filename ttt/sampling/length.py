@@ -1,0 +1,49 @@
+"""How long a span may be and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ttt.interfaces import LengthRule
+from ttt.registry.families import LENGTH
+
+
+@LENGTH.register("until_eoa")
+@dataclass(frozen=True)
+class UntilEoa(LengthRule):
+    """A span ends where the model writes its end token; after ``limit`` codes the end token is forced."""
+
+    limit: int = 2600
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError(f"limit must be >= 1, got {self.limit}")
+
+    def exact_codes(self, last: bool) -> int | None:
+        """No fixed number."""
+        return None
+
+    def max_codes(self, last: bool) -> int:
+        """``limit``."""
+        return self.limit
+
+
+@LENGTH.register("fixed")
+@dataclass(frozen=True)
+class Fixed(LengthRule):
+    """Ordinary spans have exactly ``codes`` codes, then the end token (26 in the official data); the last one is free."""
+
+    codes: int = 26
+    limit: int = 2600
+
+    def __post_init__(self) -> None:
+        if self.codes < 1 or self.limit < 1:
+            raise ValueError(f"codes and limit must be >= 1, got {self.codes} and {self.limit}")
+
+    def exact_codes(self, last: bool) -> int | None:
+        """``codes`` for ordinary spans."""
+        return None if last else self.codes
+
+    def max_codes(self, last: bool) -> int:
+        """``limit`` for the last span."""
+        return self.limit if last else self.codes

@@ -1,0 +1,33 @@
+"""By which score a step's candidates are committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ttt.interfaces import RemaskRule
+from ttt.registry.families import REMASK
+
+
+@REMASK.register("low_confidence")
+@dataclass(frozen=True)
+class LowConfidence(RemaskRule):
+    """Softmax probability of the candidate: the least certain stay masked (LLaDA, TtT)."""
+
+    def score(self, logits: Tensor, chosen: Tensor, gens: Sequence[Generator]) -> Tensor:
+        """softmax(logits)[chosen]."""
+        return (logits.gather(-1, chosen[..., None])[..., 0] - logits.logsumexp(-1)).exp()
+
+
+@REMASK.register("random")
+@dataclass(frozen=True)
+class Random(RemaskRule):
+    """A uniform number per position: tokens are committed in random order."""
+
+    def score(self, logits: Tensor, chosen: Tensor, gens: Sequence[Generator]) -> Tensor:
+        """U(0, 1), from each row's own generator."""
+        drawn = torch.stack([torch.rand(row.shape[0], generator=g) for row, g in zip(chosen, gens, strict=True)])
+        return drawn.to(logits.device)
