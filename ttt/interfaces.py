@@ -203,6 +203,11 @@ class TrainableCodec(Codec):
 class Task(ABC):
     """What an item asks for, how it is judged, and how a corpus item becomes an example."""
 
+    @property
+    def label(self) -> str:
+        """What results are reported under; `Example.task` holds it."""
+        return getattr(type(self), "registered_name", type(self).__name__)
+
     @abstractmethod
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """One training or test example from a corpus item; ``codes`` maps utterance ids to i32 [F, Q]."""

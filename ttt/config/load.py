@@ -76,6 +76,11 @@ def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:
         elif f.metadata.get("family"):
             default = f.default
             node = default if value is None else value
+            if f.metadata["many"]:
+                if isinstance(node, (str, Mapping)):
+                    raise ConfigError(f"{name}: expected a list of {family(f.metadata['family']).title} blocks, got {node!r}")
+                built[name] = tuple(family(f.metadata["family"]).build(v, f"{name}[{i}]") for i, v in enumerate(node))
+                continue
             if isinstance(node, Mapping) and "name" not in node and isinstance(default, str):
                 node = {"name": default, **node}
             if node is None and name in need:

@@ -23,8 +23,13 @@ class RunSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Examples and how they become batches."""
+    """The corpus, its codes, examples, and how they become batches."""
 
+    corpus: str = MISSING  # folder with {split}.jsonl manifests and {split}.items.jsonl
+    splits: list[str] = field(default_factory=lambda: ["train", "dev", "test"])
+    dir: str = MISSING  # prepared data: codes/, tokenizer/, {split}.jsonl
+    bpe_size: int = 512  # size of the trained text vocabulary before special tokens and codes
+    jobs: int = 1  # processes that encode audio
     train: str = MISSING  # examples JSONL for training
     dev: str = ""  # examples JSONL for validation; empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
@@ -44,7 +49,6 @@ class ModelSection:
     attention: str = "sdpa"  # sdpa | eager | flex_attention
     dtype: str = "float32"  # float32 | bfloat16 (weights; autocast is train.autocast)
     init: Any = component("initializer", "normal")  # how added token rows start
-    codec_dir: str = ""  # codec folder, read by initializers that use code vectors
     gradient_checkpointing: bool = False  # trade time for memory
 
 
@@ -84,7 +88,6 @@ class EvalSection:
     out: str = ""  # folder for generations and cards; empty: run.dir/eval
     sampler: Any = component("sampler", "blockwise")
     length: Any = component("length", "until_eoa")
-    tasks: Any = components("task", ("asr", "tts", "qa"))
     normalizer: Any = component("normalizer", "words")
     batch_size: int = 16  # prompts decoded together
     max_tokens: int = 512  # new tokens per answer
@@ -97,8 +100,6 @@ class EvalSection:
     limit: int = 0  # items per file; 0: all
     bootstrap: int = 1000  # resamples per interval
     samples: int = 10  # wavs and mel plots written per task
-    codec_dir: str = ""
-    judge_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,5 +113,6 @@ class RunConfig:
     objective: Any = component("objective", "ttt")
     train: TrainSection = field(default_factory=TrainSection)
     eval: EvalSection = field(default_factory=EvalSection)
+    tasks: Any = components("task", ("asr", "tts", "qa"))  # build the examples, prompt and score them
     codec: Any = component("codec", None)
     judge: Any = component("judge", None)

@@ -54,12 +54,12 @@ class Codes(Initializer):
         """Project, standardise, scale."""
         std, vocab, vectors = context["std"], context["vocab"], context["code_vectors"]
         if vectors is None:
-            raise ConfigError("model.init: 'codes' needs a codec with code vectors; set model.codec_dir")
+            raise ConfigError("model.init: 'codes' needs a codec with code vectors; configure 'codec'")
         flat = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)).flatten(0, 1)  # [Q * C, E]
         expected = vocab.num_codes * vocab.num_books
         if len(flat) != expected:
             raise ConfigError(
-                f"model.codec_dir: the codec has {len(flat)} codes, the vocabulary {expected}; use the codec it was made for"
+                f"codec: the codec has {len(flat)} codes, the vocabulary {expected}; use the codec it was made for"
             )
         out = torch.randn(rows.shape, generator=gen) * std
         width = rows.shape[1]

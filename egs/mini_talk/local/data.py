@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.metadata
 import json
 import logging
 import multiprocessing
@@ -248,15 +249,10 @@ def _counts(items: Sequence[Item], utterances: Sequence[Utterance]) -> dict[str,
 
 
 def _versions(flite: bool) -> dict[str, str]:
-    import numpy
-    import soundfile
-    import torch
-    import torchaudio
-
-    packages = (ttt, numpy, soundfile, torch, torchaudio)
-    found = {package.__name__: str(package.__version__) for package in packages}
+    packages = ("numpy", "soundfile", "torch", "torchaudio")
+    found = {"ttt": ttt.__version__} | {name: importlib.metadata.version(name) for name in packages}
     found["espeak-ng"] = synth.Espeak().version
-    return dict(sorted(found.items())) | ({"flite": synth.Flite().version} if flite else {})
+    return found | ({"flite": synth.Flite().version} if flite else {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

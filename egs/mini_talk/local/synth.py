@@ -58,13 +58,13 @@ TRAINED = (
     Voice("f5", "en-us+f5", "female", 185, 40),
     Voice("annie", "en-us+Annie", "female", 190, 45),
     Voice("m1", "en-us+m1", "male", 185, 55),
-    Voice("m3", "en-us+m3", "male", 195, 65),
+    Voice("max", "en-us+max", "male", 195, 65),
     Voice("m4", "en-us+m4", "male", 190, 30),
     Voice("m7", "en-us+m7", "male", 180, 60),
 )
 UNSEEN = (
     Voice("f3", "en-us+f3", "female", 185, 55),
-    Voice("m2", "en-us+m2", "male", 180, 40),
+    Voice("robert", "en-us+robert", "male", 180, 40),
     Voice("edward", "en-us+edward", "male", 195, 75, volume=65),
 )
 OUT = Voice("out", "en-us", "male", 185, 50, pitch_range=20)
@@ -80,13 +80,13 @@ class Spoken:
     reason: str = ""
 
 
-def speak(voice: Voice, texts: Sequence[str], engine: Any = None) -> Iterator[Spoken]:
+def speak(voice: Voice, texts: Sequence[str]) -> Iterator[Spoken]:
     """Say each text.
 
     Equal (voice, texts) give equal samples.  The same text at another place of the list may differ a little, because
-    espeak's flutter and noise run on from one text to the next.  ``engine``: what to use in place of a fresh one.
+    espeak's flutter and noise run on from one text to the next.
     """
-    engine = engine or (Flite() if voice.engine == "flite" else Espeak())
+    engine = Flite() if voice.engine == "flite" else Espeak()
     engine.use(voice)
     for text in texts:
         raw = engine.say(text)

@@ -1,0 +1,7 @@
+"""``python -m ttt``."""
+
+import sys
+
+from ttt.cli.main import main
+
+sys.exit(main())

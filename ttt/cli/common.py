@@ -1,0 +1,40 @@
+"""What every verb needs first: the configuration, checked, and the CPU threads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ttt.config.load import load_config, resolved_yaml
+from ttt.config.schema import RunConfig
+
+
+def configure(arguments: argparse.Namespace, need: tuple[str, ...]) -> RunConfig:
+    """The configuration of this call; ``need`` names the keys the verb cannot do without."""
+    config = load_config(arguments.config, arguments.overrides, arguments.plugins, need)
+    if config.run.threads:
+        import torch
+
+        torch.set_num_threads(config.run.threads)
+    return config
+
+
+def dry_run(arguments: argparse.Namespace, config: RunConfig, plan: list[str]) -> bool:
+    """With ``--dry-run``: print the resolved configuration and the plan; True means stop here."""
+    if not arguments.dry_run:
+        return False
+    print(resolved_yaml(config), end="")
+    print("plan:")
+    for number, line in enumerate(plan, 1):
+        print(f"  {number}. {line}")
+    return True
+
+
+def component_path(component: object, key: str) -> Path:
+    """The folder a trainable component saves to (its field ``path``)."""
+    from ttt.errors import ConfigError
+
+    path = getattr(component, "path", None)
+    if not path:
+        raise ConfigError(f"{key}.path: missing; name the folder it is saved to")
+    return Path(path)

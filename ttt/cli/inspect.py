@@ -1,0 +1,102 @@
+"""Verbs that only look: list, show, config."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from ttt.config.load import resolved_yaml, to_plain
+from ttt.errors import DataError
+
+
+def list_plugins(arguments: argparse.Namespace) -> int:
+    """Families, or the plug-ins of one: name, fields with defaults, first line of the docstring, file:line."""
+    from ttt.registry.core import FAMILIES, family
+    from ttt.registry.plugins import load_plugins
+
+    import ttt.registry.families  # noqa: F401  (declares the families)
+
+    load_plugins(arguments.plugins)
+    keys = [arguments.family] if arguments.family else sorted(FAMILIES)
+    for key in keys:
+        registry = family(key)
+        entries = registry.entries()
+        if arguments.markdown:
+            print(f"## {key}: {registry.title}\n")
+            print("| name | fields | what it is |\n|---|---|---|")
+            for e in entries:
+                print(f"| `{e.name}` | {_fields(e.cls, '`{}`', ', ') or '-'} | {e.doc.replace('|', chr(92) + '|')} |")
+            print()
+            continue
+        print(f"{key}: {registry.title}")
+        for e in entries:
+            print(f"  {e.name:18} {e.doc}")
+            fields = _fields(e.cls, "{}", ", ")
+            if fields:
+                print(f"  {'':18} {fields}")
+            print(f"  {'':18} {_relative(e.where)}")
+    return 0
+
+
+def _fields(cls: type, form: str, joint: str) -> str:
+    parts = []
+    for f in dataclasses.fields(cls):
+        if not f.init or f.name.startswith("_"):
+            continue
+        default: Any = f.default
+        if f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        if isinstance(default, tuple):
+            default = list(default)
+        parts.append(form.format(f.name if default is dataclasses.MISSING else f"{f.name}={default}"))
+    return joint.join(parts)
+
+
+def _relative(where: str) -> str:
+    path, _, line = where.rpartition(":")
+    try:
+        return f"{os.path.relpath(path)}:{line}" if os.path.relpath(path).count("..") < 3 else where
+    except ValueError:
+        return where
+
+
+def config(arguments: argparse.Namespace) -> int:
+    """Print the resolved configuration."""
+    from ttt.cli.common import configure
+
+    print(resolved_yaml(configure(arguments, ())), end="")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """One example: every token with its kind, audio run and label, and the attention mask of the objective."""
+    from ttt.cli.common import configure
+    from ttt.data.formats import read_examples
+    from ttt.data.packing import collate
+    from ttt.data.spans import encode_example
+    from ttt.masks.draw import mask_text
+    from ttt.masks.materialize import dense
+    from ttt.text.tokenizer import TextTokenizer
+
+    settings = configure(arguments, ("data.train", "data.tokenizer"))
+    tokenizer = TextTokenizer.load(settings.data.tokenizer)
+    found = read_examples(settings.data.train)
+    chosen = [e for e in found if not arguments.uid or e.uid == arguments.uid]
+    if not chosen:
+        raise DataError(f"{Path(settings.data.train)}: no example with uid {arguments.uid!r}")
+    stream = encode_example(chosen[0], tokenizer, prompt_rule=settings.data.prompt_rule)
+    batch = collate([[stream]], len(stream), tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
+    print(f"{stream.uid}  task {stream.task}  {len(stream)} tokens, {int(stream.target.sum())} targets, "
+          f"{sum(s.stop - s.start for s in stream.segments)} codes in {len(stream.segments)} spans")  # fmt: skip
+    for at in range(len(stream)):
+        kind = "audio" if stream.kind[at] == 2 else "text "
+        mark = "loss" if stream.target[at] else "    "
+        print(f"  {at:5d} {kind} run {stream.span[at]:3d} {mark} {stream.ids[at]:6d} {tokenizer.token(stream.ids[at])!r}")
+    mask = getattr(settings.objective, "mask", None)
+    if mask is not None:
+        print(f"mask: {to_plain(mask)}")
+        print(mask_text(dense(mask, batch.layout())[0], stream.kind))
+    return 0

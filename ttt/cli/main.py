@@ -1,0 +1,72 @@
+"""The argument surface: ``ttt VERB --config recipe.yaml section.key=value``.  Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+
+import ttt
+from ttt.errors import TttError
+
+VERBS = {
+    "codec": ("ttt.cli.data:codec", "fit the configured codec on a corpus and save it"),
+    "judge": ("ttt.cli.data:judge", "fit the configured judge on a corpus and save it"),
+    "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes"),
+    "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples"),
+    "floor": ("ttt.cli.data:floor", "the judge's error on original and on codec-resynthesized speech"),
+    "train": ("ttt.cli.run:train", "train the configured objective"),
+    "generate": ("ttt.cli.run:generate", "answer the prompts of example files"),
+    "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
+    "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
+    "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
+    "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal"),
+    "config": ("ttt.cli.inspect:config", "print the resolved configuration"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar; one sub-command per verb."""
+    top = argparse.ArgumentParser(prog="ttt", description="Speech-text language models: AR text, NAR audio, one Transformer.")
+    top.add_argument("--version", action="version", version=f"ttt {ttt.__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (_, help_line) in VERBS.items():
+        verb = verbs.add_parser(name, help=help_line, description=help_line)
+        if name == "list":
+            verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
+            verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
+        else:
+            verb.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML; later ones win")
+            verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the files")
+            verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop")
+            verb.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
+        if name == "show":
+            verb.add_argument("--uid", default="", help="which example (default: the first)")
+        verb.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.  Exit codes: 0 done, 2 something the user can mend (one line on stderr), 1 a fault of the program."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(
+        level=os.environ.get("TTT_LOG", "INFO").upper(), stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    module, _, function = VERBS[arguments.verb][0].partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(arguments) or 0
+    except TttError as error:
+        print(f"ttt {arguments.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"ttt {arguments.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The result card: a number never travels without what it rests on.
+
+``card.json``: {"format", "name", "metrics": {"asr/wer": {value, low, high, n, metric_id, unit, ...}}, "limited",
+"judge", "codec", "normalizer", "config", "seeds", "versions", "git", "data", "decode", "hardware", "timing",
+"command", "time"}.  A value that is not defined (nothing to divide by) is null.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttt.errors import DataError
+from ttt.types import Value
+
+FORMAT = "ttt-card-1"
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "format": str, "name": str, "metrics": dict, "limited": str, "judge": str, "codec": str, "normalizer": str,
+    "config": dict, "seeds": dict, "versions": dict, "git": dict, "data": dict, "decode": dict, "hardware": dict,
+    "timing": dict, "command": str, "time": str,
+}  # fmt: skip
+PACKAGES = ("torch", "transformers", "numpy", "torchaudio", "jiwer", "sacrebleu")
+
+
+def make_card(
+    result: Mapping[str, Any],
+    *,
+    name: str = "",
+    config: Mapping[str, Any] | None = None,
+    seeds: Mapping[str, int] | None = None,
+    data: Sequence[Path] = (),
+    decode: Mapping[str, Any] | None = None,
+    command: Sequence[str] | str = (),
+    limited: str = "",
+) -> dict[str, Any]:
+    """A card from what `ttt.eval.evaluator.score` returned.
+
+    ``name`` tells systems of one run apart and becomes the prefix of its keys in a report; ``config`` is the resolved
+    configuration; ``data`` the files that were read (their digests are stored); ``limited`` says in words why the
+    numbers are not of the full job ("quick corpus"), and is added to what `score` found itself.
+    """
+    command = command or sys.argv
+    return {
+        "format": FORMAT,
+        "name": name,
+        "metrics": dict(result["metrics"]),
+        "limited": "; ".join(part for part in (limited, result.get("limited", "")) if part),
+        "judge": result.get("judge", ""),
+        "codec": result.get("codec", ""),
+        "normalizer": result.get("normalizer", ""),
+        "config": dict(config or {}),
+        "seeds": dict(seeds or {}),
+        "versions": versions(),
+        "git": git_state(),
+        "data": {path.name: digest(path) for path in map(Path, data)},
+        "decode": dict(decode or {}),
+        "hardware": hardware(),
+        "timing": dict(result.get("timing", {})),
+        "command": command if isinstance(command, str) else " ".join(command),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def write_card(path: str | Path, card: Mapping[str, Any]) -> None:
+    """Check and write, complete or not at all."""
+    path = Path(path)
+    _check(card, str(path))
+    write_json(path, card)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read and check; every refusal is a `DataError` naming the file and the field."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such result card; run 'ttt score' first")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; run 'ttt score' again") from error
+    _check(card, str(path))
+    return card
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON under a temporary name, then renamed; NaN and infinity become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """Mappings, sequences and numbers as JSON has them.
+
+    >>> plain({"a": (1, float("nan"))})
+    {'a': [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):  # numpy
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def value_to_json(value: Value) -> dict[str, Any]:
+    """``{value, low, high, n}``."""
+    return {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
+
+
+def digest(path: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file, or of the sorted (name, digest) pairs of a folder."""
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: cannot take its digest, it is not there")
+    total = hashlib.sha256()
+    if path.is_dir():
+        for one in sorted(p for p in path.rglob("*") if p.is_file()):
+            total.update(f"{one.relative_to(path).as_posix()} {digest(one)}\n".encode())
+        return total.hexdigest()[:16]
+    with path.open("rb") as data:
+        while block := data.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Python, ttt and the packages that numbers depend on; "-" for those that are not installed."""
+    import ttt
+
+    found = {"python": platform.python_version(), "ttt": ttt.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "-"
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether tracked files were changed, of the code that runs; {} outside a git checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        call = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10)
+        return call.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(changed.splitlines())}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, threads and, where there is one, the GPU; no machine names."""
+    found: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count() or 0, "system": platform.system()}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name(0)
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _check(card: Any, place: str) -> None:
+    if not isinstance(card, Mapping):
+        raise DataError(f"{place}: expected a result card (an object), got {type(card).__name__}")
+    if card.get("format") != FORMAT:
+        raise DataError(f"{place}: format is {card.get('format')!r}, expected {FORMAT!r}; run 'ttt score' again")
+    for name, kind in FIELDS.items():
+        if name not in card:
+            raise DataError(f"{place}: result card lacks {name!r}; run 'ttt score' again")
+        if not isinstance(card[name], kind):
+            raise DataError(f"{place}: {name!r} must be {kind}, got {type(card[name]).__name__}")
+    for key, entry in card["metrics"].items():
+        check_entry(entry, f"{place}: metrics[{key!r}]")
+
+
+def check_entry(entry: Any, place: str) -> None:
+    """A metric's entry: value, low, high (numbers or null) and n (a whole number)."""
+    if not isinstance(entry, Mapping) or not {"value", "low", "high", "n"} <= set(entry):
+        raise DataError(f"{place}: expected value, low, high and n, got {sorted(entry) if isinstance(entry, Mapping) else entry!r}")
+    for name in ("value", "low", "high"):
+        if isinstance(entry[name], bool) or not isinstance(entry[name], (int, float, type(None))):
+            raise DataError(f"{place}: {name} must be a number or null, got {entry[name]!r}")
+    if isinstance(entry["n"], bool) or not isinstance(entry["n"], int) or entry["n"] < 0:
+        raise DataError(f"{place}: n must be a whole number >= 0, got {entry['n']!r}")

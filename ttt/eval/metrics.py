@@ -1,0 +1,380 @@
+"""Metrics: what one item adds up, and the score of the sum.  ``docs/metrics.md`` gives each with formula and unit.
+
+A metric turns a scored item into sufficient statistics f64 [k]; the corpus score is a function of their *sum*, so that
+every metric is a micro average and intervals come from resampling rows.  Keys of a scored item (made by
+`ttt.eval.evaluator`):
+
+    uid task split            names
+    text text_ref             what the model wrote, what it should have written
+    answer_key distractors    the deciding words of the answer (or None), and words that must not be said
+    judged_text speech_ref    what the judge heard, what should have been said (judged_text None: nobody listened)
+    audio_s ref_audio_s       seconds of speech made and of the reference's speech (None: the answer is not spoken)
+    seconds first_block_s     decode time of the item, time until its first block of audio (or None)
+    calls                     network calls by kind, {"ar": n, "diffusion": m}
+    normalize                 the normaliser's function
+
+Beyond the interface a metric says its ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and what
+it ``rests_on`` (judge, normalizer), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ttt.interfaces import Metric
+from ttt.registry.families import METRIC
+
+UNITS = ("rate", "ratio", "s", "1/s", "score")
+
+
+def metric_id(metric: Metric, judge_id: str, normalizer: str) -> str:
+    """Name of a metric with all that its number rests on: ``judged_wer[ctc-1a2b3c4d,words]``."""
+    name = getattr(type(metric), "registered_name", type(metric).__name__)
+    parts = {"judge": judge_id, "normalizer": normalizer}
+    resting = [parts.get(r, r) for r in rests_on(metric)]
+    return f"{name}[{','.join(resting)}]" if resting else name
+
+
+def rests_on(metric: Metric) -> tuple[str, ...]:
+    """What the metric's number depends on besides the answer; plug-ins that do not say: all of it."""
+    default = ("judge", "normalizer") if metric.needs_audio else ("normalizer",)
+    return getattr(metric, "rests_on", default)
+
+
+def ratio(over: float, under: float) -> float:
+    """``over / under``, NaN when there is nothing to divide by."""
+    return float(over / under) if under else float("nan")
+
+
+# ------------------------------------------------------------------------------------------------- error rates
+
+
+class _ErrorRate(Metric):
+    """Micro error rate: (substitutions + deletions + insertions) / reference units.  Statistics: S, D, I, N."""
+
+    unit: ClassVar[str] = "rate"
+    spoken: ClassVar[bool] = False
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [4]: S, D, I, N; None when there is no reference (or, for speech, when nobody listened)."""
+        said, wanted = _said_and_wanted(scored, self.spoken)
+        if said is None or wanted is None:
+            return None
+        normalize: Callable[[str], str] = scored["normalize"]
+        return np.array(self.edits(normalize(wanted), normalize(said)), dtype=np.float64)
+
+    def total(self, statistics: np.ndarray) -> float:
+        """(S + D + I) / N; may exceed 1."""
+        return ratio(statistics[:3].sum(), statistics[3])
+
+    @staticmethod
+    @abstractmethod
+    def edits(reference: str, said: str) -> tuple[int, int, int, int]:
+        """S, D, I and N of one pair."""
+
+
+def word_edits(reference: str, said: str) -> tuple[int, int, int, int]:
+    """Substitutions, deletions, insertions and reference words, by jiwer.
+
+    >>> word_edits("the sky is blue", "the sky was")
+    (1, 1, 0, 4)
+    """
+    if not reference.split():
+        return 0, 0, len(said.split()), 0
+    import jiwer
+
+    out = jiwer.process_words(reference, said)
+    return out.substitutions, out.deletions, out.insertions, out.hits + out.substitutions + out.deletions
+
+
+def character_edits(reference: str, said: str) -> tuple[int, int, int, int]:
+    """The same over characters; the blank between words counts as one."""
+    if not reference:
+        return 0, 0, len(said), 0
+    import jiwer
+
+    out = jiwer.process_characters(reference, said)
+    return out.substitutions, out.deletions, out.insertions, out.hits + out.substitutions + out.deletions
+
+
+@METRIC.register("wer")
+@dataclass(frozen=True)
+class Wer(_ErrorRate):
+    """Word error rate of the text answer, micro: all edits over all reference words."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("normalizer",)
+    edits = staticmethod(word_edits)
+
+
+@METRIC.register("cer")
+@dataclass(frozen=True)
+class Cer(_ErrorRate):
+    """Character error rate of the text answer, micro; blanks between words count."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("normalizer",)
+    edits = staticmethod(character_edits)
+
+
+@METRIC.register("judged_wer")
+@dataclass(frozen=True)
+class JudgedWer(_ErrorRate):
+    """Word error rate between what the speech should say and what the judge hears; no speech: all words deleted."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("judge", "normalizer")
+    needs_audio: ClassVar[bool] = True
+    spoken: ClassVar[bool] = True
+    edits = staticmethod(word_edits)
+
+
+@METRIC.register("judged_cer")
+@dataclass(frozen=True)
+class JudgedCer(_ErrorRate):
+    """Character error rate of what the judge hears."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("judge", "normalizer")
+    needs_audio: ClassVar[bool] = True
+    spoken: ClassVar[bool] = True
+    edits = staticmethod(character_edits)
+
+
+# ------------------------------------------------------------------------------------------------- right or wrong
+
+
+def is_right(said: str, wanted: str, key: str, rivals: Sequence[str]) -> bool:
+    """Does a normalised answer give the key, and no other answer beside it?
+
+    Right iff the answer equals the reference, or it *ends* with the key as whole words and no rival (an answer that is
+    not the key) occurs in it more often than in the reference.  So words of the question may be repeated ("three plus
+    zero is three"), but neither two answers nor a key that is taken back later count.
+
+    >>> colours = ["red", "blue"]
+    >>> [is_right(s, "the sky is blue", "blue", colours) for s in ("blue", "it is blue", "the sky is blue")]
+    [True, True, True]
+    >>> [is_right(s, "the sky is blue", "blue", colours) for s in ("red or blue", "blue no red", "bluebird", "")]
+    [False, False, False, False]
+    """
+    words, expected, deciding = said.split(), wanted.split(), key.split()
+    if not words or not deciding:
+        return False
+    if words == expected:
+        return True
+    if words[-len(deciding) :] != deciding:
+        return False
+    return all(
+        _count(rival.split(), words) <= _count(rival.split(), expected) for rival in rivals if rival and rival != key
+    )
+
+
+def _count(part: Sequence[str], words: Sequence[str]) -> int:
+    return sum(list(words[i : i + len(part)]) == list(part) for i in range(len(words) - len(part) + 1))
+
+
+class _Share(Metric):
+    """Share of items for which something holds.  Statistics: held, 1."""
+
+    unit: ClassVar[str] = "rate"
+    higher_is_better: ClassVar[bool] = True
+
+    def total(self, statistics: np.ndarray) -> float:
+        """Share in [0, 1]."""
+        return ratio(statistics[0], statistics[1])
+
+
+class _Accuracy(_Share):
+    spoken: ClassVar[bool] = False
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]; None when the item has no ``answer_key``."""
+        said, wanted = _said_and_wanted(scored, self.spoken)
+        key = scored.get("answer_key")
+        if said is None or not key:
+            return None
+        normalize: Callable[[str], str] = scored["normalize"]
+        rivals = [normalize(rival) for rival in scored.get("distractors") or ()]
+        return np.array([is_right(normalize(said), normalize(wanted or ""), normalize(key), rivals), 1], dtype=np.float64)
+
+
+@METRIC.register("accuracy")
+@dataclass(frozen=True)
+class Accuracy(_Accuracy):
+    """Share of text answers that end with the answer key and name no other answer (`is_right`)."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("normalizer",)
+
+
+@METRIC.register("spoken_accuracy")
+@dataclass(frozen=True)
+class SpokenAccuracy(_Accuracy):
+    """The rule of ``accuracy`` on what the judge hears; no speech is wrong."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("judge", "normalizer")
+    needs_audio: ClassVar[bool] = True
+    spoken: ClassVar[bool] = True
+
+
+@METRIC.register("exact_match")
+@dataclass(frozen=True)
+class ExactMatch(_Share):
+    """Share of text answers that equal the reference after normalisation."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("normalizer",)
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: equal, 1."""
+        if scored["text"] is None or scored["text_ref"] is None:
+            return None
+        normalize = scored["normalize"]
+        return np.array([normalize(scored["text"]) == normalize(scored["text_ref"]), 1], dtype=np.float64)
+
+
+@METRIC.register("empty_rate")
+@dataclass(frozen=True)
+class EmptyRate(_Share):
+    """Share of answers that should be spoken and hold no audio code."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ()
+    higher_is_better: ClassVar[bool] = False
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: silent, 1."""
+        return None if scored["audio_s"] is None else np.array([scored["audio_s"] == 0, 1], dtype=np.float64)
+
+
+# ------------------------------------------------------------------------------------------------- overlap
+
+
+@METRIC.register("bleu")
+@dataclass(frozen=True)
+class Bleu(Metric):
+    """Corpus BLEU of the text answers by sacrebleu (13a tokens, exponential smoothing, case kept), 0 to 100."""
+
+    unit: ClassVar[str] = "score"
+    rests_on: ClassVar[tuple[str, ...]] = ("13a",)
+    higher_is_better: ClassVar[bool] = True
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [10]: matches and totals of 1- to 4-grams, lengths of answer and reference in tokens."""
+        if scored["text"] is None or scored["text_ref"] is None:
+            return None
+        score = _bleu().sentence_score(scored["text"].strip(), [scored["text_ref"].strip()])
+        return np.array([*score.counts, *score.totals, score.sys_len, score.ref_len], dtype=np.float64)
+
+    def total(self, statistics: np.ndarray) -> float:
+        """BLEU of the summed counts."""
+        s = [round(x) for x in statistics.tolist()]
+        return float(_bleu().compute_bleu(s[:4], s[4:8], s[8], s[9], smooth_method="exp").score)
+
+
+@lru_cache(maxsize=1)
+def _bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True)  # silences the warning about short texts; the counts are the same
+
+
+@METRIC.register("chrf")
+@dataclass(frozen=True)
+class Chrf(Metric):
+    """Corpus chrF2 of the text answers as sacrebleu computes it (6 characters, no words, beta 2), 0 to 100."""
+
+    unit: ClassVar[str] = "score"
+    rests_on: ClassVar[tuple[str, ...]] = ("chrF2",)
+    higher_is_better: ClassVar[bool] = True
+    order: ClassVar[int] = 6
+    beta: ClassVar[float] = 2.0
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [18]: n-grams of the answer, of the reference, and in both, for n = 1 .. 6."""
+        if scored["text"] is None or scored["text_ref"] is None:
+            return None
+        from sacrebleu.metrics.helpers import extract_all_char_ngrams
+
+        grams = (extract_all_char_ngrams(scored[k].strip(), self.order) for k in ("text", "text_ref"))
+        rows = [(sum(h.values()) if r else 0, sum(r.values()), sum((h & r).values())) for h, r in zip(*grams)]
+        return np.array(rows, dtype=np.float64).reshape(-1)
+
+    def total(self, statistics: np.ndarray) -> float:
+        """100 (1 + b^2) P R / (b^2 P + R), P and R averaged over the orders that both sides have."""
+        said, wanted, both = statistics.reshape(-1, 3).T
+        used = (said > 0) & (wanted > 0)
+        if not used.any():
+            return 0.0
+        precision, recall = (both[used] / said[used]).mean(), (both[used] / wanted[used]).mean()
+        under = self.beta**2 * precision + recall
+        return float(100 * (1 + self.beta**2) * precision * recall / under) if under else 0.0
+
+
+# ------------------------------------------------------------------------------------------------- length and cost
+
+
+class _Ratio(Metric):
+    """A ratio of two sums.  Statistics: numerator, denominator."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "ratio"
+
+    def total(self, statistics: np.ndarray) -> float:
+        """Sum over sum."""
+        return ratio(statistics[0], statistics[1])
+
+
+@METRIC.register("length_ratio")
+@dataclass(frozen=True)
+class LengthRatio(_Ratio):
+    """Seconds of speech made over seconds of the reference's speech; 1 is right, neither direction is better."""
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: seconds made, seconds of the reference."""
+        if scored["audio_s"] is None or not scored.get("ref_audio_s"):
+            return None
+        return np.array([scored["audio_s"], scored["ref_audio_s"]], dtype=np.float64)
+
+
+@METRIC.register("rtf")
+@dataclass(frozen=True)
+class RealTimeFactor(_Ratio):
+    """Seconds spent decoding over seconds of speech made (the codec's decoder not counted); below 1 is faster than speech."""
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: decode seconds, speech seconds."""
+        if scored["audio_s"] is None or scored["seconds"] is None:
+            return None
+        return np.array([scored["seconds"], scored["audio_s"]], dtype=np.float64)
+
+
+@METRIC.register("calls_per_second")
+@dataclass(frozen=True)
+class CallsPerSecond(_Ratio):
+    """Network calls, of both kinds, per second of speech made."""
+
+    unit: ClassVar[str] = "1/s"
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: calls, speech seconds."""
+        if scored["audio_s"] is None:
+            return None
+        return np.array([sum(scored["calls"].values()), scored["audio_s"]], dtype=np.float64)
+
+
+@METRIC.register("first_block_latency")
+@dataclass(frozen=True)
+class FirstBlockLatency(_Ratio):
+    """Mean seconds from the prompt to the first finished block of audio, over answers that have one."""
+
+    unit: ClassVar[str] = "s"
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: seconds, 1; None when no block was finished."""
+        first = scored["first_block_s"]
+        return None if first is None else np.array([first, 1], dtype=np.float64)
+
+
+def _said_and_wanted(scored: Mapping[str, Any], spoken: bool) -> tuple[str | None, str | None]:
+    keys = ("judged_text", "speech_ref") if spoken else ("text", "text_ref")
+    return scored[keys[0]], scored[keys[1]]

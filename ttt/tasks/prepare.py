@@ -1,0 +1,134 @@
+"""Corpus -> codes -> tokenizer -> examples: everything between wavs and the trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.audio.wav import read as read_wav
+from ttt.data.formats import read_records, write_examples
+from ttt.data.manifest import Utterance, read_manifest
+from ttt.errors import DataError
+from ttt.interfaces import Codec, Task
+from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.types import Example
+
+log = logging.getLogger(__name__)
+_CHUNK = 256
+
+
+def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> dict[str, Any]:
+    """Encode every utterance of a manifest; JSONL lines {id, codes, duration_s, speaker} with a header line.
+
+    ``jobs`` processes, each with one torch thread; the result does not depend on it.  Returns counts and speed.
+    """
+    utterances = read_manifest(manifest)
+    started = time.perf_counter()
+    chunks = [utterances[i : i + _CHUNK] for i in range(0, len(utterances), _CHUNK)]
+    if jobs > 1 and len(chunks) > 1:
+        with ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(_encode_chunk, [codec] * len(chunks), chunks, [manifest.parent] * len(chunks)))
+    else:
+        parts = [_encode_chunk(codec, chunk, manifest.parent, limit_threads=False) for chunk in chunks]
+    codec_id = _loaded(codec).codec_id
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as lines:
+        lines.write(json.dumps({"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_books": codec.num_books}) + "\n")
+        for part in parts:
+            for record in part:
+                lines.write(json.dumps(record) + "\n")
+    temporary.replace(out)
+    seconds = time.perf_counter() - started
+    return {"utterances": len(utterances), "seconds": seconds, "per_second": len(utterances) / max(seconds, 1e-9)}
+
+
+def _loaded(codec: Codec) -> Codec:
+    return codec if getattr(codec, "codec_id", "") else codec.load()
+
+
+def _encode_chunk(codec: Codec, chunk: Sequence[Utterance], folder: Path, limit_threads: bool = True) -> list[dict[str, Any]]:
+    if limit_threads:
+        import torch
+
+        torch.set_num_threads(1)
+    codec = _loaded(codec)
+    waves = [read_wav(folder / u.wav, rate_hz=codec.rate_hz) for u in chunk]
+    return [
+        {"id": u.id, "codes": c.ids[:, 0].tolist() if c.ids.shape[1] == 1 else c.ids.tolist(),
+         "duration_s": u.duration_s, "speaker": u.speaker}
+        for u, c in zip(chunk, codec.encode(waves), strict=True)
+    ]  # fmt: skip
+
+
+def read_codes(path: Path, codec_id: str = "") -> dict[str, np.ndarray]:
+    """Utterance id -> codes i32 [F, Q].  ``codec_id``: refuse codes that another codec made."""
+    codes: dict[str, np.ndarray] = {}
+    for where, record in read_records(path):
+        if "codec" in record:
+            if codec_id and record["codec"] != codec_id:
+                raise DataError(f"{path}: codes of codec {record['codec']!r}, the run uses {codec_id!r}; run 'ttt tokenize' again")
+            continue
+        array = np.asarray(record["codes"], dtype=np.int32)
+        if array.size == 0:
+            raise DataError(f"{where}: utterance {record['id']!r} has no codes; its wav is shorter than a frame")
+        codes[record["id"]] = array.reshape(len(array), -1)
+    return codes
+
+
+def build_examples(
+    items: Path, codes: Mapping[str, np.ndarray], tasks: Sequence[Task], tokenizer: TextTokenizer | None = None
+) -> tuple[list[Example], dict[str, int]]:
+    """Examples of all items, one per task that has the item's name; also counts by label and what was skipped."""
+    by_name: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_name.setdefault(getattr(type(task), "registered_name", ""), []).append(task)
+    examples: list[Example] = []
+    counts: Counter[str] = Counter()
+    for where, item in read_records(items):
+        chosen = by_name.get(item.get("task", ""), [])
+        if not chosen:
+            counts[f"skipped: task {item.get('task')!r} is not in the recipe"] += 1
+        for task in chosen:
+            try:
+                examples.append(task.build(item, codes))
+            except KeyError as error:
+                raise DataError(f"{where}: item lacks the field {error}") from error
+            counts[task.label] += 1
+    return examples, dict(counts)
+
+
+def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
+    """All texts a tokenizer has to cover: items and system messages, each as it stands and after a blank."""
+    texts: list[str] = [getattr(task, "system", "") for task in tasks]
+    for path in items:
+        for _, item in read_records(path):
+            texts.extend(str(item[k]) for k in ("text_in", "text_out") if item.get(k))
+    roles = ["system", "user", "assistant", "\n"]
+    return [*roles * 100, *(t for t in texts for t in (t, " " + t)), *(t for t in texts[: len(tasks)] for _ in range(100))]
+
+
+def prepare(
+    corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int
+) -> dict[str, Any]:
+    """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
+    tokenizer = train_bpe(corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes * codec.num_books)
+    report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
+    for split in splits:
+        codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id)
+        examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks)
+        if not examples:
+            raise DataError(f"{corpus / f'{split}.items.jsonl'}: no item of the recipe's tasks; found {counts or 'nothing'}")
+        write_examples(out / f"{split}.jsonl", examples)
+        report[split] = counts
+    tokenizer.save(out / "tokenizer")
+    return report

@@ -1,0 +1,31 @@
+"""Text tasks: a text prompt, a text answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ttt.registry.families import TASK
+from ttt.tasks.speech import _SpeechTask
+from ttt.types import Example, Span
+
+
+@TASK.register("text_qa")
+@dataclass(frozen=True)
+class TextQa(_SpeechTask):
+    """Text question -> text answer: what is left of the language model's own abilities."""
+
+    system: str = "answer the question"
+    speak: bool = False
+
+    def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
+        """User: the question.  Assistant: the answer."""
+        return self._example(item, (Span("text", item["text_in"]),), (Span("text", item["text_out"]),))
+
+    @property
+    def metrics(self) -> Mapping[str, str]:
+        """Accuracy and overlap with the reference."""
+        return {"accuracy": "accuracy", "exact_match": "exact_match", "bleu": "bleu", "chrf": "chrf"}
