@@ -100,6 +100,7 @@ class EvalSection:
     limit: int = 0  # items per file; 0: all
     bootstrap: int = 1000  # resamples per interval
     samples: int = 10  # wavs and mel plots written per task
+    note: str = ""  # printed above every table, e.g. "quick run: small corpus, few steps"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The result card: a number never travels without what it rests on.
 
-``card.json``: {"format", "name", "metrics": {"asr/wer": {value, low, high, n, metric_id, unit, ...}}, "limited",
-"judge", "codec", "normalizer", "config", "seeds", "versions", "git", "data", "decode", "hardware", "timing",
-"command", "time"}.  A value that is not defined (nothing to divide by) is null.
+``card.json``: {"format", "name", "metrics": {"asr/wer": {value, low, high, n, metric_id, unit, ...}}, "by_kind",
+"counts", "limited", "judge", "codec", "normalizer", "config", "seeds", "versions", "git", "data", "decode",
+"hardware", "timing", "command", "time"}.  A value that is not defined (nothing to divide by) is null.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ttt.types import Value
 
 FORMAT = "ttt-card-1"
 FIELDS: dict[str, type | tuple[type, ...]] = {
-    "format": str, "name": str, "metrics": dict, "limited": str, "judge": str, "codec": str, "normalizer": str,
+    "format": str, "name": str, "metrics": dict, "by_kind": dict, "counts": dict,
+    "limited": str, "judge": str, "codec": str, "normalizer": str,
     "config": dict, "seeds": dict, "versions": dict, "git": dict, "data": dict, "decode": dict, "hardware": dict,
     "timing": dict, "command": str, "time": str,
 }  # fmt: skip
@@ -47,14 +48,19 @@ def make_card(
 
     ``name`` tells systems of one run apart and becomes the prefix of its keys in a report; ``config`` is the resolved
     configuration; ``data`` the files that were read (their digests are stored); ``limited`` says in words why the
-    numbers are not of the full job ("quick corpus"), and is added to what `score` found itself.
+    numbers are not of the full job; it is joined with ``eval.note`` and ``eval.limit`` of the configuration.
     """
     command = command or sys.argv
+    told = dict((config or {}).get("eval") or {})
+    limit = f"only the first {told['limit']} items of each file" if told.get("limit") else ""
+    reasons = [part for part in (limited, result.get("limited", ""), told.get("note", ""), limit) if part]
     return {
         "format": FORMAT,
         "name": name,
         "metrics": dict(result["metrics"]),
-        "limited": "; ".join(part for part in (limited, result.get("limited", "")) if part),
+        "by_kind": dict(result.get("by_kind", {})),
+        "counts": dict(result.get("counts", {})),
+        "limited": "; ".join(dict.fromkeys(reasons)),
         "judge": result.get("judge", ""),
         "codec": result.get("codec", ""),
         "normalizer": result.get("normalizer", ""),
@@ -207,7 +213,9 @@ def _check(card: Any, place: str) -> None:
 def check_entry(entry: Any, place: str) -> None:
     """A metric's entry: value, low, high (numbers or null) and n (a whole number)."""
     if not isinstance(entry, Mapping) or not {"value", "low", "high", "n"} <= set(entry):
-        raise DataError(f"{place}: expected value, low, high and n, got {sorted(entry) if isinstance(entry, Mapping) else entry!r}")
+        raise DataError(
+            f"{place}: expected value, low, high and n, got {sorted(entry) if isinstance(entry, Mapping) else entry!r}"
+        )
     for name in ("value", "low", "high"):
         if isinstance(entry[name], bool) or not isinstance(entry[name], (int, float, type(None))):
             raise DataError(f"{place}: {name} must be a number or null, got {entry[name]!r}")

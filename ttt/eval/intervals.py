@@ -45,8 +45,8 @@ def bootstrap_two_level(
     """Interval over repetitions *and* items.  ``statistics`` f64 [s, n, k]: the same n items under s seeds.
 
     Seeds and items are drawn independently and crossed (the pigeonhole bootstrap): a resample's statistics are
-    sum over seeds i and items j of u_i v_j x_ij with multinomial counts u, v.  It errs towards wide intervals.  With few
-    seeds the seed's part is itself poorly known; s = 1 falls back to the items alone.
+    sum over seeds i and items j of u_i v_j x_ij with multinomial counts u, v.  It errs towards wide intervals.  With
+    few seeds the seed's part is itself poorly known; s = 1 falls back to the items alone.
     """
     if statistics.ndim != 3:
         raise DataError(f"bootstrap_two_level: expected statistics [seeds, items, k], got {list(statistics.shape)}")
@@ -102,5 +102,7 @@ def _checked(statistics: np.ndarray) -> np.ndarray:
     if rows.ndim != 2 or not len(rows):
         raise DataError(f"bootstrap: expected statistics [items > 0, k], got {list(rows.shape)}")
     if not np.isfinite(rows).all():
-        raise DataError(f"bootstrap: item {int(np.argwhere(~np.isfinite(rows))[0, 0])} has statistics that are not finite")
+        raise DataError(
+            f"bootstrap: item {int(np.argwhere(~np.isfinite(rows))[0, 0])} has statistics that are not finite"
+        )
     return rows

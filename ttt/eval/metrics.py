@@ -166,9 +166,8 @@ def is_right(said: str, wanted: str, key: str, rivals: Sequence[str]) -> bool:
         return True
     if words[-len(deciding) :] != deciding:
         return False
-    return all(
-        _count(rival.split(), words) <= _count(rival.split(), expected) for rival in rivals if rival and rival != key
-    )
+    others = [rival.split() for rival in rivals if rival and rival != key]
+    return all(_count(r, words) <= max(_count(r, expected), _count(r, deciding)) for r in others)
 
 
 def _count(part: Sequence[str], words: Sequence[str]) -> int:
@@ -197,7 +196,9 @@ class _Accuracy(_Share):
             return None
         normalize: Callable[[str], str] = scored["normalize"]
         rivals = [normalize(rival) for rival in scored.get("distractors") or ()]
-        return np.array([is_right(normalize(said), normalize(wanted or ""), normalize(key), rivals), 1], dtype=np.float64)
+        return np.array(
+            [is_right(normalize(said), normalize(wanted or ""), normalize(key), rivals), 1], dtype=np.float64
+        )
 
 
 @METRIC.register("accuracy")
@@ -339,7 +340,7 @@ class LengthRatio(_Ratio):
 @METRIC.register("rtf")
 @dataclass(frozen=True)
 class RealTimeFactor(_Ratio):
-    """Seconds spent decoding over seconds of speech made (the codec's decoder not counted); below 1 is faster than speech."""
+    """Seconds spent decoding over seconds of speech made, without the codec's decoder; below 1: faster than speech."""
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: decode seconds, speech seconds."""

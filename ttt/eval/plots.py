@@ -77,7 +77,7 @@ def loss_curves(records: Sequence[Mapping[str, Any]], out: str | Path) -> bool:
     order = {"total": 0, "text (ar)": 1, "audio (nar)": 2}
     titles = sorted(panels, key=lambda t: (order.get(t, 3), t))
     figure = _figure(3.6 * len(titles) + 0.6, 3.0)
-    colors = {title: color for title, color in _MODALITY.values()}
+    colors = dict(_MODALITY.values())
     for number, title in enumerate(titles):
         axes = figure.add_subplot(1, len(titles), number + 1)
         color = colors.get(title, REST)
@@ -131,7 +131,9 @@ def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: 
     """
     allowed, kind = np.asarray(allowed, dtype=bool), np.asarray(kind)
     if allowed.ndim != 2 or allowed.shape != (len(kind), len(kind)):
-        raise DataError(f"mask_picture: expected allowed [T, T] and kind [T], got {list(allowed.shape)} and {list(kind.shape)}")
+        raise DataError(
+            f"mask_picture: expected allowed [T, T] and kind [T], got {list(allowed.shape)} and {list(kind.shape)}"
+        )
     if not len(kind):
         return False
     from matplotlib.colors import to_rgb

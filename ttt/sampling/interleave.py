@@ -87,7 +87,7 @@ class Decoder:
         self.calls = {"ar": 0, "diffusion": 0}
         self._row_calls: list[dict[str, int]] = []
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: the backbone keeps tensors between calls, and training may follow
     def events(self, prompts: Sequence[Prompt], on_commit: Any = None) -> Iterator[Event]:
         """Stream of settled text tokens and audio blocks; rows in one batch interleave."""
         was_training = self.model.training

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from tests.parity.conftest import cases
+from ttt.masks.library import Hybrid
+from ttt.rng import generator
+from ttt.sampling.interleave import Decoder, DecodeSettings
+from ttt.sampling.remask import LowConfidence
+from ttt.sampling.session import Prompt, Session
+from ttt.sampling.unmask import Blockwise, SpanRequest
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("case", cases("span.json"))
+def test_span_sampler_token_identical(case, vocab, models, use_cache):
+    p = case["params"]
+    blocks = -(-p["gen_length"] // p["block_length"])
+    sampler = Blockwise(
+        block_length=p["block_length"], gen_length=blocks * p["block_length"], diffusion_steps=blocks * p["steps"],
+        cfg_scale=p["cfg_scale"], temperature=p["temperature"], remask=LowConfidence(),
+    )  # fmt: skip
+    calls = 0
+    with torch.no_grad():
+        session = Session(models(case["model"]), Hybrid(), [Prompt("x", case["prompt_ids"])], use_cache, room=64)
+
+        def predict(rows, tails, last, unconditional=""):
+            nonlocal calls
+            calls += not unconditional
+            return session.logits(rows, tails, last, unconditional)
+
+        request = SpanRequest(
+            predict, vocab.mask_id, [tuple(p["end_token_ids"] or ())], None, [None], [10**9], [generator(1, "test")],
+            forbidden=tuple(p["forbidden_token_ids"] or ()), strict=False,
+        )  # fmt: skip
+        new = [token for block in sampler.span(request) for token in block.ids.tolist()]
+    assert new == case["new_ids"]
+    assert calls == case["forwards"]
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("case", cases("generate.json"))
+def test_generation_token_identical(case, vocab, models, use_cache):
+    p = case["params"]
+    sampler = Blockwise(
+        block_length=p["block_length"], gen_length=p["diffusion_gen_length"], diffusion_steps=p["diffusion_steps"],
+        cfg_scale=p["cfg_scale"], temperature=p["diffusion_temperature"], remask=LowConfidence(),
+    )  # fmt: skip
+    settings = DecodeSettings(
+        max_tokens=p["max_gen_len"], temperature=p["ar_temperature"], top_k=p["top_k"] or 0, top_p=p["top_p"] or 1.0,
+        min_text_tokens_after_audio=p["min_text_tokens_after_audio"], strict=False, use_cache=use_cache,
+    )  # fmt: skip
+    decoder = Decoder(models(case["model"]), Hybrid(), sampler, settings)
+    (answer,) = decoder.generate([Prompt("x", case["prompt_ids"])])
+    assert list(answer.ids) == case["new_ids"]
+    assert decoder.calls == {"ar": case["ar_forwards"], "diffusion": case["diffusion_forwards"]}

@@ -1,0 +1,278 @@
+"""Verbs on a model: train, generate, score, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.cli.common import configure, dry_run
+from ttt.cli.stage import Stage
+from ttt.config.load import to_plain
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ttt.model.lm import SpeechTextLM
+    from ttt.types import Example
+
+log = logging.getLogger(__name__)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train ``objective`` on ``data.train``; goes on from the latest complete checkpoint of ``run.dir``."""
+    config = configure(arguments, ("run.dir", "data.train", "data.tokenizer", "train.steps"))
+    plan = [
+        f"read examples of {config.data.train}",
+        f"train {type(config.objective).registered_name!r} for {config.train.steps} updates",
+        f"write checkpoints to {Path(config.run.dir) / 'checkpoints'}",
+    ]
+    if dry_run(arguments, config, plan):
+        return 0
+    from ttt.data.formats import read_examples
+    from ttt.data.loader import Loader, fixed_batches
+    from ttt.data.spans import encode_example
+    from ttt.model.lm import SpeechTextLM
+    from ttt.text.tokenizer import TextTokenizer
+    from ttt.train.engine import world
+    from ttt.train.trainer import Trainer
+
+    if arguments.overwrite:
+        import dataclasses
+
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
+    tokenizer = TextTokenizer.load(config.data.tokenizer)
+    rule = config.data.prompt_rule
+    rank, size = world()
+    loader = Loader(
+        [encode_example(e, tokenizer, prompt_rule=rule) for e in read_examples(config.data.train)], tokenizer.vocab,
+        row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens, seed=config.run.seed,
+        accumulate=config.train.accumulate, rank=rank, world=size,
+        strategies=getattr(config.objective, "strategies", ()), max_drop_share=config.data.max_drop_share,
+    )  # fmt: skip
+    if rank == 0:
+        log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
+    dev = []
+    if config.data.dev:
+        streams = [encode_example(e, tokenizer, prompt_rule=rule) for e in read_examples(config.data.dev)]
+        dev = fixed_batches(streams, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens)
+    vectors = None
+    if config.codec is not None:
+        vectors = config.codec.load().code_vectors()
+    if config.train.init_from:
+        model = SpeechTextLM.load(model_folder(config.train.init_from), config.model.attention)
+    else:
+        model = SpeechTextLM.build(config.model, tokenizer, config.run.seed, vectors)
+    if model.tokenizer.vocab.digest != tokenizer.vocab.digest:
+        raise ConfigError(
+            f"train.init_from: the checkpoint's vocabulary {model.tokenizer.vocab.digest} is not that of "
+            f"data.tokenizer ({tokenizer.vocab.digest})"
+        )
+    Trainer(config, model, config.objective, loader, dev).run()
+    return 0
+
+
+def model_folder(path: str | Path) -> Path:
+    """The ``model`` folder of a run, a checkpoint or a plain Hugging Face folder."""
+    from ttt.train.checkpoint import latest_complete
+
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return path
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    found = latest_complete(path / "checkpoints")
+    if found is None:
+        raise DataError(f"{path}: no complete checkpoint here; train first, or name a model folder with eval.checkpoint=")
+    return found / "model"
+
+
+def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
+    """Examples by file: the first ``limit`` of each task (0: all); tasks that are not in ``labels`` are refused."""
+    from ttt.data.formats import read_examples
+
+    if not paths:
+        raise ConfigError("eval.examples: missing; list the example files to answer")
+    chosen: dict[Path, list[Example]] = {}
+    for path in map(Path, paths):
+        kept: list[Example] = []
+        seen: dict[str, int] = {}
+        for example in read_examples(path):
+            if example.task not in labels:
+                raise ConfigError(f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(labels)}")
+            seen[example.task] = seen.get(example.task, 0) + 1
+            if not limit or seen[example.task] <= limit:
+                kept.append(example)
+        chosen[path] = kept
+    return chosen
+
+
+def eval_folder(config: RunConfig) -> Path:
+    """Where generations and cards go."""
+    return Path(config.eval.out) if config.eval.out else Path(config.run.dir) / "eval"
+
+
+def decode_settings(config: RunConfig) -> Any:
+    """`DecodeSettings` of the configuration."""
+    from ttt.sampling.interleave import DecodeSettings
+
+    e = config.eval
+    return DecodeSettings(
+        max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
+        min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, use_cache=e.use_cache,
+        seed=config.run.seed, length=e.length,
+    )  # fmt: skip
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Everything that decides a generation, for markers and cards."""
+    e = config.eval
+    names = ("batch_size", "max_tokens", "strict", "use_cache", "temperature", "top_k", "top_p", "min_text_tokens_after_audio", "limit")
+    return {
+        "sampler": to_plain(e.sampler), "length": to_plain(e.length), "mask": to_plain(getattr(config.objective, "mask", None)),
+        "seed": config.run.seed, **{n: getattr(e, n) for n in names},
+    }  # fmt: skip
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Answer the prompts of ``eval.examples`` -> ``eval.out/NAME.generations.jsonl``."""
+    config = configure(arguments, ("run.dir", "eval.examples"))
+    out = eval_folder(config)
+    targets = [out / f"{Path(p).stem}.generations.jsonl" for p in config.eval.examples]
+    if dry_run(arguments, config, [f"answer {p} -> {t}" for p, t in zip(config.eval.examples, targets, strict=True)]):
+        return 0
+    folder = model_folder(config.eval.checkpoint or config.run.dir)
+    tasks = {t.label: t for t in config.tasks}
+    stages = [
+        Stage("generate", t.with_suffix(".done.json"), [Path(p), folder], [t], settings_of(config))
+        for p, t in zip(config.eval.examples, targets, strict=True)
+    ]
+    open_ = [not s.is_done(arguments.overwrite) for s in stages]
+    if not any(open_):
+        return 0
+    from ttt.model.lm import SpeechTextLM
+    from ttt.sampling.interleave import Decoder
+
+    files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
+    model = SpeechTextLM.load(folder, attention).to(pick_device(config))
+    decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
+    for (path, examples), target, stage, todo in zip(files.items(), targets, stages, open_, strict=True):
+        if not todo:
+            continue
+        started = time.perf_counter()
+        records = answer(decoder, model, examples, tasks, config.eval.batch_size)
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+        temporary.replace(target)
+        seconds = time.perf_counter() - started
+        stage.finish({"items": len(records), "seconds": seconds}, seconds)
+        log.info("generate: %s: %d answers in %.1f s", path.stem, len(records), seconds)
+    return 0
+
+
+def answer(
+    decoder: Any, model: SpeechTextLM, examples: Sequence[Example], tasks: dict[str, Any], batch_size: int
+) -> list[dict[str, Any]]:
+    """Generation records in the order of ``examples``; batches hold prompts of one task and similar length."""
+    from ttt.data.spans import encode_example
+    from ttt.sampling.session import Prompt
+
+    prompts: dict[str, Prompt] = {}
+    for example in examples:
+        stream = encode_example(tasks[example.task].prompt(example), model.tokenizer, open_answer=True)
+        assert stream.content is not None
+        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist())
+    order = sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid))
+    by_uid: dict[str, dict[str, Any]] = {}
+    at = 0
+    while at < len(order):
+        batch = [e for e in order[at : at + batch_size] if e.task == order[at].task]
+        at += len(batch)
+        for example, made in zip(batch, decoder.generate([prompts[e.uid] for e in batch]), strict=True):
+            by_uid[example.uid] = {
+                "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
+                "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
+                "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
+                "batch": len(batch),
+            }  # fmt: skip
+    return [by_uid[e.uid] for e in examples]
+
+
+def pick_device(config: RunConfig) -> str:
+    """``run.device``, with "auto" resolved."""
+    import torch
+
+    if config.run.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
+    return config.run.device
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """Score the generations of ``eval.examples`` and write ``eval.out/card.json``."""
+    config = configure(arguments, ("run.dir", "eval.examples"))
+    out = eval_folder(config)
+    generations = [out / f"{Path(p).stem}.generations.jsonl" for p in config.eval.examples]
+    if dry_run(arguments, config, [f"score {g}" for g in generations]):
+        return 0
+    from ttt.eval.cards import make_card, write_card
+    from ttt.eval.evaluator import read_generations
+    from ttt.eval.evaluator import score as score_records
+
+    codec = config.codec.load() if config.codec is not None else None
+    judge = config.judge.load() if config.judge is not None else None
+    settings = {
+        "tasks": to_plain(config.tasks), "normalizer": to_plain(config.eval.normalizer), "bootstrap": config.eval.bootstrap,
+        "samples": config.eval.samples, "codec": getattr(codec, "codec_id", ""), "judge": getattr(judge, "judge_id", ""),
+    }  # fmt: skip
+    inputs = [*map(Path, config.eval.examples), *generations]
+    stage = Stage("score", out / "score.done.json", inputs, [out / "card.json"], settings, "run 'ttt generate' first")
+    if stage.is_done(arguments.overwrite):
+        return 0
+    tasks = {t.label: t for t in config.tasks}
+    files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    examples = [e for found in files.values() for e in found]
+    limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
+    result = score_records(
+        read_generations(*generations), examples, judge, codec, config.eval.normalizer,
+        {label: task.metrics for label, task in tasks.items()}, out, samples=config.eval.samples,
+        resamples=config.eval.bootstrap, seed=config.run.seed, limited=limited, tensorboard=out / "tensorboard",
+    )  # fmt: skip
+    card = make_card(
+        result, config=to_plain(config), seeds={"run": config.run.seed}, data=inputs, decode=settings_of(config),
+    )
+    write_card(out / "card.json", card)
+    stage.finish({"items": len(examples)}, result["timing"]["score_s"])
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Collect cards, floor and training log of ``run.dir`` into report.md, report.json and plots; print the table."""
+    config = configure(arguments, ("run.dir",))
+    if dry_run(arguments, config, [f"write {Path(config.run.dir) / 'report.md'} and report.json"]):
+        return 0
+    from ttt.data.formats import read_examples
+    from ttt.data.spans import encode_example
+    from ttt.eval.report import build_report, mask_of
+    from ttt.text.tokenizer import TextTokenizer
+
+    mask = None
+    rule = getattr(config.objective, "mask", None)
+    if rule is not None and config.eval.examples and config.data.tokenizer != "???":
+        tokenizer = TextTokenizer.load(config.data.tokenizer)
+        example = read_examples(config.eval.examples[0])[-1]
+        stream = encode_example(example, tokenizer)
+        mask = mask_of(rule, stream, tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
+    floor = eval_folder(config) / "floor.json"
+    text = build_report(config.run.dir, floor=floor if floor.is_file() else None, mask=mask)
+    print(text)
+    return 0
+
+

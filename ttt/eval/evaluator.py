@@ -1,0 +1,353 @@
+"""Generations -> speech -> what a judge hears -> metrics with intervals, items beside averages, samples to listen to.
+
+A generation record (one JSON line per example, written by the decoder):
+{"uid", "task", "split", "text", "codes": [[c, ..Q], ..], "calls": {"ar": n, "diffusion": m}, "seconds": its share of
+the batch's wall time, "first_block_s": float | null, "stopped", "n_tokens"}.
+
+Letters: ``F`` audio frames, ``Q`` code books, ``S`` wav samples.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.data.formats import read_records
+from ttt.errors import ConfigError, DataError
+from ttt.eval import samples as samples_of
+from ttt.eval.cards import plain, value_to_json
+from ttt.eval.intervals import bootstrap
+from ttt.eval.keys import key_prefix
+from ttt.eval.metrics import metric_id, rests_on
+from ttt.interfaces import Codec, Judge, Metric, Normalizer
+from ttt.registry.families import METRIC
+from ttt.types import AudioCodes, Example, Waveform
+
+log = logging.getLogger(__name__)
+_BATCH = 32  # waveforms decoded and transcribed together
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generation record; ``codes`` i32 [F, Q], ``where`` its file and line."""
+
+    uid: str
+    task: str
+    split: str
+    text: str
+    codes: np.ndarray
+    calls: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    first_block_s: float | None = None
+    stopped: str = ""
+    n_tokens: int = 0
+    where: str = "generation"
+
+    @classmethod
+    def from_json(cls, record: Any, where: str) -> Generated:
+        """Check one line; raises `DataError` naming ``where`` and the field."""
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where}: expected an object, got {type(record).__name__}")
+        for name, kind in (("uid", str), ("task", str), ("text", str), ("codes", list)):
+            if not isinstance(record.get(name), kind):
+                raise DataError(
+                    f"{where}: {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}; decode again"
+                )
+        try:
+            codes = np.asarray(record["codes"], dtype=np.int32)
+            codes = codes.reshape(len(codes), -1) if codes.size else np.zeros((0, 1), dtype=np.int32)
+            first = record.get("first_block_s")
+            return cls(
+                uid=record["uid"],
+                task=record["task"],
+                split=str(record.get("split", "")),
+                text=record["text"],
+                codes=codes,
+                calls={str(k): int(v) for k, v in record.get("calls", {}).items()},
+                seconds=float(record.get("seconds", 0.0)),
+                first_block_s=None if first is None else float(first),
+                stopped=str(record.get("stopped", "")),
+                n_tokens=int(record.get("n_tokens", 0)),
+                where=where,
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{where}: not a generation record: {error}; decode again") from error
+
+
+def read_generations(*paths: str | Path) -> list[Generated]:
+    """All records of some files, in order."""
+    return [Generated.from_json(record, where) for path in paths for where, record in read_records(path)]
+
+
+def score(
+    records: Sequence[Generated],
+    examples: Sequence[Example],
+    judge: Judge | None,
+    codec: Codec | None,
+    normalizer: Normalizer,
+    metrics_by_task: Mapping[str, Mapping[str, Any]],
+    out: str | Path,
+    *,
+    samples: int = 10,
+    resamples: int = 1000,
+    seed: int = 1,
+    limited: str = "",
+    tensorboard: str | Path | None = None,
+    step: int = 0,
+) -> dict[str, Any]:
+    """Score generations against their examples, one to one; groups are (split, task).
+
+    ``metrics_by_task``: task label -> {name in the report: registered metric, or a block of one}.  Writes
+    ``out/items.jsonl`` (every item: texts, what was heard, statistics) and, of the first ``samples`` spoken items of
+    each group, ``out/samples/{split}/{task}/{uid}.wav`` and ``.png``; with ``tensorboard`` the same goes to that log
+    folder.  Returns {"metrics": {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind", "counts", "timing",
+    "judge", "codec", "normalizer", "limited"}: what `ttt.eval.cards.make_card` takes.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    pairs = _match(records, examples)
+    metrics = _build(metrics_by_task, {e.task for e in examples})
+    judge, codec = _ready(judge, codec, pairs, metrics)
+    splits = {e.uid: str(e.meta.get("split") or r.split) for e, r in pairs}
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, (example, _) in enumerate(pairs):
+        groups.setdefault((splits[example.uid], example.task), []).append(i)
+    shown = {i for mine in groups.values() for i in [j for j in mine if len(pairs[j][1].codes)][:samples]}
+    heard, waves, timing = _listen(pairs, judge, codec, metrics, shown)
+    rivals = _rivals(examples)
+    rows = [
+        _scored(e, r, splits[e.uid], heard[i], codec, normalizer, rivals.get(e.task, ()))
+        for i, (e, r) in enumerate(pairs)
+    ]
+    names = _names(judge, codec, normalizer)
+    result: dict[str, Any] = {"metrics": {}, "by_kind": {}, "counts": {}, **names, "limited": limited}
+    statistics: list[dict[str, np.ndarray]] = [{} for _ in rows]
+    for (split, task), mine in groups.items():
+        at = key_prefix(split) + task
+        for name, metric in metrics[task].items():
+            found = {i: s for i in mine if (s := metric.item(rows[i])) is not None}
+            for i, s in found.items():
+                statistics[i][name] = s
+            identity = metric_id(metric, names["judge"], names["normalizer"])
+            entry = _entry(metric, identity, list(found.values()), resamples, seed, f"{at}/{name}")
+            result["metrics"][f"{at}/{name}"] = {**entry, "split": split, "task": task}
+            kinds = _by_kind(metric, found, [e for e, _ in pairs])
+            if len(kinds) > 1:
+                result["by_kind"][f"{at}/{name}"] = kinds
+        result["counts"][at] = _counts([pairs[i][1] for i in mine], [rows[i] for i in mine])
+    files = samples_of.write_samples(out, waves, [e for e, _ in pairs], rows, codec) if waves else {}
+    _write_items(out / "items.jsonl", pairs, rows, statistics, metrics, files)
+    timing["items"] = len(pairs)
+    timing["score_s"] = time.perf_counter() - started
+    result["timing"] = {k: round(v, 3) for k, v in timing.items()}
+    if tensorboard is not None:
+        samples_of.log_to_tensorboard(Path(tensorboard), step, result["metrics"], rows, waves, files, out)
+    log.info("score: %d items in %.1f s -> %s", len(pairs), timing["score_s"], out)
+    return result
+
+
+def _match(records: Sequence[Generated], examples: Sequence[Example]) -> list[tuple[Example, Generated]]:
+    """Examples with their generations, in the examples' order; exactly one each."""
+    if not examples:
+        raise DataError("score: no examples to score; check eval.examples")
+    wanted: dict[str, Example] = {}
+    for example in examples:
+        if example.uid in wanted:
+            raise DataError(f"score: example uid {example.uid!r} occurs twice; give every example its own")
+        wanted[example.uid] = example
+    found: dict[str, Generated] = {}
+    for record in records:
+        if record.uid not in wanted:
+            raise DataError(
+                f"{record.where}: uid {record.uid!r} is not among the {len(wanted)} examples; decode these again"
+            )
+        if record.uid in found:
+            raise DataError(
+                f"{record.where}: uid {record.uid!r} was already generated at {found[record.uid].where}; keep one"
+            )
+        if record.task != wanted[record.uid].task:
+            raise DataError(
+                f"{record.where}: uid {record.uid!r} is task {record.task!r} here and "
+                f"{wanted[record.uid].task!r} in the examples; decode again"
+            )
+        found[record.uid] = record
+    missing = [uid for uid in wanted if uid not in found]
+    if missing:
+        files = ", ".join(sorted({r.where.rpartition(":")[0] or r.where for r in records})) or "no generations"
+        raise DataError(
+            f"{files}: no generation for {len(missing)} of {len(wanted)} examples, first {missing[0]!r}; decode them, "
+            "or score with the same limit"
+        )
+    return [(example, found[uid]) for uid, example in wanted.items()]
+
+
+def _build(metrics_by_task: Mapping[str, Mapping[str, Any]], tasks: set[str]) -> dict[str, dict[str, Metric]]:
+    for task in sorted(tasks):
+        if task not in metrics_by_task:
+            raise ConfigError(f"tasks: examples are of task {task!r}, known are {', '.join(metrics_by_task) or 'none'}")
+    return {
+        task: {name: METRIC.build(node, f"tasks.{task}.metrics.{name}") for name, node in metrics_by_task[task].items()}
+        for task in tasks
+    }
+
+
+def _ready(
+    judge: Judge | None, codec: Codec | None, pairs: Sequence[tuple[Example, Generated]],
+    metrics: Mapping[str, Mapping[str, Metric]],
+) -> tuple[Judge | None, Codec | None]:  # fmt: skip
+    for task, mine in metrics.items():
+        for name, metric in mine.items():
+            if "judge" in rests_on(metric) and judge is None:
+                raise ConfigError(f"judge: missing; metric {name!r} of task {task!r} needs one")
+    spoken = next((r for _, r in pairs if len(r.codes)), None)
+    if spoken is not None and codec is None:
+        raise ConfigError(f"codec: missing; {spoken.where} holds speech")
+    if judge is not None and not getattr(judge, "judge_id", ""):
+        judge = judge.load()
+    if codec is not None and not getattr(codec, "codec_id", ""):
+        codec = codec.load()
+    if codec is not None:
+        for _, record in pairs:
+            ids = record.codes
+            if len(ids) and (ids.shape[1] != codec.num_books or ids.min() < 0 or ids.max() >= codec.num_codes):
+                raise DataError(
+                    f"{record.where}: codes must be [F, {codec.num_books}] in 0 .. {codec.num_codes - 1} for codec "
+                    f"{codec.codec_id!r}, got {list(ids.shape)} with {ids.min()} .. {ids.max()}"
+                )
+    return judge, codec
+
+
+def _listen(
+    pairs: Sequence[tuple[Example, Generated]], judge: Judge | None, codec: Codec | None,
+    metrics: Mapping[str, Mapping[str, Metric]], shown: set[int],
+) -> tuple[list[str | None], dict[int, Waveform], dict[str, float]]:  # fmt: skip
+    """Transcripts ("" for answers without speech, None where nobody listens), kept waves, and times.
+
+    Waves are made and heard in batches of similar length; only those to be shown are kept.
+    """
+    judged = {task for task, mine in metrics.items() if any("judge" in rests_on(m) for m in mine.values())}
+    heard: list[str | None] = [("" if e.task in judged else None) for e, _ in pairs]
+    waves: dict[int, Waveform] = {}
+    timing = {"decode_s": sum(r.seconds for _, r in pairs), "codec_s": 0.0, "judge_s": 0.0, "audio_s": 0.0}
+    order = sorted(
+        (i for i, (e, r) in enumerate(pairs) if len(r.codes) and (e.task in judged or i in shown)),
+        key=lambda i: (len(pairs[i][1].codes), i),
+    )
+    for at in range(0, len(order), _BATCH):
+        batch = order[at : at + _BATCH]
+        assert codec is not None
+        begun = time.perf_counter()
+        made = codec.decode([AudioCodes(pairs[i][1].codes, codec.frame_rate_hz, codec.codec_id) for i in batch])
+        timing["codec_s"] += time.perf_counter() - begun
+        timing["audio_s"] += sum(w.duration_s for w in made)
+        waves |= {i: w for i, w in zip(batch, made, strict=True) if i in shown}
+        mine = [(i, w) for i, w in zip(batch, made) if pairs[i][0].task in judged]
+        if mine:
+            assert judge is not None
+            begun = time.perf_counter()
+            for (i, _), text in zip(mine, judge.transcribe([w for _, w in mine]), strict=True):
+                heard[i] = text
+            timing["judge_s"] += time.perf_counter() - begun
+    return heard, {i: waves[i] for i in sorted(waves)}, timing
+
+
+def _scored(
+    example: Example, record: Generated, split: str, heard: str | None, codec: Codec | None, normalizer: Normalizer,
+    rivals: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """The mapping that `Metric.item` gets (keys: `ttt.eval.metrics`)."""
+    meta, codes = example.meta, samples_of.reference_codes(example)
+    answered = example.turns[-1].role == "assistant"
+    spoken = codes is not None if answered else meta.get("speech_ref") is not None
+    rate_hz = codec.frame_rate_hz if codec is not None else float("nan")
+    audio_s = (len(record.codes) / rate_hz if len(record.codes) else 0.0) if spoken else None
+    return {
+        "uid": example.uid, "task": example.task, "split": split, "text": record.text, "text_ref": meta.get("text_ref"),
+        "answer_key": meta.get("answer_key"), "distractors": meta.get("distractors") or rivals,
+        "judged_text": heard if spoken else None, "speech_ref": meta.get("speech_ref"), "audio_s": audio_s,
+        "ref_audio_s": len(codes) / rate_hz if codes is not None and codec is not None else None,
+        "seconds": record.seconds, "first_block_s": record.first_block_s, "calls": record.calls,
+        "normalize": normalizer.normalize,
+    }  # fmt: skip
+
+
+def _rivals(examples: Sequence[Example]) -> dict[str, list[str]]:
+    """Task -> all its answer keys: what counts as another answer where an item lists no distractors."""
+    keys: dict[str, dict[str, None]] = {}
+    for example in examples:
+        if example.meta.get("answer_key"):
+            keys.setdefault(example.task, {})[str(example.meta["answer_key"])] = None
+    return {task: list(found) for task, found in keys.items()}
+
+
+def _names(judge: Judge | None, codec: Codec | None, normalizer: Normalizer) -> dict[str, str]:
+    return {
+        "judge": judge.judge_id if judge is not None else "",
+        "codec": codec.codec_id if codec is not None else "",
+        "normalizer": getattr(type(normalizer), "registered_name", type(normalizer).__name__),
+    }
+
+
+def _entry(
+    metric: Metric, identity: str, statistics: Sequence[np.ndarray], resamples: int, seed: int, at: str
+) -> dict[str, Any]:
+    """One metric's line of the card; null where no item or nothing to divide by."""
+    about = {
+        "metric_id": identity, "unit": getattr(metric, "unit", "score"), "higher_is_better": metric.higher_is_better,
+    }  # fmt: skip
+    if not statistics:
+        return {"value": None, "low": None, "high": None, "n": 0, **about}
+    try:
+        return plain({**value_to_json(bootstrap(np.stack(statistics), metric.total, resamples, seed)), **about})
+    except (ValueError, DataError) as error:
+        raise DataError(f"metric {at}: {error}") from error
+
+
+def _by_kind(metric: Metric, found: Mapping[int, np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
+    """Value and n by the example's ``meta["kind"]``."""
+    kinds: dict[str, list[np.ndarray]] = {}
+    for i, s in found.items():
+        kinds.setdefault(str(examples[i].meta.get("kind") or ""), []).append(s)
+    return {
+        kind: plain({"value": metric.total(np.sum(rows, axis=0)), "n": len(rows)})
+        for kind, rows in sorted(kinds.items())
+    }
+
+
+def _counts(records: Sequence[Generated], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What happened to a group's answers: why they stopped, how many are silent or speak unasked."""
+    return {
+        "items": len(records),
+        "stopped": dict(Counter(r.stopped or "unknown" for r in records)),
+        "no_text": sum(not r.text.strip() for r in records),
+        "no_speech": sum(row["audio_s"] == 0 for row in rows),
+        "unasked_speech": sum(row["audio_s"] is None and len(r.codes) > 0 for r, row in zip(records, rows)),
+    }
+
+
+def _write_items(
+    path: Path, pairs: Sequence[tuple[Example, Generated]], rows: Sequence[Mapping[str, Any]],
+    statistics: Sequence[Mapping[str, np.ndarray]], metrics: Mapping[str, Mapping[str, Metric]],
+    files: Mapping[int, Mapping[str, str]],
+) -> None:  # fmt: skip
+    """Every item with its texts, statistics and own scores; complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as lines:
+        for i, ((example, record), row, mine) in enumerate(zip(pairs, rows, statistics)):
+            item = {k: v for k, v in row.items() if k not in ("normalize", "distractors")}
+            item["calls"] = dict(record.calls)
+            item |= {"kind": example.meta.get("kind", ""), "stopped": record.stopped, "n_tokens": record.n_tokens}
+            item["scores"] = {name: metrics[example.task][name].total(s) for name, s in mine.items()}
+            item["statistics"] = dict(mine)
+            item |= files.get(i, {})
+            lines.write(json.dumps(plain(item), ensure_ascii=False) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,161 @@
+"""What the ruler itself errs: the judge's word error rate on original and on codec-resynthesized speech.
+
+A judged error rate of a model can only be read against these: ``judge/wer`` is what the judge gets wrong in perfect
+speech, ``codec/floor_wer`` what it gets wrong once a perfect model's codes are made sound again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.audio.wav import read
+from ttt.data.manifest import Utterance, read_manifest, wav_path
+from ttt.errors import DataError
+from ttt.eval.cards import check_entry, plain, value_to_json, write_json
+from ttt.eval.intervals import bootstrap
+from ttt.eval.keys import key_prefix
+from ttt.eval.metrics import JudgedWer, word_edits
+from ttt.interfaces import Codec, Judge, Normalizer
+from ttt.types import Waveform
+
+log = logging.getLogger(__name__)
+FORMAT = "ttt-floor-1"
+OUTPUT_VOICE = "out"
+_BATCH = 32
+
+
+def measure_floor(
+    manifests: Sequence[str | Path],
+    codec: Codec,
+    judge: Judge,
+    normalizer: Normalizer,
+    out: str | Path,
+    limit: int = 0,
+    *,
+    output_voice: str = OUTPUT_VOICE,
+    resamples: int = 1000,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Error rates by split and group of voices; writes ``out`` (JSON) and ``*.items.jsonl`` beside it.
+
+    Groups of a manifest: ``all`` its voices, ``out`` (the voice that models speak in) and ``input`` (all but ``out``).
+    ``values`` holds the keys of the report.  Of the split ``test``: ``judge/wer`` and ``codec/floor_wer`` over all
+    voices, ``judge/wer_out`` and ``codec/floor_wer_out`` over the output voice.  Of any other split, under its prefix:
+    the first two over its ``input`` voices, because its output voice is that of ``test``.
+    ``limit``: utterances per manifest.
+    """
+    begun = time.perf_counter()
+    if not manifests:
+        raise DataError("floor: no manifests; name the test splits")
+    codec = codec if getattr(codec, "codec_id", "") else codec.load()
+    judge = judge if getattr(judge, "judge_id", "") else judge.load()
+    chosen: list[tuple[str, Utterance, Path]] = []
+    for manifest in manifests:
+        utterances = read_manifest(manifest)
+        mine = utterances[:limit] if limit else utterances
+        chosen += [(u.split, u, wav_path(manifest, u).resolve()) for u in mine]
+    heard = _transcribe({path: u for _, u, path in chosen}, codec, judge)
+    rows = [_row(split, u, *heard[path], normalizer) for split, u, path in chosen]
+    groups: dict[str, Any] = {}
+    voices: dict[str, Any] = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        mine = [row for row in rows if row["split"] == split]
+        parts = {
+            "all": mine,
+            "out": [row for row in mine if row["speaker"] == output_voice],
+            "input": [row for row in mine if row["speaker"] != output_voice],
+        }
+        groups[split] = {name: _rates(part, resamples, seed) for name, part in parts.items() if part}
+        voices[split] = {
+            v: _rates([row for row in mine if row["speaker"] == v], resamples, seed)
+            for v in sorted({row["speaker"] for row in mine})
+        }
+    name = getattr(type(normalizer), "registered_name", type(normalizer).__name__)
+    result = plain(
+        {
+            "format": FORMAT, "judge": judge.judge_id, "codec": codec.codec_id, "normalizer": name,
+            "metric_id": f"judged_wer[{judge.judge_id},{name}]", "output_voice": output_voice,
+            "limited": f"first {limit} utterances of each manifest" if limit else "", "values": _values(groups),
+            "groups": groups, "voices": voices, "seconds": round(time.perf_counter() - begun, 2),
+        }
+    )  # fmt: skip
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    items = out.with_name(f"{out.stem}.items.jsonl")
+    temporary = items.with_name(f".{items.name}.tmp")
+    temporary.write_text("".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(items)
+    write_json(out, result)
+    for key, value in result["values"].items():
+        log.info("floor: %s %.4f [%.4f, %.4f] n=%d", key, value["value"], value["low"], value["high"], value["n"])
+    return result
+
+
+def read_floor(path: str | Path) -> dict[str, Any]:
+    """Read what `measure_floor` wrote, with checks."""
+    path = Path(path)
+    try:
+        floor = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; run 'ttt floor' first") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; run 'ttt floor' again") from error
+    if not isinstance(floor, Mapping) or floor.get("format") != FORMAT or not isinstance(floor.get("values"), Mapping):
+        raise DataError(f"{path}: not a floor of format {FORMAT!r}; run 'ttt floor' again")
+    for key, entry in floor["values"].items():
+        check_entry(entry, f"{path}: values[{key!r}]")
+    return dict(floor)
+
+
+def _transcribe(wanted: Mapping[Path, Utterance], codec: Codec, judge: Judge) -> dict[Path, tuple[str, str]]:
+    """Wav -> (heard in the original, heard in the resynthesis); each wav once, in batches of similar length."""
+    order = sorted(wanted, key=lambda path: (wanted[path].duration_s, str(path)))
+    heard: dict[Path, tuple[str, str]] = {}
+    for at in range(0, len(order), _BATCH):
+        batch = order[at : at + _BATCH]
+        waves: list[Waveform] = [read(path, rate_hz=codec.rate_hz) for path in batch]
+        before = judge.transcribe(waves)
+        after = judge.transcribe(codec.decode(codec.encode(waves)))
+        heard |= {path: (a, b) for path, a, b in zip(batch, before, after, strict=True)}
+    return heard
+
+
+def _row(split: str, u: Utterance, original: str, again: str, normalizer: Normalizer) -> dict[str, Any]:
+    wanted = normalizer.normalize(u.text)
+    return {
+        "id": u.id, "split": split, "speaker": u.speaker, "text": u.text, "original": original, "resynthesized": again,
+        "original_edits": word_edits(wanted, normalizer.normalize(original)),
+        "resynthesized_edits": word_edits(wanted, normalizer.normalize(again)),
+    }  # fmt: skip
+
+
+def _rates(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
+    metric = JudgedWer()
+    return {
+        speech: value_to_json(
+            bootstrap(
+                np.array([row[f"{speech}_edits"] for row in rows], dtype=np.float64), metric.total, resamples, seed
+            )
+        )
+        for speech in ("original", "resynthesized")
+    }
+
+
+def _values(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for split, mine in groups.items():
+        prefix = key_prefix(split)
+        main = mine.get("input", mine["all"]) if prefix else mine["all"]
+        values[f"{prefix}judge/wer"] = main["original"]
+        values[f"{prefix}codec/floor_wer"] = main["resynthesized"]
+        if not prefix and "out" in mine:
+            values["judge/wer_out"] = mine["out"]["original"]
+            values["codec/floor_wer_out"] = mine["out"]["resynthesized"]
+    return values
