@@ -60,8 +60,9 @@ class TrainSection:
     accumulate: int = 1  # micro-batches per update and rank
     lr: float = 2.0e-5  # peak learning rate
     schedule: str = "cosine"  # cosine | linear | constant (after warm-up)
+    schedule_by: str = "steps"  # steps | seconds: decay over steps, or over max_seconds (not reproducible bit for bit)
     warmup_steps: int = 0  # linear warm-up
-    decay_start: float = 0.0  # share of the steps after which the decay begins
+    decay_start: float = 0.0  # share of the steps (or seconds) after which the decay begins
     min_lr_ratio: float = 0.0  # floor of the learning rate as a share of the peak
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1.0e-8
@@ -74,9 +75,10 @@ class TrainSection:
     eval_every_steps: int = 0  # validation losses; 0: only at the end
     save_every_steps: int = 0  # 0: only at the end
     keep_checkpoints: int = 2
-    max_seconds: float = 0.0  # stop early (with a complete checkpoint) after this wall time; 0: no limit
+    max_seconds: float = 0.0  # finish (last validation, complete checkpoint) after this wall time; 0: no limit
     resume: bool = True  # go on from the latest complete checkpoint of run.dir
     init_from: str = ""  # start from the weights of this checkpoint
+    tensorboard: bool = True  # write run.dir/tensorboard beside metrics.jsonl
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _build(metrics_by_task: Mapping[str, Mapping[str, Any]], tasks: set[str]) ->
             raise ConfigError(f"tasks: examples are of task {task!r}, known are {', '.join(metrics_by_task) or 'none'}")
     return {
         task: {name: METRIC.build(node, f"tasks.{task}.metrics.{name}") for name, node in metrics_by_task[task].items()}
-        for task in tasks
+        for task in sorted(tasks)
     }
 
 
@@ -300,9 +300,8 @@ def _entry(
     metric: Metric, identity: str, statistics: Sequence[np.ndarray], resamples: int, seed: int, at: str
 ) -> dict[str, Any]:
     """One metric's line of the card; null where no item or nothing to divide by."""
-    about = {
-        "metric_id": identity, "unit": getattr(metric, "unit", "score"), "higher_is_better": metric.higher_is_better,
-    }  # fmt: skip
+    better = None if hasattr(metric, "best") else metric.higher_is_better
+    about = {"metric_id": identity, "unit": getattr(metric, "unit", "score"), "higher_is_better": better}
     if not statistics:
         return {"value": None, "low": None, "high": None, "n": 0, **about}
     try:

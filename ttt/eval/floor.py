@@ -59,8 +59,8 @@ def measure_floor(
     chosen: list[tuple[str, Utterance, Path]] = []
     for manifest in manifests:
         utterances = read_manifest(manifest)
-        mine = utterances[:limit] if limit else utterances
-        chosen += [(u.split, u, wav_path(manifest, u).resolve()) for u in mine]
+        kept = utterances[:limit] if limit else utterances
+        chosen += [(u.split, u, wav_path(manifest, u).resolve()) for u in kept]
     heard = _transcribe({path: u for _, u, path in chosen}, codec, judge)
     rows = [_row(split, u, *heard[path], normalizer) for split, u, path in chosen]
     groups: dict[str, Any] = {}

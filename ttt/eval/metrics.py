@@ -14,7 +14,8 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     normalize                 the normaliser's function
 
 Beyond the interface a metric says its ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and what
-it ``rests_on`` (judge, normalizer), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``.
+it ``rests_on`` (judge, normalizer), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``; ``best`` is the
+value to reach where neither more nor less is better.
 """
 
 from __future__ import annotations
@@ -329,6 +330,8 @@ class _Ratio(Metric):
 @dataclass(frozen=True)
 class LengthRatio(_Ratio):
     """Seconds of speech made over seconds of the reference's speech; 1 is right, neither direction is better."""
+
+    best: ClassVar[float] = 1.0
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: seconds made, seconds of the reference."""

@@ -66,7 +66,7 @@ def text_table(rows: Sequence[Row], title: str, notes: Sequence[str] = (), alert
         lines.append("-" * WIDTH)
         heads = [f"{COLUMN_NAMES.get(c, c.rstrip('/')):^{_CELL}}" for c in pair]
         lines.append(f"{'':{_LABEL}}" + " ".join(heads))
-        lines.append(f"{'metric':{_LABEL}}" + " ".join(f"{"value":>8} {"95% interval":^15} {"n":>5}" for _ in pair))
+        lines.append(f"{'metric':{_LABEL}}" + " ".join(f"{'value':>8} {'95% interval':^15} {'n':>5}" for _ in pair))
         section = None
         for row in rows:
             if not any(c in row.cells for c in pair):

@@ -15,7 +15,7 @@ INITIALIZER = Registry(
 SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask",))
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
-CODEC = Registry("codec", "codec", _I + "Codec", builtin=("ttt.audio.codecs", "ttt.audio.external"))
+CODEC = Registry("codec", "codec", _I + "Codec", builtin=("ttt.audio.codecs",))
 TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.tasks.text"))
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,16 @@ def example(uid: str, task: str, text: str, split: str = "test", key: str | None
 
 def answer(ex: Example, text: str, said: str | None = None, **more: Any) -> Generated:
     """A generation: writes ``text``, says ``said``."""
-    defaults: dict[str, Any] = {"calls": {"ar": 3, "diffusion": 2}, "seconds": 0.1, "first_block_s": 0.05, "stopped": "im_end"}
+    defaults: dict[str, Any] = {
+        "calls": {"ar": 3, "diffusion": 2},
+        "seconds": 0.1,
+        "first_block_s": 0.05,
+        "stopped": "im_end",
+    }
     codes = spoken(said or "")
-    return Generated(ex.uid, ex.task, str(ex.meta["split"]), text, codes, **(defaults | more), where=f"gen.jsonl:{ex.uid}")
+    return Generated(
+        ex.uid, ex.task, str(ex.meta["split"]), text, codes, **(defaults | more), where=f"gen.jsonl:{ex.uid}"
+    )
 
 
 METRICS: Mapping[str, Mapping[str, str]] = {
@@ -91,12 +99,29 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-@pytest.fixture
-def fakes():
-    """The module's helpers, for tests that need several of them."""
-    from types import SimpleNamespace
-
+def _fakes() -> SimpleNamespace:
     return SimpleNamespace(
-        WORDS=WORDS, METRICS=METRICS, codec=ToneCodec(), judge=ToneJudge(), ToneJudge=ToneJudge, example=example,
-        answer=answer, spoken=spoken,
-    )  # fmt: skip
+        WORDS=WORDS,
+        METRICS=METRICS,
+        codec=ToneCodec(),
+        judge=ToneJudge(),
+        ToneJudge=ToneJudge,
+        example=example,
+        answer=answer,
+        spoken=spoken,
+    )
+
+
+@pytest.fixture
+def fakes() -> SimpleNamespace:
+    """The helpers of this module, with a fresh judge."""
+    return _fakes()
+
+
+@pytest.fixture(scope="session")
+def shared_fakes() -> SimpleNamespace:
+    """The same for fixtures that are made once; also pays for the slow imports once."""
+    import matplotlib.figure  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
+
+    return _fakes()

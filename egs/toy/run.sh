@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The smoke test: every stage of a real recipe on a world of tones, in about a minute on a CPU.
+#
+#   ./egs/toy/run.sh                        everything
+#   ./egs/toy/run.sh --stage 4 run.seed=2   from training on; settings go to ttt untouched
+#
+# Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite
+# Stages: 0 environment  1 corpus  3 tokens + examples  4 train  5 decode  6 score + report (tones need no stage 2)
+
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+stage=0 stop_stage=6 recipe=ttt name="" overwrite=false
+. recipes/_shared/stages.sh
+parse_options "$@"
+
+eg=egs/toy
+conf=$eg/conf/$recipe.yaml
+[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+world=$eg/exp/world
+run=$eg/exp/${name:-$recipe}
+
+if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
+need .venv/bin/ttt 0
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" "${overrides[@]}")
+if $overwrite; then common+=(--overwrite); fi
+test=(eval.examples="[$world/data/test.jsonl]" eval.out="$run/eval")
+
+if in_range 1; then
+    say 1 "corpus of tones"
+    if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
+        python $eg/local/data.py --out "$world/corpus" --seed 1
+    fi
+fi
+if in_range 3; then
+    need "$world/corpus/corpus.json" 1
+    say 3 "tokens and examples"
+    ttt tokenize "${common[@]}"
+    ttt examples "${common[@]}"
+fi
+if in_range 4; then
+    need "$world/data/train.jsonl" 3
+    say 4 "training"
+    ttt train "${common[@]}"
+fi
+if in_range 5; then
+    need "$run/checkpoints" 4
+    say 5 "decoding"
+    ttt generate "${common[@]}" "${test[@]}"
+fi
+if in_range 6; then
+    need "$run/eval/test.generations.jsonl" 5
+    say 6 "scores and report"
+    ttt floor "${common[@]}" "${test[@]}"
+    ttt score "${common[@]}" "${test[@]}"
+    ttt report "${common[@]}" "${test[@]}"
+fi

@@ -1,0 +1,40 @@
+# Shared by every run.sh: options, stage ranges, missing inputs.  Sourced, not run.
+#
+#   . recipes/_shared/stages.sh; parse_options "$@"
+#   if in_range 3; then need path 2 "what it is"; ...; fi
+#
+# Options set declared variables only (--stage 3, --stop-stage 4, --quick); key=value goes to `ttt` untouched.
+
+overrides=()
+
+die() { echo "run.sh: $*" >&2; exit 2; }
+
+parse_options() {
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            -h|--help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+            --*)
+                local name=${1#--}; name=${name//-/_}
+                [ -n "${!name+set}" ] || die "unknown option $1 (see --help)"
+                if [ "${!name}" = false ] || [ "${!name}" = true ]; then
+                    printf -v "$name" %s true; shift
+                else
+                    [ $# -ge 2 ] || die "option $1 needs a value"
+                    printf -v "$name" %s "$2"; shift 2
+                fi ;;
+            *=*) overrides+=("$1"); shift ;;
+            *) die "unknown argument $1 (options start with --, settings look like section.key=value)" ;;
+        esac
+    done
+    case "$stage$stop_stage" in *[!0-9]*) die "--stage and --stop-stage take numbers" ;; esac
+    [ "$stage" -le "$stop_stage" ] || die "--stage $stage is after --stop-stage $stop_stage"
+}
+
+# in_range N: is stage N asked for?
+in_range() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
+
+# need PATH STAGE: stop unless PATH is there, naming the stage that makes it.
+need() { [ -e "$1" ] || die "missing $1: run stage $2 first ($0 --stage $2)"; }
+
+# say N TEXT: one line with the time since the start.
+say() { printf '[%4ds] stage %s: %s\n' "$SECONDS" "$1" "$2"; }

@@ -1,0 +1,223 @@
+"""Checkpoint folders: written aside, renamed when whole, verified before they are read.  No pickle anywhere.
+
+``checkpoints/step-00001000/``: ``model/`` (Hugging Face format), ``engine/`` (optimiser), ``state.json``, ``config.yaml``,
+``env.json`` and, last, ``COMPLETE`` with the size and digest of every file.  A folder without it does not exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttt.errors import CheckpointError, TttError
+
+if TYPE_CHECKING:
+    from ttt.train.engine import Engine
+
+log = logging.getLogger(__name__)
+
+MARKER = "COMPLETE"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class DiskFullError(TttError):
+    """No room for a checkpoint; the last good one is untouched."""
+
+
+@dataclass
+class TrainState:
+    """Everything a run has to remember beside weights and optimiser: nothing in it belongs to one rank.
+
+    ``step``: updates done; ``tokens`` seen by all ranks; ``elapsed_s``: training time so far; ``stopped``: why the run
+    ended there (empty: it went on); ``window``: sums since the last line of the log.
+    """
+
+    step: int = 0
+    seed: int = 0
+    world_size: int = 1
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    data_digest: str = ""
+    vocab_digest: str = ""
+    stopped: str = ""
+    window: dict = field(default_factory=dict)
+
+
+def save_checkpoint(
+    root: Path, state: TrainState, engine: Engine, files: Mapping[str, str], keep: int = 2
+) -> Path:
+    """Write ``root/step-N`` from every rank, then delete all but the newest ``keep``.  ``files``: further texts by name.
+
+    Raises `DiskFullError` when there is no room; whatever goes wrong, no half folder stays behind.
+    """
+    target = root / f"step-{state.step:08d}"
+    if (target / MARKER).is_file():
+        return target
+    partial = root / f".{target.name}.partial"
+    try:
+        if engine.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / "model").mkdir(parents=True)
+            (partial / "engine").mkdir()
+        engine.barrier()
+        engine.save_model(partial / "model")
+        engine.save(partial / "engine")
+        engine.barrier()
+        if engine.rank == 0:
+            for name, text in {**files, "state.json": json.dumps(asdict(state), indent=1) + "\n"}.items():
+                (partial / name).write_text(text, encoding="utf-8")
+            _publish(partial, target, state.step)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not is_disk_full(error):
+            raise
+        last = latest_complete(root)
+        raise DiskFullError(
+            f"{target}: the disk is full: a checkpoint needs about {_mib(engine.state_bytes())}, "
+            f"{_mib(shutil.disk_usage(root).free)} are free; make room or lower train.keep_checkpoints, then run again "
+            f"(it goes on from {last.name if last else 'the start: there is no complete checkpoint'})"
+        ) from error
+    engine.barrier()
+    if engine.rank == 0:
+        for old in complete_checkpoints(root)[:-keep]:
+            # The marker first: a deletion that is cut short leaves no folder that looks complete.
+            (old / MARKER).unlink()
+            shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(folder: Path, engine: Engine, vocab_digest: str = "") -> TrainState:
+    """Verify ``folder``, load weights and optimiser into ``engine``, return the rest."""
+    verify(folder)
+    check_model_folder(folder / "model", vocab_digest)
+    state = read_state(folder)
+    engine.load_model(folder / "model")
+    engine.load(folder / "engine")
+    return state
+
+
+def read_state(folder: Path) -> TrainState:
+    """``state.json`` of a checkpoint."""
+    try:
+        raw = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        known = {f.name for f in fields(TrainState)}
+        return TrainState(**{k: v for k, v in raw.items() if k in known})
+    except (OSError, json.JSONDecodeError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'state.json'}: not readable: {error}; {_advice(folder)}") from error
+
+
+def complete_checkpoints(root: str | Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [p.parent for p in Path(root).glob(f"step-*/{MARKER}") if p.parent.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def latest_complete(root: str | Path) -> Path | None:
+    """The newest complete checkpoint of a ``checkpoints`` folder."""
+    return next(reversed(complete_checkpoints(root)), None)
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with ``COMPLETE``: its size, then its digest.  Raises `CheckpointError` naming the file."""
+    marker = folder / MARKER
+    try:
+        listed = json.loads(marker.read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {MARKER} file: it was not written to the end; {_advice(folder)}") from None
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{marker}: not readable; {_advice(folder)}") from error
+    for name, entry in listed.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise CheckpointError(f"{folder}: file {name} is missing; {_advice(folder)}")
+        if size != entry["bytes"]:
+            raise CheckpointError(
+                f"{folder}: file {name} is {size} bytes, {MARKER} says {entry['bytes']}; {_advice(folder)}"
+            )
+    for name, entry in listed.items():
+        if digest_of(folder / name) != entry["blake2b"]:
+            raise CheckpointError(
+                f"{folder}: file {name} has other contents than when it was written (its digest differs from {MARKER}); "
+                f"{_advice(folder)}"
+            )
+
+
+def check_model_folder(folder: Path, vocab_digest: str = "") -> None:
+    """Refuse pickled weights, and weights of another vocabulary than ``vocab_digest`` (empty: any)."""
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES) if folder.is_dir() else []
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: {pickles[0]} is a pickle, which can run code when it is read; convert it to safetensors "
+            "(save_pretrained does) and delete it"
+        )
+    if not vocab_digest:
+        return
+    path = folder / "vocab.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["digest"]
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"{path}: no vocabulary digest here ({type(error).__name__}); is this a model folder?") from error
+    if found != vocab_digest:
+        raise CheckpointError(
+            f"{path}: the weights were trained with vocabulary {found}, this run has {vocab_digest}; "
+            "use the tokenizer folder they were trained with (data.tokenizer)"
+        )
+
+
+def digest_of(path: Path) -> str:
+    """BLAKE2b of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as data:
+        while block := data.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Does this error, however wrapped, mean that there is no room?"""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors reports the operating system's error as text only.
+    return "No space left on device" in str(error) or f"os error {errno.ENOSPC})" in str(error)
+
+
+def _publish(partial: Path, target: Path, step: int) -> None:
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        _sync(path)
+        files[path.relative_to(partial).as_posix()] = {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
+    marker = partial / MARKER
+    marker.write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
+    _sync(marker)
+    if target.exists():  # without a marker: it does not exist
+        shutil.rmtree(target)
+    os.rename(partial, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _advice(folder: Path) -> str:
+    others = [p for p in complete_checkpoints(folder.parent) if p.name < folder.name]
+    if not others:
+        return "delete the folder; there is no complete one before it"
+    return f"delete the folder, the previous complete one is {others[-1].name}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,212 @@
+"""What a run says while it runs: ``metrics.jsonl`` and TensorBoard with stable keys, and a progress line.
+
+Keys: ``train/loss``, ``train/loss/<term>``, ``train/<stat>``, ``train/grad_norm``, ``train/lr``, ``train/tokens``,
+``train/tokens_per_s``, ``train/epoch``, ``train/seconds``; ``dev/loss``, ``dev/loss/<term>``, ``dev/<stat>``; callbacks
+choose their own.  One line per step, ``step`` first; after a resume no step appears twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ttt.errors import MissingExtraError
+from ttt.train.step import StepReport
+
+log = logging.getLogger(__name__)
+
+
+class Window:
+    """Means since the last line of the log.  Plain numbers, stored in checkpoints: a resume changes no line."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        state = state or {}
+        self.means: dict[str, list[float]] = {k: list(v) for k, v in state.get("means", {}).items()}  # [sum, count]
+        self.tokens = int(state.get("tokens", 0))
+        self.seconds = float(state.get("seconds", 0.0))
+
+    def add(self, report: StepReport, seconds: float) -> None:
+        """Count one update in: each update weighs the same, each statistic by its own count."""
+        values = {"train/loss": (report.loss, 1.0), "train/grad_norm": (report.grad_norm, 1.0)}
+        values.update({f"train/loss/{name}": (value, 1.0) for name, value in report.terms.items()})
+        values.update({f"train/{name}": pair for name, pair in report.stats.items()})
+        for key, (value, count) in values.items():
+            mean = self.means.setdefault(key, [0.0, 0.0])
+            mean[0] += value
+            mean[1] += count
+        self.tokens += report.tokens
+        self.seconds += seconds
+
+    def flush(self) -> dict[str, float]:
+        """Means by key; starts afresh."""
+        values = means(self.means)
+        if self.seconds > 0:
+            values["train/tokens_per_s"] = self.tokens / self.seconds
+        self.means, self.tokens, self.seconds = {}, 0, 0.0
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"means": self.means, "tokens": self.tokens, "seconds": self.seconds}
+
+
+def means(pairs: Mapping[str, Any]) -> dict[str, float]:
+    """(sum, count) -> mean; what has no count is left out.
+
+    >>> means({"a": (3.0, 2.0), "b": (0.0, 0.0)})
+    {'a': 1.5}
+    """
+    return {key: value / count for key, (value, count) in pairs.items() if count > 0}
+
+
+class Tracker:
+    """Writes the metrics of rank zero; on other ranks it does nothing."""
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool = True, enabled: bool = True) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.enabled = enabled
+        self._board: Any = None
+        self._file: Any = None
+        if not enabled:
+            return
+        cut_back(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8")
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingExtraError(
+                    f"train.tensorboard: {error}; 'pip install tensorboard' or train.tensorboard=false"
+                ) from error
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line.  Values that are not finite become null in the file."""
+        if not self.enabled or not values:
+            return
+        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, **clean}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+    def sync(self) -> None:
+        """Everything written so far is on the disk."""
+        if self.enabled:
+            os.fsync(self._file.fileno())
+            if self._board is not None:
+                self._board.flush()
+
+    def close(self) -> None:
+        """End the files."""
+        if self.enabled:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+
+def cut_back(path: Path, step: int) -> int:
+    """Drop the lines after ``step``, and a last line that was cut short.  -> number of lines dropped."""
+    if not path.is_file():
+        return 0
+    kept, dropped = [], 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            keep = json.loads(line)["step"] <= step
+        except (json.JSONDecodeError, KeyError, TypeError):
+            keep = False
+        if keep:
+            kept.append(line)
+        else:
+            dropped += 1
+    if dropped:
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        log.info("%s: %d lines after step %d dropped; they are made again", path.name, dropped, step)
+    return dropped
+
+
+class Progress:
+    """A bar on a terminal; elsewhere one line per record."""
+
+    WIDTH = 24
+
+    def __init__(self, steps: int, max_seconds: float = 0.0, enabled: bool = True, stream: TextIO | None = None) -> None:
+        self.steps, self.max_seconds, self.enabled = steps, max_seconds, enabled
+        self.stream = stream or sys.stderr
+        self.terminal = enabled and self.stream.isatty()
+        self._recent: list[tuple[float, int, int]] = []  # (time, step, tokens)
+        self._drawn = 0.0
+
+    def update(self, step: int, tokens: int, loss: float, elapsed_s: float) -> None:
+        """After each update."""
+        now = time.monotonic()
+        self._recent = [*self._recent[-50:], (now, step, tokens)]
+        if not self.terminal or (now - self._drawn < 0.2 and step < self.steps):
+            return
+        self._drawn = now
+        rate, left = self._rates(step, elapsed_s)
+        share = max(step / self.steps, elapsed_s / self.max_seconds if self.max_seconds else 0.0)
+        filled = min(self.WIDTH, int(share * self.WIDTH))
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        self.stream.write(
+            f"\r[{bar}] {step}/{self.steps}  loss {loss:.4f}  {rate:,.0f} tokens/s  ETA {clock(left)}\x1b[K"
+        )
+        self.stream.flush()
+
+    def record(self, step: int, values: Mapping[str, float], elapsed_s: float) -> None:
+        """After each line of the log."""
+        if not self.enabled or not values:
+            return
+        if self.terminal and not any(k.startswith("dev/") for k in values):
+            return
+        self.end()
+        _, left = self._rates(step, elapsed_s)
+        shown = [
+            f"{label} {values[key]:.{digits}f}"
+            for key, label, digits in (
+                ("train/loss", "loss", 4), ("dev/loss", "dev", 4), ("train/grad_norm", "norm", 2),
+                ("train/tokens_per_s", "tokens/s", 0),
+            ) if key in values
+        ]  # fmt: skip
+        terms = [f"{k.removeprefix('train/loss/')} {v:.4f}" for k, v in values.items() if k.startswith("train/loss/")]
+        log.info("step %d/%d  %s  ETA %s", step, self.steps, "  ".join([*shown[:1], *terms, *shown[1:]]), clock(left))
+
+    def end(self) -> None:
+        """Leave the bar's line."""
+        if self.terminal and self._drawn:
+            self.stream.write("\n")
+            self.stream.flush()
+            self._drawn = 0.0
+
+    def _rates(self, step: int, elapsed_s: float) -> tuple[float, float]:
+        """Tokens per second, and seconds left."""
+        if len(self._recent) < 2:
+            return 0.0, math.inf
+        (t0, s0, n0), (t1, s1, n1) = self._recent[0], self._recent[-1]
+        span = max(t1 - t0, 1e-9)
+        left = (self.steps - step) * span / max(s1 - s0, 1)
+        if self.max_seconds:
+            left = min(left, max(0.0, self.max_seconds - elapsed_s))
+        return (n1 - n0) / span, left
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss.
+
+    >>> clock(3725.4), clock(math.inf)
+    ('1:02:05', '?')
+    """
+    if not math.isfinite(seconds):
+        return "?"
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,352 @@
+"""The loop: when to log, validate, save and stop.  It knows an objective and an engine, nothing of what they compute.
+
+A run folder holds ``config.yaml``, ``command.txt``, ``env.json``, ``data.json`` (digests), ``metrics.jsonl``,
+``tensorboard/``, ``checkpoints/`` and, after a failure, ``crash-N/`` with the batch that failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ttt.config.load import resolved_yaml
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError
+from ttt.interfaces import Objective
+from ttt.train import environment
+from ttt.train.checkpoint import TrainState, check_model_folder, latest_complete, load_checkpoint, read_state, save_checkpoint
+from ttt.train.engine import Engine, build_engine
+from ttt.train.optim import check_section, lr_at
+from ttt.train.step import name_examples, train_step, validation_losses
+from ttt.train.tracking import Progress, Tracker, Window, means
+from ttt.types import Kind, PackedBatch
+
+log = logging.getLogger(__name__)
+
+FINISHED = ("steps", "max_seconds")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What `run.overwrite` removes: only what a run writes itself.
+OWN_FILES = ("config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "crash-*")
+
+
+class Batches(Protocol):
+    """What the trainer needs of a loader: batches as a pure function, so that there is no position to save."""
+
+    digest: str
+
+    def micro_batch(self, update: int, index: int) -> PackedBatch:
+        """Micro-batch ``index`` of update ``update`` (from 0) on this rank."""
+
+    def epoch_of(self, update: int) -> float:
+        """Epochs done when ``update`` starts."""
+
+
+# Called at validation time on every rank, model in evaluation mode, no gradients: (trainer, step) -> further metrics.
+Callback = Callable[["Trainer", int], "Mapping[str, float] | None"]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a call of `Trainer.run` ended.
+
+    ``stopped``: "steps", "max_seconds", "SIGTERM" or "SIGINT"; ``metrics``: the last line that was logged.
+    """
+
+    step: int
+    stopped: str
+    checkpoint: Path | None
+    metrics: Mapping[str, float]
+
+    @property
+    def exit_code(self) -> int:
+        """130 after an interrupt from the keyboard, else 0."""
+        return 130 if self.stopped == "SIGINT" else 0
+
+
+class Trainer:
+    """Trains ``model`` on ``loader`` with ``objective``; goes on from the latest complete checkpoint of ``run.dir``.
+
+    ``model`` has ``save(folder)``; ``dev_batches`` are validated every ``eval_every_steps`` and at the end, and
+    ``callbacks`` called then.  ``vocab_digest`` guards against weights of another vocabulary (None: the model's own).
+    """
+
+    def __init__(
+        self, config: RunConfig, model: nn.Module, objective: Objective, loader: Batches,
+        dev_batches: Sequence[PackedBatch] = (), *, vocab_digest: str | None = None,
+        callbacks: Sequence[Callback] = (), engine: Engine | None = None,
+    ) -> None:  # fmt: skip
+        check_section(config.train)
+        self.config, self.objective, self.loader = config, objective, loader
+        self.dev_batches, self.callbacks = list(dev_batches), list(callbacks)
+        self.folder = Path(config.run.dir)
+        self.engine = engine or build_engine(model, config.train, config.run.device)
+        if vocab_digest is None:
+            vocab_digest = getattr(getattr(getattr(model, "tokenizer", None), "vocab", None), "digest", "")
+        self.state = TrainState(
+            seed=config.run.seed, world_size=self.engine.world_size, data_digest=loader.digest, vocab_digest=vocab_digest
+        )
+        self.window = Window()
+        self._config_yaml = resolved_yaml(config)
+        self._signal = ""
+        self._began = time.monotonic()
+        self._elapsed_s = 0.0  # training time at the last look, the same on every rank
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def model(self) -> nn.Module:
+        """The network being trained."""
+        return self.engine.model
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.folder / "checkpoints"
+
+    def run(self) -> RunReport:
+        """Train to the end, to a signal, or to the time budget; always leaves a complete checkpoint when it returns."""
+        main = self.engine.rank == 0
+        with environment.hold(self.folder) if main else contextlib.nullcontext(), self._listening():
+            if main:
+                self._prepare_folder()
+            self.engine.barrier()
+            self._resume()
+            tracker = Tracker(self.folder, self.state.step, self.config.train.tensorboard, enabled=main)
+            try:
+                return self._loop(tracker)
+            finally:
+                tracker.close()
+                self.engine.close()
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Validation losses and what the callbacks add, by key."""
+        was_training = self.model.training
+        self.model.eval()
+        values: dict[str, float] = {}
+        try:
+            if self.dev_batches:
+                loss, terms, stats = validation_losses(self.engine, self.objective, self.dev_batches, self.config.run.seed)
+                values["dev/loss"] = loss
+                values.update({f"dev/loss/{name}": value for name, value in terms.items()})
+                values.update({f"dev/{name}": value for name, value in means(stats).items()})
+            with torch.no_grad():
+                for callback in self.callbacks:
+                    values.update(callback(self, step) or {})
+        finally:
+            self.model.train(was_training)
+        return values
+
+    def _loop(self, tracker: Tracker) -> RunReport:
+        train, state = self.config.train, self.state
+        progress = Progress(train.steps, train.max_seconds, enabled=self.engine.rank == 0)
+        self._began = time.monotonic()
+        self.model.train()
+        checkpoint = latest_complete(self.checkpoints)
+        stopped = self._stop_reason()
+        if stopped in FINISHED:
+            log.info("%s: nothing left to do: %d steps, %.0f s done (%s)", self.folder, state.step, state.elapsed_s, stopped)
+        while not stopped:
+            report, seconds = self._update()
+            self.window.add(report, seconds)
+            progress.update(state.step, state.tokens, report.loss, self._elapsed_s)
+            stopped = self._stop_reason()
+            finished = stopped in FINISHED
+            values: dict[str, float] = {}
+            if finished or _due(state.step, train.log_every_steps):
+                values.update(self.window.flush())
+                values["train/lr"] = self._lr
+                values["train/tokens"] = state.tokens
+                values["train/epoch"] = self.loader.epoch_of(state.step)
+                values["train/seconds"] = self._elapsed_s
+            if finished or _due(state.step, train.eval_every_steps):
+                values.update(self.validate(state.step))
+            tracker.write(state.step, values)
+            progress.record(state.step, values, self._elapsed_s)
+            self._metrics = values or self._metrics
+            if stopped or _due(state.step, train.save_every_steps):
+                tracker.sync()
+                checkpoint = self._save(stopped)
+        progress.end()
+        if stopped not in FINISHED:
+            log.info("%s: stopped by %s after step %d; the same command goes on from there", self.folder, stopped, state.step)
+        return RunReport(state.step, stopped, checkpoint, self._metrics)
+
+    def _update(self) -> tuple[Any, float]:
+        """One update; on any failure its batches are saved first."""
+        started = time.monotonic()
+        update = self.state.step
+        self._lr = lr_at(self.config.train, update, self._elapsed_s)
+        window: list[PackedBatch] = []
+        try:
+            for index in range(self.config.train.accumulate):
+                window.append(self.loader.micro_batch(update, index))
+            report = train_step(
+                self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr
+            )
+        except Exception as error:
+            save_crash(self.folder / f"crash-{update + 1:08d}", update, self.engine.rank, window, error)
+            raise
+        self.state.step += 1
+        self.state.tokens += report.tokens
+        return report, time.monotonic() - started
+
+    def _stop_reason(self) -> str:
+        """Why to stop now, or nothing.  Rank zero's clock and every rank's signals count, so all ranks agree."""
+        own_s = self.state.elapsed_s + time.monotonic() - self._began
+        shared = self.engine.sum_over_ranks(
+            {"elapsed": own_s if self.engine.rank == 0 else 0.0, **{s.name: float(self._signal == s.name) for s in SIGNALS}}
+        )
+        self._elapsed_s = shared["elapsed"]
+        train = self.config.train
+        if self.state.step >= train.steps:
+            return "steps"
+        if train.max_seconds and self._elapsed_s >= train.max_seconds:
+            return "max_seconds"
+        return next((s.name for s in SIGNALS if shared[s.name]), "")
+
+    def _save(self, stopped: str) -> Path:
+        now = time.monotonic()
+        self.state.elapsed_s += now - self._began
+        self._began = now
+        self.state.stopped, self.state.window = stopped, self.window.state()
+        env = json.dumps(environment.collect(), indent=1) + "\n" if self.engine.rank == 0 else ""
+        return save_checkpoint(
+            self.checkpoints, self.state, self.engine, {"config.yaml": self._config_yaml, "env.json": env},
+            self.config.train.keep_checkpoints,
+        )  # fmt: skip
+
+    def _prepare_folder(self) -> None:
+        """Refuse another run's folder, or clear it when told to; store what this run is made of."""
+        run, train = self.config.run, self.config.train
+        if run.overwrite:
+            clear(self.folder)
+        elif not train.resume and latest_complete(self.checkpoints):
+            raise ConfigError(
+                f"train.resume: false, but {self.folder} holds a run (latest: {latest_complete(self.checkpoints).name}); "  # type: ignore[union-attr]
+                "run.overwrite=true starts over, another run.dir keeps both"
+            )
+        identity = {"data_digest": self.state.data_digest, "vocab_digest": self.state.vocab_digest}
+        for change in environment.check_same_run(self.folder, self._config_yaml, identity):
+            log.info("%s: the run goes on with %s", self.folder, change)
+            if change.startswith("train.steps:"):
+                log.warning("train.steps changed: the learning-rate schedule is stretched to the new length from here on")
+        for leftover in self.checkpoints.glob(".step-*.partial"):
+            shutil.rmtree(leftover)
+        self.checkpoints.mkdir(exist_ok=True)
+        (self.folder / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
+        (self.folder / "env.json").write_text(json.dumps(environment.collect(), indent=1) + "\n", encoding="utf-8")
+        (self.folder / "data.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {environment.command_line()}\n")
+
+    def _resume(self) -> None:
+        found = latest_complete(self.checkpoints)
+        if found is None or not self.config.train.resume:
+            return
+        stored = read_state(found)
+        if stored.world_size != self.engine.world_size:
+            raise ConfigError(
+                f"{found}: written by {stored.world_size} ranks, this run has {self.engine.world_size}: the batches would be "
+                "others; start as many, or a new run with train.init_from"
+            )
+        check_model_folder(found / "model", self.state.vocab_digest)
+        self.state = load_checkpoint(found, self.engine, self.state.vocab_digest)
+        self.window = Window(self.state.window)
+        self.state.stopped = ""
+        if self.engine.rank == 0:
+            log.info("%s: going on from %s (%d tokens seen)", self.folder, found.name, self.state.tokens)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask for a checkpoint after the running update; a second one acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[signal.Signals, Any] = {}
+
+        def note(number: int, frame: Any) -> None:
+            self._signal = signal.Signals(number).name
+            for known, handler in before.items():
+                signal.signal(known, handler)
+            log.warning("%s: saving after this update; once more stops at once", self._signal)
+
+        for number in SIGNALS:
+            before[number] = signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for known, handler in before.items():
+                signal.signal(known, handler)
+
+
+def save_crash(
+    folder: Path, update: int, rank: int, window: Sequence[PackedBatch], error: BaseException
+) -> None:
+    """Keep the batches of a failed update: ``rank-R.safetensors`` (tensors ``i.field``) and ``rank-R.json``; log them."""
+    from safetensors.torch import save_file
+
+    batches = []
+    tensors: dict[str, Tensor] = {}
+    for i, batch in enumerate(window):
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        tensors.update({f"{i}.{k}": v.cpu().contiguous().clone() for k, v in values.items() if isinstance(v, Tensor)})
+        kinds = Counter(batch.kind.flatten().tolist())
+        batches.append({
+            "shape": list(batch.ids.shape), "kinds": {k.name: kinds.get(int(k), 0) for k in Kind},
+            **{k: v for k, v in values.items() if not isinstance(v, Tensor)},
+        })  # fmt: skip
+    record = {"update": update, "step": update + 1, "error": f"{type(error).__name__}: {error}", "batches": batches}
+    log.error("step %d failed: %s", update + 1, record["error"])
+    for i, entry in enumerate(batches):
+        log.error("  micro-batch %d: shape %s, %s, %s", i, entry["shape"], entry["kinds"], name_examples(window[i : i + 1], 64))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"rank-{rank}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if tensors:
+            save_file(tensors, folder / f"rank-{rank}.safetensors")
+        log.error("  saved to %s", folder)
+    except Exception as second:  # the first error is the one that matters
+        log.error("  not saved to %s: %s", folder, second)
+
+
+def load_crash(folder: Path, rank: int = 0) -> tuple[dict[str, Any], list[PackedBatch]]:
+    """What `save_crash` wrote: the record, and the batches to try again."""
+    from safetensors.torch import load_file
+
+    record = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
+    path = folder / f"rank-{rank}.safetensors"
+    tensors = load_file(path) if path.is_file() else {}
+    batches = []
+    for i, entry in enumerate(record["batches"]):
+        named = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
+        batches.append(
+            PackedBatch(**named, n_docs=entry["n_docs"], mask_id=entry["mask_id"], uids=tuple(entry["uids"]))
+        )
+    return record, batches
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run wrote to its folder, and nothing else."""
+    for pattern in OWN_FILES:
+        for path in folder.glob(pattern):
+            log.info("run.overwrite: removing %s", path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
