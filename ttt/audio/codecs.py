@@ -145,7 +145,7 @@ class MelKmeans(TrainableCodec):
     level: bool = False  # bring each utterance's loudest mel frame to the same level first
     context: int = 1  # neighbours the decoder looks at, on either side
     max_frames: int = 100_000  # codes (not mel frames) used for fitting
-    iterations: int = 15  # of k-means
+    iterations: int = 10  # of k-means
     griffin_lim_iterations: int = 32
 
     rate_hz = 16_000

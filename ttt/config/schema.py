@@ -75,7 +75,7 @@ class TrainSection:
     eval_every_steps: int = 0  # validation losses; 0: only at the end
     save_every_steps: int = 0  # 0: only at the end
     keep_checkpoints: int = 2
-    max_seconds: float = 0.0  # finish (last validation, complete checkpoint) after this wall time; 0: no limit
+    max_seconds: float = 0.0  # finish (then validate and save) after this much time in the loop; 0: no limit
     resume: bool = True  # go on from the latest complete checkpoint of run.dir
     init_from: str = ""  # start from the weights of this checkpoint
     tensorboard: bool = True  # write run.dir/tensorboard beside metrics.jsonl

@@ -48,12 +48,13 @@ def make_card(
 
     ``name`` tells systems of one run apart and becomes the prefix of its keys in a report; ``config`` is the resolved
     configuration; ``data`` the files that were read (their digests are stored); ``limited`` says in words why the
-    numbers are not of the full job; it is joined with ``eval.note`` and ``eval.limit`` of the configuration.
+    numbers are not of the full job; ``eval.note`` and ``eval.limit`` of the configuration are added.
     """
     command = command or sys.argv
     told = dict((config or {}).get("eval") or {})
-    limit = f"only the first {told['limit']} items of each file" if told.get("limit") else ""
-    reasons = [part for part in (limited, result.get("limited", ""), told.get("note", ""), limit) if part]
+    reasons = [part for part in (limited, result.get("limited", ""), told.get("note", "")) if part]
+    if told.get("limit") and not limited and not result.get("limited"):
+        reasons.append(f"first {told['limit']} items of each file")
     return {
         "format": FORMAT,
         "name": name,
@@ -68,7 +69,7 @@ def make_card(
         "seeds": dict(seeds or {}),
         "versions": versions(),
         "git": git_state(),
-        "data": {path.name: digest(path) for path in map(Path, data)},
+        "data": _digests([Path(path) for path in data]),
         "decode": dict(decode or {}),
         "hardware": hardware(),
         "timing": dict(result.get("timing", {})),
@@ -145,6 +146,12 @@ def digest(path: str | Path) -> str:
         while block := data.read(1 << 20):
             total.update(block)
     return total.hexdigest()[:16]
+
+
+def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    """By file name, with the folder's name where two files share one."""
+    names = [path.name for path in paths]
+    return {p.name if names.count(p.name) == 1 else f"{p.parent.name}/{p.name}": digest(p) for p in paths}
 
 
 def versions() -> dict[str, str]:

@@ -167,7 +167,8 @@ def _match(records: Sequence[Generated], examples: Sequence[Example]) -> list[tu
     for record in records:
         if record.uid not in wanted:
             raise DataError(
-                f"{record.where}: uid {record.uid!r} is not among the {len(wanted)} examples; decode these again"
+                f"{record.where}: uid {record.uid!r} is not among the {len(wanted)} examples; decode these again, "
+                "or score with the limit they were decoded with"
             )
         if record.uid in found:
             raise DataError(

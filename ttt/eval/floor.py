@@ -46,8 +46,8 @@ def measure_floor(
     """Error rates by split and group of voices; writes ``out`` (JSON) and ``*.items.jsonl`` beside it.
 
     Groups of a manifest: ``all`` its voices, ``out`` (the voice that models speak in) and ``input`` (all but ``out``).
-    ``values`` holds the keys of the report.  Of the split ``test``: ``judge/wer`` and ``codec/floor_wer`` over all
-    voices, ``judge/wer_out`` and ``codec/floor_wer_out`` over the output voice.  Of any other split, under its prefix:
+    ``values`` holds the keys of the report.  Of the split ``test``: ``judge/wer`` and ``codec/floor_wer_all`` over all
+    voices, ``judge/wer_out`` and ``codec/floor_wer`` over the output voice (the one models speak in).  Of any other split, under its prefix:
     the first two over its ``input`` voices, because its output voice is that of ``test``.
     ``limit``: utterances per manifest.
     """
@@ -156,6 +156,7 @@ def _values(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         values[f"{prefix}judge/wer"] = main["original"]
         values[f"{prefix}codec/floor_wer"] = main["resynthesized"]
         if not prefix and "out" in mine:
+            values["codec/floor_wer_all"] = main["resynthesized"]
+            values["codec/floor_wer"] = mine["out"]["resynthesized"]
             values["judge/wer_out"] = mine["out"]["original"]
-            values["codec/floor_wer_out"] = mine["out"]["resynthesized"]
     return values

@@ -79,7 +79,8 @@ def _samples(card_path: Path, out: Path) -> list[str]:
         for line in lines:
             item = json.loads(line)
             groups.setdefault(key_prefix(item["split"]) + item["task"], []).append(item)
-    page = ["## Samples", "", f"The first of each task, not chosen; all items: [{path.name}]({_link(path, out)}).", ""]
+    everything = f"[{path.name}]({_link(path, out)})"
+    page = ["## Samples", "", f"The first answers of each task that speak, not chosen; all items: {everything}.", ""]
     for group, items in groups.items():
         shown = [i for i in items if i.get("wav")][:10] or items[:10]
         page += [f"### {group}", "", "| item | reference | written | heard | sound |", "|---|---|---|---|---|"]

@@ -47,7 +47,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Key -> (steps, values) of every loss in a log: keys with a part that is ``loss`` or begins with it."""
+    """Key -> (steps, values) of every loss in a log: keys with a part ``loss`` or ``loss_..``; null becomes NaN."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
         step = record.get("step")
@@ -55,7 +55,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, 
             continue
         for key, value in record.items():
             parts = key.split("/")
-            if isinstance(value, (int, float)) and any(p == "loss" or p.startswith("loss_") for p in parts):
+            if isinstance(value, (int, float, type(None))) and any(p == "loss" or p.startswith("loss_") for p in parts):
                 steps, values = found.setdefault(key, ([], []))
                 steps.append(step)
                 values.append(float("nan") if value is None else value)
@@ -219,7 +219,7 @@ def _bars(axes: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
     axes.grid(axis="x", alpha=0.25)
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> Any:
+def _figure(width: float, height: float, layout: Any = "constrained") -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout=layout)

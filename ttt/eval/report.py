@@ -25,8 +25,8 @@ FORMAT = "ttt-report-1"
 _FLOOR_NAMES = {
     "judge/wer": "judge, original speech, all",
     "judge/wer_out": "judge, original, output voice",
-    "codec/floor_wer": "codec floor, all voices",
-    "codec/floor_wer_out": "codec floor, output voice",
+    "codec/floor_wer": "codec floor, output voice",
+    "codec/floor_wer_all": "codec floor, all voices",
 }
 
 
@@ -182,12 +182,11 @@ def _notes(measured: Mapping[str, Any] | None, records: Sequence[Mapping[str, An
 
 
 def _training(records: Sequence[Mapping[str, Any]]) -> str:
-    last_step = max((r["step"] for r in records if isinstance(r.get("step"), (int, float))), default=0)
-    parts = [f"{last_step:.0f} steps"]
-    for key, (_, series) in sorted(plots.curves(records).items()):
-        if len(series) and np.isfinite(series[-1]):
-            parts.append(f"{key} {series[-1]:.3f}")
-    return ", ".join(parts)
+    """Steps, wall time and the last losses."""
+    last = {key: value for record in records for key, value in record.items() if isinstance(value, (int, float))}
+    spent = f" in {last['train/seconds']:.0f} s" if "train/seconds" in last else ""
+    losses = [f"{key} {last[key]:.3f}" for key in sorted(plots.curves(records)) if key in last]
+    return ", ".join([f"{last.get('step', 0):.0f} steps{spent}", *losses])
 
 
 def _cost(card: Mapping[str, Any]) -> list[str]:

@@ -79,10 +79,22 @@ def build_backbone(
     return hf
 
 
+def quiet() -> None:
+    """Keep transformers' own progress bars and accelerator notices out of the log."""
+    import os
+
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # deepspeed would ask, and warn about the answer
+
+
 def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
     """`AutoModelForCausalLM.from_pretrained` of a local folder; only safetensors are read."""
     from transformers import AutoModelForCausalLM
 
+    quiet()
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained")
@@ -121,6 +133,7 @@ def initialize_rows(
 def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    quiet()
     if section.preset not in PRESETS:
         raise ConfigError(
             f"model.preset: no shape named {section.preset!r}.{suggest(section.preset, PRESETS)} Shapes: {', '.join(PRESETS)}"

@@ -1,7 +1,8 @@
 """Checkpoint folders: written aside, renamed when whole, verified before they are read.  No pickle anywhere.
 
-``checkpoints/step-00001000/``: ``model/`` (Hugging Face format), ``engine/`` (optimiser), ``state.json``, ``config.yaml``,
-``env.json`` and, last, ``COMPLETE`` with the size and digest of every file.  A folder without it does not exist.
+``checkpoints/step-00001000/``: ``model/`` (Hugging Face format), ``engine/`` (optimiser), ``state.json``,
+``config.yaml``, ``env.json`` and, last, ``COMPLETE`` with the size and digest of every file.  A folder without it does
+not exist.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 class DiskFullError(TttError):
-    """No room for a checkpoint; the last good one is untouched."""
+    """No room for a checkpoint or the log; the last good checkpoint is untouched."""
 
 
 @dataclass
@@ -54,7 +55,9 @@ class TrainState:
 def save_checkpoint(
     root: Path, state: TrainState, engine: Engine, files: Mapping[str, str], keep: int = 2
 ) -> Path:
-    """Write ``root/step-N`` from every rank, then delete all but the newest ``keep``.  ``files``: further texts by name.
+    """Write ``root/step-N`` from every rank, then delete all but the newest ``keep``.
+
+    ``files``: further texts by name.
 
     Raises `DiskFullError` when there is no room; whatever goes wrong, no half folder stays behind.
     """
@@ -146,8 +149,8 @@ def verify(folder: Path) -> None:
     for name, entry in listed.items():
         if digest_of(folder / name) != entry["blake2b"]:
             raise CheckpointError(
-                f"{folder}: file {name} has other contents than when it was written (its digest differs from {MARKER}); "
-                f"{_advice(folder)}"
+                f"{folder}: file {name} has other contents than when it was written (its digest differs from "
+                f"{MARKER}); {_advice(folder)}"
             )
 
 
@@ -165,7 +168,8 @@ def check_model_folder(folder: Path, vocab_digest: str = "") -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["digest"]
     except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(f"{path}: no vocabulary digest here ({type(error).__name__}); is this a model folder?") from error
+        reason = type(error).__name__
+        raise CheckpointError(f"{path}: no vocabulary digest here ({reason}); is this a model folder?") from error
     if found != vocab_digest:
         raise CheckpointError(
             f"{path}: the weights were trained with vocabulary {found}, this run has {vocab_digest}; "

@@ -50,7 +50,10 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, lr: float) -> float:
-        """Average gradients over ranks, clip, update, clear.  -> norm before clipping; not finite: nothing was updated."""
+        """Average gradients over ranks, clip, update, clear.  -> norm before clipping.
+
+        When the norm is not finite, nothing was updated.
+        """
 
     @abstractmethod
     def sum_over_ranks(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -85,7 +88,7 @@ class Engine(ABC):
         """Surrounds every forward pass: the number type to compute in."""
         return nullcontext()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most engines have nothing to leave)
         """Leave the group of ranks."""
 
 
@@ -285,8 +288,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     shapes = [n for n in stored if n in have and have[n].shape != stored[n].shape]
     if missing or odd or shapes:
         raise CheckpointError(
-            f"{folder}: weights of another model: {len(missing)} missing{_first(missing)}, {len(odd)} unknown{_first(odd)}, "
-            f"{len(shapes)} of another shape{_first(shapes)}"
+            f"{folder}: weights of another model: {len(missing)} missing{_first(missing)}, "
+            f"{len(odd)} unknown{_first(odd)}, {len(shapes)} of another shape{_first(shapes)}"
         )
     target.load_state_dict(stored, strict=False)
 

@@ -20,15 +20,17 @@ from ttt.errors import ConfigError, TttError
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "torchaudio", "soundfile", "omegaconf", "deepspeed")
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "numpy", "torchaudio", "soundfile", "omegaconf", "deepspeed",
+)  # fmt: skip
 
-# Keys that may differ when a run goes on: they change neither the data nor the arithmetic of an update.  The paths of the
-# data may differ because their contents are compared by digest.
+# Keys that may differ when a run goes on: they change neither the data nor the arithmetic of an update.  The paths of
+# the data may differ because their contents are compared by digest.
 HARMLESS = (
     "run.dir", "run.overwrite", "run.threads", "run.device", "data.corpus", "data.splits", "data.dir", "data.jobs",
     "data.train", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.max_seconds",
-    "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps", "train.keep_checkpoints", "train.resume",
-    "train.tensorboard", "eval", "judge", "tasks", "codec",
+    "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps", "train.keep_checkpoints",
+    "train.resume", "train.tensorboard", "eval", "judge", "tasks", "codec",
 )  # fmt: skip
 
 
@@ -94,7 +96,7 @@ def hold(folder: Path) -> Iterator[None]:
                 f"{folder}: {_holder(handle)} is running in this folder; wait for it, or choose another run.dir"
             ) from None
         except OSError as error:
-            log.warning("%s: this file system has no locks (%s); two runs in one folder would go unnoticed", folder, error)
+            log.warning("%s: no file locks here (%s); two runs in one folder would go unnoticed", folder, error)
         before = _read_lock(handle)
         if before and before.get("host") != socket.gethostname():
             raise RunFolderError(
@@ -140,7 +142,8 @@ def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) 
     stored = folder / "config.yaml"
     if not stored.is_file():
         return []
-    serious, harmless = differences(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}, yaml.safe_load(config_yaml))
+    old = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
+    serious, harmless = differences(old, yaml.safe_load(config_yaml))
     data = folder / "data.json"
     before = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {}
     serious += [
@@ -153,6 +156,13 @@ def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) 
             "Choose another run.dir, or run.overwrite=true to start over"
         )
     return harmless
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that it is never seen half."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,9 +20,9 @@ PROGRESS = ("steps", "seconds")
 def lr_at(train: TrainSection, update: int, elapsed_s: float = 0.0) -> float:
     """Learning rate of update number ``update`` (from 0).
 
-    Warm-up is linear over ``warmup_steps`` updates.  The decay starts at ``decay_start`` (not before the warm-up's end)
-    and ends at progress 1, where progress is ``update / steps``, or with ``schedule_by: seconds`` the larger of that and
-    ``elapsed_s / max_seconds``.
+    Warm-up is linear over ``warmup_steps`` updates.  The decay goes from progress ``decay_start`` to 1, where progress is
+    ``update / steps`` (and the decay waits for the warm-up's end), or with ``schedule_by: seconds`` the larger of that
+    and ``elapsed_s / max_seconds``.
 
     >>> train = TrainSection(steps=10, lr=1.0, schedule="linear", warmup_steps=2)
     >>> [lr_at(train, u) for u in (0, 1, 2, 6)]
@@ -76,7 +76,7 @@ def build_adamw(model: nn.Module, train: TrainSection) -> torch.optim.AdamW:
             "train.autocast=bfloat16 keeps them", parameters[0].dtype,
         )  # fmt: skip
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(groups, lr=train.lr, betas=tuple(train.betas), eps=train.eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps, fused=fused)
 
 
 def check_section(train: TrainSection) -> None:
@@ -88,7 +88,8 @@ def check_section(train: TrainSection) -> None:
     for key, least in (("steps", 1), ("accumulate", 1), ("keep_checkpoints", 1), ("warmup_steps", 0)):
         if not isinstance(getattr(train, key), int) or getattr(train, key) < least:
             raise ConfigError(f"train.{key}: must be a whole number >= {least}, got {getattr(train, key)!r}")
-    for key in ("log_every_steps", "eval_every_steps", "save_every_steps", "clip_norm", "max_seconds", "weight_decay", "lr"):
+    every = ("log_every_steps", "eval_every_steps", "save_every_steps")
+    for key in (*every, "clip_norm", "max_seconds", "weight_decay", "lr"):
         if getattr(train, key) < 0:
             raise ConfigError(f"train.{key}: must be >= 0, got {getattr(train, key)!r}")
     for key in ("decay_start", "min_lr_ratio"):

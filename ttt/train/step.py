@@ -44,8 +44,8 @@ def train_step(
 ) -> StepReport:
     """Plans, counts over window and ranks, backward per micro-batch, one update.
 
-    loss = sum over terms of scale * sum / global count; a term whose global count is zero is left out.  ``update`` counts
-    from 0.  Raises `NonFiniteError`, before the update, when a loss or the gradient is not finite.
+    loss = sum over terms of scale * sum / global count; a term whose global count is zero is left out.  ``update``
+    counts from 0.  Raises `NonFiniteError`, before the update, when a loss or the gradient is not finite.
     """
     # Dropout, if the backbone has any, draws from torch's global generator; this makes it a function of the update too.
     torch.manual_seed(derive_seed(seed, "dropout", update, engine.rank))

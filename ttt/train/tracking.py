@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ttt.errors import MissingExtraError
+from ttt.train.checkpoint import DiskFullError, is_disk_full
 from ttt.train.step import StepReport
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,13 @@ class Tracker:
         if not self.enabled or not values:
             return
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **clean}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFullError(f"{self.path}: the disk is full; make room, then run again") from error
+            raise
         if self._board is not None:
             for key, value in values.items():
                 self._board.add_scalar(key, value, step)
@@ -140,7 +146,9 @@ class Progress:
 
     WIDTH = 24
 
-    def __init__(self, steps: int, max_seconds: float = 0.0, enabled: bool = True, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, steps: int, max_seconds: float = 0.0, enabled: bool = True, stream: TextIO | None = None
+    ) -> None:
         self.steps, self.max_seconds, self.enabled = steps, max_seconds, enabled
         self.stream = stream or sys.stderr
         self.terminal = enabled and self.stream.isatty()

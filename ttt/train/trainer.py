@@ -27,7 +27,7 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.train import environment
-from ttt.train.checkpoint import TrainState, check_model_folder, latest_complete, load_checkpoint, read_state, save_checkpoint
+from ttt.train.checkpoint import TrainState, latest_complete, load_checkpoint, read_state, save_checkpoint
 from ttt.train.engine import Engine, build_engine
 from ttt.train.optim import check_section, lr_at
 from ttt.train.step import name_examples, train_step, validation_losses
@@ -39,7 +39,9 @@ log = logging.getLogger(__name__)
 FINISHED = ("steps", "max_seconds")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What `run.overwrite` removes: only what a run writes itself.
-OWN_FILES = ("config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "crash-*")
+OWN_FILES = (
+    "config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "crash-*",
+)  # fmt: skip
 
 
 class Batches(Protocol):
@@ -96,11 +98,12 @@ class Trainer:
         if vocab_digest is None:
             vocab_digest = getattr(getattr(getattr(model, "tokenizer", None), "vocab", None), "digest", "")
         self.state = TrainState(
-            seed=config.run.seed, world_size=self.engine.world_size, data_digest=loader.digest, vocab_digest=vocab_digest
-        )
+            seed=config.run.seed, world_size=self.engine.world_size, data_digest=loader.digest,
+            vocab_digest=vocab_digest,
+        )  # fmt: skip
         self.window = Window()
         self._config_yaml = resolved_yaml(config)
-        self._signal = ""
+        self._signal = self._environment = ""
         self._began = time.monotonic()
         self._elapsed_s = 0.0  # training time at the last look, the same on every rank
         self._metrics: dict[str, float] = {}
@@ -137,7 +140,9 @@ class Trainer:
         values: dict[str, float] = {}
         try:
             if self.dev_batches:
-                loss, terms, stats = validation_losses(self.engine, self.objective, self.dev_batches, self.config.run.seed)
+                loss, terms, stats = validation_losses(
+                    self.engine, self.objective, self.dev_batches, self.config.run.seed
+                )
                 values["dev/loss"] = loss
                 values.update({f"dev/loss/{name}": value for name, value in terms.items()})
                 values.update({f"dev/{name}": value for name, value in means(stats).items()})
@@ -156,7 +161,9 @@ class Trainer:
         checkpoint = latest_complete(self.checkpoints)
         stopped = self._stop_reason()
         if stopped in FINISHED:
-            log.info("%s: nothing left to do: %d steps, %.0f s done (%s)", self.folder, state.step, state.elapsed_s, stopped)
+            log.info(
+                "%s: nothing left to do: %d steps, %.0f s done (%s)", self.folder, state.step, state.elapsed_s, stopped
+            )
         while not stopped:
             report, seconds = self._update()
             self.window.add(report, seconds)
@@ -180,7 +187,7 @@ class Trainer:
                 checkpoint = self._save(stopped)
         progress.end()
         if stopped not in FINISHED:
-            log.info("%s: stopped by %s after step %d; the same command goes on from there", self.folder, stopped, state.step)
+            log.info("%s: stopped by %s after step %d; the same command goes on", self.folder, stopped, state.step)
         return RunReport(state.step, stopped, checkpoint, self._metrics)
 
     def _update(self) -> tuple[Any, float]:
@@ -205,9 +212,8 @@ class Trainer:
     def _stop_reason(self) -> str:
         """Why to stop now, or nothing.  Rank zero's clock and every rank's signals count, so all ranks agree."""
         own_s = self.state.elapsed_s + time.monotonic() - self._began
-        shared = self.engine.sum_over_ranks(
-            {"elapsed": own_s if self.engine.rank == 0 else 0.0, **{s.name: float(self._signal == s.name) for s in SIGNALS}}
-        )
+        told = {s.name: float(self._signal == s.name) for s in SIGNALS}
+        shared = self.engine.sum_over_ranks({"elapsed": own_s if self.engine.rank == 0 else 0.0, **told})
         self._elapsed_s = shared["elapsed"]
         train = self.config.train
         if self.state.step >= train.steps:
@@ -221,33 +227,31 @@ class Trainer:
         self.state.elapsed_s += now - self._began
         self._began = now
         self.state.stopped, self.state.window = stopped, self.window.state()
-        env = json.dumps(environment.collect(), indent=1) + "\n" if self.engine.rank == 0 else ""
-        return save_checkpoint(
-            self.checkpoints, self.state, self.engine, {"config.yaml": self._config_yaml, "env.json": env},
-            self.config.train.keep_checkpoints,
-        )  # fmt: skip
+        files = {"config.yaml": self._config_yaml, "env.json": self._environment}
+        return save_checkpoint(self.checkpoints, self.state, self.engine, files, self.config.train.keep_checkpoints)
 
     def _prepare_folder(self) -> None:
         """Refuse another run's folder, or clear it when told to; store what this run is made of."""
-        run, train = self.config.run, self.config.train
-        if run.overwrite:
+        latest = latest_complete(self.checkpoints)
+        if self.config.run.overwrite:
             clear(self.folder)
-        elif not train.resume and latest_complete(self.checkpoints):
+        elif latest is not None and not self.config.train.resume:
             raise ConfigError(
-                f"train.resume: false, but {self.folder} holds a run (latest: {latest_complete(self.checkpoints).name}); "  # type: ignore[union-attr]
+                f"train.resume: false, but {self.folder} holds a run (latest: {latest.name}); "
                 "run.overwrite=true starts over, another run.dir keeps both"
             )
         identity = {"data_digest": self.state.data_digest, "vocab_digest": self.state.vocab_digest}
         for change in environment.check_same_run(self.folder, self._config_yaml, identity):
             log.info("%s: the run goes on with %s", self.folder, change)
             if change.startswith("train.steps:"):
-                log.warning("train.steps changed: the learning-rate schedule is stretched to the new length from here on")
+                log.warning("train.steps changed: the learning rate follows the new length from here on")
         for leftover in self.checkpoints.glob(".step-*.partial"):
             shutil.rmtree(leftover)
         self.checkpoints.mkdir(exist_ok=True)
-        (self.folder / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
-        (self.folder / "env.json").write_text(json.dumps(environment.collect(), indent=1) + "\n", encoding="utf-8")
-        (self.folder / "data.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        self._environment = json.dumps(environment.collect(), indent=1) + "\n"
+        environment.write_whole(self.folder / "data.json", json.dumps(identity, indent=1) + "\n")
+        environment.write_whole(self.folder / "env.json", self._environment)
+        environment.write_whole(self.folder / "config.yaml", self._config_yaml)
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {environment.command_line()}\n")
 
@@ -258,10 +262,9 @@ class Trainer:
         stored = read_state(found)
         if stored.world_size != self.engine.world_size:
             raise ConfigError(
-                f"{found}: written by {stored.world_size} ranks, this run has {self.engine.world_size}: the batches would be "
-                "others; start as many, or a new run with train.init_from"
+                f"{found}: written by {stored.world_size} ranks, this run has {self.engine.world_size}: the batches "
+                "would be others; start as many, or a new run with train.init_from"
             )
-        check_model_folder(found / "model", self.state.vocab_digest)
         self.state = load_checkpoint(found, self.engine, self.state.vocab_digest)
         self.window = Window(self.state.window)
         self.state.stopped = ""
@@ -294,7 +297,7 @@ class Trainer:
 def save_crash(
     folder: Path, update: int, rank: int, window: Sequence[PackedBatch], error: BaseException
 ) -> None:
-    """Keep the batches of a failed update: ``rank-R.safetensors`` (tensors ``i.field``) and ``rank-R.json``; log them."""
+    """Keep and log the batches of a failed update: ``rank-R.safetensors`` (tensors ``i.field``), ``rank-R.json``."""
     from safetensors.torch import save_file
 
     batches = []
@@ -310,7 +313,8 @@ def save_crash(
     record = {"update": update, "step": update + 1, "error": f"{type(error).__name__}: {error}", "batches": batches}
     log.error("step %d failed: %s", update + 1, record["error"])
     for i, entry in enumerate(batches):
-        log.error("  micro-batch %d: shape %s, %s, %s", i, entry["shape"], entry["kinds"], name_examples(window[i : i + 1], 64))
+        names = name_examples([window[i]], 64)
+        log.error("  micro-batch %d: shape %s, %s, %s", i, entry["shape"], entry["kinds"], names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"rank-{rank}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ def test_card_holds_what_the_numbers_rest_on_and_comes_back(tmp_path):
     cards.write_card(tmp_path / "eval" / "card.json", card)
     back = cards.read_card(tmp_path / "eval" / "card.json")
     assert back["metrics"]["asr/wer"]["value"] == 0.125 and back["metrics"]["asr/wer"]["high"] is None  # no NaN in JSON
-    assert back["limited"] == "quick corpus; only the first 8 items of each file"
+    assert back["limited"] == "quick corpus; first 8 items of each file"
     assert back["data"] == {"test.jsonl": cards.digest(data)} and len(cards.digest(data)) == 16
     assert back["command"] == "ttt score" and back["config"] == config and back["seeds"] == {"run": 3}
     assert {"python", "ttt", "torch", "jiwer", "sacrebleu"} <= set(back["versions"])

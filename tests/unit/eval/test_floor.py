@@ -39,7 +39,7 @@ def test_groups_by_hand(fakes, manifests, tmp_path):
     floor = measure_floor(manifests, fakes.codec, judge, Words(), tmp_path / "floor.json", resamples=50)
     values = {k: (v["value"], v["n"]) for k, v in floor["values"].items()}
     assert values["judge/wer"] == (pytest.approx(1 / 8), 3)
-    assert values["judge/wer_out"] == values["codec/floor_wer_out"] == (0.5, 1)
+    assert values["judge/wer_out"] == values["codec/floor_wer"] == (0.5, 1)
     assert values["unseen_voice/judge/wer"] == values["unseen_voice/codec/floor_wer"] == (1.0, 1)  # f3 alone
     assert floor["groups"]["test_unseen_voice"]["all"]["original"]["value"] == pytest.approx(3 / 4)
     assert floor["voices"]["test"]["f1"]["resynthesized"]["value"] == 0.0

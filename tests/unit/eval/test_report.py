@@ -41,7 +41,7 @@ def made(shared_fakes, tmp_path_factory):
         "judge/wer",
         "judge/wer_out",
         "codec/floor_wer",
-        "codec/floor_wer_out",
+        "codec/floor_wer_all",
         "unseen_voice/judge/wer",
         "unseen_voice/codec/floor_wer",
     )
@@ -51,7 +51,7 @@ def made(shared_fakes, tmp_path_factory):
         "limited": "", "values": dict.fromkeys(keys, ENTRY), "voices": {"test": {"f1": rates}},
     }  # fmt: skip
     write_json(folder / "eval" / "floor.json", floor)
-    log = [{"step": s, "train/loss/ar": 1 / s, "train/loss/nar": 2 / s} for s in range(1, 9)]
+    log = [{"step": s, "train/loss/ar": 1 / s, "train/loss/nar": 2 / s, "train/seconds": 9.0 * s} for s in range(1, 9)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))
     return folder
 
@@ -74,6 +74,7 @@ def test_report_of_a_run(run):
     assert values["about"]["limited"] == "quick corpus" and values["about"]["judge"] == "fake-1a2b"
 
     assert max(map(len, table.splitlines())) <= WIDTH
+    assert "Training: 8 steps in 72 s, train/loss/ar 0.125, train/loss/nar 0.250." in table
     assert "NOT A FULL RUN: quick corpus" in table and "Few items" in table
     for line in (
         "seen voices",

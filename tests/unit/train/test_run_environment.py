@@ -1,0 +1,75 @@
+"""Run folders: locks and comparisons; what is recorded about the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ttt.train.environment import RunFolderError, collect, differences, git_state, hold
+
+ROOT = Path(__file__).resolve().parents[3]
+HOLD = "import sys, os, pathlib; from ttt.train.environment import hold\nwith hold(pathlib.Path(sys.argv[1])):\n  print('held', flush=True)\n  {}"
+
+
+def start(folder: Path, then: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", HOLD.format(then), str(folder)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_refuse_each_other_and_a_dead_one_is_no_obstacle(tmp_path):
+    other = start(tmp_path, "sys.stdin.read()")
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(RunFolderError, match=rf"process {other.pid} on .* is running in this folder; .*run.dir"):
+        with hold(tmp_path):
+            pass
+    other.kill()
+    other.wait()
+    assert json.loads((tmp_path / ".lock").read_text())["pid"] == other.pid  # it said no goodbye
+    with hold(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_the_same_process_refuses_itself_and_lets_go_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), hold(tmp_path):
+        with pytest.raises(RunFolderError):
+            with hold(tmp_path):
+                pass
+        raise ZeroDivisionError
+    with hold(tmp_path):
+        pass
+
+
+def test_a_lock_of_another_machine_is_respected(tmp_path):
+    (tmp_path / ".lock").write_text('{"pid": 12, "host": "elsewhere"}')
+    with pytest.raises(RunFolderError, match=r"process 12 on elsewhere was running .* delete .*\.lock"):
+        with hold(tmp_path):
+            pass
+
+
+def test_differences_sorts_serious_from_harmless():
+    old = {"train": {"lr": 1.0, "steps": 5}, "eval": {"files": ["a"]}, "objective": {"name": "ttt"}}
+    new = {"train": {"lr": 1.0, "steps": 6}, "eval": {"files": ["a", "b"]}, "objective": {"name": "ar"}, "x": 1}
+    serious, harmless = differences(old, new)
+    assert serious == ["objective.name: 'ttt' -> 'ar'", "x: '(absent)' -> 1"]
+    assert harmless == ["eval.files[1]: '(absent)' -> 'b'", "train.steps: 5 -> 6"]
+
+
+def test_collect_is_plain_json():
+    found = json.loads(json.dumps(collect()))
+    assert found["packages"]["torch"] and found["python"] and found["command"] and found["memory_bytes"] > 0
+
+
+def test_git_state_knows_dirty(tmp_path):
+    assert git_state(tmp_path) is None
+    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert git_state(tmp_path)["dirty"] is False and len(git_state(tmp_path)["commit"]) == 40
+    (tmp_path / "a").write_text("1")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "a"], check=True)
+    assert git_state(tmp_path)["dirty"] is True
