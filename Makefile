@@ -36,6 +36,7 @@ format: env
 	$(PY) -m ruff check --fix .
 
 docs: env
+	@$(PY) tools/make_docs.py
 	@if [ -d tests/docs ]; then OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs $(ARGS); \
 	else echo "docs: tests/docs does not exist, nothing to check"; fi
 

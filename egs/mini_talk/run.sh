@@ -27,6 +27,7 @@ if $quick && [ -z "$name" ]; then run=$eg/exp/$recipe-quick; fi
 if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
 need .venv/bin/ttt 0
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
 common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data"
         codec.path="$world/codec" judge.path="$world/judge")
 if $quick; then common=(--config "$conf" --config "$eg/conf/quick.yaml" "${common[@]:2}"); fi
@@ -43,36 +44,36 @@ wait_for_judge() {  # the judge trains beside stages 2 and 3; nothing before sco
 if in_range 1; then
     say 1 "corpus ($size)"
     if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        python $eg/local/data.py --out "$world/corpus" --seed 1 --size $size --jobs "$jobs"
+        "$PYTHON" $eg/local/data.py --out "$world/corpus" --seed 1 --size $size --jobs "$jobs"
     fi
 fi
 if in_range 2; then
     need "$world/corpus/corpus.json" 1
     say 2 "codec, and the judge beside it"
-    OMP_NUM_THREADS=1 ttt judge "${common[@]}" > "$world/judge.log" 2>&1 &
+    OMP_NUM_THREADS=1 "$TTT" judge "${common[@]}" > "$world/judge.log" 2>&1 &
     judge_pid=$!
     trap '[ -z "${judge_pid:-}" ] || kill "$judge_pid" 2>/dev/null || true' EXIT
-    OMP_NUM_THREADS=1 ttt codec "${common[@]}"
+    OMP_NUM_THREADS=1 "$TTT" codec "${common[@]}"
 fi
 if in_range 3; then
     need "$world/codec/codec.json" 2
     say 3 "tokens and examples"
-    OMP_NUM_THREADS=1 ttt tokenize "${common[@]}"
-    OMP_NUM_THREADS=1 ttt examples "${common[@]}"
+    OMP_NUM_THREADS=1 "$TTT" tokenize "${common[@]}"
+    OMP_NUM_THREADS=1 "$TTT" examples "${common[@]}"
 fi
 wait_for_judge
 if in_range 4; then
     need "$world/data/train.jsonl" 3
     say 4 "training"
-    ttt train "${common[@]}"
+    "$TTT" train "${common[@]}"
 fi
 if in_range 5; then
     need "$run/checkpoints" 4
     say 5 "decoding (both test sets, side by side) and the codec's floor"
     mkdir -p "$run/eval"
-    OMP_NUM_THREADS=1 ttt generate "${common[@]}" eval.examples="[$world/data/test.jsonl]" &
+    OMP_NUM_THREADS=1 "$TTT" generate "${common[@]}" eval.examples="[$world/data/test.jsonl]" &
     first=$!
-    OMP_NUM_THREADS=1 ttt generate "${common[@]}" eval.examples="[$world/data/test_unseen_voice.jsonl]" \
+    OMP_NUM_THREADS=1 "$TTT" generate "${common[@]}" eval.examples="[$world/data/test_unseen_voice.jsonl]" \
         || die "stage 5: decoding of the unseen voices failed (see above)"
     wait $first || die "stage 5: decoding of the test set failed (see above)"
 fi
@@ -81,10 +82,10 @@ if in_range 6; then
     need "$world/judge/judge.json" 2
     say 6 "scores and report"
     both=(eval.examples="[$world/data/test.jsonl,$world/data/test_unseen_voice.jsonl]" eval.out="$run/eval")
-    OMP_NUM_THREADS=1 ttt floor "${common[@]}" "${both[@]}" &
+    OMP_NUM_THREADS=1 "$TTT" floor "${common[@]}" "${both[@]}" &
     first=$!
-    OMP_NUM_THREADS=1 ttt score "${common[@]}" "${both[@]}" || die "stage 6: scoring failed (see above)"
+    OMP_NUM_THREADS=1 "$TTT" score "${common[@]}" "${both[@]}" || die "stage 6: scoring failed (see above)"
     wait $first || die "stage 6: measuring the codec's floor failed (see above)"
-    ttt report "${common[@]}" "${both[@]}"
+    "$TTT" report "${common[@]}" "${both[@]}"
     say 6 "report in $run/report.md"
 fi

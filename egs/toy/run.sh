@@ -22,6 +22,7 @@ run=$eg/exp/${name:-$recipe}
 if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
 need .venv/bin/ttt 0
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
 common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
 test=(eval.examples="[$world/data/test.jsonl]" eval.out="$run/eval")
@@ -29,29 +30,29 @@ test=(eval.examples="[$world/data/test.jsonl]" eval.out="$run/eval")
 if in_range 1; then
     say 1 "corpus of tones"
     if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        python $eg/local/data.py --out "$world/corpus" --seed 1
+        "$PYTHON" $eg/local/data.py --out "$world/corpus" --seed 1
     fi
 fi
 if in_range 3; then
     need "$world/corpus/corpus.json" 1
     say 3 "tokens and examples"
-    ttt tokenize "${common[@]}"
-    ttt examples "${common[@]}"
+    "$TTT" tokenize "${common[@]}"
+    "$TTT" examples "${common[@]}"
 fi
 if in_range 4; then
     need "$world/data/train.jsonl" 3
     say 4 "training"
-    ttt train "${common[@]}"
+    "$TTT" train "${common[@]}"
 fi
 if in_range 5; then
     need "$run/checkpoints" 4
     say 5 "decoding"
-    ttt generate "${common[@]}" "${test[@]}"
+    "$TTT" generate "${common[@]}" "${test[@]}"
 fi
 if in_range 6; then
     need "$run/eval/test.generations.jsonl" 5
     say 6 "scores and report"
-    ttt floor "${common[@]}" "${test[@]}"
-    ttt score "${common[@]}" "${test[@]}"
-    ttt report "${common[@]}" "${test[@]}"
+    "$TTT" floor "${common[@]}" "${test[@]}"
+    "$TTT" score "${common[@]}" "${test[@]}"
+    "$TTT" report "${common[@]}" "${test[@]}"
 fi

@@ -38,6 +38,7 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.spans import encode_example
     from ttt.model.lm import SpeechTextLM
     from ttt.text.tokenizer import TextTokenizer
+    from ttt.train.checkpoint import check_model_folder
     from ttt.train.engine import world
     from ttt.train.trainer import Trainer
 
@@ -64,16 +65,12 @@ def train(arguments: argparse.Namespace) -> int:
     if config.codec is not None:
         vectors = config.codec.load().code_vectors()
     if config.train.init_from:
-        model = SpeechTextLM.load(model_folder(config.train.init_from), config.model.attention)
+        start = model_folder(config.train.init_from)
+        check_model_folder(start, tokenizer.vocab.digest)
+        model = SpeechTextLM.load(start, config.model.attention)
     else:
         model = SpeechTextLM.build(config.model, tokenizer, config.run.seed, vectors)
-    if model.tokenizer.vocab.digest != tokenizer.vocab.digest:
-        raise ConfigError(
-            f"train.init_from: the checkpoint's vocabulary {model.tokenizer.vocab.digest} is not that of "
-            f"data.tokenizer ({tokenizer.vocab.digest})"
-        )
-    Trainer(config, model, config.objective, loader, dev).run()
-    return 0
+    return Trainer(config, model, config.objective, loader, dev).run().exit_code
 
 
 def model_folder(path: str | Path) -> Path:

@@ -79,7 +79,8 @@ def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:
             if f.metadata["many"]:
                 if isinstance(node, (str, Mapping)):
                     raise ConfigError(f"{name}: expected a list of {family(f.metadata['family']).title} blocks, got {node!r}")
-                built[name] = tuple(family(f.metadata["family"]).build(v, f"{name}[{i}]") for i, v in enumerate(node))
+                items: Sequence[Any] = node  # type: ignore[assignment]
+                built[name] = tuple(family(f.metadata["family"]).build(v, f"{name}[{i}]") for i, v in enumerate(items))
                 continue
             if isinstance(node, Mapping) and "name" not in node and isinstance(default, str):
                 node = {"name": default, **node}
@@ -169,7 +170,7 @@ def _plain_defaults(cls: Any) -> dict[str, Any]:
     for f in fields(cls):
         if f.metadata.get("family"):
             continue
-        value = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+        value = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[operator]
         out[f.name] = list(value) if isinstance(value, tuple) else value
     return out
 

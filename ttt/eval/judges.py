@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttt.audio.codecs import Toy
 from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
-from ttt.errors import CheckpointError, ConfigError, DataError
+from ttt.errors import CheckpointError, DataError
 from ttt.interfaces import Judge
 from ttt.registry.families import JUDGE
 from ttt.rng import derive_seed, generator
@@ -39,8 +40,9 @@ _RANGE = 7.0  # log units below an utterance's loudest frame that are kept
 class Ctc(Judge):
     """Small convolutional word recogniser for a closed vocabulary, fitted on original recordings by CTC.
 
-    Log-mels, levelled to the utterance's loudest frame, go through one strided and ``blocks`` residual convolutions to one of the corpus' words or nothing every 40 ms; the transcript is the best path.  Training sees original waveforms
-    only, changed in level, noise, tempo and mel channel (shift, blur, masks); never a codec's output.
+    Log-mels, levelled to the utterance's loudest frame, go through one strided and ``blocks`` residual convolutions to
+    one of the corpus' words or nothing every 40 ms; the transcript is the best path.  Training sees original waveforms
+    only, changed in level, noise, tempo, blur and mel channel (stretch, masks); never a codec's output.
     """
 
     path: str = ""  # folder with judge.safetensors and judge.json
@@ -212,6 +214,94 @@ class Ctc(Judge):
                 ids = torch.unique_consecutive(path[:length]).tolist()
                 texts[i] = " ".join(self.words[k - 1] for k in ids if k)
         return texts
+
+
+@JUDGE.register("toy")
+@dataclass
+class ToyTones(Judge):
+    """Reads the tones of the `toy` codec: a run of code k is the word ``wk``; the last code and silence part words."""
+
+    num_codes: int = 32
+
+    def __post_init__(self) -> None:
+        self._codec = Toy(num_codes=self.num_codes)
+        self.judge_id = f"toy-{self.num_codes}"
+
+    def load(self, device: str = "cpu") -> ToyTones:
+        """Nothing to bring."""
+        return self
+
+    def transcribe(self, waves: Sequence[Waveform]) -> list[str]:
+        """One word per run of equal tones."""
+        texts = []
+        for wave in waves:
+            strength = self._codec.strengths(resample(wave, self._codec.rate_hz).samples)  # [F, C]
+            pause = self.num_codes - 1
+            ids = np.where(strength.max(1, initial=0.0) < 0.05, pause, strength.argmax(1)).tolist()
+            starts = [k for k, before in zip(ids, [None, *ids]) if k != before]
+            texts.append(" ".join(f"w{k}" for k in starts if k != pause))
+        return texts
+
+
+@JUDGE.register("transformers_asr")
+@dataclass
+class TransformersAsr(Judge):
+    """Any CTC or Whisper recogniser of transformers, saved with its processor in a local folder; nothing is downloaded."""
+
+    path: str = ""
+    language: str = ""  # Whisper only: for example "en"; empty: what the model's generation settings say
+    max_new_tokens: int = 128  # Whisper only
+
+    def load(self, device: str = "cpu") -> TransformersAsr:
+        """Bring model and processor from ``path``; returns self."""
+        mend = "point judge.path at a folder saved by save_pretrained of a recogniser and of its processor"
+        if not self.path:
+            raise CheckpointError(f"judge.path: not set for judge 'transformers_asr': {mend}")
+        folder = Path(self.path)
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no transformers model here (config.json is missing): {mend}")
+        import transformers
+
+        try:
+            config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            self._generates = bool(config.is_encoder_decoder)
+            auto = transformers.AutoModelForSpeechSeq2Seq if self._generates else transformers.AutoModelForCTC
+            model, info = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+            self._processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True)
+            self._rate_hz = int(self._processor.feature_extractor.sampling_rate)
+        except Exception as error:  # transformers raises many kinds for damaged folders
+            reason = str(error).split("\n", 1)[0]
+            raise CheckpointError(f"{folder}: the recogniser cannot be loaded ({reason}): {mend}") from error
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"{folder}: the weights lack {len(info['missing_keys'])} arrays, first {sorted(info['missing_keys'])[0]}: "
+                f"{mend}"
+            )
+        self._model = model.to(device).eval()
+        self.judge_id = f"{config.model_type}-{weights_digest(model.state_dict())}"
+        return self
+
+    @torch.inference_mode()
+    def transcribe(self, waves: Sequence[Waveform]) -> list[str]:
+        """One transcript per waveform; each is heard by itself, so the result does not depend on its neighbours."""
+        if not hasattr(self, "_model"):
+            raise CheckpointError("judge: transcribe() before load()")
+        return [self._hear(resample(w, self._rate_hz).samples) for w in waves]
+
+    def _hear(self, samples: np.ndarray) -> str:
+        if len(samples) < self._rate_hz // 25:  # shorter than any word
+            return ""
+        longest_s = getattr(self._processor.feature_extractor, "chunk_length", None)
+        if self._generates and longest_s and len(samples) > longest_s * self._rate_hz:
+            raise DataError(
+                f"judge: a waveform of {len(samples) / self._rate_hz:.1f} s, this recogniser takes {longest_s} s: cut it"
+            )
+        inputs = self._processor(samples, sampling_rate=self._rate_hz, return_tensors="pt").to(self._model.device)
+        if self._generates:
+            options: dict[str, Any] = {"language": self.language} if self.language else {}
+            ids = self._model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **options)
+            return str(self._processor.batch_decode(ids, skip_special_tokens=True)[0]).strip()
+        return str(self._processor.batch_decode(self._model(**inputs).logits.argmax(-1))[0]).strip()
 
 
 class _Net(nn.Module):

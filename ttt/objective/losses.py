@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,13 +19,14 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     if not used:
         zero = next(model.parameters()).sum() * 0.0
         return LossTerms({n: LossTerm(zero, t.count, t.scale) for n, t in plan.terms.items()})
+    lm: Any = getattr(model, "module", model)  # engines wrap the model
     select = torch.cat([t.source for t in used.values()])
     # One logit row may serve several terms (none does today, but plug-ins may); compute it once.
     unique, inverse = torch.unique(select, return_inverse=True)
     inputs = ModelInputs(
         input_ids=plan.input_ids.to(device),
         position_ids=plan.position_ids.to(device),
-        attention_mask=materialize(plan.mask, plan.layout.to(device), model.attention, model.dtype),
+        attention_mask=materialize(plan.mask, plan.layout.to(device), lm.attention, lm.dtype),
         select=unique.to(device),
     )
     logits = model(inputs)  # [N, V]

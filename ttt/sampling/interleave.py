@@ -173,7 +173,7 @@ class Decoder:
         audio = self.sampler  # audio tokens may be drawn with settings of their own
         out = []
         for n, row in enumerate(rows):
-            how = audio if row.open else s
+            how: Any = audio if row.open else s
             out.append(choose_text(logits[n : n + 1], how.temperature, how.top_k, how.top_p, [row.gen]))
         return torch.cat(out)
 

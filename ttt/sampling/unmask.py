@@ -20,7 +20,7 @@ CFG_MODES = ("mask_all", "mask_prompt_content")
 class Predict(Protocol):
     """Logits f32 [R, last, V] of the last positions of ``tails`` i64 [R, m], for the rows ``rows`` i64 [R]."""
 
-    def __call__(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
+    def __call__(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "", /) -> Tensor:
         """``unconditional``: a guidance mode; the context is then replaced by mask tokens as that mode says."""
         ...
 

@@ -52,9 +52,7 @@ class TrainState:
     window: dict = field(default_factory=dict)
 
 
-def save_checkpoint(
-    root: Path, state: TrainState, engine: Engine, files: Mapping[str, str], keep: int = 2
-) -> Path:
+def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mapping[str, str], keep: int = 2) -> Path:
     """Write ``root/step-N`` from every rank, then delete all but the newest ``keep``.
 
     ``files``: further texts by name.

@@ -20,9 +20,9 @@ PROGRESS = ("steps", "seconds")
 def lr_at(train: TrainSection, update: int, elapsed_s: float = 0.0) -> float:
     """Learning rate of update number ``update`` (from 0).
 
-    Warm-up is linear over ``warmup_steps`` updates.  The decay goes from progress ``decay_start`` to 1, where progress is
-    ``update / steps`` (and the decay waits for the warm-up's end), or with ``schedule_by: seconds`` the larger of that
-    and ``elapsed_s / max_seconds``.
+    Warm-up is linear over ``warmup_steps`` updates.  The decay goes from progress ``decay_start`` to 1, where progress
+    is ``update / steps`` (and the decay waits for the warm-up's end), or with ``schedule_by: seconds`` the larger of
+    that and ``elapsed_s / max_seconds``.
 
     >>> train = TrainSection(steps=10, lr=1.0, schedule="linear", warmup_steps=2)
     >>> [lr_at(train, u) for u in (0, 1, 2, 6)]

@@ -105,6 +105,7 @@ class Trainer:
         self._config_yaml = resolved_yaml(config)
         self._signal = self._environment = ""
         self._began = time.monotonic()
+        self._lr = 0.0  # of the latest update
         self._elapsed_s = 0.0  # training time at the last look, the same on every rank
         self._metrics: dict[str, float] = {}
 
@@ -294,9 +295,7 @@ class Trainer:
                 signal.signal(known, handler)
 
 
-def save_crash(
-    folder: Path, update: int, rank: int, window: Sequence[PackedBatch], error: BaseException
-) -> None:
+def save_crash(folder: Path, update: int, rank: int, window: Sequence[PackedBatch], error: BaseException) -> None:
     """Keep and log the batches of a failed update: ``rank-R.safetensors`` (tensors ``i.field``), ``rank-R.json``."""
     from safetensors.torch import save_file
 

@@ -13,16 +13,24 @@ import pytest
 from ttt.train.environment import RunFolderError, collect, differences, git_state, hold
 
 ROOT = Path(__file__).resolve().parents[3]
-HOLD = "import sys, os, pathlib; from ttt.train.environment import hold\nwith hold(pathlib.Path(sys.argv[1])):\n  print('held', flush=True)\n  {}"
+HOLD = """
+import sys, pathlib
+from ttt.train.environment import hold
+with hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
-def start(folder: Path, then: str) -> subprocess.Popen:
+def holder(folder: Path) -> subprocess.Popen:
+    """A process that holds ``folder`` until its input ends."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", HOLD.format(then), str(folder)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_refuse_each_other_and_a_dead_one_is_no_obstacle(tmp_path):
-    other = start(tmp_path, "sys.stdin.read()")
+    other = holder(tmp_path)
     assert other.stdout.readline() == "held\n"
     with pytest.raises(RunFolderError, match=rf"process {other.pid} on .* is running in this folder; .*run.dir"):
         with hold(tmp_path):
@@ -67,7 +75,8 @@ def test_collect_is_plain_json():
 
 def test_git_state_knows_dirty(tmp_path):
     assert git_state(tmp_path) is None
-    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"]):
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     assert git_state(tmp_path)["dirty"] is False and len(git_state(tmp_path)["commit"]) == 40
     (tmp_path / "a").write_text("1")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 
 import pytest
 
+from ttt.train.checkpoint import DiskFullError
 from ttt.train.step import StepReport
 from ttt.train.tracking import Progress, Tracker, Window, cut_back
 
@@ -51,6 +53,18 @@ def test_values_that_are_not_finite_stay_valid_json(tmp_path):
     tracker.write(1, {"a": float("nan"), "b": 2.0})
     tracker.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "a": None, "b": 2.0}
+
+
+def test_a_full_disk_ends_the_log_with_a_message(tmp_path):
+    tracker = Tracker(tmp_path, 0, tensorboard=False)
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracker._file = Full()
+    with pytest.raises(DiskFullError, match="metrics.jsonl: the disk is full; make room"):
+        tracker.write(1, {"a": 1.0})
 
 
 class Terminal(io.StringIO):

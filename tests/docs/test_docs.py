@@ -1,0 +1,58 @@
+"""Documentation that cannot drift: generated pages are compared, marked commands are run, shown plug-ins are used."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(language: str, mark: str = "") -> list:
+    found = []
+    for page in PAGES:
+        for match in FENCE.finditer(page.read_text()):
+            if match[1] == language and mark in match[2]:
+                line = page.read_text()[: match.start()].count("\n") + 1
+                found.append(pytest.param(match[2], id=f"{page.name}:{line}"))
+    return found
+
+
+@pytest.mark.parametrize("script", blocks("bash", "# runs"))
+def test_marked_commands_run(script, tmp_path):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=280,
+        env={**os.environ, "PATH": path, "OUT": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_readme_plugin_is_found(tmp_path):
+    (source,) = [b.values[0] for b in blocks("python") if "NOISE.register" in b.values[0]]
+    (tmp_path / "my_noise.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "ttt", "list", "noise", "--plugins", str(tmp_path / "my_noise.py")],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "square" in done.stdout and "power=2.0" in done.stdout
+
+
+def test_plugin_page_is_current():
+    done = subprocess.run([sys.executable, "-m", "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in (ROOT / "docs/plugins.md").read_text(), "run 'make docs'"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,100 @@
+"""The shell recipes: which commands they give, what they say when something is missing, and the toy world end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI, TOY = ROOT / "egs/mini_talk/run.sh", ROOT / "egs/toy/run.sh"
+
+
+def run(script: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(script), *arguments], capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=280
+    )
+
+
+@pytest.mark.parametrize("script", [MINI, TOY, ROOT / "recipes/_shared/stages.sh", ROOT / "tools/env.sh"])
+def test_shell_parses(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+
+
+@pytest.mark.parametrize("script", [MINI, TOY])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stge", "3"], "unknown option --stge"),
+        (["--stage"], "needs a value"),
+        (["--stage", "x"], "take numbers"),
+        (["--stage", "5", "--stop-stage", "2"], "is after"),
+        (["what"], "unknown argument what"),
+        (["--stage", "1", "--recipe", "nothing"], "no recipe"),
+    ],
+)
+def test_wrong_arguments_are_one_line(script, arguments, message):
+    done = run(script, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_is_the_header():
+    done = run(MINI, "--help")
+    assert done.returncode == 0 and "Stages: 0 environment" in done.stdout
+
+
+def test_missing_input_names_the_stage(tmp_path):
+    done = run(MINI, "--stage", "5", "--stop-stage", "5", "--name", "never-trained")
+    assert done.returncode == 2
+    assert "missing egs/mini_talk/exp/never-trained/checkpoints: run stage 4 first" in done.stderr
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    log = tmp_path / "calls.txt"
+    script = tmp_path / "recorder"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    script.chmod(0o755)
+    return {"TTT": str(script), "PYTHON": str(script)}, log
+
+
+def test_training_stage_passes_settings_through(recorder):
+    env, log = recorder
+    data = ROOT / "egs/mini_talk/exp/full/data/train.jsonl"
+    made = not data.exists()
+    if made:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        data.touch()
+    try:
+        done = run(MINI, "--stage", "4", "--stop-stage", "4", "train.lr=1e-5", "run.seed=3", env=env)
+    finally:
+        if made:
+            data.unlink()
+    assert done.returncode == 0, done.stderr
+    (call,) = [line for line in log.read_text().splitlines() if line.startswith("train")]
+    assert "--config egs/mini_talk/conf/ttt.yaml" in call and "run.dir=egs/mini_talk/exp/ttt" in call
+    assert call.endswith("train.lr=1e-5 run.seed=3")
+
+
+def test_toy_world_end_to_end():
+    name = f"test-{os.getpid()}"
+    run_dir = ROOT / "egs/toy/exp" / name
+    try:
+        done = run(TOY, "--stage", "1", "--name", name, "train.steps=40", "eval.samples=1", "eval.bootstrap=50")
+        assert done.returncode == 0, done.stderr
+        report = json.loads((run_dir / "report.json").read_text())
+        for key in ("asr/wer", "tts/judged_wer", "qa/accuracy", "qa/spoken_accuracy", "codec/floor_wer", "judge/wer"):
+            assert set(report[key]) >= {"value", "low", "high", "n"}, key
+        assert report["codec/floor_wer"]["value"] == 0 and report["judge/wer"]["value"] == 0
+        assert done.stdout.rstrip().splitlines()[-1].strip()  # the table is printed last
+        again = run(TOY, "--stage", "5", "--name", name, "train.steps=40", "eval.samples=1", "eval.bootstrap=50")
+        assert again.returncode == 0 and "generate: up to date" in again.stderr
+        changed = run(TOY, "--stage", "5", "--stop-stage", "5", "--name", name, "eval.max_tokens=20")
+        assert changed.returncode == 2 and "setting max_tokens" in changed.stderr
+    finally:
+        shutil.rmtree(run_dir, ignore_errors=True)

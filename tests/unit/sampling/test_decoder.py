@@ -1,0 +1,235 @@
+"""The interleaving loop on tiny random models: caching, batching, padding and streaming change no token."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SENTENCES, audio, chat, gen, random_batch, text, tiny_hf, tiny_model, tiny_tokenizer
+from ttt.data.spans import encode_example
+from ttt.errors import ConfigError
+from ttt.masks.library import Causal, Full, Hybrid
+from ttt.registry.families import OBJECTIVE, SAMPLER
+from ttt.sampling.interleave import Decoder, DecodeSettings, spans_of
+from ttt.sampling.length import Fixed, UntilEoa
+from ttt.sampling.session import Prompt, Session
+from ttt.types import Example
+
+V = tiny_tokenizer().vocab
+
+
+def prompts(seed, n=4):
+    """Chats of different lengths; some users speak."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        words = str(rng.choice(SENTENCES))
+        user = [text(words[: rng.integers(1, len(words))])]
+        if i % 2:
+            user.append(audio(rng.integers(0, 32, size=rng.integers(1, 12)), "user"))
+        example = chat(f"p{seed}_{i}", user, [])
+        stream = encode_example(Example(example.uid, example.turns[:-1]), tiny_tokenizer(), open_answer=True)
+        made.append(Prompt(stream.uid, stream.ids.tolist(), stream.content.tolist()))
+    return made
+
+
+def talker(kind="qwen2", seed=0):
+    """A random model that likes to open spans, to close them and to end."""
+    return tiny_model(kind, seed=seed, bias={V.soa_id: 2.5, V.soa_last_id: 2.5, V.im_end_id: 2.0, V.eoa_id: 1.5, V.eoa_last_id: 1.5})
+
+
+def decoder(model=None, mask=None, sampler="blockwise", s=None, **settings):
+    fields = {"block_length": 5, "gen_length": 20, "diffusion_steps": 12, **(s or {})} if sampler == "blockwise" else (s or {})
+    return Decoder(
+        model or talker(), mask or Hybrid(), SAMPLER.build({"name": sampler, **fields}, "s"),
+        DecodeSettings(**{"max_tokens": 40, **settings}),
+    )  # fmt: skip
+
+
+def ids_of(d, some):
+    return [g.ids for g in d.generate(some)]
+
+
+VARIANTS = [
+    ("blockwise", Hybrid(), {}, {}), ("blockwise", Hybrid(), {"temperature": 0.8}, {"temperature": 0.9, "top_p": 0.95}),
+    ("blockwise", Hybrid(bidirectional_prompt_audio=False), {"remask": "random"}, {}),
+    ("ar", Causal(), {}, {}), ("ar", Causal(), {"temperature": 0.7, "top_k": 9}, {"temperature": 1.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sampler, mask, fields, settings", VARIANTS, ids=["greedy", "drawn", "random", "ar", "ar-drawn"])
+def test_cached_uncached_batched_and_alone_are_identical(kind, seed, sampler, mask, fields, settings):
+    model, some = talker(kind, seed), prompts(seed)
+    assert len({len(p.ids) for p in some}) > 1
+    reference = [ids_of(decoder(model, mask, sampler, fields, use_cache=False, **settings), [p])[0] for p in some]
+    assert any(set(i) & {V.soa_id, V.soa_last_id} for i in reference), "the comparison must see spans"
+    for use_cache in (True, False):
+        assert ids_of(decoder(model, mask, sampler, fields, use_cache=use_cache, **settings), some) == reference
+    assert ids_of(decoder(model, mask, sampler, fields, **settings), some[::-1]) == reference[::-1]
+    assert [ids_of(decoder(model, mask, sampler, fields, **settings), [p])[0] for p in some] == reference
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_official_mode_caches_exactly_too(strict):
+    some = prompts(5)
+    on, off = (ids_of(decoder(use_cache=c, strict=strict), some) for c in (True, False))
+    assert on == off
+
+
+def test_an_uncacheable_mask_goes_through_the_cache():
+    some = prompts(1)
+    on, off = (ids_of(decoder(mask=Full(), use_cache=c), some) for c in (True, False))
+    assert on == off and any(on)
+
+
+def test_session_equals_one_plain_forward():
+    """Logits after any history of appends equal a forward over the whole row with the dense mask."""
+    from ttt.masks.materialize import materialize
+    from ttt.types import ModelInputs
+
+    model = tiny_model()
+    g = gen(3)
+    with torch.no_grad():
+        session = Session(model, Hybrid(), prompts(2, 2), True, room=8)
+        for step in range(8):
+            tail = torch.randint(V.code_start, V.code_stop, (2, 3), generator=g)
+            got = session.logits(torch.tensor([0, 1]), tail, 3)
+            for row in range(2):
+                ids = torch.tensor([session.row(row) + tail[row].tolist()])
+                layout = session._layout(ids, torch.tensor([ids.shape[1]]), torch.tensor([row]))
+                n = ids.shape[1]
+                whole = model(ModelInputs(ids, torch.arange(n)[None], materialize(Hybrid(), layout, "sdpa", torch.float32), torch.arange(n - 3, n)))
+                assert torch.allclose(got[row], whole, atol=1e-4)  # float32, other order of sums
+            for row in range(2 if step % 2 else 1):  # rows drift apart
+                new = torch.randint(0, V.audio_start, (1 + step % 3,), generator=g) if step % 3 else tail[row, :2]
+                session.append(row, new)
+
+
+def test_streaming_events_concatenate_to_generate():
+    some = prompts(3)
+    got = {i: [] for i in range(len(some))}
+    ended = set()
+    for event in decoder().events(some):
+        assert event.row not in ended, "nothing comes after the end"
+        got[event.row] += event.ids
+        if event.kind == "end":
+            ended.add(event.row)
+    assert [tuple(i) for i in got.values()] == ids_of(decoder(), some) and ended == set(got)
+
+
+def test_strict_answers_are_well_formed():
+    for seed in range(4):
+        for ids in ids_of(decoder(talker(seed=seed), temperature=1.0, s={"temperature": 1.0}), prompts(seed)):
+            opener = None
+            for token in ids:
+                assert token not in (V.mask_id, V.audio_start, V.pad_id, V.im_start_id, V.user_end_id)
+                if opener is None:
+                    assert not V.is_audio(token)
+                    opener = token if token in (V.soa_id, V.soa_last_id) else None
+                else:
+                    assert V.is_audio(token)
+                    if token in (V.eoa_id, V.eoa_last_id):
+                        assert token == (V.eoa_last_id if opener == V.soa_last_id else V.eoa_id)
+                        opener = None
+            assert V.im_end_id not in ids[:-1]
+
+
+@pytest.mark.parametrize("sampler", ["blockwise", "ar"])
+@pytest.mark.parametrize("length", [UntilEoa(), UntilEoa(3), Fixed(6)], ids=str)
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 4, 7, 20])
+def test_max_tokens_is_never_exceeded_in_strict_mode(sampler, length, max_tokens):
+    model = tiny_model(bias={V.soa_id: 6.0, V.im_end_id: -50.0, V.eoa_id: -3.0})
+    for g in decoder(model, sampler=sampler, max_tokens=max_tokens, length=length).generate(prompts(4)):
+        assert len(g.ids) == max_tokens and g.stopped == "length"
+
+
+def test_length_rules():
+    model = tiny_model(bias={V.soa_id: 6.0, V.im_end_id: -50.0})
+    for sampler in ("blockwise", "ar"):
+        for ids in ids_of(decoder(model, sampler=sampler, max_tokens=60, length=Fixed(6)), prompts(4)):
+            for s in spans_of(ids, tiny_tokenizer()):
+                assert s.kind == "text" or s.style == "open_span" or len(s.codes) == 6
+
+
+def test_stop_reasons_and_counts():
+    model = tiny_model(bias={V.im_end_id: 50.0})
+    (g,) = decoder(model).generate(prompts(1, 1))
+    assert g.ids == (V.im_end_id,) and g.stopped == "im_end" and g.calls == {"ar": 1, "diffusion": 0}
+    assert g.text == "" and g.codes.shape == (0, 1) and g.first_block_s is None
+
+
+def test_text_tokens_after_audio():
+    model = tiny_model(bias={V.im_end_id: 20.0, V.soa_id: 25.0})
+    bias_off = Decoder._text_step
+    d = decoder(model, min_text_tokens_after_audio=2, max_tokens=30)
+    seen = []
+
+    def once(self, session, rows, active):  # the first token opens a span; afterwards the model wants to end
+        for event in bias_off(self, session, rows, active):
+            model.head.__func__.__closure__  # noqa: B018
+            seen.append(event.ids)
+            yield event
+
+    assert once and not seen
+    ids = ids_of(d, prompts(0, 1))[0]
+    assert V.im_end_id not in ids, "it keeps opening spans"
+
+
+@pytest.mark.parametrize("mode", ["mask_all", "mask_prompt_content"])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_guidance_runs_and_batches(mode, use_cache):
+    model, some = talker(), prompts(2)
+    d = decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=use_cache)
+    together = ids_of(d, some)
+    assert together == [ids_of(d, [p])[0] for p in some]
+    assert together == ids_of(decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=not use_cache), some)
+
+
+def test_guidance_without_weight_is_no_guidance():
+    assert ids_of(decoder(s={"cfg_scale": 0.0}), prompts(1)) == ids_of(decoder(), prompts(1))
+    strong = [ids_of(decoder(s={"cfg_scale": 4.0, "cfg_mode": m}), prompts(1)) for m in ("mask_all", "mask_prompt_content")]
+    assert strong[0] != ids_of(decoder(), prompts(1))
+
+
+def test_training_after_generating():
+    import copy
+
+    from ttt.model.lm import SpeechTextLM
+
+    model = SpeechTextLM(copy.deepcopy(tiny_hf()), tiny_tokenizer()).train()
+    decoder(model).generate(prompts(0))
+    assert model.training
+    objective = OBJECTIVE.build({"name": "ttt", "strategies": []}, "o")
+    result = objective.terms(model, objective.plan(random_batch(), gen()))
+    sum(t.scale * t.sum / t.count for t in result.terms.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_nothing_to_do_and_impossible_settings():
+    assert decoder().generate([]) == []
+    with pytest.raises(ConfigError, match="eval.max_tokens: must be >= 1"):
+        decoder(max_tokens=0)
+    flex = tiny_model()
+    flex.hf.config._attn_implementation, before = "flex_attention", flex.hf.config._attn_implementation
+    try:
+        with pytest.raises(ConfigError, match="decoding needs model.attention=sdpa or eager"):
+            decoder(flex).generate(prompts(0, 1))
+    finally:
+        flex.hf.config._attn_implementation = before
+
+
+def test_seed_and_uid_decide_the_draws():
+    some = prompts(1)
+    drawn = [ids_of(decoder(temperature=1.0, seed=s), some) for s in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_spans_of():
+    t = tiny_tokenizer()
+    c = V.code_start
+    ids = [*t.encode("hi"), V.soa_id, c + 1, c + 2, V.eoa_id, *t.encode(" so"), V.soa_last_id, c + 3, V.eoa_last_id, V.im_end_id]
+    got = [(s.text if s.kind == "text" else (s.style, s.codes[:, 0].tolist())) for s in spans_of(ids, t)]
+    assert got == ["hi", ("span", [1, 2]), " so", ("last", [3])]
+    cut = [(s.style, s.codes[:, 0].tolist()) for s in spans_of([V.soa_last_id, c + 4], t)]
+    assert cut == [("open_last", [4])]

@@ -1,0 +1,249 @@
+"""Published neural codecs by way of transformers, from a local folder; nothing is downloaded.
+
+Letters: ``F`` frames, ``Q`` code books, ``C`` codes per book, ``S`` wav samples, ``E`` dimensions of a code vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from ttt.audio.codecs import check_codes, check_wave, standardize
+from ttt.errors import CheckpointError, ConfigError
+from ttt.interfaces import Codec, StreamDecoder
+from ttt.registry.families import CODEC
+from ttt.types import AudioCodes, Waveform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class PublishedCodec(Codec):
+    """What the adapters share: a transformers model saved in ``path``, mono, the first ``num_books`` of its books.
+
+    ``num_books`` 0 takes all that the model has (at its highest bit rate).
+    """
+
+    path: str = ""
+    num_books: int = 0
+
+    model_class: ClassVar[str] = ""
+    codec_id = ""
+
+    def __post_init__(self) -> None:
+        if self.num_books < 0:
+            raise ValueError(f"num_books must be >= 0 (0: all), got {self.num_books}")
+
+    @property
+    def name(self) -> str:
+        """Its registered name."""
+        return getattr(type(self), "registered_name", type(self).__name__)
+
+    def load(self, device: str = "cpu") -> PublishedCodec:
+        """Bring the model from ``path``; returns self."""
+        mend = f"point codec.path at a folder with config.json and model.safetensors of a {self.model_class}"
+        if not self.path:
+            raise CheckpointError(f"codec.path: not set for codec {self.name!r}: {mend}")
+        folder = Path(self.path)
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no {self.name} model here (config.json is missing): {mend}")
+        import transformers
+
+        try:
+            model, info = getattr(transformers, self.model_class).from_pretrained(
+                str(folder), local_files_only=True, output_loading_info=True
+            )
+        except Exception as error:  # transformers raises many kinds for damaged folders
+            reason = str(error).split("\n", 1)[0]
+            raise CheckpointError(f"{folder}: the {self.name} model cannot be loaded ({reason}): {mend}") from error
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"{folder}: the weights lack {len(info['missing_keys'])} arrays of a {self.model_class}, "
+                f"first {sorted(info['missing_keys'])[0]}: {mend}"
+            )
+        self._model = model.to(device).eval()
+        config: Any = model.config
+        if getattr(config, "audio_channels", 1) != 1:
+            raise ConfigError(f"{folder}: the model has {config.audio_channels} channels; only mono codecs can be used")
+        self.rate_hz, self.num_codes = int(config.sampling_rate), int(config.codebook_size)
+        self._hop = self._samples_per_frame(config)
+        self.frame_rate_hz = self.rate_hz / self._hop
+        available = self._available_books(config)
+        if self.num_books > available:
+            raise ConfigError(f"codec.num_books: {self.num_books} asked for, {folder} has {available}")
+        self.num_books = self.num_books or available
+        digest = hashlib.blake2b(digest_size=4)
+        for key, value in sorted(model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        self.codec_id = f"{self.name}-{digest.hexdigest()}-{self.num_books}"
+        return self
+
+    @torch.inference_mode()
+    def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
+        """Codes of each recording, each by itself, padded with silence to whole frames: F = ceil(S / samples per frame)."""
+        model = self._get()
+        out = []
+        for wave in waves:
+            check_wave(wave, self.rate_hz, self.name)
+            frames = -(-len(wave.samples) // self._hop)
+            padded = torch.zeros(1, 1, frames * self._hop)
+            padded[0, 0, : len(wave.samples)] = torch.tensor(wave.samples)
+            ids = self._encode(model, padded.to(model.device))[: self.num_books, :frames]  # [Q, F]
+            out.append(AudioCodes(ids.T.to(torch.int32).cpu().numpy(), self.frame_rate_hz, self.codec_id))
+        return out
+
+    @torch.inference_mode()
+    def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
+        """Sound of each code sequence, S = F * samples per frame."""
+        model = self._get()
+        out = []
+        for c in codes:
+            check_codes(c.ids, self.num_codes, self.num_books, self.name)
+            samples = np.zeros(len(c.ids) * self._hop, dtype=np.float32)
+            if len(c.ids):
+                ids = torch.tensor(np.ascontiguousarray(c.ids.T), device=model.device).long()[None]  # [1, Q, F]
+                found = self._decode(model, ids).flatten().float().cpu().numpy()[: len(samples)]
+                samples[: len(found)] = found
+            out.append(Waveform(samples, self.rate_hz))
+        return out
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Decodes a moving window of codes and cross-fades from one window to the next."""
+        self._get()
+        return _WindowStream(self)
+
+    def code_vectors(self) -> np.ndarray | None:
+        """Code book entries, standardised: f32 [Q, C, E]."""
+        books = self._books(self._get())[: self.num_books]
+        return standardize(torch.stack([b.detach().float().cpu() for b in books]).numpy())
+
+    def _get(self) -> Any:
+        if not hasattr(self, "_model"):
+            raise CheckpointError(f"codec {self.name!r} holds no weights yet: call load() (codec.path)")
+        return self._model
+
+    def _samples_per_frame(self, config: Any) -> int:
+        return int(np.prod(config.upsampling_ratios))
+
+    def _available_books(self, config: Any) -> int:
+        raise NotImplementedError
+
+    def _encode(self, model: Any, samples: Tensor) -> Tensor:
+        """f32 [1, 1, S] -> i64 [Q, F]."""
+        raise NotImplementedError
+
+    def _decode(self, model: Any, ids: Tensor) -> Tensor:
+        """i64 [1, Q, F] -> samples."""
+        return model.decode(audio_codes=ids).audio_values
+
+    def _books(self, model: Any) -> list[Tensor]:
+        raise NotImplementedError
+
+
+@CODEC.register("encodec")
+@dataclass
+class Encodec(PublishedCodec):
+    """EnCodec (mono, not chunked), for example the published 24 kHz model."""
+
+    model_class = "EncodecModel"
+
+    def _available_books(self, config: Any) -> int:
+        if config.chunk_length_s is not None or config.normalize:
+            raise ConfigError(f"{self.path}: EnCodec models that cut into chunks or normalise loudness cannot be used")
+        return int(1000 * config.target_bandwidths[-1] // (self.frame_rate_hz * np.log2(config.codebook_size)))
+
+    def _encode(self, model: Any, samples: Tensor) -> Tensor:
+        return model.encode(samples, bandwidth=model.config.target_bandwidths[-1]).audio_codes[0, 0]
+
+    def _decode(self, model: Any, ids: Tensor) -> Tensor:
+        return model.decode(audio_codes=ids[None], audio_scales=[None]).audio_values
+
+    def _books(self, model: Any) -> list[Tensor]:
+        return [layer.codebook.embed for layer in model.quantizer.layers]
+
+
+@CODEC.register("dac")
+@dataclass
+class Dac(PublishedCodec):
+    """Descript Audio Codec."""
+
+    model_class = "DacModel"
+
+    def _samples_per_frame(self, config: Any) -> int:
+        return int(config.hop_length)
+
+    def _available_books(self, config: Any) -> int:
+        return int(config.n_codebooks)
+
+    def _encode(self, model: Any, samples: Tensor) -> Tensor:
+        return model.encode(samples, n_quantizers=self.num_books).audio_codes[0]
+
+    def _books(self, model: Any) -> list[Tensor]:
+        return [quantizer.codebook.weight for quantizer in model.quantizer.quantizers]
+
+
+@CODEC.register("mimi")
+@dataclass
+class Mimi(PublishedCodec):
+    """Mimi: 12.5 frames per second, the first book carries most of the meaning."""
+
+    model_class = "MimiModel"
+
+    def _samples_per_frame(self, config: Any) -> int:
+        return round(config.sampling_rate / config.frame_rate)
+
+    def _available_books(self, config: Any) -> int:
+        return int(config.num_quantizers)
+
+    def _encode(self, model: Any, samples: Tensor) -> Tensor:
+        return model.encode(samples, num_quantizers=self.num_books).audio_codes[0]
+
+    def _books(self, model: Any) -> list[Tensor]:
+        quantizer = model.quantizer
+        parts = (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer)
+        return [layer.codebook.embed for part in parts for layer in part.layers]
+
+
+class _WindowStream(StreamDecoder):
+    """Each push decodes ``_PAST`` old frames with the new ones and holds back ``_HELD``; joints are cross-faded."""
+
+    _PAST, _HELD = 24, 2
+
+    def __init__(self, codec: PublishedCodec):
+        self.codec = codec
+        self.ids = np.zeros((0, codec.num_books), dtype=np.int32)
+        self.done = 0  # frames given away
+        self.tail = np.zeros(0, dtype=np.float32)  # how the window before went on behind them
+
+    def push(self, codes: np.ndarray) -> np.ndarray:
+        """Codes [F, Q] -> the samples that are final by now."""
+        check_codes(codes, self.codec.num_codes, self.codec.num_books, self.codec.name)
+        self.ids = np.concatenate([self.ids, codes.astype(np.int32)])
+        return self._give(len(self.ids) - self._HELD)
+
+    def finish(self) -> np.ndarray:
+        """The rest."""
+        return self._give(len(self.ids))
+
+    def _give(self, until: int) -> np.ndarray:
+        if until <= self.done:
+            return np.zeros(0, dtype=np.float32)
+        codec, hop = self.codec, self.codec._hop
+        first = max(0, self.done - self._PAST)
+        window = AudioCodes(self.ids[first:], codec.frame_rate_hz, codec.codec_id)
+        samples = codec.decode([window])[0].samples[(self.done - first) * hop :].copy()
+        fade = min(len(self.tail), hop, len(samples))
+        ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+        samples[:fade] = ramp * samples[:fade] + (1 - ramp) * self.tail[:fade]
+        given = samples[: (until - self.done) * hop]
+        self.tail = samples[len(given) :]
+        self.done = until
+        return given
