@@ -98,7 +98,8 @@ def main() -> int:
     examples = read_examples(arguments.examples)
     examples = examples[:: max(1, len(examples) // arguments.items)][: arguments.items]
     prompts = [
-        Prompt(e.uid, encode_example(tasks[e.task].prompt(e), model.tokenizer, open_answer=True).ids.tolist()) for e in examples
+        Prompt(e.uid, encode_example(tasks[e.task].prompt(e), model.tokenizer, open_answer=True).ids.tolist())
+        for e in examples
     ]
     mask, sampler, settings = config.objective.mask, config.eval.sampler, decode_settings(config)
 
@@ -112,12 +113,18 @@ def main() -> int:
         decoder = Decoder(model, mask, sampler, settings)
         return [list(g.ids) for at in range(0, len(prompts), size) for g in decoder.generate(prompts[at : at + size])]
 
-    ways = {"reference": run_reference, "exact_batch1": lambda: run_ours(1), f"exact_batch{arguments.batch}": lambda: run_ours(arguments.batch)}
+    ways = {
+        "reference": run_reference,
+        "exact_batch1": lambda: run_ours(1),
+        f"exact_batch{arguments.batch}": lambda: run_ours(arguments.batch),
+    }
     tokens = {name: way() for name, way in ways.items()}  # the warm-up, and the check
     for name, found in tokens.items():
         differing = sum(a != b for a, b in zip(found, tokens["reference"], strict=True))
         if differing:
-            print(f"decode.py: {name}: {differing} of {len(prompts)} answers differ from the reference", file=sys.stderr)
+            print(
+                f"decode.py: {name}: {differing} of {len(prompts)} answers differ from the reference", file=sys.stderr
+            )
             return 1
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeat):
@@ -127,12 +134,16 @@ def main() -> int:
             seconds[name].append(time.perf_counter() - started)
     total = sum(map(len, tokens["reference"]))
     base = statistics.median(seconds["reference"])
-    print(f"{len(prompts)} prompts, {total} new tokens, identical in all ways; {arguments.threads} thread(s), {arguments.repeat} runs")
+    print(
+        f"{len(prompts)} prompts, {total} new tokens, identical in all ways; {arguments.threads} thread(s), {arguments.repeat} runs"
+    )
     ratios = {}
     for name, values in seconds.items():
         median = statistics.median(values)
         ratios[name] = base / median
-        print(f"  {name:16} {median:8.2f} s  (min {min(values):.2f}, max {max(values):.2f})  {total / median:8.0f} tokens/s  {base / median:6.2f}x")
+        print(
+            f"  {name:16} {median:8.2f} s  (min {min(values):.2f}, max {max(values):.2f})  {total / median:8.0f} tokens/s  {base / median:6.2f}x"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps({"ratios": ratios, "seconds": seconds, "tokens": total}, indent=1) + "\n")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def tiny_tokenizer():
     return train_bpe(SENTENCES * 3, 300, NUM_CODES)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tiny_hf(kind: str = "qwen2", layers: int = 2, seed: int = 0, attention: str = "sdpa", spread: float = 0.15):
     """A random causal LM over the tiny vocabulary; treat it as read-only."""
     from transformers import AutoConfig, AutoModelForCausalLM

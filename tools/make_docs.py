@@ -25,7 +25,9 @@ entry-point group `ttt.plugins`. Names are for ever: checkpoints hold them.
 def main() -> int:
     """Write the page."""
     root = Path(__file__).resolve().parents[1]
-    listed = subprocess.run([sys.executable, "-m", "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=root)
+    listed = subprocess.run(
+        [sys.executable, "-m", "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=root
+    )
     if listed.returncode:
         print(listed.stderr, file=sys.stderr)
         return listed.returncode

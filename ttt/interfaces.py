@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ttt.types import (
-        AudioCodes, Example, Generation, Layout, LossTerms, PackedBatch, Plan, TokenStream, Value, Waveform,
+        AudioCodes,
+        Example,
+        Layout,
+        LossTerms,
+        PackedBatch,
+        Plan,
+        TokenStream,
+        Waveform,
     )  # fmt: skip
 
     # (b, h, q, k) index tensors -> bool: may position q of row b look at position k?
@@ -60,7 +67,7 @@ class LossWeighting(ABC):
         """``t`` time and ``p`` masking probability (after the floor), both [*] -> weights [*], >= 0."""
 
 
-class Strategy(ABC):
+class Strategy(ABC):  # noqa: B024  (every hook is optional)
     """A training strategy.  Fields of every strategy: ``p``, its probability, and what it applies to.
 
     Each hook draws from the generator it is handed and from nothing else; it is called anew every epoch and step.

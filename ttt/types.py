@@ -101,9 +101,7 @@ class Turn:
         if self.role not in ROLES:
             from ttt.errors import suggest
 
-            raise DataError(
-                f"unknown role {self.role!r}.{suggest(self.role, ROLES)} Roles: {', '.join(ROLES)}"
-            )
+            raise DataError(f"unknown role {self.role!r}.{suggest(self.role, ROLES)} Roles: {', '.join(ROLES)}")
 
     @property
     def is_target(self) -> bool:

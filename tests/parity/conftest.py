@@ -28,7 +28,11 @@ def cases(file: str) -> list[dict]:
     """Cases of one JSON file; a single skipped marker when the folder is not there."""
     path = folder() / file
     if not path.is_file():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no reference numbers at {folder()} (set TTT_PARITY_DIR)"))]
+        return [
+            pytest.param(
+                None, marks=pytest.mark.skip(reason=f"no reference numbers at {folder()} (set TTT_PARITY_DIR)")
+            )
+        ]
     return [pytest.param(c, id=c.get("name", c.get("id"))) for c in json.loads(path.read_text())["cases"]]
 
 

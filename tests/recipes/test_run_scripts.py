@@ -16,7 +16,11 @@ MINI, TOY = ROOT / "egs/mini_talk/run.sh", ROOT / "egs/toy/run.sh"
 
 def run(script: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", str(script), *arguments], capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=280
+        ["bash", str(script), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=280,
     )
 
 

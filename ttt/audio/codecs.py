@@ -11,12 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ttt.audio.kmeans import fit_neighbour_tables, kmeans, look_up, nearest
 from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, ConfigError, DataError
@@ -39,13 +40,17 @@ def check_wave(wave: Waveform, rate_hz: int, codec: str) -> None:
         raise DataError(f"codec {codec!r}: a waveform holds no samples: make it again or drop the item")
     if not np.isfinite(wave.samples).all():
         bad = int((~np.isfinite(wave.samples)).sum())
-        raise DataError(f"codec {codec!r}: {bad} of {len(wave.samples)} samples are NaN or infinite: make the wav again")
+        raise DataError(
+            f"codec {codec!r}: {bad} of {len(wave.samples)} samples are NaN or infinite: make the wav again"
+        )
 
 
 def check_codes(ids: np.ndarray, num_codes: int, num_books: int, codec: str) -> None:
     """Refuse codes [F, Q] of another shape or outside the code book."""
     if ids.ndim != 2 or ids.shape[1] != num_books:
-        raise DataError(f"codec {codec!r}: codes have shape {list(ids.shape)}, expected [F, {num_books}] (code books last)")
+        raise DataError(
+            f"codec {codec!r}: codes have shape {list(ids.shape)}, expected [F, {num_books}] (code books last)"
+        )
     wrong = ids[(ids < 0) | (ids >= num_codes)]
     if wrong.size:
         raise DataError(
@@ -68,10 +73,14 @@ class Toy(Codec):
     def __post_init__(self) -> None:
         self._hop = round(self.rate_hz / self.frame_rate_hz)
         if self._hop < 1 or abs(self._hop * self.frame_rate_hz - self.rate_hz) > 1e-6:
-            raise ValueError(f"rate_hz must be a multiple of frame_rate_hz, got {self.rate_hz} and {self.frame_rate_hz}")
+            raise ValueError(
+                f"rate_hz must be a multiple of frame_rate_hz, got {self.rate_hz} and {self.frame_rate_hz}"
+            )
         step = (self._hop // 2 - 4) // max(self.num_codes, 1)
         if self.num_codes < 1 or step < 1:
-            raise ValueError(f"num_codes must lie in 1 to {self._hop // 2 - 4} at this frame rate, got {self.num_codes}")
+            raise ValueError(
+                f"num_codes must lie in 1 to {self._hop // 2 - 4} at this frame rate, got {self.num_codes}"
+            )
         self._bins = 4 + step * np.arange(self.num_codes)  # whole periods per frame: tones meet at zero
         self.codec_id = f"toy-{self.num_codes}x{self._hop}@{self.rate_hz}"
 
@@ -136,14 +145,14 @@ class MelKmeans(TrainableCodec):
     """
 
     path: str = ""  # folder with codec.safetensors and codec.json
-    frame_rate_hz: float = 20.0  # 100 / a whole number of 10 ms mel frames
+    frame_rate_hz: float = 16.667  # 100 / a whole number of 10 ms mel frames
     num_codes: int = 1024
     num_books: int = 1
     pca_dim: int = 40
-    mels: int = 80
-    floor: float = 0.05  # mel magnitude below which nothing is told apart
+    mels: int = 40
+    floor: float = 0.02  # mel magnitude below which nothing is told apart
     level: bool = False  # bring each utterance's loudest mel frame to the same level first
-    context: int = 1  # neighbours the decoder looks at, on either side
+    context: int = 2  # neighbours the decoder looks at, on either side
     max_frames: int = 100_000  # codes (not mel frames) used for fitting
     iterations: int = 10  # of k-means
     griffin_lim_iterations: int = 32
@@ -242,7 +251,7 @@ class MelKmeans(TrainableCodec):
             ids.append(nearest(rest, book))
             rest = rest - book[ids[-1]]
             books.append(book)
-        tables, left = _neighbour_tables(rest, ids[0], [len(s) for s in stacks], self.num_codes, self.context)
+        tables, left = fit_neighbour_tables(rest, ids[0], [len(s) for s in stacks], self.num_codes, self.context)
         self._weights = {
             "mean": mean, "basis": basis.contiguous(), "books": torch.stack(books), "tables": tables,
             "level": torch.tensor(float(np.median(levels))),
@@ -328,7 +337,7 @@ class MelKmeans(TrainableCodec):
         """Log-mels of codes: i64 [F, Q] -> f32 [F * stack, M]."""
         weights = self._get()
         z = sum(book[ids[:, q]] for q, book in enumerate(weights["books"]))
-        z = z + _look_up(weights["tables"], ids[:, 0], [len(ids)])
+        z = z + look_up(weights["tables"], ids[:, 0], [len(ids)])
         x = (z @ weights["basis"].T + weights["mean"]).reshape(-1, self.mels)
         if self.level:
             x = torch.where(x <= _LOWEST, torch.full_like(x, math.log(self.floor)), x + weights["level"])
@@ -420,77 +429,3 @@ def standardize(vectors: np.ndarray) -> np.ndarray:
     centred = vectors - vectors.mean(axis=1, keepdims=True)
     spread = centred.std(axis=(1, 2), keepdims=True)
     return (centred / np.maximum(spread, 1e-8)).astype(np.float32)
-
-
-def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre: f32 [F, E], f32 [C, E] -> i64 [F]."""
-    half = centres.square().sum(1) / 2
-    return torch.cat([(half - part @ centres.T).argmin(1) for part in vectors.split(8192)])
-
-
-def kmeans(vectors: Tensor, count: int, iterations: int, gen: torch.Generator) -> Tensor:
-    """Lloyd's k-means from a k-means++ start on a sample: f32 [F, E] -> f32 [C, E].
-
-    A code that nobody uses moves to a random one of the vectors that are worst served.
-    """
-    sample = vectors[torch.randperm(len(vectors), generator=gen)[: max(8 * count, 4096)]]
-    distance = torch.full((len(sample),), float("inf"))
-    chosen = [int(torch.randint(len(sample), (1,), generator=gen))]
-    for _ in range(count - 1):
-        distance = torch.minimum(distance, (sample - sample[chosen[-1]]).square().sum(1))
-        weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
-        chosen.append(int(torch.multinomial(weight, 1, generator=gen)))
-    centres = sample[chosen].clone()
-    for _ in range(iterations):
-        ids = nearest(vectors, centres)
-        size = torch.bincount(ids, minlength=count)
-        total = torch.zeros_like(centres).index_add_(0, ids, vectors)
-        dead = (size == 0).nonzero()[:, 0]
-        error = (vectors - centres[ids]).square().sum(1)
-        centres = total / size.clamp(min=1)[:, None]
-        if len(dead):
-            worst = error.topk(min(len(error), 4 * len(dead))).indices
-            pick = torch.randperm(len(worst), generator=gen)[: len(dead)]
-            centres[dead[: len(pick)]] = vectors[worst[pick]]
-    return centres
-
-
-def _look_up(tables: Tensor, ids: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Sum over d of tables[d, ids[t + d]] inside each utterance: f32 [D, C, E], i64 [F] -> f32 [F, E]."""
-    context = len(tables) // 2
-    out = tables[context][ids]
-    for d, at, inside in _neighbours(lengths, context):
-        out = out + tables[d + context][ids[at]] * inside[:, None].to(out)
-    return out
-
-
-def _neighbours(lengths: Sequence[int], context: int) -> list[tuple[int, Tensor, Tensor]]:
-    """For each offset d != 0: where the neighbour stands, and whether it is of the same utterance."""
-    total = sum(lengths)
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))
-    out = []
-    for d in range(-context, context + 1):
-        if d:
-            at = (torch.arange(total) + d).clamp(0, max(total - 1, 0))
-            out.append((d, at, (owner[at] == owner) & (at == torch.arange(total) + d)))
-    return out
-
-
-def _neighbour_tables(rest: Tensor, ids: Tensor, lengths: Sequence[int], count: int, context: int) -> tuple[Tensor, Tensor]:
-    """Additive tables f32 [2 * context + 1, C, E] that explain ``rest`` f32 [F, E], and what they leave.
-
-    Alternating least squares with shrinkage (ten virtual zeros per entry), three rounds.
-    """
-    tables = torch.zeros(2 * context + 1, count, rest.shape[1])
-    everywhere = torch.ones(len(ids), dtype=torch.bool)
-    places: list[Any] = [*_neighbours(lengths, context), (0, torch.arange(len(ids)), everywhere)] if context else []
-    left = rest.clone()
-    for _ in range(3):
-        for d, at, inside in places:
-            code, old = ids[at][inside], tables[d + context]
-            target = left[inside] + old[code]
-            size = torch.bincount(code, minlength=count)[:, None]
-            new = torch.zeros_like(old).index_add_(0, code, target) / (size + 10.0)
-            left[inside] = target - new[code]
-            tables[d + context] = new
-    return tables, left

@@ -127,17 +127,19 @@ def griffin_lim(
 
     rows, width, channels = magnitude.shape
     hop = settings.hop_samples
-    length = width * hop
-    # one frame more: the last hop would otherwise lie under the tail of a single window
-    spectrum = torch.zeros(rows, width + 1, channels, device=magnitude.device)
+    # frames behind the end whose windows reach into the sound: the first repeats the last frame, lest the last hop lie
+    # under the tail of a single window, the others are empty; a longer row has such frames there as well
+    behind = -(-(settings.window_samples // 2) // hop)
+    length = (width + behind - 1) * hop
+    spectrum = torch.zeros(rows, width + behind, channels, device=magnitude.device)
     inside = torch.zeros(rows, length, dtype=torch.bool, device=magnitude.device)
     for row, count in enumerate(frames):
         if count:
             spectrum[row, :count] = magnitude[row, :count]
             spectrum[row, count] = magnitude[row, count - 1]
             inside[row, : count * hop] = True
-    spectrum = spectrum.transpose(1, 2)  # [B, K, T + 1]
-    turn = torch.rand(width + 1, channels, generator=generator(0, "griffin_lim")).T.to(magnitude.device)
+    spectrum = spectrum.transpose(1, 2)  # [B, K, T + behind]
+    turn = torch.rand(width + behind, channels, generator=generator(0, "griffin_lim")).T.to(magnitude.device)
     phase = torch.polar(torch.ones_like(turn), 2 * torch.pi * turn)[None]
     if known is not None:
         start = torch.nn.functional.pad(known, (0, length - known.shape[1]))
@@ -155,7 +157,7 @@ def griffin_lim(
         found = _stft(samples, settings)
         phase = _unit(found + momentum * (found - before)) if step else _unit(found)
         before = found
-    return samples
+    return samples[:, : width * hop]
 
 
 def _unit(spectrum: Tensor) -> Tensor:

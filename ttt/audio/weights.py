@@ -73,4 +73,5 @@ def load_weights(folder: str | Path, stem: str, mend: str) -> tuple[dict[str, Te
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    return save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+    # cloned: safetensors refuses arrays that share memory (tied weights)
+    return save({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)})

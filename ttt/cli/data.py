@@ -25,7 +25,9 @@ def codec(arguments: argparse.Namespace) -> int:
     folder = component_path(config.codec, "codec")
     manifest = Path(config.data.corpus) / "train.jsonl"
     if not isinstance(config.codec, TrainableCodec):
-        raise ConfigError(f"codec: {type(config.codec).registered_name!r} is not trainable; point codec.path at its weights")
+        raise ConfigError(
+            f"codec: {type(config.codec).registered_name!r} is not trainable; point codec.path at its weights"
+        )
     if dry_run(arguments, config, [f"read wavs of {manifest}", f"fit and save to {folder}"]):
         return 0
     stage = Stage("codec", folder / ".done.json", [manifest], [folder], {"codec": to_plain(config.codec), "seed": config.run.seed},
@@ -52,7 +54,9 @@ def judge(arguments: argparse.Namespace) -> int:
     corpus = Path(config.data.corpus)
     manifests = [corpus / "train.jsonl", corpus / "dev.jsonl"]
     if not hasattr(config.judge, "fit"):
-        raise ConfigError(f"judge: {type(config.judge).registered_name!r} is not trainable; point judge.path at its weights")
+        raise ConfigError(
+            f"judge: {type(config.judge).registered_name!r} is not trainable; point judge.path at its weights"
+        )
     if dry_run(arguments, config, [f"read wavs of {manifests[0]}", f"fit and save to {folder}"]):
         return 0
     stage = Stage("judge", folder / ".done.json", manifests, [folder], {"judge": to_plain(config.judge), "seed": config.run.seed},
@@ -88,7 +92,9 @@ def tokenize(arguments: argparse.Namespace) -> int:
         started = time.perf_counter()
         result = encode_manifest(manifest, loaded, target, config.data.jobs)
         stage.finish(result, time.perf_counter() - started)
-        log.info("tokenize: %s: %d utterances, %.0f per second", manifest.stem, result["utterances"], result["per_second"])
+        log.info(
+            "tokenize: %s: %d utterances, %.0f per second", manifest.stem, result["utterances"], result["per_second"]
+        )
     return 0
 
 
@@ -105,7 +111,9 @@ def examples(arguments: argparse.Namespace) -> int:
     loaded = config.codec.load()
     settings = {"tasks": to_plain(config.tasks), "bpe_size": config.data.bpe_size, "codec": loaded.codec_id}
     outputs = [*(out / f"{split}.jsonl" for split in config.data.splits), out / "tokenizer"]
-    stage = Stage("examples", out / "examples.done.json", [*codes, *items], outputs, settings, "run 'ttt tokenize' first")
+    stage = Stage(
+        "examples", out / "examples.done.json", [*codes, *items], outputs, settings, "run 'ttt tokenize' first"
+    )
     if stage.is_done(arguments.overwrite):
         return 0
     started = time.perf_counter()

@@ -14,10 +14,9 @@ from ttt.errors import DataError
 
 def list_plugins(arguments: argparse.Namespace) -> int:
     """Families, or the plug-ins of one: name, fields with defaults, first line of the docstring, file:line."""
+    import ttt.registry.families  # noqa: F401  (declares the families)
     from ttt.registry.core import FAMILIES, family
     from ttt.registry.plugins import load_plugins
-
-    import ttt.registry.families  # noqa: F401  (declares the families)
 
     load_plugins(arguments.plugins)
     keys = [arguments.family] if arguments.family else sorted(FAMILIES)
@@ -94,7 +93,9 @@ def show(arguments: argparse.Namespace) -> int:
     for at in range(len(stream)):
         kind = "audio" if stream.kind[at] == 2 else "text "
         mark = "loss" if stream.target[at] else "    "
-        print(f"  {at:5d} {kind} run {stream.span[at]:3d} {mark} {stream.ids[at]:6d} {tokenizer.token(stream.ids[at])!r}")
+        print(
+            f"  {at:5d} {kind} run {stream.span[at]:3d} {mark} {stream.ids[at]:6d} {tokenizer.token(stream.ids[at])!r}"
+        )
     mask = getattr(settings.objective, "mask", None)
     if mask is not None:
         print(f"mask: {to_plain(mask)}")

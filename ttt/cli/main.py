@@ -29,7 +29,9 @@ VERBS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar; one sub-command per verb."""
-    top = argparse.ArgumentParser(prog="ttt", description="Speech-text language models: AR text, NAR audio, one Transformer.")
+    top = argparse.ArgumentParser(
+        prog="ttt", description="Speech-text language models: AR text, NAR audio, one Transformer."
+    )
     top.add_argument("--version", action="version", version=f"ttt {ttt.__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (_, help_line) in VERBS.items():
@@ -38,9 +40,13 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
             verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
         else:
-            verb.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML; later ones win")
+            verb.add_argument(
+                "--config", action="append", default=[], metavar="FILE", help="recipe YAML; later ones win"
+            )
             verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the files")
-            verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop")
+            verb.add_argument(
+                "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
+            )
             verb.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
         if name == "show":
             verb.add_argument("--uid", default="", help="which example (default: the first)")
@@ -52,7 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb.  Exit codes: 0 done, 2 something the user can mend (one line on stderr), 1 a fault of the program."""
     arguments = parser().parse_args(argv)
     logging.basicConfig(
-        level=os.environ.get("TTT_LOG", "INFO").upper(), stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        level=os.environ.get("TTT_LOG", "INFO").upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
     )
     module, _, function = VERBS[arguments.verb][0].partition(":")
     try:

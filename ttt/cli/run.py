@@ -84,7 +84,9 @@ def model_folder(path: str | Path) -> Path:
         return path / "model"
     found = latest_complete(path / "checkpoints")
     if found is None:
-        raise DataError(f"{path}: no complete checkpoint here; train first, or name a model folder with eval.checkpoint=")
+        raise DataError(
+            f"{path}: no complete checkpoint here; train first, or name a model folder with eval.checkpoint="
+        )
     return found / "model"
 
 
@@ -100,7 +102,9 @@ def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path,
         seen: dict[str, int] = {}
         for example in read_examples(path):
             if example.task not in labels:
-                raise ConfigError(f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(labels)}")
+                raise ConfigError(
+                    f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(labels)}"
+                )
             seen[example.task] = seen.get(example.task, 0) + 1
             if not limit or seen[example.task] <= limit:
                 kept.append(example)
@@ -128,7 +132,17 @@ def decode_settings(config: RunConfig) -> Any:
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Everything that decides a generation, for markers and cards."""
     e = config.eval
-    names = ("batch_size", "max_tokens", "strict", "use_cache", "temperature", "top_k", "top_p", "min_text_tokens_after_audio", "limit")
+    names = (
+        "batch_size",
+        "max_tokens",
+        "strict",
+        "use_cache",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_text_tokens_after_audio",
+        "limit",
+    )
     return {
         "sampler": to_plain(e.sampler), "length": to_plain(e.length), "mask": to_plain(getattr(config.objective, "mask", None)),
         "seed": config.run.seed, **{n: getattr(e, n) for n in names},
@@ -243,7 +257,11 @@ def score(arguments: argparse.Namespace) -> int:
         resamples=config.eval.bootstrap, seed=config.run.seed, limited=limited, tensorboard=out / "tensorboard",
     )  # fmt: skip
     card = make_card(
-        result, config=to_plain(config), seeds={"run": config.run.seed}, data=inputs, decode=settings_of(config),
+        result,
+        config=to_plain(config),
+        seeds={"run": config.run.seed},
+        data=inputs,
+        decode=settings_of(config),
     )
     write_card(out / "card.json", card)
     stage.finish({"items": len(examples)}, result["timing"]["score_s"])
@@ -271,5 +289,3 @@ def report(arguments: argparse.Namespace) -> int:
     text = build_report(config.run.dir, floor=floor if floor.is_file() else None, mask=mask)
     print(text)
     return 0
-
-

@@ -57,7 +57,13 @@ class Stage:
 
     def finish(self, result: Mapping[str, Any], seconds: float) -> None:
         """Write the marker; last."""
-        record = {"stage": self.name, **self.state, "result": dict(result), "seconds": round(seconds, 2), "time": time.time()}
+        record = {
+            "stage": self.name,
+            **self.state,
+            "result": dict(result),
+            "seconds": round(seconds, 2),
+            "time": time.time(),
+        }
         self.marker.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.marker.with_name(self.marker.name + ".tmp")
         temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")

@@ -78,7 +78,9 @@ def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:
             node = default if value is None else value
             if f.metadata["many"]:
                 if isinstance(node, (str, Mapping)):
-                    raise ConfigError(f"{name}: expected a list of {family(f.metadata['family']).title} blocks, got {node!r}")
+                    raise ConfigError(
+                        f"{name}: expected a list of {family(f.metadata['family']).title} blocks, got {node!r}"
+                    )
                 items: Sequence[Any] = node  # type: ignore[assignment]
                 built[name] = tuple(family(f.metadata["family"]).build(v, f"{name}[{i}]") for i, v in enumerate(items))
                 continue

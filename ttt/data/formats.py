@@ -69,7 +69,9 @@ def official_record(record: Mapping[str, Any], uid: str, where: str = "") -> Exa
     turns = [Turn("system", parse_content(system, where))]
     for number, message in enumerate(messages):
         if message["role"] not in ("user", "assistant"):
-            raise DataError(f"{where}: message {number} has role {message['role']!r}; after the system message only user and assistant")
+            raise DataError(
+                f"{where}: message {number} has role {message['role']!r}; after the system message only user and assistant"
+            )
         turns.append(Turn(message["role"], parse_content(message["content"], f"{where}, message {number}")))
     return Example(uid, tuple(turns), task="chat")
 
@@ -86,7 +88,9 @@ def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     elif "prompt" in record and "response" in record:
         raw = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}]
     else:
-        raise DataError(f"{where}: no 'messages', 'conversations', 'prompt' + 'response' or 'text'; keys: {sorted(record)}")
+        raise DataError(
+            f"{where}: no 'messages', 'conversations', 'prompt' + 'response' or 'text'; keys: {sorted(record)}"
+        )
     return [{"role": str(m["role"]), "content": _text(m["content"], where)} for m in raw]
 
 

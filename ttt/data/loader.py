@@ -37,9 +37,7 @@ class Loader:
         max_drop_share: float = 0.01,
     ):  # fmt: skip
         if batch_tokens < row_tokens or batch_tokens % row_tokens:
-            raise ConfigError(
-                f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}"
-            )
+            raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
         self.vocab, self.row_tokens, self.seed = vocab, row_tokens, seed
         self.rows_per_batch = batch_tokens // row_tokens
         self.accumulate, self.rank, self.world, self.strategies = accumulate, rank, world, tuple(strategies)
@@ -70,7 +68,10 @@ class Loader:
         first = within * self.window_rows + (index * self.world + self.rank) * self.rows_per_batch
         chosen = rows[first : first + self.rows_per_batch]
         return collate(
-            [[self._stream(epoch, i) for i in row] for row in chosen], self.row_tokens, self.vocab.pad_id, self.vocab.mask_id
+            [[self._stream(epoch, i) for i in row] for row in chosen],
+            self.row_tokens,
+            self.vocab.pad_id,
+            self.vocab.mask_id,
         )
 
     def _stream(self, epoch: int, index: int) -> TokenStream:

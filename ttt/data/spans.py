@@ -52,7 +52,13 @@ def encode_example(
             closer = vocab.closer(span.style)
             new = [vocab.opener(span.style), *codes.tolist(), *([] if closer is None else [closer])]
             segments.append(
-                {"start": start, "stop": start + len(codes), "style": span.style, "turn": piece.turn, "target": piece.target}
+                {
+                    "start": start,
+                    "stop": start + len(codes),
+                    "style": span.style,
+                    "turn": piece.turn,
+                    "target": piece.target,
+                }
             )
         ids.extend(new)
         target.extend([piece.target] * len(new))

@@ -118,7 +118,9 @@ class Ctc(Judge):
             log.warning("judge: %d of %d utterances are too short for their text and left out", len(short), len(waves))
         kept = np.setdiff1d(np.arange(len(inputs)), short)
         if not len(kept):
-            raise DataError("judge: every utterance is too short for its text: check that texts and wavs belong together")
+            raise DataError(
+                "judge: every utterance is too short for its text: check that texts and wavs belong together"
+            )
         dev_inputs = [self._features(w) for w in dev_waves]
         with torch.random.fork_rng(devices=[]):  # initial weights and dropout draw from the global generator
             torch.manual_seed(derive_seed(seed, "judge"))
@@ -145,7 +147,9 @@ class Ctc(Judge):
         optimizer = torch.optim.AdamW(net.parameters(), lr=self.learning_rate, weight_decay=0.01)
         batches_per_epoch = -(-len(kept) // self.batch_size)
         steps = max(1, round(self.max_epochs * batches_per_epoch))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps + 1, pct_start=0.15)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=steps + 1, pct_start=0.15
+        )
         check = max(1, batches_per_epoch // 3)
         best, best_weights, step = float("inf"), None, 0
         rng = np.random.default_rng(derive_seed(seed, "judge_order"))

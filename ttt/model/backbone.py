@@ -39,9 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build_backbone(
-    section: ModelSection, vocab: Vocabulary, seed: int, code_vectors: Any = None
-) -> torch.nn.Module:
+def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vectors: Any = None) -> torch.nn.Module:
     """A causal LM whose embedding holds every id of ``vocab``.
 
     From ``section.path``: weights of a local folder; rows beyond the folder's own vocabulary are added and initialised by
@@ -62,7 +60,6 @@ def build_backbone(
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 hf.resize_token_embeddings(vocab.size, mean_resizing=False)
-        first_new = min(first_new, vocab.audio_start)
     elif section.preset:
         hf = _from_preset(section, vocab, seed, dtype)
         first_new = vocab.audio_start
@@ -97,7 +94,9 @@ def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torc
     quiet()
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained")
+        raise CheckpointError(
+            f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained"
+        )
     if not list(folder.glob("*.safetensors")):
         pickled = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
         found = f"only pickled weights ({', '.join(pickled)}), which can run code" if pickled else "no weights"
@@ -107,7 +106,9 @@ def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torc
             folder, attn_implementation=attention, dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except Exception as error:  # damaged files surface as many types
-        raise CheckpointError(f"{folder}: cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"{folder}: cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def initialize_rows(
@@ -143,9 +144,7 @@ def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: tor
     known = AutoConfig.for_model(model_type)
     for key in section.overrides:
         if key != "model_type" and not hasattr(known, key):
-            raise ConfigError(
-                f"model.overrides.{key}: {model_type} has no such field.{suggest(key, known.to_dict())}"
-            )
+            raise ConfigError(f"model.overrides.{key}: {model_type} has no such field.{suggest(key, known.to_dict())}")
     config = AutoConfig.for_model(model_type, **values)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

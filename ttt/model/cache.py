@@ -74,7 +74,9 @@ class SlotCache:
 
     def begin(self, rows: Tensor, new: int) -> Cache:
         """Prepare a call that writes ``new`` columns for the rows ``rows`` i64 [R]; returns HF's view of the cache."""
-        everything = len(rows) == len(self.lengths) and bool((rows == torch.arange(len(rows), device=rows.device)).all())
+        everything = len(rows) == len(self.lengths) and bool(
+            (rows == torch.arange(len(rows), device=rows.device)).all()
+        )
         self.rows = None if everything else rows
         self.starts = self.lengths[rows]
         first, last = int(self.starts.min()), int(self.starts.max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
 from torch import Generator, Tensor, nn
 
 from ttt.diffusion.corrupt import Noised, corrupt, draw

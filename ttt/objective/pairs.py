@@ -33,9 +33,7 @@ def nar_pairs(masked: Tensor) -> tuple[Tensor, Tensor]:
     return at, at
 
 
-def next_token_term(
-    batch: PackedBatch, wanted: Tensor, normalize: str, scale: float = 1.0
-) -> PlanTerm:
+def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: str, scale: float = 1.0) -> PlanTerm:
     """Next-token loss on ``wanted`` positions.
 
     ``sample``: mean per document, then mean over *all* documents, those without wanted tokens counting as 0 (the official
@@ -64,7 +62,13 @@ def denoising_term(
 
 
 def _term(
-    batch: PackedBatch, counted: Tensor, source: Tensor, target: Tensor, weight: Tensor | None, normalize: str, scale: float
+    batch: PackedBatch,
+    counted: Tensor,
+    source: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    normalize: str,
+    scale: float,
 ) -> PlanTerm:
     weights = torch.ones(len(target))
     if normalize == "sample":

@@ -50,9 +50,7 @@ class Registry:
     the first look-up, so that listing one family imports only that family.
     """
 
-    def __init__(
-        self, key: str, title: str, base: str, base_class: type | None = None, builtin: Sequence[str] = ()
-    ):
+    def __init__(self, key: str, title: str, base: str, base_class: type | None = None, builtin: Sequence[str] = ()):
         self.key, self.title, self._base_path, self._base = key, title, base, base_class
         self._builtin = tuple(builtin)
         self._entries: dict[str, Entry] = {}
@@ -85,9 +83,7 @@ class Registry:
                 )
             missing = sorted(getattr(cls, "__abstractmethods__", ()))
             if missing:
-                raise RegistryError(
-                    f"{where}: {self.title} {name!r} does not implement {', '.join(missing)}"
-                )
+                raise RegistryError(f"{where}: {self.title} {name!r} does not implement {', '.join(missing)}")
             self._entries[name] = Entry(name, cls, where)
             cls.registered_name = name  # type: ignore[attr-defined]
             return cls
@@ -98,9 +94,9 @@ class Registry:
         """Import the built-in modules of this family and everything installed under ``ttt.plugins``; once."""
         if self._loaded:
             return
-        self._loaded = True
         for module in self._builtin:
             importlib.import_module(module)
+        self._loaded = True  # only now: a module that failed to import must fail again, not look absent
         from ttt.registry.plugins import load_installed
 
         load_installed()
@@ -135,9 +131,7 @@ class Registry:
             raise ConfigError(f"{at}: expected a {self.title} (a name or a block with 'name'), got {node!r}")
         values = dict(node)
         if "name" not in values:
-            raise ConfigError(
-                f"{at}: a {self.title} needs 'name'. Registered: {', '.join(self.names())}"
-            )
+            raise ConfigError(f"{at}: a {self.title} needs 'name'. Registered: {', '.join(self.names())}")
         return build_dataclass(self.get(str(values.pop("name")), at), values, at)
 
 

@@ -219,7 +219,7 @@ class Decoder:
             return session.logits(index[local.cpu()], tails, last, unconditional)
 
         # The end token takes one of the tokens that are left.
-        budget = [max(1, s.max_tokens - rows[i].new - 1) for i in active]
+        budget = [s.max_tokens - rows[i].new - 1 for i in active]
         request = SpanRequest(
             predict=predict, mask_id=v.mask_id, end_ids=ends, allowed=allowed,
             exact=[s.length.exact_codes(rows[i].last) if s.strict else None for i in active],
@@ -230,7 +230,9 @@ class Decoder:
         collected: dict[int, list[Tensor]] = {n: [] for n in range(len(active))}
         for block in self.sampler.span(request):
             i, ids, ended = active[block.row], block.ids, block.ended
-            if ended and not s.strict:  # the sampler cuts by the order of its end tokens; the loop at the first of any kind
+            if (
+                ended and not s.strict
+            ):  # the sampler cuts by the order of its end tokens; the loop at the first of any kind
                 at = torch.isin(ids, torch.tensor(both, device=ids.device)).nonzero()
                 ids = ids[: int(at[0]) + 1]
             collected[block.row].append(ids)

@@ -33,9 +33,7 @@ def sampling_probabilities(logits: Tensor, temperature: float, top_k: int, top_p
     return probs / probs.sum(-1, keepdim=True)
 
 
-def choose_text(
-    logits: Tensor, temperature: float, top_k: int, top_p: float, gens: Sequence[Generator]
-) -> Tensor:
+def choose_text(logits: Tensor, temperature: float, top_k: int, top_p: float, gens: Sequence[Generator]) -> Tensor:
     """One token per row, i64 [R], of logits [R, V]; greedy unless temperature, top_k or top_p asks for sampling."""
     if temperature <= 0 and top_k <= 0 and top_p >= 1:
         return logits.argmax(-1)
@@ -48,7 +46,9 @@ def choose_audio(logits: Tensor, temperature: float, gens: Sequence[Generator]) 
     """One token per position, i64 [R, m], of logits [R, m, V]: argmax, or Gumbel-max in float64 at a temperature."""
     if temperature <= 0:
         return logits.argmax(-1)
-    noise = torch.stack([torch.rand(row.shape, generator=g, dtype=torch.float64) for row, g in zip(logits, gens, strict=True)])
+    noise = torch.stack(
+        [torch.rand(row.shape, generator=g, dtype=torch.float64) for row, g in zip(logits, gens, strict=True)]
+    )
     gumbel = (-noise.clamp(min=1e-300).log()) ** temperature
     return (logits.double().exp() / gumbel.to(logits.device)).argmax(-1)
 

@@ -33,9 +33,13 @@ class Session:
     that may still change (by the mask rule's own word) are run again, so every result equals the uncached one.
     """
 
-    def __init__(self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt], use_cache: bool, room: int) -> None:
+    def __init__(
+        self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt], use_cache: bool, room: int
+    ) -> None:
         if model.attention == "flex_attention":
-            raise ConfigError("decoding needs model.attention=sdpa or eager: a block mask cannot carry single query rows")
+            raise ConfigError(
+                "decoding needs model.attention=sdpa or eager: a block mask cannot carry single query rows"
+            )
         self.model, self.mask, self.vocab = model, mask, model.tokenizer.vocab
         self.device = model.device
         self.lengths = torch.tensor([len(p.ids) for p in prompts])

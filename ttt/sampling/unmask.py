@@ -104,11 +104,13 @@ class Blockwise(SpanSampler):
         """Fill one span per row, block by block; rows whose span ended drop out."""
         done = {row: torch.empty(0, dtype=torch.long, device=request.device) for row in range(request.rows)}
         while done:
-            # Rows that need blocks of one width and have equally long histories share their network calls.
-            groups: dict[tuple[int, int], list[int]] = {}
+            # Rows share their network calls when their blocks have one width, one number of open places and equally long histories.
+            groups: dict[tuple[int, int, bool], list[int]] = {}
             for row, before in done.items():
-                groups.setdefault((len(before), self._width(request, row, len(before))), []).append(row)
-            for (_, width), rows in sorted(groups.items()):
+                width = self._width(request, row, len(before))
+                forced = request.strict and len(before) + width >= self._total(request, row)
+                groups.setdefault((len(before), width, forced), []).append(row)
+            for (_, width, _), rows in sorted(groups.items()):
                 before = torch.stack([done[row] for row in rows])
                 canvas = self._denoise(request, torch.tensor(rows, device=request.device), before, width)
                 for row, ids in zip(rows, canvas, strict=True):
@@ -121,7 +123,7 @@ class Blockwise(SpanSampler):
 
     def _total(self, request: SpanRequest, row: int) -> int:
         codes = request.exact[row]
-        return (min(request.limit[row], self.gen_length) if codes is None else codes) + 1
+        return min(request.limit[row], self.gen_length if codes is None else codes) + 1
 
     def _width(self, request: SpanRequest, row: int, before: int) -> int:
         if not request.strict:
@@ -154,7 +156,7 @@ class Blockwise(SpanSampler):
         ends = torch.tensor(sorted({e for row in rows.tolist() for e in request.end_ids[row]}), device=device)
         positions = torch.arange(width, device=device)
         open_at_start = int((canvas == mask_id).sum(1).max())
-        for step, count in enumerate(transfer_counts(open_at_start, self.steps_per_block)):
+        for count in transfer_counts(open_at_start, self.steps_per_block):
             open_ = (canvas == mask_id) & alive
             if count == 0 or not bool(open_.any()):
                 break

@@ -43,7 +43,9 @@ def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> d
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as lines:
-        lines.write(json.dumps({"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_books": codec.num_books}) + "\n")
+        lines.write(
+            json.dumps({"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_books": codec.num_books}) + "\n"
+        )
         for part in parts:
             for record in part:
                 lines.write(json.dumps(record) + "\n")
@@ -56,7 +58,9 @@ def _loaded(codec: Codec) -> Codec:
     return codec if getattr(codec, "codec_id", "") else codec.load()
 
 
-def _encode_chunk(codec: Codec, chunk: Sequence[Utterance], folder: Path, limit_threads: bool = True) -> list[dict[str, Any]]:
+def _encode_chunk(
+    codec: Codec, chunk: Sequence[Utterance], folder: Path, limit_threads: bool = True
+) -> list[dict[str, Any]]:
     if limit_threads:
         import torch
 
@@ -76,7 +80,9 @@ def read_codes(path: Path, codec_id: str = "") -> dict[str, np.ndarray]:
     for where, record in read_records(path):
         if "codec" in record:
             if codec_id and record["codec"] != codec_id:
-                raise DataError(f"{path}: codes of codec {record['codec']!r}, the run uses {codec_id!r}; run 'ttt tokenize' again")
+                raise DataError(
+                    f"{path}: codes of codec {record['codec']!r}, the run uses {codec_id!r}; run 'ttt tokenize' again"
+                )
             continue
         array = np.asarray(record["codes"], dtype=np.int32)
         if array.size == 0:
@@ -114,20 +120,28 @@ def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
         for _, item in read_records(path):
             texts.extend(str(item[k]) for k in ("text_in", "text_out") if item.get(k))
     roles = ["system", "user", "assistant", "\n"]
-    return [*roles * 100, *(t for t in texts for t in (t, " " + t)), *(t for t in texts[: len(tasks)] for _ in range(100))]
+    return [
+        *roles * 100,
+        *(t for t in texts for t in (t, " " + t)),
+        *(t for t in texts[: len(tasks)] for _ in range(100)),
+    ]
 
 
 def prepare(
     corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int
 ) -> dict[str, Any]:
     """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
-    tokenizer = train_bpe(corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes * codec.num_books)
+    tokenizer = train_bpe(
+        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes * codec.num_books
+    )
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
         codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id)
         examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks)
         if not examples:
-            raise DataError(f"{corpus / f'{split}.items.jsonl'}: no item of the recipe's tasks; found {counts or 'nothing'}")
+            raise DataError(
+                f"{corpus / f'{split}.items.jsonl'}: no item of the recipe's tasks; found {counts or 'nothing'}"
+            )
         write_examples(out / f"{split}.jsonl", examples)
         report[split] = counts
     tokenizer.save(out / "tokenizer")

@@ -63,7 +63,9 @@ class _SpeechTask(Task):
     def prompt(self, example: Example) -> Example:
         """Everything before the last assistant turn."""
         if example.turns[-1].role != "assistant":
-            raise DataError(f"example {example.uid!r}: the last turn must be the assistant's, got {example.turns[-1].role!r}")
+            raise DataError(
+                f"example {example.uid!r}: the last turn must be the assistant's, got {example.turns[-1].role!r}"
+            )
         return Example(example.uid, example.turns[:-1], example.task, example.meta)
 
     def _example(self, item: Mapping[str, Any], user: tuple[Span, ...], answer: tuple[Span, ...]) -> Example:
@@ -88,7 +90,9 @@ def _codes(codes: Mapping[str, np.ndarray], item: Mapping[str, Any], field: str)
     if utterance is None:
         raise DataError(f"item {item.get('id')!r}: task {item.get('task')!r} needs {field!r}, the item has none")
     if utterance not in codes:
-        raise DataError(f"item {item.get('id')!r}: no codes for utterance {utterance!r}; run 'ttt tokenize' on its manifest")
+        raise DataError(
+            f"item {item.get('id')!r}: no codes for utterance {utterance!r}; run 'ttt tokenize' on its manifest"
+        )
     return codes[utterance]
 
 
@@ -103,7 +107,9 @@ class Asr(_SpeechTask):
         """User: the input's codes.  Assistant: transcript (and speech)."""
         spoken = _codes(codes, item, "output") if self.speak else np.zeros((0, 1), dtype=np.int32)
         user = (Span("audio", codes=_codes(codes, item, "input"), style="user"),)
-        return self._example(item, user, interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk))
+        return self._example(
+            item, user, interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk)
+        )
 
     @property
     def metrics(self) -> Mapping[str, str]:
@@ -146,7 +152,9 @@ class SpokenQa(_SpeechTask):
         """User: the question's codes.  Assistant: answer text (and speech)."""
         spoken = _codes(codes, item, "output") if self.speak else np.zeros((0, 1), dtype=np.int32)
         user = (Span("audio", codes=_codes(codes, item, "input"), style="user"),)
-        return self._example(item, user, interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk))
+        return self._example(
+            item, user, interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk)
+        )
 
     @property
     def metrics(self) -> Mapping[str, str]:

@@ -89,7 +89,9 @@ def extend(backend, num_codes: int):
     backend.add_special_tokens(special(BASE_SPECIALS))
     backend.add_special_tokens(special(MULTIMODAL_SPECIALS))
     codes = [code_token(c) for c in range(num_codes)]
-    backend.add_tokens([AddedToken(c, special=False, normalized=False) for c in codes if backend.token_to_id(c) is None])
+    backend.add_tokens(
+        [AddedToken(c, special=False, normalized=False) for c in codes if backend.token_to_id(c) is None]
+    )
     backend.add_special_tokens(special(FINAL_SPECIALS))
     return backend
 
@@ -101,9 +103,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, num_codes: int) -> TextToke
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -66,14 +66,18 @@ class Vocabulary:
                 raise DataError(f"vocabulary: {name} = {value} must be a text id (< {self.audio_start})")
         for name, value in audio.items():
             if not self.audio_start <= value < self.size:
-                raise DataError(f"vocabulary: {name} = {value} must be an audio id in [{self.audio_start}, {self.size})")
+                raise DataError(
+                    f"vocabulary: {name} = {value} must be an audio id in [{self.audio_start}, {self.size})"
+                )
         special = {**text, **audio}
         del special["code_start"]
         if len(set(special.values())) != len(special):
             raise DataError(f"vocabulary: special ids must differ, got {special}")
         codes = range(self.code_start, self.code_stop)
         if any(v in codes for v in special.values()) or self.code_stop > self.size:
-            raise DataError(f"vocabulary: codes [{codes.start}, {codes.stop}) overlap a special id or the end {self.size}")
+            raise DataError(
+                f"vocabulary: codes [{codes.start}, {codes.stop}) overlap a special id or the end {self.size}"
+            )
 
     @property
     def code_stop(self) -> int:
@@ -129,7 +133,9 @@ class Vocabulary:
             raw.pop("digest", None)
             return cls(**raw)
         except FileNotFoundError:
-            raise DataError(f"{path}: no vocabulary here; make it with 'ttt tokenizer' or name another folder") from None
+            raise DataError(
+                f"{path}: no vocabulary here; make it with 'ttt tokenizer' or name another folder"
+            ) from None
         except (json.JSONDecodeError, TypeError) as error:
             raise DataError(f"{path}: not a vocabulary file: {error}") from error
 
@@ -150,7 +156,9 @@ def derive(token_id: Any, size: int, pad: str = "<|endoftext|>") -> Vocabulary:
     num_codes = 0
     while token_id(code_token(num_codes)) is not None:
         if token_id(code_token(num_codes)) != code_start + num_codes:
-            raise DataError(f"tokenizer: {code_token(num_codes)!r} breaks the run of codes that starts at id {code_start}")
+            raise DataError(
+                f"tokenizer: {code_token(num_codes)!r} breaks the run of codes that starts at id {code_start}"
+            )
         num_codes += 1
     return Vocabulary(
         size=size, audio_start=need("<|audio|>"), code_start=code_start, num_codes=num_codes,

@@ -89,7 +89,13 @@ def test_merge_changes_no_input():
 
 
 def test_interpolation(write):
-    a = write("a.yaml", {"data": {"dir": "/x", "train": "${data.dir}/train.jsonl"}, "train": {"steps": 5, "log_every_steps": "${run.seed}"}})
+    a = write(
+        "a.yaml",
+        {
+            "data": {"dir": "/x", "train": "${data.dir}/train.jsonl"},
+            "train": {"steps": 5, "log_every_steps": "${run.seed}"},
+        },
+    )
     config = load_config([a], ["data.dir=/y"])
     assert config.data.train == "/y/train.jsonl"
     assert config.train.log_every_steps == 1, "a default of the schema may be pointed at"
@@ -175,7 +181,9 @@ def same(a, b):
 
 
 def test_resolved_yaml_loads_again_to_an_equal_config(write):
-    first = load_config([], ["objective.noise={name: polynomial, power: 3}", "train.steps=4", "model.overrides={hidden_size: 8}"])
+    first = load_config(
+        [], ["objective.noise={name: polynomial, power: 3}", "train.steps=4", "model.overrides={hidden_size: 8}"]
+    )
     again = load_config([write("resolved.yaml", resolved_yaml(first))])
     assert same(first, again)
 

@@ -8,7 +8,13 @@ import pytest
 
 from tests.conftest import audio, chat, text
 from ttt.data.formats import (
-    example_from_json, example_to_json, official_record, parse_content, read_examples, read_records, write_examples,
+    example_from_json,
+    example_to_json,
+    official_record,
+    parse_content,
+    read_examples,
+    read_records,
+    write_examples,
 )  # fmt: skip
 from ttt.errors import DataError
 from ttt.types import Example, Turn
@@ -39,7 +45,10 @@ def test_empty_and_neighbouring_spans_are_legal():
 @pytest.mark.parametrize(
     "content, pattern",
     [
-        ("<|begin_of_audio|><|audio_3|>", r"opened by '<\|begin_of_audio\|>' has no end token; found 'the end of the text'"),
+        (
+            "<|begin_of_audio|><|audio_3|>",
+            r"opened by '<\|begin_of_audio\|>' has no end token; found 'the end of the text'",
+        ),
         ("<|begin_of_audio|><|audio_3|> oh <|end_of_audio_new|>", "has no end token; found ' oh "),
         ("<|begin_of_audio|><|begin_of_audio|>", "has no end token"),
         ("<|begin_of_audio|><|audio_3|><|end_of_audio_span_last|>", "is closed by '<|end_of_audio_span_last|>'"),
@@ -58,14 +67,24 @@ def roles(example):
     return [(t.role, "".join(s.text for s in t.spans)) for t in example.turns]
 
 
-MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u", "text_content": "?"}, {"role": "assistant", "content": "a"}]
+MESSAGES = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "u", "text_content": "?"},
+    {"role": "assistant", "content": "a"},
+]
 
 
 @pytest.mark.parametrize(
     "record",
     [
         {"messages": MESSAGES},
-        {"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]},
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "human", "value": "u"},
+                {"from": "gpt", "value": "a"},
+            ]
+        },
         {"conversations": MESSAGES},
     ],
 )
@@ -74,12 +93,20 @@ def test_official_chats(record):
 
 
 def test_official_prompt_response_and_text():
-    assert roles(official_record({"prompt": "u", "response": "a"}, "u")) == [("system", ""), ("user", "u"), ("assistant", "a")]
+    assert roles(official_record({"prompt": "u", "response": "a"}, "u")) == [
+        ("system", ""),
+        ("user", "u"),
+        ("assistant", "a"),
+    ]
     assert roles(official_record({"text": "once"}, "u")) == [("document", "once")]
 
 
 def test_first_turn_that_is_not_the_users_is_dropped():
-    turns = [{"role": "assistant", "content": "hello"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    turns = [
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
     assert roles(official_record({"messages": turns}, "u")) == [("system", ""), ("user", "u"), ("assistant", "a")]
 
 
@@ -114,7 +141,9 @@ def equal(a: Example, b: Example):
 
 
 def test_own_format_round_trip(tmp_path):
-    two_books = Example("q", (Turn("document", (type(audio([1]))("audio", codes=np.array([[1, 2], [3, 4]], np.int32)),)),))
+    two_books = Example(
+        "q", (Turn("document", (type(audio([1]))("audio", codes=np.array([[1, 2], [3, 4]], np.int32)),)),)
+    )
     examples = [
         chat("a", [text("hi"), audio([1, 2], "user")], [text("é\n"), audio([], "span"), audio([5], "last")]), two_books,
     ]  # fmt: skip

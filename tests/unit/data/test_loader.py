@@ -43,10 +43,10 @@ def test_other_seed_other_order(make):
 
 def test_an_epoch_shows_no_example_twice_and_epochs_differ(make, streams):
     loader = make()
+    n = loader.updates_per_epoch
     epochs = [
-        [uid for u in range(loader.updates_per_epoch) for i in range(2) for uid in loader.micro_batch(e * loader.updates_per_epoch + u, i).uids]
-        for e in range(2)
-    ]  # fmt: skip
+        [x for u in range(e * n, e * n + n) for i in range(2) for x in loader.micro_batch(u, i).uids] for e in range(2)
+    ]
     for seen in epochs:
         assert len(seen) == len(set(seen)) and set(seen) <= {s.uid for s in streams}
     assert epochs[0] != epochs[1]
@@ -71,7 +71,11 @@ def test_truncation_is_drawn_anew_every_epoch(make, streams):
             batch = loader.micro_batch(epoch * loader.updates_per_epoch + update, 0)
             for number, uid in enumerate(batch.uids):
                 lengths.setdefault(uid, set()).add(int((batch.doc == number).sum()))
-    long = {s.uid for s in streams if s.segments and s.segments[-1].style == "last" and s.segments[-1].stop - s.segments[-1].start > 14}
+    long = {
+        s.uid
+        for s in streams
+        if s.segments and s.segments[-1].style == "last" and s.segments[-1].stop - s.segments[-1].start > 14
+    }
     changing = [uid for uid in long & lengths.keys() if len(lengths[uid]) > 1]
     assert len(changing) > len(long & lengths.keys()) / 2
     full = {s.uid: len(s) for s in streams}
@@ -84,7 +88,9 @@ def test_too_long_examples_are_counted_then_refused(make, streams, caplog):
     loader = make(streams=[*streams, *long], max_drop_share=0.05)
     assert loader.report.dropped == {"longer than data.row_tokens": [long[0].uid]}
     assert "1 of" in caplog.text and "left out" in caplog.text and "1 dropped" in loader.report.summary()
-    with pytest.raises(DataError, match=rf"1 of {len(streams) + 1} examples are longer than data.row_tokens = {ROW}.*{long[0].uid}"):
+    with pytest.raises(
+        DataError, match=rf"1 of {len(streams) + 1} examples are longer than data.row_tokens = {ROW}.*{long[0].uid}"
+    ):
         make(streams=[*streams, *long], max_drop_share=0.0)
 
 
@@ -105,7 +111,9 @@ def test_report_counts(make, streams):
 def test_validation_batches_hold_everything_in_order(streams, vocab):
     batches = fixed_batches(streams, vocab, ROW, 3 * ROW)
     assert sorted(u for b in batches for u in b.uids) == sorted(s.uid for s in streams)
-    assert all(torch.equal(a.ids, b.ids) for a, b in zip(batches, fixed_batches(streams, vocab, ROW, 3 * ROW), strict=True))
+    assert all(
+        torch.equal(a.ids, b.ids) for a, b in zip(batches, fixed_batches(streams, vocab, ROW, 3 * ROW), strict=True)
+    )
 
 
 def test_digest_sees_ids_and_targets(streams):

@@ -31,9 +31,16 @@ def test_kinds_runs_and_targets(tokenizer, vocab, example):
     assert np.array_equal(s.kind == Kind.AUDIO, s.ids >= vocab.audio_start)
     text_tokens = np.array([int((s.kind[: i + 1] == Kind.TEXT).sum()) for i in range(len(s))])
     assert np.array_equal(s.span, text_tokens)
-    first = np.flatnonzero(s.ids == vocab.im_start_id)[-1] + 1 + len(tokenizer.encode("assistant")) + len(tokenizer.encode("\n"))
+    first = (
+        np.flatnonzero(s.ids == vocab.im_start_id)[-1]
+        + 1
+        + len(tokenizer.encode("assistant"))
+        + len(tokenizer.encode("\n"))
+    )
     assert np.flatnonzero(s.target).tolist() == list(range(first, len(s)))
-    assert np.array_equal(s.answer, s.target) and s.prompt_length == first - 1 - len(tokenizer.encode("assistant")) - len(tokenizer.encode("\n"))
+    assert np.array_equal(s.answer, s.target) and s.prompt_length == first - 1 - len(
+        tokenizer.encode("assistant")
+    ) - len(tokenizer.encode("\n"))
 
 
 def test_segments_point_at_the_codes(tokenizer, vocab, example):
@@ -57,7 +64,9 @@ def test_prompt_rule_official_is_the_reference_quirk(tokenizer):
     official = encode_example(two_turns(), tokenizer, prompt_rule="official")
     assert np.array_equal(labels.target, official.target) and np.array_equal(labels.ids, official.ids)
     assert np.array_equal(official.answer, np.arange(len(official)) >= official.prompt_length)
-    assert not np.array_equal(official.answer, labels.answer), "with several turns the boundary lies inside the dialogue"
+    assert not np.array_equal(official.answer, labels.answer), (
+        "with several turns the boundary lies inside the dialogue"
+    )
     with pytest.raises(ConfigError, match="data.prompt_rule: 'offcial' is none of labels, official"):
         encode_example(two_turns(), tokenizer, prompt_rule="offcial")
 
@@ -110,7 +119,9 @@ def test_truncating_a_middle_turn_shifts_what_follows(tokenizer, vocab):
         if old is not s.segments[number]:
             assert cut.ids[new.start : new.stop].tolist() == s.ids[old.start : old.stop].tolist()
             assert new.turn_stop - new.stop == old.turn_stop - old.stop
-    assert np.array_equal(cut.span, audio_runs(cut.kind)) and np.array_equal(cut.kind == Kind.AUDIO, cut.ids >= vocab.audio_start)
+    assert np.array_equal(cut.span, audio_runs(cut.kind)) and np.array_equal(
+        cut.kind == Kind.AUDIO, cut.ids >= vocab.audio_start
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -122,4 +133,6 @@ def test_truncated_streams_stay_consistent(seed, vocab):
             assert np.array_equal(cut.span, audio_runs(cut.kind))
             for new in cut.segments:
                 assert new.start <= new.stop <= new.turn_stop <= len(cut)
-                assert vocab.is_audio(cut.ids[new.start : new.stop]).all() and not vocab.is_audio(cut.ids[new.start - 1])
+                assert vocab.is_audio(cut.ids[new.start : new.stop]).all() and not vocab.is_audio(
+                    cut.ids[new.start - 1]
+                )

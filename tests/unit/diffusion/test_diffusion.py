@@ -118,7 +118,7 @@ def test_banom_batch_scope_is_all_or_nothing():
     outcomes = [Banom(0.3).on_maskable(batch, maskable, gen(i)) for i in range(400)]
     clean = [not o.any() for o in outcomes]
     assert all(c or torch.equal(o, maskable) for c, o in zip(clean, outcomes, strict=True))
-    assert 0.3 == pytest.approx(np.mean(clean), abs=0.08)  # 3.5 standard errors
+    assert pytest.approx(np.mean(clean), abs=0.08) == 0.3  # 3.5 standard errors
     assert torch.equal(Banom(0.0).on_maskable(batch, maskable, gen()), maskable)
     assert not Banom(1.0).on_maskable(batch, maskable, gen()).any()
 
@@ -132,7 +132,7 @@ def test_banom_sample_scope_takes_whole_documents():
         kept, had = (per_document(x.float(), batch.doc, batch.n_docs) for x in (out, maskable))
         assert ((kept == 0) | (kept == had)).all()
         shares.append(float(((kept == 0) & (had > 0)).sum() / (had > 0).sum()))
-    assert 0.3 == pytest.approx(np.mean(shares), abs=0.05)
+    assert pytest.approx(np.mean(shares), abs=0.05) == 0.3
 
 
 def five_span_batch(n):
@@ -178,13 +178,19 @@ def long_stream(n, style="last"):
 def test_sst_ranges(n, limits):
     assert Sst().keep_range(n) == limits
     stream = long_stream(n)
-    kept = {(s.stop - s.start) for s in (Sst(p=1.0).on_stream(stream, np.random.default_rng(i)).segments[0] for i in range(300))}
+    kept = {
+        (s.stop - s.start)
+        for s in (Sst(p=1.0).on_stream(stream, np.random.default_rng(i)).segments[0] for i in range(300))
+    }
     assert kept == ({n} if limits is None else kept) and (limits is None or (min(kept), max(kept)) == limits)
 
 
 def test_sst_is_uniform():
     stream = long_stream(20)
-    kept = [Sst(p=1.0).on_stream(stream, np.random.default_rng(i)).segments[0].stop - stream.segments[0].start for i in range(2600)]
+    kept = [
+        Sst(p=1.0).on_stream(stream, np.random.default_rng(i)).segments[0].stop - stream.segments[0].start
+        for i in range(2600)
+    ]
     counts = np.bincount(kept, minlength=19)[6:]
     assert len(counts) == 13 and ((counts - 200) ** 2 / 200).sum() < 32.9  # 0.1 % of 12 degrees of freedom
 
@@ -222,7 +228,15 @@ def test_strategies_are_redrawn_but_deterministic_per_generator(strategy):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Banom(1.5), lambda: Banom(0.3, "epoch"), lambda: Ppm(-1), lambda: Sst(low=0.9, high=0.3), lambda: Sst(turns="x"), lambda: Polynomial(0)]
+    "make",
+    [
+        lambda: Banom(1.5),
+        lambda: Banom(0.3, "epoch"),
+        lambda: Ppm(-1),
+        lambda: Sst(low=0.9, high=0.3),
+        lambda: Sst(turns="x"),
+        lambda: Polynomial(0),
+    ],
 )
 def test_impossible_fields(make):
     with pytest.raises(ValueError):

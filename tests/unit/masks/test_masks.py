@@ -148,7 +148,10 @@ def extended(layout: Layout, kinds: torch.Tensor) -> Layout:
     """The layout with columns ``kinds`` [B, m] appended right behind each row's visible part (what the decoder does)."""
     b_size, t_size = layout.shape
     new = kinds.shape[1]
-    grown = {f.name: torch.cat([getattr(layout, f.name), getattr(layout, f.name).new_zeros(b_size, new)], 1) for f in fields(layout)}
+    grown = {
+        f.name: torch.cat([getattr(layout, f.name), getattr(layout, f.name).new_zeros(b_size, new)], 1)
+        for f in fields(layout)
+    }
     length = layout.visible.sum(1)
     at = length[:, None] + torch.arange(new)
     grown["kind"].scatter_(1, at, kinds.to(grown["kind"]))

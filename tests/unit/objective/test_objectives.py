@@ -103,17 +103,21 @@ def test_terms_against_a_slow_twin(model):
         p = 0.999 * float(t[d]) + 1e-3
         texts = [c for c in columns[1:] if batch.target[row, c] and batch.kind[row, c] == Kind.TEXT]
         codes = [c for c in columns if batch.target[row, c] and batch.kind[row, c] == Kind.AUDIO]
-        nll = lambda at, c: float(F.cross_entropy(logits[row, at], batch.ids[row, c]))  # noqa: E731
+        nll = lambda at, c, row=row: float(F.cross_entropy(logits[row, at], batch.ids[row, c]))  # noqa: E731
         ar += sum(nll(c - 1, c) for c in texts) / max(1, len(texts)) / 3
         nar += sum(nll(c, c) / p for c in codes if u[row, c] < p) / max(1, len(codes)) / 3
     assert float(terms["ar"].sum) / terms["ar"].count == pytest.approx(ar, rel=1e-5)
     assert float(terms["nar"].sum) / terms["nar"].count == pytest.approx(nar, rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", [ttt(), ttt(text_normalize="token", audio_normalize="token"), build("nar"), build("ar")], ids=str)
+@pytest.mark.parametrize(
+    "objective", [ttt(), ttt(text_normalize="token", audio_normalize="token"), build("nar"), build("ar")], ids=str
+)
 def test_packed_equals_unpacked(objective, model):
     streams = random_streams(3, 5)
-    draws = [(torch.rand((), generator=gen(i)), torch.rand(len(s), generator=gen(100 + i))) for i, s in enumerate(streams)]
+    draws = [
+        (torch.rand((), generator=gen(i)), torch.rand(len(s), generator=gen(100 + i))) for i, s in enumerate(streams)
+    ]
 
     def loss(rows):
         batch = pack(rows)
@@ -131,7 +135,9 @@ def test_packed_equals_unpacked(objective, model):
     assert packed.keys() == alone.keys()
     for name in packed:
         assert packed[name].count == alone[name].count
-        assert float(packed[name].sum) == pytest.approx(float(alone[name].sum), rel=1e-5)  # float32 sums of a hundred terms
+        assert float(packed[name].sum) == pytest.approx(
+            float(alone[name].sum), rel=1e-5
+        )  # float32 sums of a hundred terms
 
 
 @pytest.mark.parametrize("normalize", ["sample", "token"])
@@ -148,7 +154,9 @@ def test_uneven_micro_batches_add_up_to_the_whole(model, normalize):
         for row, i in enumerate(which):
             u[row, : len(us[i])] = us[i]
         with torch.no_grad():
-            return objective.terms(model, objective.plan_from(batch, objective.maskable(batch), t[list(which)], u)).terms
+            return objective.terms(
+                model, objective.plan_from(batch, objective.maskable(batch), t[list(which)], u)
+            ).terms
 
     whole, parts = terms(range(5)), [terms([0]), terms([1, 2, 3, 4])]
     for name in whole:
@@ -166,7 +174,11 @@ def test_batch_without_audio(name, model):
     total = sum(t.scale * t.sum / t.count for t in result.terms.values() if t.count)
     assert torch.isfinite(total)
     if name == "ttt":
-        assert float(result.terms["nar"].sum.detach()) == 0 and result.terms["nar"].count == 2 and float(total.detach()) > 0
+        assert (
+            float(result.terms["nar"].sum.detach()) == 0
+            and result.terms["nar"].count == 2
+            and float(total.detach()) > 0
+        )
 
 
 def test_batch_of_audio_only(model):
@@ -181,7 +193,9 @@ def test_batch_of_audio_only(model):
 def test_no_loss_position_at_all(model):
     batch = pack([encode(chat("a", [text("hi")], [text("yes")]))])
     empty = torch.zeros(0, dtype=torch.long)
-    plan = Plan(batch.ids, batch.position, batch.layout(), Causal(), {"ar": PlanTerm(empty, empty, torch.zeros(0), 1.0)})
+    plan = Plan(
+        batch.ids, batch.position, batch.layout(), Causal(), {"ar": PlanTerm(empty, empty, torch.zeros(0), 1.0)}
+    )
     term = plan_terms(model, plan).terms["ar"]
     assert float(term.sum.detach()) == 0 and term.sum.requires_grad
 
@@ -231,7 +245,10 @@ def test_buckets_sum_to_the_total(model):
         stats = ttt().terms(model, ttt().plan(batch, gen(3))).stats
     parts = [v for k, v in stats.items() if k.startswith("nll/nar/")]
     assert len(parts) > 1
-    assert sum(p[0] for p in parts) == pytest.approx(stats["nll/nar"][0]) and sum(p[1] for p in parts) == stats["nll/nar"][1]
+    assert (
+        sum(p[0] for p in parts) == pytest.approx(stats["nll/nar"][0])
+        and sum(p[1] for p in parts) == stats["nll/nar"][1]
+    )
 
 
 def test_buckets_follow_the_masking_probability():

@@ -36,7 +36,14 @@ def random_table(rows=1, length=64, seed=0, ends=()):
 
 def sampler(block=8, steps=4, gen_length=16, **fields):
     return SAMPLER.build(
-        {"name": "blockwise", "block_length": block, "gen_length": gen_length, "diffusion_steps": steps * gen_length // block, **fields}, "s"
+        {
+            "name": "blockwise",
+            "block_length": block,
+            "gen_length": gen_length,
+            "diffusion_steps": steps * gen_length // block,
+            **fields,
+        },
+        "s",
     )
 
 
@@ -127,7 +134,9 @@ def test_earliest_end_wins_in_strict_mode_and_list_order_in_the_official_one():
 
 
 def test_official_mode_stops_at_gen_length_without_an_end():
-    (ids,) = fill(sampler(), request(Table(random_table()), strict=False, allowed=None, limit=[3], forbidden=(MASK, OTHER)))
+    (ids,) = fill(
+        sampler(), request(Table(random_table()), strict=False, allowed=None, limit=[3], forbidden=(MASK, OTHER))
+    )
     assert len(ids) == 16 and EOA not in ids
 
 
@@ -156,8 +165,8 @@ def test_restriction_and_forbidden_ids():
 @pytest.mark.parametrize("remask", ["low_confidence", "random"])
 def test_batching_changes_nothing(temperature, remask):
     logits = random_table(4, ends=[(0, 3, EOA), (1, 12, EOA), (3, 9, EOA)])
-    s = sampler(temperature=temperature, remask=remask)
-    limits = [100, 100, 5, 100]
+    s = sampler(steps=3, temperature=temperature, remask=remask)
+    limits = [100, 100, 5, 7]  # the last two: one block width, but fewer open places than the others
     together = fill(s, request(Table(logits), 4, limit=limits))
     for row in range(4):
         alone = request(Table(logits[row : row + 1]), 1, limit=[limits[row]], gens=[gen(row)])
@@ -175,7 +184,10 @@ def test_guidance_asks_twice_and_without_weight_once():
     "fields, pattern",
     [
         ({"gen_length": 20, "block_length": 8}, "gen_length 20 must be a multiple of block_length 8"),
-        ({"gen_length": 16, "block_length": 8, "diffusion_steps": 3}, "must be a multiple of gen_length // block_length = 2"),
+        (
+            {"gen_length": 16, "block_length": 8, "diffusion_steps": 3},
+            "must be a multiple of gen_length // block_length = 2",
+        ),
         ({"cfg_scale": -1}, "must be >= 0"),
         ({"cfg_mode": "mask_some"}, "cfg_mode must be one of mask_all"),
     ],

@@ -34,14 +34,20 @@ def prompts(seed, n=4):
 
 def talker(kind="qwen2", seed=0):
     """A random model that likes to open spans, to close them and to end."""
-    return tiny_model(kind, seed=seed, bias={V.soa_id: 2.5, V.soa_last_id: 2.5, V.im_end_id: 2.0, V.eoa_id: 1.5, V.eoa_last_id: 1.5})
+    return tiny_model(
+        kind, seed=seed, bias={V.soa_id: 2.5, V.soa_last_id: 2.5, V.im_end_id: 2.0, V.eoa_id: 1.5, V.eoa_last_id: 1.5}
+    )
 
 
 def decoder(model=None, mask=None, sampler="blockwise", s=None, **settings):
-    fields = {"block_length": 5, "gen_length": 20, "diffusion_steps": 12, **(s or {})} if sampler == "blockwise" else (s or {})
+    fields = (
+        {"block_length": 5, "gen_length": 20, "diffusion_steps": 12, **(s or {})}
+        if sampler == "blockwise"
+        else (s or {})
+    )
     return Decoder(
         model or talker(), mask or Hybrid(), SAMPLER.build({"name": sampler, **fields}, "s"),
-        DecodeSettings(**{"max_tokens": 40, **settings}),
+        DecodeSettings(**{"max_tokens": 24, **settings}),
     )  # fmt: skip
 
 
@@ -56,18 +62,26 @@ VARIANTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("sampler, mask, fields, settings", VARIANTS, ids=["greedy", "drawn", "random", "ar", "ar-drawn"])
-def test_cached_uncached_batched_and_alone_are_identical(kind, seed, sampler, mask, fields, settings):
-    model, some = talker(kind, seed), prompts(seed)
-    assert len({len(p.ids) for p in some}) > 1
-    reference = [ids_of(decoder(model, mask, sampler, fields, use_cache=False, **settings), [p])[0] for p in some]
+@pytest.mark.parametrize(
+    "kind, seed, variant",
+    [
+        *((kind, seed, 0) for kind in ("qwen2", "llama") for seed in range(3)), *(("qwen2", seed, 1) for seed in range(3)),
+        ("llama", 0, 2), ("qwen2", 1, 3), ("llama", 2, 4),
+    ],
+)  # fmt: skip
+def test_cached_uncached_batched_and_alone_are_identical(kind, seed, variant):
+    sampler, mask, fields, settings = VARIANTS[variant]
+    model, some = talker(kind, seed), prompts(seed, 3)
+    assert len({len(p.ids) for p in some}) == 3, "shorter prompts are padded in the batch"
+
+    def run(some, use_cache):
+        return ids_of(decoder(model, mask, sampler, fields, use_cache=use_cache, **settings), some)
+
+    reference = [run([p], False)[0] for p in some]
     assert any(set(i) & {V.soa_id, V.soa_last_id} for i in reference), "the comparison must see spans"
-    for use_cache in (True, False):
-        assert ids_of(decoder(model, mask, sampler, fields, use_cache=use_cache, **settings), some) == reference
-    assert ids_of(decoder(model, mask, sampler, fields, **settings), some[::-1]) == reference[::-1]
-    assert [ids_of(decoder(model, mask, sampler, fields, **settings), [p])[0] for p in some] == reference
+    assert run(some, False) == reference
+    assert run(some[::-1], True) == reference[::-1]
+    assert run(some[1:2], True) == reference[1:2]
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -99,7 +113,14 @@ def test_session_equals_one_plain_forward():
                 ids = torch.tensor([session.row(row) + tail[row].tolist()])
                 layout = session._layout(ids, torch.tensor([ids.shape[1]]), torch.tensor([row]))
                 n = ids.shape[1]
-                whole = model(ModelInputs(ids, torch.arange(n)[None], materialize(Hybrid(), layout, "sdpa", torch.float32), torch.arange(n - 3, n)))
+                whole = model(
+                    ModelInputs(
+                        ids,
+                        torch.arange(n)[None],
+                        materialize(Hybrid(), layout, "sdpa", torch.float32),
+                        torch.arange(n - 3, n),
+                    )
+                )
                 assert torch.allclose(got[row], whole, atol=1e-4)  # float32, other order of sums
             for row in range(2 if step % 2 else 1):  # rows drift apart
                 new = torch.randint(0, V.audio_start, (1 + step % 3,), generator=g) if step % 3 else tail[row, :2]
@@ -119,7 +140,7 @@ def test_streaming_events_concatenate_to_generate():
 
 
 def test_strict_answers_are_well_formed():
-    for seed in range(4):
+    for seed in range(3):
         for ids in ids_of(decoder(talker(seed=seed), temperature=1.0, s={"temperature": 1.0}), prompts(seed)):
             opener = None
             for token in ids:
@@ -137,10 +158,10 @@ def test_strict_answers_are_well_formed():
 
 @pytest.mark.parametrize("sampler", ["blockwise", "ar"])
 @pytest.mark.parametrize("length", [UntilEoa(), UntilEoa(3), Fixed(6)], ids=str)
-@pytest.mark.parametrize("max_tokens", [1, 2, 3, 4, 7, 20])
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 7, 20])
 def test_max_tokens_is_never_exceeded_in_strict_mode(sampler, length, max_tokens):
     model = tiny_model(bias={V.soa_id: 6.0, V.im_end_id: -50.0, V.eoa_id: -3.0})
-    for g in decoder(model, sampler=sampler, max_tokens=max_tokens, length=length).generate(prompts(4)):
+    for g in decoder(model, sampler=sampler, max_tokens=max_tokens, length=length).generate(prompts(4, 2)):
         assert len(g.ids) == max_tokens and g.stopped == "length"
 
 
@@ -148,8 +169,8 @@ def test_length_rules():
     model = tiny_model(bias={V.soa_id: 6.0, V.im_end_id: -50.0})
     for sampler in ("blockwise", "ar"):
         for ids in ids_of(decoder(model, sampler=sampler, max_tokens=60, length=Fixed(6)), prompts(4)):
-            for s in spans_of(ids, tiny_tokenizer()):
-                assert s.kind == "text" or s.style == "open_span" or len(s.codes) == 6
+            spans = [s for s in spans_of(ids, tiny_tokenizer()) if s.kind == "audio"]
+            assert len(spans) > 2 and all(len(s.codes) == 6 for s in spans[:-1]), "max_tokens may cut the last one"
 
 
 def test_stop_reasons_and_counts():
@@ -159,36 +180,42 @@ def test_stop_reasons_and_counts():
     assert g.text == "" and g.codes.shape == (0, 1) and g.first_block_s is None
 
 
-def test_text_tokens_after_audio():
-    model = tiny_model(bias={V.im_end_id: 20.0, V.soa_id: 25.0})
-    bias_off = Decoder._text_step
-    d = decoder(model, min_text_tokens_after_audio=2, max_tokens=30)
-    seen = []
+@pytest.mark.parametrize("owed", [0, 2])
+def test_text_tokens_after_audio(owed):
+    """A model that wants nothing but a span first and the end afterwards still owes ``owed`` text tokens."""
+    model = tiny_model()
+    head, texts = model.head, []
 
-    def once(self, session, rows, active):  # the first token opens a span; afterwards the model wants to end
-        for event in bias_off(self, session, rows, active):
-            model.head.__func__.__closure__  # noqa: B018
-            seen.append(event.ids)
-            yield event
+    def biased(hidden):
+        logits = head(hidden)
+        if logits.shape[1] == 1:
+            logits[..., V.soa_id if not texts else V.im_end_id] += 100.0
+            texts.append(1)
+        return logits
 
-    assert once and not seen
-    ids = ids_of(d, prompts(0, 1))[0]
-    assert V.im_end_id not in ids, "it keeps opening spans"
+    model.head = biased
+    ids = list(
+        ids_of(decoder(model, min_text_tokens_after_audio=owed, max_tokens=60, length=Fixed(3)), prompts(0, 1))[0]
+    )
+    assert ids[0] == V.soa_id and ids[4] == V.eoa_id and ids[-1] == V.im_end_id and len(ids) == 5 + owed + 1
 
 
 @pytest.mark.parametrize("mode", ["mask_all", "mask_prompt_content"])
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_guidance_runs_and_batches(mode, use_cache):
-    model, some = talker(), prompts(2)
-    d = decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=use_cache)
+def test_guidance_runs_and_batches(mode, use_cache=True):
+    model, some = talker(), prompts(2, 2)
+    d = decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=use_cache, max_tokens=20)
     together = ids_of(d, some)
     assert together == [ids_of(d, [p])[0] for p in some]
-    assert together == ids_of(decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=not use_cache), some)
+    assert together == ids_of(
+        decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=not use_cache, max_tokens=20), some
+    )
 
 
 def test_guidance_without_weight_is_no_guidance():
     assert ids_of(decoder(s={"cfg_scale": 0.0}), prompts(1)) == ids_of(decoder(), prompts(1))
-    strong = [ids_of(decoder(s={"cfg_scale": 4.0, "cfg_mode": m}), prompts(1)) for m in ("mask_all", "mask_prompt_content")]
+    strong = [
+        ids_of(decoder(s={"cfg_scale": 4.0, "cfg_mode": m}), prompts(1)) for m in ("mask_all", "mask_prompt_content")
+    ]
     assert strong[0] != ids_of(decoder(), prompts(1))
 
 
@@ -228,7 +255,18 @@ def test_seed_and_uid_decide_the_draws():
 def test_spans_of():
     t = tiny_tokenizer()
     c = V.code_start
-    ids = [*t.encode("hi"), V.soa_id, c + 1, c + 2, V.eoa_id, *t.encode(" so"), V.soa_last_id, c + 3, V.eoa_last_id, V.im_end_id]
+    ids = [
+        *t.encode("hi"),
+        V.soa_id,
+        c + 1,
+        c + 2,
+        V.eoa_id,
+        *t.encode(" so"),
+        V.soa_last_id,
+        c + 3,
+        V.eoa_last_id,
+        V.im_end_id,
+    ]
     got = [(s.text if s.kind == "text" else (s.style, s.codes[:, 0].tolist())) for s in spans_of(ids, t)]
     assert got == ["hi", ("span", [1, 2]), " so", ("last", [3])]
     cut = [(s.style, s.codes[:, 0].tolist()) for s in spans_of([V.soa_last_id, c + 4], t)]

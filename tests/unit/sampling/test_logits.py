@@ -28,7 +28,10 @@ def test_top_k_then_top_p():
     assert torch.allclose(hot, P.sqrt() / P.sqrt().sum())
 
 
-@pytest.mark.parametrize("masked, steps, counts", [(26, 2, [13, 13]), (32, 10, [4] * 2 + [3] * 8), (5, 8, [1] * 5 + [0] * 3), (0, 3, [0] * 3)])
+@pytest.mark.parametrize(
+    "masked, steps, counts",
+    [(26, 2, [13, 13]), (32, 10, [4] * 2 + [3] * 8), (5, 8, [1] * 5 + [0] * 3), (0, 3, [0] * 3)],
+)
 def test_transfer_counts(masked, steps, counts):
     assert transfer_counts(masked, steps) == counts
 

@@ -24,7 +24,13 @@ def test_official_ids(official):
     assert official["<|begin_of_image|>"] == 151_665 and official["<|context_of_patch|>"] == 151_673
     assert official["<|end_of_quad|>"] == 151_677 and official["<|end_of_box|>"] == 151_681
     assert (v.soa_id, v.user_end_id, v.soa_last_id, v.audio_start) == (151_674, 151_675, 151_676, 151_684)
-    assert (v.code_start, v.code_stop, v.mask_id, v.eoa_id, v.eoa_last_id) == (151_685, 168_069, 168_069, 168_070, 168_071)
+    assert (v.code_start, v.code_stop, v.mask_id, v.eoa_id, v.eoa_last_id) == (
+        151_685,
+        168_069,
+        168_069,
+        168_070,
+        168_071,
+    )
     assert v.size == 168_072 and v.num_codes == CODES and v.pad_id == 151_643
 
 
