@@ -142,7 +142,8 @@ def main() -> int:
         median = statistics.median(values)
         ratios[name] = base / median
         print(
-            f"  {name:16} {median:8.2f} s  (min {min(values):.2f}, max {max(values):.2f})  {total / median:8.0f} tokens/s  {base / median:6.2f}x"
+            f"  {name:16} {median:8.2f} s  (min {min(values):.2f}, max {max(values):.2f})"
+            f"  {total / median:8.0f} tokens/s  {base / median:6.2f}x"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps({"ratios": ratios, "seconds": seconds, "tokens": total}, indent=1) + "\n")

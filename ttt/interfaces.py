@@ -73,6 +73,10 @@ class Strategy(ABC):  # noqa: B024  (every hook is optional)
     Each hook draws from the generator it is handed and from nothing else; it is called anew every epoch and step.
     """
 
+    def growth(self, stream: TokenStream) -> int:
+        """By how many tokens `on_stream` may lengthen this example at most (batches keep room for them)."""
+        return 0
+
     def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
         """Change one example before packing (SST).  Must not change its input."""
         return stream

@@ -188,6 +188,29 @@ class TokenStream:
             answer=self.answer[keep], segments=tuple(segments), task=self.task, prompt_length=self.prompt_length,
         )  # fmt: skip
 
+    def repeat_end(self, number: int, times: int) -> TokenStream:
+        """The stream with the end token of closed segment ``number`` written ``times`` more times."""
+        segment = self.segments[number]
+        if segment.style.startswith("open"):
+            raise DataError(f"stream {self.uid!r}: segment {number} has no end token to repeat")
+        at = np.full(times, segment.stop + 1)
+
+        def longer(values: np.ndarray) -> np.ndarray:
+            return np.insert(values, at, values[segment.stop])
+
+        def moved(s: Segment) -> Segment:
+            d = times if s.start > segment.stop else 0
+            return Segment(
+                s.start + d, s.stop + d, s.style, s.turn, s.turn_stop + times * (s.turn_stop > segment.stop), s.target
+            )
+
+        kind = longer(self.kind)
+        return TokenStream(
+            uid=self.uid, ids=longer(self.ids), kind=kind, span=audio_runs(kind), target=longer(self.target),
+            answer=longer(self.answer), segments=tuple(map(moved, self.segments)), task=self.task,
+            prompt_length=self.prompt_length,
+        )  # fmt: skip
+
 
 def audio_runs(kind: np.ndarray) -> np.ndarray:
     """Number of text tokens at or before each position: equal on two audio positions iff no text lies between them.

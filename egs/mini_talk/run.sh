@@ -65,7 +65,7 @@ wait_for_judge
 if in_range 4; then
     need "$world/data/train.jsonl" 3
     say 4 "training"
-    "$TTT" train "${common[@]}"
+    OMP_NUM_THREADS=$jobs "$TTT" train "${common[@]}"
 fi
 if in_range 5; then
     need "$run/checkpoints" 4

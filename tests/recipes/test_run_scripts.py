@@ -80,7 +80,7 @@ def test_training_stage_passes_settings_through(recorder):
         if made:
             data.unlink()
     assert done.returncode == 0, done.stderr
-    (call,) = [line for line in log.read_text().splitlines() if line.startswith("train")]
+    (call,) = [line for line in log.read_text().splitlines() if line.startswith("train ")]
     assert "--config egs/mini_talk/conf/ttt.yaml" in call and "run.dir=egs/mini_talk/exp/ttt" in call
     assert call.endswith("train.lr=1e-5 run.seed=3")
 

@@ -105,8 +105,7 @@ def fake_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str, br
     (tmp_path / "torch/__init__.py").write_text("", encoding="utf-8")
     (tmp_path / "torch/version.py").write_text(f"cuda = {cuda}\nhip = None\n", encoding="utf-8")
     check = (
-        "from pathlib import Path\n"
-        "if list((Path(__file__).parent / 'lib').glob('*.so')): raise OSError('no CUDA')\n"
+        "from pathlib import Path\nif list((Path(__file__).parent / 'lib').glob('*.so')): raise OSError('no CUDA')\n"
     )
     (tmp_path / "torchaudio/__init__.py").write_text(check if broken else "", encoding="utf-8")
     (tmp_path / "torchaudio/lib/a.so").write_bytes(b"\x7fELF libc10_cuda.so")

@@ -53,7 +53,7 @@ def train(arguments: argparse.Namespace) -> int:
         [encode_example(e, tokenizer, prompt_rule=rule) for e in read_examples(config.data.train)], tokenizer.vocab,
         row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens, seed=config.run.seed,
         accumulate=config.train.accumulate, rank=rank, world=size,
-        strategies=getattr(config.objective, "strategies", ()), max_drop_share=config.data.max_drop_share,
+        strategies=getattr(config.objective, "strategies", ()), max_drop_share=config.data.max_drop_share, pack=config.data.pack,
     )  # fmt: skip
     if rank == 0:
         log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)

@@ -33,8 +33,11 @@ class DataSection:
     train: str = MISSING  # examples JSONL for training
     dev: str = ""  # examples JSONL for validation; empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
-    row_tokens: int = 512  # length of a packed row
-    batch_tokens: int = 2048  # tokens per micro-batch (a whole number of rows)
+    pack: bool = (
+        True  # several documents a row; false: one a row, rows of similar length together (fast with sdpa on CPU)
+    )
+    row_tokens: int = 512  # longest row
+    batch_tokens: int = 2048  # positions per micro-batch and rank (a whole number of rows when packed)
     max_drop_share: float = 0.01  # fail when a larger share of examples is longer than a row
     prompt_rule: str = "labels"  # what may be noised: labels (targets) | official (position >= prompt_length)
 
@@ -58,6 +61,7 @@ class TrainSection:
 
     steps: int = MISSING  # type: ignore[assignment]  # optimiser updates
     accumulate: int = 1  # micro-batches per update and rank
+    optimizer: str = "adamw"  # adamw | muon (hidden matrices; adamw for the rest)
     lr: float = 2.0e-5  # peak learning rate
     schedule: str = "cosine"  # cosine | linear | constant (after warm-up)
     schedule_by: str = "steps"  # steps | seconds: decay over steps, or over max_seconds (not reproducible bit for bit)

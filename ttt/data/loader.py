@@ -1,15 +1,15 @@
 """Batches as a pure function of (seed, update, index, rank): nothing to save, nothing to restore.
 
-An epoch is a permutation of the examples packed into rows, computed from (seed, epoch) alone; a micro-batch is a slice of
-its rows.  Strategies that act on streams (span truncation) are drawn per (seed, epoch, example), so they change every
-epoch and do not depend on how rows were packed.
+An epoch is a permutation of the examples laid out in batches, computed from (seed, epoch) alone.
+Strategies that act on streams (span truncation) are drawn per (seed, epoch, example), so they change every epoch and do
+not depend on how rows were laid out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,41 +21,50 @@ from ttt.text.vocab import Vocabulary
 from ttt.types import PackedBatch, TokenStream
 
 log = logging.getLogger(__name__)
+Rows = list[list[int]]  # rows of example numbers
+POOL_BATCHES = 8
 
 
 class Loader:
-    """Rank-sharded, packed micro-batches.
+    """Rank-sharded micro-batches.
 
     ``micro_batch(update, index)`` is the ``index``-th of ``accumulate`` micro-batches of optimiser update ``update`` on
-    this rank.  Every rank sees equally many rows; the rows left over at an epoch's end (fewer than one window) are
-    skipped that epoch and counted in ``report``.
+    this rank.  ``pack``: rows of ``row_tokens`` filled with several documents (right for kernels that skip masked blocks);
+    otherwise one document a row and rows of similar length together, ``batch_tokens`` at most with padding (right for
+    dense masks, whose cost grows with the square of the row).  Epochs differ a little in their number of batches: an
+    epoch counts as ``updates_per_epoch`` updates, what is left over is skipped, what is missing is taken from its start.
     """
 
     def __init__(
         self, streams: Sequence[TokenStream], vocab: Vocabulary, *, row_tokens: int, batch_tokens: int, seed: int,
         accumulate: int = 1, rank: int = 0, world: int = 1, strategies: Sequence[Strategy] = (),
-        max_drop_share: float = 0.01,
+        max_drop_share: float = 0.01, pack: bool = True,
     ):  # fmt: skip
-        if batch_tokens < row_tokens or batch_tokens % row_tokens:
+        if batch_tokens < row_tokens or (pack and batch_tokens % row_tokens):
             raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
-        self.vocab, self.row_tokens, self.seed = vocab, row_tokens, seed
-        self.rows_per_batch = batch_tokens // row_tokens
+        self.vocab, self.row_tokens, self.batch_tokens, self.seed, self.pack = (
+            vocab,
+            row_tokens,
+            batch_tokens,
+            seed,
+            pack,
+        )
         self.accumulate, self.rank, self.world, self.strategies = accumulate, rank, world, tuple(strategies)
         self.report = PackingReport()
-        self.streams = fitting(streams, row_tokens, max_drop_share, self.report)
-        self.lengths = [len(s) for s in self.streams]
-        self._plan: tuple[int, list[list[int]]] = (-1, [])
+        self.streams = fitting(streams, row_tokens, max_drop_share, self.report, self._room)
+        self.lengths = [self._room(s) for s in self.streams]
+        self._planned: tuple[int, list[Rows]] = (-1, [])
         self.digest = streams_digest(self.streams)
-        rows = self._rows(0)
-        self.window_rows = self.rows_per_batch * accumulate * world
-        self.updates_per_epoch = len(rows) // self.window_rows
+        batches = self._batches(0)
+        self.window = accumulate * world
+        self.updates_per_epoch = len(batches) // self.window
         if self.updates_per_epoch == 0:
             raise ConfigError(
-                f"data.batch_tokens: one update needs {self.window_rows} rows of {row_tokens} tokens, the data fill "
-                f"only {len(rows)}; lower batch_tokens, train.accumulate or the number of ranks"
+                f"data.batch_tokens: one update needs {self.window} batches of {batch_tokens} tokens, the data fill "
+                f"only {len(batches)}; lower batch_tokens, train.accumulate or the number of ranks"
             )
-        self.report.rows, self.report.tokens = len(rows), sum(self.lengths)
-        self.report.capacity = len(rows) * row_tokens
+        self.report.rows, self.report.tokens = sum(map(len, batches)), sum(map(len, self.streams))
+        self.report.capacity = sum(len(rows) * self._width(rows) for rows in batches)
 
     def epoch_of(self, update: int) -> float:
         """Epochs finished when ``update`` starts."""
@@ -64,15 +73,18 @@ class Loader:
     def micro_batch(self, update: int, index: int) -> PackedBatch:
         """The batch of (update, index) on this rank; a pure function of them and the seed."""
         epoch, within = divmod(update, self.updates_per_epoch)
-        rows = self._rows(epoch)
-        first = within * self.window_rows + (index * self.world + self.rank) * self.rows_per_batch
-        chosen = rows[first : first + self.rows_per_batch]
+        batches = self._batches(epoch)
+        rows = batches[(within * self.window + index * self.world + self.rank) % len(batches)]
         return collate(
-            [[self._stream(epoch, i) for i in row] for row in chosen],
+            [[self._stream(epoch, i) for i in row] for row in rows],
             self.row_tokens,
             self.vocab.pad_id,
             self.vocab.mask_id,
         )
+
+    def _room(self, stream: TokenStream) -> int:
+        """Tokens to plan for: the example's own and what strategies may add."""
+        return len(stream) + sum(strategy.growth(stream) for strategy in self.strategies)
 
     def _stream(self, epoch: int, index: int) -> TokenStream:
         stream = self.streams[index]
@@ -82,34 +94,64 @@ class Loader:
             )
         return stream
 
-    def _rows(self, epoch: int) -> list[list[int]]:
-        if self._plan[0] != epoch:
+    def _width(self, rows: Rows) -> int:
+        return self.row_tokens if self.pack else max(self.lengths[row[0]] for row in rows)
+
+    def _batches(self, epoch: int) -> list[Rows]:
+        if self._planned[0] != epoch:
             rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
             order = rng.permutation(len(self.streams))
-            rows = pack_lengths(self.lengths, self.row_tokens, order)  # type: ignore[arg-type]
-            # Best-fit closes rows in an order that depends on length; shuffle so that a batch is a fair sample.
-            self._plan = (epoch, [rows[i] for i in rng.permutation(len(rows))])
-        return self._plan[1]
+            batches = self._packed(order, rng) if self.pack else self._bucketed(order)
+            self._planned = (epoch, [batches[i] for i in rng.permutation(len(batches))])
+        return self._planned[1]
+
+    def _packed(self, order: np.ndarray, rng: np.random.Generator) -> list[Rows]:
+        rows = pack_lengths(self.lengths, self.row_tokens, order.tolist())
+        # Best-fit closes rows in an order that depends on length; shuffle so that a batch is a fair sample.
+        rows = [rows[i] for i in rng.permutation(len(rows))]
+        size = self.batch_tokens // self.row_tokens
+        return [rows[at : at + size] for at in range(0, len(rows), size)]
+
+    def _bucketed(self, order: np.ndarray) -> list[Rows]:
+        # Sorting inside pools of a few batches keeps rows of a batch alike and batches still a mixture.
+        pool = max(1, POOL_BATCHES * self.batch_tokens * len(self.lengths) // sum(self.lengths))
+        batches: list[Rows] = []
+        for at in range(0, len(order), pool):
+            rows: Rows = []
+            for index in sorted(order[at : at + pool].tolist(), key=lambda i: -self.lengths[i]):
+                if rows and (len(rows) + 1) * self.lengths[rows[0][0]] > self.batch_tokens:
+                    batches.append(rows)
+                    rows = []
+                rows.append([index])
+            batches.append(rows)
+        return batches
 
 
 def fitting(
-    streams: Sequence[TokenStream], row_tokens: int, max_drop_share: float, report: PackingReport
+    streams: Sequence[TokenStream],
+    row_tokens: int,
+    max_drop_share: float,
+    report: PackingReport,
+    room: Callable[[TokenStream], int] = len,
 ) -> list[TokenStream]:
-    """Streams that fit in a row; the others are counted in ``report``.  Raises when too many do not."""
+    """Streams that fit in a row; the others are counted in ``report``.  Raises when too many do not.
+
+    ``room``: tokens to plan for a stream (its length, and what strategies may add).
+    """
     if not streams:
         raise DataError("no training examples: the file is empty")
-    long = [s for s in streams if len(s) > row_tokens]
+    long = [s for s in streams if room(s) > row_tokens]
     if long:
         report.dropped["longer than data.row_tokens"] = [s.uid for s in long]
-        worst = max(long, key=len)
+        worst = max(long, key=room)
         message = (
             f"{len(long)} of {len(streams)} examples are longer than data.row_tokens = {row_tokens} "
-            f"(longest {worst.uid!r}: {len(worst)} tokens)"
+            f"(longest {worst.uid!r}: {room(worst)} tokens)"
         )
         if len(long) > max_drop_share * len(streams):
             raise DataError(f"{message}; raise data.row_tokens or data.max_drop_share")
         log.warning("%s; they are left out", message)
-    return [s for s in streams if len(s) <= row_tokens]
+    return [s for s in streams if room(s) <= row_tokens]
 
 
 def fixed_batches(

@@ -1,4 +1,7 @@
-"""TtT's three training strategies (paper section 3.4; spec, section 5).  Each is drawn anew at every step or epoch."""
+"""Training strategies: BANOM, PPM, SST (paper of TtT, section 3.4; spec, section 5) and two of ours.
+
+Each is drawn anew at every step or epoch.
+"""
 
 from __future__ import annotations
 
@@ -135,3 +138,69 @@ class Sst(Strategy):
             if limits is not None:
                 stream = stream.truncate(number, int(gen.integers(limits[0], limits[1] + 1)))
         return stream
+
+
+@STRATEGY.register("end_padding")
+@dataclass(frozen=True)
+class EndPadding(Strategy):
+    """With probability ``p`` the last answer span is followed by 0 to ``maximum`` copies of its end token.
+
+    Ours, not the paper's.  Block-wise decoding asks for the tokens *behind* an end that falls inside a block, which
+    training on bare spans never shows: the end then always lands on a block's last position.  LLaDA's padding with EOS is the
+    same idea.  Decoding keeps the first end token.
+    """
+
+    p: float = 0.5
+    scope: str = "sample"
+    maximum: int = 12
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("sample",))
+        if self.maximum < 1:
+            raise ValueError(f"maximum must be >= 1, got {self.maximum}")
+
+    def growth(self, stream: TokenStream) -> int:
+        """``maximum`` where there is a closed answer span."""
+        return self.maximum if self._closed(stream) else 0
+
+    def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
+        """Repeat the end token of the last closed answer span."""
+        closed = self._closed(stream)
+        if not closed or gen.random() >= self.p:
+            return stream
+        return stream.repeat_end(closed[-1], int(gen.integers(0, self.maximum + 1)))
+
+    def _closed(self, stream: TokenStream) -> list[int]:
+        return [i for i, s in enumerate(stream.segments) if s.target and s.style in ("span", "last")]
+
+
+@STRATEGY.register("clean_history")
+@dataclass(frozen=True)
+class CleanHistory(Strategy):
+    """With probability ``p`` (per document) everything before a random position of the last span stays clean.
+
+    Ours, not the paper's: prefix preservation carried inside the span.  It is the state block-wise decoding is in from the
+    second block on, where the blocks before are settled and nothing behind the block exists (together with SST).
+    """
+
+    p: float = 0.5
+    scope: str = "sample"
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("sample",))
+
+    def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
+        """Maskable positions left of a position chosen uniformly in the document's last maskable run lose theirs."""
+        flags = torch.rand(batch.n_docs, generator=gen) < self.p
+        choice = torch.rand(batch.n_docs, generator=gen)
+        flat = maskable.flatten()
+        at = flat.nonzero().flatten()
+        if not len(at):
+            return maskable
+        owner, run = batch.doc.flatten()[at], batch.span.flatten()[at]
+        last_run = torch.full((batch.n_docs,), -1, dtype=run.dtype).scatter_reduce(0, owner, run, "amax")
+        at, owner = (x[run == last_run[owner]] for x in (at, owner))
+        counts = torch.bincount(owner, minlength=batch.n_docs)
+        first = torch.full((batch.n_docs,), flat.numel()).scatter_reduce(0, owner, at, "amin")
+        split = torch.where(flags & (counts > 0), first + (choice * counts).long(), -1)
+        return preserve_prefix(batch, maskable, split)

@@ -47,8 +47,9 @@ def measure_floor(
 
     Groups of a manifest: ``all`` its voices, ``out`` (the voice that models speak in) and ``input`` (all but ``out``).
     ``values`` holds the keys of the report.  Of the split ``test``: ``judge/wer`` and ``codec/floor_wer_all`` over all
-    voices, ``judge/wer_out`` and ``codec/floor_wer`` over the output voice (the one models speak in).  Of any other split, under its prefix:
-    the first two over its ``input`` voices, because its output voice is that of ``test``.
+    voices, ``judge/wer_out`` and ``codec/floor_wer`` over the output voice (the one models speak in).
+    Of any other split, under its prefix: ``judge/wer`` and ``codec/floor_wer`` over its ``input`` voices, because its
+    output voice is that of ``test``.
     ``limit``: utterances per manifest.
     """
     begun = time.perf_counter()

@@ -55,8 +55,8 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
         raise ConfigError(f"model.dtype: {section.dtype!r} is none of float32, bfloat16")
     if section.path:
         hf = load_hf(section.path, section.attention, dtype)
-        first_new = min(hf.get_input_embeddings().num_embeddings, vocab.size)
-        if vocab.size > first_new:
+        first_new = min(_own_tokens(Path(section.path), hf), vocab.size)
+        if vocab.size > hf.get_input_embeddings().num_embeddings:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 hf.resize_token_embeddings(vocab.size, mean_resizing=False)
@@ -111,6 +111,17 @@ def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torc
         ) from error
 
 
+def _own_tokens(folder: Path, hf: Any) -> int:
+    """How many ids the folder's own tokenizer has: rows beyond it are padding of the table and were never trained."""
+    rows = hf.get_input_embeddings().num_embeddings
+    if not (folder / "tokenizer.json").is_file():
+        log.warning("%s: no tokenizer.json; all %d token rows count as trained", folder, rows)
+        return rows
+    from tokenizers import Tokenizer
+
+    return min(rows, Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size(with_added_tokens=True))
+
+
 def initialize_rows(
     hf: Any, init: Initializer, vocab: Vocabulary, first_new: int, seed: int, code_vectors: Any = None
 ) -> None:
@@ -122,6 +133,8 @@ def initialize_rows(
         tables.append(head.weight)
     ids = torch.arange(first_new, vocab.size)
     std = float(getattr(hf.config, "initializer_range", 0.02))
+    if not len(ids):
+        return
     with torch.no_grad():
         for table in tables:
             context: Mapping[str, Any] = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ttt.config.schema import TrainSection
 from ttt.errors import CheckpointError, ConfigError, suggest
-from ttt.train.optim import build_adamw
+from ttt.train.optim import build_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class LocalEngine(Engine):
                 self._owns_group = True
             self._control = dist.new_group(backend="gloo")  # counts and logs travel on the CPU
         self.model = model.to(self.device)
-        self.optimizer = build_adamw(self.model, train)
+        self.optimizer = build_optimizer(self.model, train)
         self.names = {id(p): n for n, p in self.model.named_parameters()}
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         if self.world_size > 1:
@@ -186,7 +186,7 @@ class LocalEngine(Engine):
             {"parameters": [self.names[id(p)] for p in g["params"]], "weight_decay": g["weight_decay"]}
             for g in self.optimizer.param_groups
         ]
-        record = {"optimizer": "adamw", "groups": groups}
+        record = {"optimizer": type(self.optimizer).__name__.lower(), "groups": groups}
         (folder / "optimizer.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:

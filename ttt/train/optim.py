@@ -64,6 +64,26 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_embeddings: bo
     return [g for g in groups if g["params"]]
 
 
+def build_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
+    """``train.optimizer``: AdamW, or Muon on hidden matrices with AdamW for embeddings, heads, vectors and gains."""
+    if train.optimizer == "adamw":
+        return build_adamw(model, train)
+    from ttt.train.muon import Muon
+
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = getattr(getattr(model, "hf", None), "get_output_embeddings", lambda: None)()
+    tables |= {id(head.weight)} if head is not None else set()
+    groups = []
+    for group in parameter_groups(model, train.weight_decay, train.decay_embeddings):
+        for matrix in (True, False):
+            chosen = [p for p in group["params"] if (p.ndim == 2 and id(p) not in tables) == matrix]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": group["weight_decay"], "matrix": matrix})
+    if not groups:
+        raise ConfigError("train: the model has no trainable parameters; check what is frozen")
+    return Muon(groups, train.lr, (train.betas[0], train.betas[1]), train.eps)
+
+
 def build_adamw(model: nn.Module, train: TrainSection) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`, fused where every parameter allows it.  The learning rate is set at each step."""
     groups = parameter_groups(model, train.weight_decay, train.decay_embeddings)
@@ -81,7 +101,10 @@ def build_adamw(model: nn.Module, train: TrainSection) -> torch.optim.AdamW:
 
 def check_section(train: TrainSection) -> None:
     """Refuse values that cannot run, naming the key."""
-    for key, known in (("schedule", SCHEDULES), ("schedule_by", PROGRESS), ("autocast", ("off", "bfloat16"))):
+    for key, known in (
+        ("optimizer", ("adamw", "muon")), ("schedule", SCHEDULES), ("schedule_by", PROGRESS),
+        ("autocast", ("off", "bfloat16")),
+    ):  # fmt: skip
         value = getattr(train, key)
         if value not in known:
             raise ConfigError(f"train.{key}: no {value!r}.{suggest(value, known)} Known: {', '.join(known)}")

@@ -4,7 +4,7 @@ import torch
 
 from tests.conftest import random_streams
 from ttt.data.loader import Loader, fixed_batches, streams_digest
-from ttt.diffusion.strategies import Sst
+from ttt.diffusion.strategies import EndPadding, Sst
 from ttt.errors import ConfigError, DataError
 
 ROW = 110
@@ -97,7 +97,7 @@ def test_too_long_examples_are_counted_then_refused(make, streams, caplog):
 def test_impossible_settings(make):
     with pytest.raises(ConfigError, match=r"^data\.batch_tokens: 111 must be a multiple of data\.row_tokens"):
         make(batch_tokens=ROW + 1)
-    with pytest.raises(ConfigError, match="one update needs 400 rows"):
+    with pytest.raises(ConfigError, match="one update needs 200 batches"):
         make(accumulate=200)
     with pytest.raises(DataError, match="no training examples"):
         make(streams=[])
@@ -122,3 +122,29 @@ def test_digest_sees_ids_and_targets(streams):
     changed = [replace(streams[0], target=~streams[0].target), *streams[1:]]
     assert streams_digest(streams) == streams_digest(list(streams)) != streams_digest(changed)
     assert streams_digest(streams) != streams_digest(streams[1:])
+
+
+def test_unpacked_rows_hold_one_document_and_batches_stay_in_budget(make, streams):
+    loader = make(pack=False, accumulate=1, batch_tokens=2 * ROW)
+    seen = []
+    for update in range(loader.updates_per_epoch):
+        batch = loader.micro_batch(update, 0)
+        assert batch.ids.numel() <= 2 * ROW
+        assert all(len(set(row[row >= 0].tolist())) == 1 for row in batch.doc)
+        seen += batch.uids
+    assert len(seen) == len(set(seen)) and set(seen) <= {s.uid for s in streams}
+    assert len(seen) > 0.8 * len(streams)
+
+
+def test_unpacked_batches_keep_room_for_what_strategies_add(make):
+    loader = make(
+        pack=False, accumulate=1, strategies=(EndPadding(p=1.0, maximum=6),), row_tokens=ROW + 6, batch_tokens=3 * ROW
+    )
+    for update in range(2 * loader.updates_per_epoch):
+        assert loader.micro_batch(update, 0).ids.numel() <= 3 * ROW
+
+
+def test_packed_rows_keep_room_for_what_strategies_add(make):
+    loader = make(strategies=(EndPadding(p=1.0, maximum=6),), row_tokens=ROW + 6, batch_tokens=2 * (ROW + 6))
+    for update in range(2 * loader.updates_per_epoch):
+        assert loader.micro_batch(update, 1).ids.shape[1] <= ROW + 6

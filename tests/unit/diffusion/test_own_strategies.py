@@ -1,0 +1,67 @@
+"""`end_padding` and `clean_history`: ours, for block-wise decoding."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import audio, chat, gen, pack, text
+from ttt.data.spans import encode_example
+from ttt.diffusion.strategies import CleanHistory, EndPadding
+from ttt.types import Kind
+
+
+@pytest.fixture
+def stream(tokenizer):
+    example = chat(
+        "a", [audio([1, 2], "user")], [text("yes"), audio([3, 4, 5], "span"), text("no"), audio([6, 7, 8, 9], "last")]
+    )
+    return encode_example(example, tokenizer)
+
+
+def test_end_token_is_repeated_behind_the_last_span_only(stream, vocab):
+    sizes = Counter()
+    for seed in range(400):
+        longer = EndPadding(p=1.0, maximum=3).on_stream(stream, np.random.default_rng(seed))
+        extra = len(longer) - len(stream)
+        sizes[extra] += 1
+        ends = np.flatnonzero(longer.ids == vocab.eoa_last_id)
+        assert len(ends) == 1 + extra and (np.diff(ends) == 1).all()
+        kept = np.delete(longer.ids, ends[1:])
+        assert kept.tolist() == stream.ids.tolist()
+        assert longer.target[ends].all() and (longer.kind[ends] == Kind.AUDIO).all()
+        assert len(set(longer.span[ends].tolist())) == 1
+        assert [s.start for s in longer.segments] == [s.start for s in stream.segments]
+        assert longer.segments[-1].turn_stop == len(longer)
+    assert set(sizes) == {0, 1, 2, 3} and min(sizes.values()) > 60
+
+
+def test_end_padding_leaves_open_and_text_only_answers(tokenizer):
+    strategy = EndPadding(p=1.0, maximum=3)
+    for spans in ([text("yes")], [text("yes"), audio([1, 2, 3], "open_last")]):
+        one = encode_example(chat("a", [text("hm")], spans), tokenizer)
+        assert strategy.growth(one) == 0
+        assert strategy.on_stream(one, np.random.default_rng(0)) is one
+
+
+def test_clean_history_keeps_a_uniform_share_of_the_last_span(stream):
+    batch = pack([[stream]])
+    maskable = (batch.kind == Kind.AUDIO) & batch.answer
+    left = Counter()
+    for seed in range(1000):
+        kept = CleanHistory(p=1.0).on_maskable(batch, maskable, gen(seed))
+        assert not (kept & ~maskable).any()
+        at = kept[0].nonzero().flatten()
+        assert at[-1] == maskable[0].nonzero().flatten()[-1]
+        assert (at[1:] - at[:-1] == 1).all()  # one stretch: earlier spans are clean
+        left[len(at)] += 1
+    assert set(left) == {1, 2, 3, 4, 5} and min(left.values()) > 140  # four codes and the end token
+
+
+def test_clean_history_never_fires_at_zero(stream):
+    batch = pack([[stream]])
+    maskable = (batch.kind == Kind.AUDIO) & batch.answer
+    assert torch.equal(CleanHistory(p=0.0).on_maskable(batch, maskable, gen(1)), maskable)
