@@ -31,3 +31,14 @@ class Random(RemaskRule):
         """U(0, 1), from each row's own generator."""
         drawn = torch.stack([torch.rand(row.shape[0], generator=g) for row, g in zip(chosen, gens, strict=True)])
         return drawn.to(logits.device)
+
+
+@REMASK.register("left_to_right")
+@dataclass(frozen=True)
+class LeftToRight(RemaskRule):
+    """The first open position first: block-wise decoding in the order of speech."""
+
+    def score(self, logits: Tensor, chosen: Tensor, gens: Sequence[Generator]) -> Tensor:
+        """Falls from 1 towards 0 along the block."""
+        at = torch.arange(chosen.shape[1], device=logits.device, dtype=torch.float32)
+        return (1 - at / chosen.shape[1]).expand(chosen.shape)

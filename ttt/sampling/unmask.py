@@ -70,7 +70,8 @@ class Blockwise(SpanSampler):
     ``block_length`` masks are appended and denoised together; each step commits the best-scored candidates.
     ``diffusion_steps`` is the total for a span of ``gen_length`` tokens, so a block gets
     ``diffusion_steps // (gen_length // block_length)`` steps; both divisions must be exact.  ``drop_after_end``: once the
-    end token is committed, later positions of the block are no longer worked on (strict mode only).
+    end token is committed, later positions of the block are no longer worked on (strict mode only).  ``end_guard``: an end
+    token is committed only when nothing before it in the block is open any more.
     """
 
     block_length: int = 26
@@ -81,6 +82,7 @@ class Blockwise(SpanSampler):
     cfg_mode: str = "mask_all"
     remask: Any = component("remask", "low_confidence")
     drop_after_end: bool = True
+    end_guard: bool = False
 
     def __post_init__(self) -> None:
         if self.block_length < 1 or self.gen_length % self.block_length:
@@ -156,7 +158,10 @@ class Blockwise(SpanSampler):
         ends = torch.tensor(sorted({e for row in rows.tolist() for e in request.end_ids[row]}), device=device)
         positions = torch.arange(width, device=device)
         open_at_start = int((canvas == mask_id).sum(1).max())
-        for count in transfer_counts(open_at_start, self.steps_per_block):
+        counts = iter(transfer_counts(open_at_start, self.steps_per_block))
+        while True:
+            # A guarded end may leave a step's quota unused; strict spans go on until nothing is open.
+            count = next(counts, 1 if request.strict else 0)
             open_ = (canvas == mask_id) & alive
             if count == 0 or not bool(open_.any()):
                 break
@@ -172,9 +177,13 @@ class Blockwise(SpanSampler):
             some = [gens[i] for i in live.tolist()]
             chosen = choose_audio(logits, self.temperature, some)  # [L, w]
             ranked = self.remask.score(logits, chosen, some).masked_fill(~open_[live], -torch.inf)
+            if self.end_guard and len(ends):
+                first_open = torch.where(open_[live], positions, width).min(1, keepdim=True).values
+                early = torch.isin(chosen, ends) & (positions > first_open)
+                ranked = ranked.masked_fill(early, -torch.inf)
             best = ranked.topk(min(count, width), dim=1).indices
             commit = torch.zeros_like(open_)
-            commit[live] = torch.zeros_like(open_[live]).scatter(1, best, True) & open_[live]
+            commit[live] = torch.zeros_like(open_[live]).scatter(1, best, True) & open_[live] & ranked.isfinite()
             canvas = canvas.index_copy(0, live, torch.where(commit[live], chosen, canvas[live]))
             score = torch.zeros(canvas.shape, device=device).index_copy(0, live, ranked.float())
             if request.on_commit is not None:

@@ -200,3 +200,25 @@ def test_impossible_settings(fields, pattern):
 def test_ar_sampler_fills_no_spans():
     with pytest.raises(RuntimeError):
         SAMPLER.build("ar", "s").span(request(None))
+
+
+def test_end_guard_waits_for_everything_before_the_end():
+    table = Table(random_table(ends=[(0, 2, EOA), (0, 6, EOA)]))
+    commits = []
+    r = request(table, on_commit=lambda row, at, ids, score: commits.append((at.tolist(), ids.tolist())))
+    (ids,) = fill(sampler(block=8, steps=4, gen_length=8, end_guard=True), r)
+    assert ids[-1] == EOA and len(ids) == 3 and MASK not in ids
+    settled: set[int] = set()
+    for at, tokens in commits:
+        for place, token in sorted(zip(at, tokens, strict=True)):
+            if token == EOA:
+                assert set(range(place)) <= settled | set(at)
+        settled |= set(at)
+
+
+@pytest.mark.parametrize("guard", [False, True])
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_guard_leaves_nothing_masked(guard, steps):
+    table = Table(random_table(rows=3, seed=5, ends=[(0, 9, EOA), (1, 0, EOA), (2, 3, EOA), (2, 4, EOA)]))
+    for ids in fill(sampler(block=8, steps=steps, gen_length=16, end_guard=guard), request(table, rows=3)):
+        assert ids[-1] == EOA and MASK not in ids and ids.count(EOA) == 1
