@@ -14,13 +14,13 @@ parse_options() {
         case "$1" in
             -h|--help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
             --*)
-                local name=${1#--}; name=${name//-/_}
-                [ -n "${!name+set}" ] || die "unknown option $1 (see --help)"
-                if [ "${!name}" = false ] || [ "${!name}" = true ]; then
-                    printf -v "$name" %s true; shift
+                local _option=${1#--}; _option=${_option//-/_}  # a name no recipe declares
+                [ -n "${!_option+set}" ] || die "unknown option $1 (see --help)"
+                if [ "${!_option}" = false ] || [ "${!_option}" = true ]; then
+                    printf -v "$_option" %s true; shift
                 else
                     [ $# -ge 2 ] || die "option $1 needs a value"
-                    printf -v "$name" %s "$2"; shift 2
+                    printf -v "$_option" %s "$2"; shift 2
                 fi ;;
             *=*) overrides+=("$1"); shift ;;
             *) die "unknown argument $1 (options start with --, settings look like section.key=value)" ;;

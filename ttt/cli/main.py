@@ -56,7 +56,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb.  Exit codes: 0 done, 2 something the user can mend (one line on stderr), 1 a fault of the program."""
-    arguments = parser().parse_args(argv)
+    grammar = parser()
+    arguments, rest = grammar.parse_known_args(argv)
+    # argparse takes positional arguments in one run only; settings may stand anywhere between the options.
+    unknown = [r for r in rest if r.startswith("-") or "=" not in r or not hasattr(arguments, "overrides")]
+    if unknown:
+        grammar.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
     logging.basicConfig(
         level=os.environ.get("TTT_LOG", "INFO").upper(),
         stream=sys.stderr,

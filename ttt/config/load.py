@@ -32,10 +32,31 @@ def read_layers(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> d
     try:
         # Interpolations may point at values that only the schema's defaults hold.
         base = OmegaConf.create({name: _plain_defaults(cls) for name, cls in SECTIONS.items()})
-        resolved = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.create(merged)), resolve=True)
+        whole = OmegaConf.merge(base, OmegaConf.create(merged))
+        _forget_missing(whole)
+        resolved = OmegaConf.to_container(whole, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"config: {str(error).splitlines()[0]}") from error
     return _only_given(resolved, merged)
+
+
+def _forget_missing(node: Any) -> None:
+    """``${data.dir}/x`` is missing itself while ``data.dir`` is: whether that matters is for the verb to say."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationToMissingValueError
+
+    keys = range(len(node)) if OmegaConf.is_list(node) else list(node.keys())
+    for key in keys:
+        if OmegaConf.is_missing(node, key):
+            continue
+        if OmegaConf.is_interpolation(node, key):
+            try:
+                node[key]
+            except InterpolationToMissingValueError:
+                node[key] = "???"
+            continue
+        if OmegaConf.is_config(node[key]):
+            _forget_missing(node[key])
 
 
 def load_config(

@@ -101,8 +101,9 @@ def test_interpolation(write):
     assert config.train.log_every_steps == 1, "a default of the schema may be pointed at"
     with pytest.raises(ConfigError, match="config: .*nowhere"):
         load_config([a], ["data.dev=${data.nowhere}/x"])
-    with pytest.raises(ConfigError, match="^config: .*dir"):
-        load_config([], ["data.dev=${data.dir}/x"])
+    assert load_config([], ["data.train=${data.dir}/x"]).data.train == "???", "missing itself, for who needs it to say"
+    with pytest.raises(ConfigError, match=r"^data\.train: missing mandatory value"):
+        load_config([], ["data.train=${data.dir}/x"], need=("data.train",))
 
 
 def test_missing_values_stop_only_the_verb_that_needs_them():
