@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 
 class MaskRule(ABC):
-    """Who may look at whom.  One predicate serves every attention implementation (`ttt.masks.materialize`)."""
+    """Who may look at whom.  One predicate serves every attention implementation (`ttt.masks.materialize`).
+
+    ``block_length``: positions of one audio run see the run up to the end of their own block of this length; 0: no
+    blocks.  Objectives and samplers that work block by block must agree with it.
+    """
+
+    block_length: int = 0
 
     @abstractmethod
     def allow(self, layout: Layout) -> MaskMod:

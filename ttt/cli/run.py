@@ -198,7 +198,7 @@ def answer(
     for example in examples:
         stream = encode_example(tasks[example.task].prompt(example), model.tokenizer, open_answer=True)
         assert stream.content is not None
-        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist())
+        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
     order = sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid))
     by_uid: dict[str, dict[str, Any]] = {}
     at = 0

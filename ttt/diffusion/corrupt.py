@@ -1,7 +1,7 @@
 """Absorbing noise on the maskable positions: time, masking probability, which tokens become the mask token.
 
 p = (1 - floor) (1 - alpha(t)) + floor; a maskable position is masked when its own uniform number u < p
-(spec of TtT, section 5.1; LLaDA).  One t per document.
+(spec of TtT, section 5.1; LLaDA).  One t per *noise group*: a document, unless an objective says otherwise.
 """
 
 from __future__ import annotations
@@ -17,32 +17,55 @@ from ttt.types import Kind, PackedBatch
 
 @dataclass(frozen=True)
 class Noised:
-    """``input_ids`` i64 [B, T]; ``masked`` bool [B, T]; ``t``, ``p`` f32 [n_docs]; ``maskable`` bool [B, T]."""
+    """``input_ids`` i64 [B, T]; ``masked``, ``maskable`` bool [B, T]; ``t``, ``p`` f32 [n_groups]; ``group`` i64 [B, T]: which
+
+    of them a position has (-1: none).
+    """
 
     input_ids: Tensor
     masked: Tensor
     maskable: Tensor
     t: Tensor
     p: Tensor
+    group: Tensor
 
 
-def draw(batch: PackedBatch, gen: Generator) -> tuple[Tensor, Tensor]:
+TIMES = ("independent", "stratified")
+
+
+def draw(batch: PackedBatch, gen: Generator, times: str = "independent") -> tuple[Tensor, Tensor]:
     """(t f32 [n_docs], u f32 [B, T]), uniform on [0, 1), on the CPU."""
-    t = torch.rand(batch.n_docs, generator=gen)
+    t = draw_times(batch.n_docs, gen, times)
     return t, torch.rand(tuple(batch.ids.shape), generator=gen)
 
 
+def draw_times(n: int, gen: Generator, times: str = "independent") -> Tensor:
+    """n times f32 [n], each uniform on [0, 1).
+
+    ``stratified``: exactly one in each of the n intervals [i/n, (i+1)/n), in random order, which leaves every single
+    time uniform and lowers the variance of their mean (the low-discrepancy sampler of MDLM, arXiv 2406.07524).
+    """
+    t = torch.rand(n, generator=gen)
+    if times == "stratified" and n > 0:
+        t = ((torch.randperm(n, generator=gen) + t) / n).clamp(max=1 - 1e-6)
+    return t
+
+
 def corrupt(
-    batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor, schedule: NoiseSchedule, floor: float
-) -> Noised:
-    """Noise ``batch`` with given draws (pure function)."""
+    batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor, schedule: NoiseSchedule, floor: float,
+    group: Tensor | None = None,
+) -> Noised:  # fmt: skip
+    """Noise ``batch`` with given draws (pure function); ``group`` i64 [B, T]: whose t a position has (default: its document's)."""
+    group = batch.doc if group is None else group
     p = (1 - floor) * (1 - schedule.alpha(t)) + floor
-    masked = (u < per_position(p, batch.doc)) & maskable
-    return Noised(torch.where(masked, batch.mask_id, batch.ids), masked, maskable, t, p)
+    masked = (u < per_position(p, group)) & maskable
+    return Noised(torch.where(masked, batch.mask_id, batch.ids), masked, maskable, t, p, group)
 
 
 def per_position(values: Tensor, doc: Tensor) -> Tensor:
-    """Per-document values [n_docs] -> [B, T]; padding (doc -1) gets 0."""
+    """Per-document (or per-group) values [n] -> [B, T]; padding (-1) gets 0."""
+    if not len(values):
+        return values.new_zeros(doc.shape)
     return torch.where(doc >= 0, values[doc.clamp(min=0)], values.new_zeros(()))
 
 

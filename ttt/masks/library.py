@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ttt.interfaces import MaskRule
+from ttt.registry import component
 from ttt.registry.families import MASK
 from ttt.types import Kind, Layout
 
@@ -85,3 +86,95 @@ class Hybrid(MaskRule):
         run &= (layout.kind.gather(1, last) == Kind.AUDIO) & layout.visible
         open_run = torch.where(closed | (length == 0), 0, run.long().sum(1))
         return length - open_run
+
+
+@MASK.register("block_causal")
+@dataclass(frozen=True)
+class BlockCausal(MaskRule):
+    """Causal text; an answer's audio run in blocks of ``block_length``: bidirectional inside, earlier blocks only before.
+
+    Settled blocks never look at later ones, so block-wise decoding may keep their keys (block diffusion, arXiv 2503.09573).
+    The user's audio is there as a whole and stays bidirectional, as in ``hybrid``.
+    """
+
+    block_length: int = 26
+
+    def __post_init__(self) -> None:
+        if self.block_length < 1:
+            raise ValueError(f"block_length must be >= 1, got {self.block_length}")
+
+    def allow(self, layout: Layout) -> MaskMod:
+        """(k <= q) or (q, k audio of one run and, in an answer, of one block), same document."""
+        exists = _same_document(layout)
+        span, prompt = layout.span, layout.prompt
+        both = layout.kind == Kind.AUDIO
+        block = torch.where(prompt, 0, run_offsets(layout) // self.block_length)
+
+        def predicate(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            one_block = both[b, q] & both[b, k] & (span[b, q] == span[b, k]) & (block[b, q] == block[b, k])
+            return ((k <= q) | one_block) & exists(b, h, q, k)
+
+        return predicate
+
+    def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
+        """Everything before the open block of a trailing audio run; everything once the run is closed."""
+        length = _visible_prefix(layout)
+        last = (length - 1).clamp(min=0)[:, None]
+        in_run = ((layout.kind.gather(1, last) == Kind.AUDIO) & layout.visible.gather(1, last))[:, 0]
+        offset = run_offsets(layout).gather(1, last)[:, 0]
+        of_prompt = layout.prompt.gather(1, last)[:, 0]
+        open_block = torch.where(of_prompt, offset + 1, (offset + 1) % self.block_length)
+        return length - torch.where(closed | ~in_run | (length == 0), 0, open_block)
+
+
+@MASK.register("dual_stream")
+@dataclass(frozen=True)
+class DualStream(MaskRule):
+    """A clean sample and, behind it, a noisy copy of its answer audio (`Layout.stream` 1).
+
+    Clean positions follow ``clean`` and never see the copy.  A noisy position sees its own span's copy (its own block's, if
+    ``clean`` has blocks) and the clean positions before that.  Without a copy, as in decoding, this is ``clean``.
+    """
+
+    clean: Any = component("mask", "block_causal")
+
+    @property
+    def block_length(self) -> int:  # type: ignore[override]
+        """That of ``clean``."""
+        return self.clean.block_length
+
+    def allow(self, layout: Layout) -> MaskMod:
+        """Four cases by the streams of q and k."""
+        exists = _same_document(layout)
+        clean = self.clean.allow(layout)
+        noisy, span, position = layout.stream == 1, layout.span, layout.position
+        if not bool(noisy.any()):
+            return clean
+        offset = run_offsets(layout)
+        block = offset // self.block_length if self.block_length else torch.zeros_like(offset)
+        begin = position - (offset - block * self.block_length)  # position in the document where the q's block starts
+
+        def predicate(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            own = noisy[b, k] & (span[b, q] == span[b, k]) & (block[b, q] == block[b, k])
+            history = ~noisy[b, k] & (position[b, k] < begin[b, q])
+            return torch.where(
+                noisy[b, q], (own | history) & exists(b, h, q, k), ~noisy[b, k] & clean(b, h, q, k)
+            )
+
+        return predicate
+
+    def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
+        """That of ``clean``: decoding has no copy."""
+        return self.clean.frozen_prefix(layout, closed)
+
+
+def run_offsets(layout: Layout) -> Tensor:
+    """i64 [B, T]: how many positions of the same audio run (and stream) lie before each audio position; 0 elsewhere."""
+    audio = layout.kind == Kind.AUDIO
+    same = torch.zeros_like(audio)
+    same[:, 1:] = audio[:, 1:] & audio[:, :-1]
+    for x in (layout.span, layout.doc, layout.stream):
+        same[:, 1:] &= x[:, 1:] == x[:, :-1]
+    columns = torch.arange(audio.shape[1], device=audio.device).expand(audio.shape)
+    begin = torch.where(same, 0, columns).cummax(1).values
+    return torch.where(audio, columns - begin, 0)

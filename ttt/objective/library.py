@@ -84,7 +84,7 @@ class TtT(_Planned):
         """L_diff of the noised positions."""
         weight = self.weighting.weight(noised.t, noised.p, self.noise)
         return denoising_term(
-            batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale
+            batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group
         )
 
 

@@ -46,17 +46,19 @@ def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: str, scale: f
 
 
 def denoising_term(
-    batch: PackedBatch, masked: Tensor, maskable: Tensor, weight: Tensor, p: Tensor, normalize: str, scale: float = 1.0
-) -> PlanTerm:
-    """Masked-diffusion loss; ``weight``, ``p`` f32 [n_docs].
+    batch: PackedBatch, masked: Tensor, maskable: Tensor, weight: Tensor, p: Tensor, normalize: str, scale: float = 1.0,
+    group: Tensor | None = None,
+) -> PlanTerm:  # fmt: skip
+    """Masked-diffusion loss; ``weight``, ``p`` f32 [n_groups], ``group`` i64 [B, T] (default: the document).
 
     ``sample``: (1/B) sum_b sum_masked w_b CE / N_b with N_b = max(1, maskable positions of the document), the official
     normaliser.  ``token``: sum w CE / number of maskable positions.  Targets that carry no loss (label -100) still count
-    in N, as in the reference.  Statistics are grouped by the document's masking probability in four buckets.
+    in N, as in the reference.  Statistics are grouped by the masking probability in four buckets.
     """
     source, target = nar_pairs(masked & batch.target)
-    term = _term(batch, maskable.float(), source, target, weight, normalize, scale)
-    groups = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[batch.doc.flatten()[target]]
+    of = (batch.doc if group is None else group).flatten()[target]
+    term = _term(batch, maskable.float(), source, target, weight[of], normalize, scale)
+    groups = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[of]
     names = tuple(f"p{100 * i // BUCKETS:02d}_{100 * (i + 1) // BUCKETS}" for i in range(BUCKETS))
     return PlanTerm(source, term.target, term.weight, term.count, scale, groups, names)
 
@@ -80,5 +82,5 @@ def _term(
     else:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZERS)}, got {normalize!r}")
     if weight is not None:
-        weights = weights * weight[batch.doc.flatten()[target]]
+        weights = weights * weight
     return PlanTerm(source, batch.ids.flatten()[target], weights, count, scale)

@@ -8,7 +8,7 @@ MASK = Registry("mask", "attention mask", _I + "MaskRule", builtin=("ttt.masks.l
 NOISE = Registry("noise", "noise schedule", _I + "NoiseSchedule", builtin=("ttt.diffusion.schedules",))
 WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builtin=("ttt.diffusion.weightings",))
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
-OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library",))
+OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library", "ttt.objective.dual_stream"))
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
 SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask",))
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))

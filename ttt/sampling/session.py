@@ -19,11 +19,15 @@ from ttt.types import Kind, Layout
 
 @dataclass(frozen=True)
 class Prompt:
-    """``ids`` of one prompt; ``content`` marks what comes from the data and not from the template (for guidance)."""
+    """``ids`` of one prompt.  ``content`` marks what comes from the data and not from the template (for guidance);
+
+    ``answer`` the model's own earlier turns, which masks treat like in training, as answers (default: there are none).
+    """
 
     uid: str
     ids: Sequence[int]
     content: Sequence[bool] | None = None
+    answer: Sequence[bool] | None = None
 
 
 class Session:
@@ -43,14 +47,17 @@ class Session:
         self.model, self.mask, self.vocab = model, mask, model.tokenizer.vocab
         self.device = model.device
         self.lengths = torch.tensor([len(p.ids) for p in prompts])
-        self.prompt_lengths = self.lengths.clone()
         capacity = int(self.lengths.max()) + room
         self.ids = torch.full((len(prompts), capacity), self.vocab.pad_id, dtype=torch.long)
         self.content = torch.zeros((len(prompts), capacity), dtype=torch.bool)
+        self.asked = torch.zeros((len(prompts), int(self.lengths.max())), dtype=torch.bool)  # the prompt, answers left out
         for row, prompt in enumerate(prompts):
             self.ids[row, : len(prompt.ids)] = torch.tensor(list(prompt.ids), dtype=torch.long)
             if prompt.content is not None:
                 self.content[row, : len(prompt.ids)] = torch.tensor(list(prompt.content))
+            self.asked[row, : len(prompt.ids)] = True
+            if prompt.answer is not None:
+                self.asked[row, : len(prompt.ids)] = ~torch.tensor(list(prompt.answer))
         self.closed = torch.zeros(len(prompts), dtype=torch.bool)
         layers = model.hf.config.num_hidden_layers
         self.cache = SlotCache(len(prompts), layers, capacity, self.device) if use_cache else None
@@ -103,9 +110,12 @@ class Session:
         audio = self.vocab.is_audio(full) & visible
         kind = torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8)
         columns = torch.arange(full.shape[1]).expand_as(full)
+        asked = torch.zeros_like(visible)
+        width = min(full.shape[1], self.asked.shape[1])
+        asked[:, :width] = self.asked[rows, :width]
         return Layout(
             kind=kind, span=torch.cumsum(~audio, 1), doc=torch.zeros_like(full), position=columns,
-            prompt=columns < self.prompt_lengths[rows][:, None], visible=visible, stream=torch.zeros_like(kind),
+            prompt=asked, visible=visible, stream=torch.zeros_like(kind),
         )  # fmt: skip
 
     def _run(

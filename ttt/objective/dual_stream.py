@@ -1,0 +1,156 @@
+"""Dual stream: the exact factorisation in one forward pass.
+
+TtT's own objective noises the answer's audio in place, so text behind a span is trained on noisy history while decoding
+shows it clean audio; BANOM and PPM repair that mismatch (paper of TtT, section 3.4).  Here the clean sample stays as it is
+and every span gets a noisy copy behind it that sees only the clean positions before its block.  Ours; the layout is that of
+block diffusion (Arriola et al., arXiv 2503.09573, section 3.2), the history is TtT's hybrid one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ttt.diffusion.corrupt import TIMES, corrupt, draw_times
+from ttt.errors import ConfigError
+from ttt.interfaces import Strategy
+from ttt.masks.library import run_offsets
+from ttt.objective.library import TtT
+from ttt.objective.pairs import next_token_term
+from ttt.registry import component, components
+from ttt.registry.families import OBJECTIVE
+from ttt.types import Kind, PackedBatch, Plan
+
+
+@OBJECTIVE.register("dual_stream")
+@dataclass(frozen=True)
+class DualStreamTtT(TtT):
+    """Next-token loss on clean text + diffusion on a noisy copy of each audio span that sees clean history only.
+
+    With a mask of blocks every block has its own time and is denoised given the clean blocks before it: what block-wise
+    decoding does.  ``fill_blocks``: the last block of a span is filled up with its end token, the state decoding is in when
+    a span ends inside a block.  ``times``: ``stratified`` or ``independent`` draws of t over all blocks of a batch.
+    """
+
+    mask: Any = component("mask", "dual_stream")
+    strategies: Any = components("strategy", ())
+    times: str = "stratified"
+    fill_blocks: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.times not in TIMES:
+            raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
+        for strategy in self.strategies:
+            if type(strategy).on_maskable is not Strategy.on_maskable:
+                raise ConfigError(
+                    f"objective.strategies: {type(strategy).registered_name!r} decides which spans stay clean; dual_stream "
+                    "always has all of them clean and all of them noisy, so leave it out"
+                )
+        if getattr(type(self.mask), "registered_name", "") != "dual_stream":
+            raise ConfigError(
+                "objective.mask: dual_stream needs the mask dual_stream; put yours inside: {name: dual_stream, clean: ...}"
+            )
+
+    def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """Copy the spans, draw one time per block (per span without blocks), list both terms."""
+        wide, group, n_groups = with_copies(batch, self.maskable(batch), self.mask.block_length, self.fill_blocks)
+        t = draw_times(n_groups, gen, self.times)
+        u = torch.rand(tuple(wide.ids.shape), generator=gen)
+        return self.plan_copies(wide, group, t, u)
+
+    clean_plan = plan  # stream-level strategies never see validation batches
+
+    def plan_from(self, batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor) -> Plan:
+        """The plan for given draws: ``t`` f32 [n_docs] (one for all blocks of a document), ``u`` f32 [B, T] of the sample."""
+        wide, group, n_groups = with_copies(batch, maskable, self.mask.block_length, fill=False)
+        copied = group >= 0
+        owner = torch.zeros(n_groups, dtype=torch.long)
+        owner[group[copied]] = wide.doc[copied]
+        wide_u = torch.zeros(wide.ids.shape)
+        for row in range(len(u)):
+            wide_u[row, copied[row]] = u[row, maskable[row]]
+        return self.plan_copies(wide, group, t[owner], wide_u)
+
+    def plan_copies(self, wide: PackedBatch, group: Tensor, t: Tensor, u: Tensor) -> Plan:
+        """``wide``, ``group``: from `with_copies`; ``t`` f32 [n_groups]; ``u`` f32 [B, T + C]."""
+        copied = group >= 0
+        noised = corrupt(wide, copied, t, u, self.noise, self.floor, group)
+        text = wide.target & (wide.kind == Kind.TEXT)
+        terms = {
+            "ar": next_token_term(wide, text, self.text_normalize, self.text_scale),
+            "nar": self.diffusion_term(wide, noised),
+        }
+        layout = dataclasses.replace(wide.layout(), stream=copied.to(torch.uint8))
+        return Plan(noised.input_ids, wide.position, layout, self.mask, terms)
+
+
+def with_copies(
+    batch: PackedBatch, maskable: Tensor, block_length: int, fill: bool
+) -> tuple[PackedBatch, Tensor, int]:
+    """The batch with a copy of its maskable audio behind every row, in order.
+
+    -> (batch [B, T + C], group i64 [B, T + C], number of groups): the group of a copied position numbers its block (its
+    span if ``block_length`` is 0) over the whole batch, -1 elsewhere.  ``fill`` adds copies of a span's last token up to
+    the end of its last block, where that token ends the span.
+    """
+    offset = run_offsets(batch.layout())
+    rows, columns, offsets, groups = [], [], [], []
+    n_groups = 0
+    for row in range(len(batch.ids)):
+        at = maskable[row].nonzero().flatten()
+        off = offset[row, at]
+        if fill and block_length and len(at):
+            at, off = _filled(batch, row, at, off, block_length)
+        block = off // block_length if block_length else torch.zeros_like(off)
+        new = torch.ones_like(at, dtype=torch.bool)
+        new[1:] = (batch.span[row, at][1:] != batch.span[row, at][:-1]) | (block[1:] != block[:-1])
+        new[1:] |= batch.doc[row, at][1:] != batch.doc[row, at][:-1]
+        group = torch.cumsum(new.long(), 0) - 1 + n_groups
+        n_groups += int(new.sum())
+        rows.append(at)
+        offsets.append(off)
+        groups.append(group)
+        columns.append(len(at))
+    width = max(columns, default=0)
+    size = (len(batch.ids), width)
+    source = torch.zeros(size, dtype=torch.long)
+    moved = torch.zeros(size, dtype=torch.long)
+    tail_group = torch.full(size, -1, dtype=torch.long)
+    for row, (at, off, group) in enumerate(zip(rows, offsets, groups, strict=True)):
+        source[row, : len(at)] = at
+        moved[row, : len(at)] = off - offset[row, at]  # filled positions go on counting
+        tail_group[row, : len(at)] = group
+    real = tail_group >= 0
+
+    def joined(values: Tensor, padding: int | bool) -> Tensor:
+        copy = values.gather(1, source)
+        return torch.cat([values, torch.where(real, copy, torch.full_like(copy, padding))], 1)
+
+    wide = dataclasses.replace(
+        batch, ids=joined(batch.ids, 0), kind=joined(batch.kind, int(Kind.PAD)), span=joined(batch.span, 0),
+        doc=joined(batch.doc, -1), position=joined(batch.position, 0), target=joined(batch.target, False),
+        answer=joined(batch.answer, False), visible=joined(batch.visible, False),
+    )  # fmt: skip
+    t_size = batch.ids.shape[1]
+    wide.position[:, t_size:] += torch.where(real, moved, 0)
+    return wide, torch.cat([torch.full_like(batch.doc, -1), tail_group], 1), n_groups
+
+
+def _filled(batch: PackedBatch, row: int, at: Tensor, off: Tensor, block_length: int) -> tuple[Tensor, Tensor]:
+    last = torch.ones_like(at, dtype=torch.bool)
+    last[:-1] = (at[1:] != at[:-1] + 1) | (batch.span[row, at][1:] != batch.span[row, at][:-1])
+    last[:-1] |= batch.doc[row, at][1:] != batch.doc[row, at][:-1]
+    # A truncated span has no end token: nothing of its row follows it, or another document does.
+    after = at + 1
+    inside = after < batch.ids.shape[1]
+    follows = torch.zeros_like(last)
+    follows[inside] = batch.doc[row, after[inside]] == batch.doc[row, at[inside]]
+    missing = torch.where(last & follows, (-(off + 1)) % block_length, 0)
+    repeats = missing + 1
+    extra = torch.arange(int(repeats.sum())) - torch.repeat_interleave(torch.cumsum(repeats, 0) - repeats, repeats)
+    return torch.repeat_interleave(at, repeats), torch.repeat_interleave(off, repeats) + extra
