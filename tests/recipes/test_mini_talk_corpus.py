@@ -109,13 +109,12 @@ def test_qa_asks_new_combinations_of_known_parts(local, size):
             if a.family in grammar.CLOSED_FAMILIES:  # known fact, known phrasing, never together
                 assert a.instance in {k.instance for k in same}
                 assert (a.instance, a.phrasing) not in {(k.instance, k.phrasing) for k in same}
-            else:  # a new string, and its reversal is new as well
+            else:  # a new string
                 strings = {k.instance for k in known if k.family in grammar.OPEN_FAMILIES}
                 assert a.instance not in strings
-                assert " ".join(reversed(a.instance.split())) not in strings
     pairs = {k.instance for k in known if k.family == "plus"}
-    assert len(pairs) == 100  # every operand pair is taught
-    assert len({k.instance for k in known if k.family == "minus"}) == 55
+    assert len(pairs) == 49  # every operand pair is taught
+    assert len({k.instance for k in known if k.family == "minus"}) == 28
 
 
 def test_answers_follow_from_questions(local, items):
@@ -126,9 +125,8 @@ def test_answers_follow_from_questions(local, items):
         assert grammar.is_correct(item.text_out, item.answer_key)
         words = item.text_in.split()
         numbers = [value[w] for w in words if w in value]
-        if item.kind in ("repeat", "backwards"):
-            wanted = numbers[::-1] if item.kind == "backwards" else numbers
-            assert [value[w] for w in item.answer_key.split()] == wanted
+        if item.kind == "repeat":
+            assert [value[w] for w in item.answer_key.split()] == numbers
         elif item.kind == "plus":
             assert value[item.answer_key] == sum(numbers)
         elif item.kind == "minus":

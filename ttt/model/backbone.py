@@ -25,8 +25,9 @@ _QWEN2 = {"model_type": "qwen2", "rope_theta": 1.0e6, "rms_norm_eps": 1.0e-6, "h
 PRESETS: dict[str, dict[str, Any]] = {
     "toy": {**_QWEN2, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 4096},
-    "mini": {**_QWEN2, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4,
-             "num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 4096},
+    # Rotations for a few hundred positions: with a base of 1e6 most of a head's 16 frequencies would hardly turn.
+    "mini": {**_QWEN2, "rope_theta": 100.0, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5,
+             "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 4096},
     "qwen2.5-0.5b": {**_QWEN2, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
                      "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
                      "max_position_embeddings": 32768},

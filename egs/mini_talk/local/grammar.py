@@ -7,7 +7,7 @@ Two worlds that never share a text:
 * *sentences* (`sentence`): digit strings, sums, commands, descriptions; for recognition and synthesis;
 * *questions* (`ask`, `open_question`): an `Asked` has the question, its answer, and the `key`, the deciding last word
   or words of the answer.  Closed families (facts, sums, neighbours) have a fixed set of instances, each asked in many
-  phrasings; open families (repeat, backwards) have a new digit string in each question.
+  phrasings; the open family (repeat) has a new digit string in each question.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 NUMBERS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
 ]  # fmt: skip
 DIGITS = NUMBERS[:10]
+OPERANDS = NUMBERS[:7]  # every sum and difference of two is asked about, and none goes beyond twelve
 COLOR_OF = {
     "sky": "blue", "sea": "blue", "grass": "green", "leaf": "green", "snow": "white", "milk": "white",
     "sun": "yellow", "rose": "red", "fire": "red", "night": "black",
@@ -40,7 +40,7 @@ OPENED = ("door", "window")
 
 SENTENCE_KINDS = ("digits", "sum", "command", "description")
 CLOSED_FAMILIES = ("color", "opposite", "legs", "plus", "minus", "after", "before")
-OPEN_FAMILIES = ("repeat", "backwards")
+OPEN_FAMILIES = ("repeat",)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def phrasings(family: str) -> tuple[str, ...]:
     """All templates of a family; ``{x}`` (and ``{y}``) stand for the instance.
 
     >>> len(phrasings("color")), phrasings("color")[0]
-    (64, 'what color is the {x}')
+    (44, 'what color is the {x}')
     """
     asking, telling = _CORES[family]
     found = [f"{pre} {core} {post}" for core in asking for pre in _ASK_BEFORE for post in _AFTER]
@@ -100,19 +100,19 @@ def ask(family: str, phrasing: str, x: str, y: str, answer: str, key: str) -> As
 def open_question(family: str, phrasing: str, digits: tuple[str, ...]) -> Asked:
     """A question about a digit string.
 
-    >>> open_question("backwards", "say {x} backwards", ("three", "five", "two")).answer
-    'two five three'
+    >>> open_question("repeat", "say {x}", ("three", "five", "two")).answer
+    'three five two'
     """
-    answer = " ".join(digits if family == "repeat" else reversed(digits))
-    return ask(family, phrasing, " ".join(digits), "", answer, answer)
+    answer = " ".join(digits)
+    return ask(family, phrasing, answer, "", answer, answer)
 
 
 def digit_strings(length: int) -> list[tuple[str, ...]]:
-    """All strings of two or three digits that differ from their own reversal, in order."""
+    """All strings of so many digits, in order."""
     found: list[tuple[str, ...]] = [()]
     for _ in range(length):
         found = [(*head, digit) for head in found for digit in DIGITS]
-    return [digits for digits in found if digits != digits[::-1]]
+    return found
 
 
 def vocabulary() -> list[str]:
@@ -128,8 +128,8 @@ def vocabulary() -> list[str]:
     return sorted(words)
 
 
-_ASK_BEFORE = ("", "please tell me", "tell me", "can you tell me", "do you know", "now tell me")
-_TELL_BEFORE = ("", "please", "can you", "now", "now please")
+_ASK_BEFORE = ("", "please tell me", "tell me", "do you know")
+_TELL_BEFORE = ("", "please", "can you", "now")
 _AFTER = ("", "please", "now")
 # family -> (question cores, command cores); a core may stand behind any of the openings above
 _CORES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -151,7 +151,6 @@ _CORES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "after": (("what comes after {x}", "which number comes after {x}", "what is the number after {x}"), ()),
     "before": (("what comes before {x}", "which number comes before {x}", "what is the number before {x}"), ()),
     "repeat": ((), ("repeat {x}", "say {x}", "repeat the number {x}")),
-    "backwards": (("what is {x} backwards",), ("say {x} backwards", "repeat {x} backwards")),
 }  # fmt: skip
 
 
@@ -163,12 +162,12 @@ def _instances(family: str) -> Iterator[tuple[str, str, str, str]]:
     elif family == "legs":
         yield from ((x, "", f"a {x} has {NUMBERS[n]} legs", f"{NUMBERS[n]} legs") for x, n in LEGS_OF.items())
     elif family == "plus":
-        for a, x in enumerate(DIGITS):
-            for b, y in enumerate(DIGITS):
+        for a, x in enumerate(OPERANDS):
+            for b, y in enumerate(OPERANDS):
                 yield x, y, f"{x} plus {y} is {NUMBERS[a + b]}", NUMBERS[a + b]
     elif family == "minus":
-        for a, x in enumerate(DIGITS):
-            for b, y in enumerate(DIGITS[: a + 1]):
+        for a, x in enumerate(OPERANDS):
+            for b, y in enumerate(OPERANDS[: a + 1]):
                 yield x, y, f"{x} minus {y} is {NUMBERS[a - b]}", NUMBERS[a - b]
     elif family == "after":
         yield from ((x, "", f"after {x} comes {key}", key) for x, key in zip(NUMBERS[:-1], NUMBERS[1:]))
@@ -177,11 +176,11 @@ def _instances(family: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _digits(rng: random.Random) -> str:
-    return " ".join(rng.choices(DIGITS, k=rng.choice((3, 4, 4, 5, 5, 6))))
+    return " ".join(rng.choices(DIGITS, k=rng.choice((3, 4, 4, 5))))
 
 
 def _sum(rng: random.Random) -> str:
-    """'c is a plus b' or three operands: true, from 0 to 18, never an answer's 'a plus b is c'."""
+    """'c is a plus b' or three operands: true, from 0 to 12, never an answer's 'a plus b is c'."""
     while True:
         values = [rng.randrange(10) for _ in range(rng.choice((2, 3, 3)))]
         signs = [rng.choice((1, -1)) for _ in values[1:]]
