@@ -17,7 +17,6 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ttt.model.lm import SpeechTextLM
     from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -58,19 +57,33 @@ def train(arguments: argparse.Namespace) -> int:
     if rank == 0:
         log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
     dev = []
-    if config.data.dev:
-        streams = [encode_example(e, tokenizer, prompt_rule=rule) for e in read_examples(config.data.dev)]
+    dev_examples = read_examples(config.data.dev) if config.data.dev else []
+    if dev_examples:
+        streams = [encode_example(e, tokenizer, prompt_rule=rule) for e in dev_examples]
         dev = fixed_batches(streams, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens)
-    vectors = None
-    if config.codec is not None:
-        vectors = config.codec.load().code_vectors()
+    codec = config.codec.load() if config.codec is not None else None
+    judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         check_model_folder(start, tokenizer.vocab.digest)
         model = SpeechTextLM.load(start, config.model.attention)
     else:
+        vectors = codec.code_vectors() if codec is not None else None
         model = SpeechTextLM.build(config.model, tokenizer, config.run.seed, vectors)
-    return Trainer(config, model, config.objective, loader, dev).run().exit_code
+    callbacks = []
+    if config.train.generate_items:
+        from ttt.eval.answer import AnswersInTraining
+        from ttt.sampling.interleave import Decoder
+
+        tasks = {t.label: t for t in config.tasks}
+        asked = read_files([config.data.dev], config.train.generate_items, set(tasks)) if dev_examples else {}
+        folder = Path(config.run.dir)
+        callbacks.append(AnswersInTraining(
+            Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config)),
+            [e for found in asked.values() for e in found], tasks, judge, codec, config.eval.normalizer,
+            folder / "generated", config.eval.batch_size, config.eval.samples, folder / "tensorboard",
+        ))  # fmt: skip
+    return Trainer(config, model, config.objective, loader, dev, callbacks=callbacks).run().exit_code
 
 
 def model_folder(path: str | Path) -> Path:
@@ -165,6 +178,7 @@ def generate(arguments: argparse.Namespace) -> int:
     open_ = [not s.is_done(arguments.overwrite) for s in stages]
     if not any(open_):
         return 0
+    from ttt.eval.answer import answer
     from ttt.model.lm import SpeechTextLM
     from ttt.sampling.interleave import Decoder
 
@@ -176,7 +190,7 @@ def generate(arguments: argparse.Namespace) -> int:
         if not todo:
             continue
         started = time.perf_counter()
-        records = answer(decoder, model, examples, tasks, config.eval.batch_size)
+        records = answer(decoder, examples, tasks, config.eval.batch_size)
         out.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + ".tmp")
         temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
@@ -185,34 +199,6 @@ def generate(arguments: argparse.Namespace) -> int:
         stage.finish({"items": len(records), "seconds": seconds}, seconds)
         log.info("generate: %s: %d answers in %.1f s", path.stem, len(records), seconds)
     return 0
-
-
-def answer(
-    decoder: Any, model: SpeechTextLM, examples: Sequence[Example], tasks: dict[str, Any], batch_size: int
-) -> list[dict[str, Any]]:
-    """Generation records in the order of ``examples``; batches hold prompts of one task and similar length."""
-    from ttt.data.spans import encode_example
-    from ttt.sampling.session import Prompt
-
-    prompts: dict[str, Prompt] = {}
-    for example in examples:
-        stream = encode_example(tasks[example.task].prompt(example), model.tokenizer, open_answer=True)
-        assert stream.content is not None
-        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
-    order = sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid))
-    by_uid: dict[str, dict[str, Any]] = {}
-    at = 0
-    while at < len(order):
-        batch = [e for e in order[at : at + batch_size] if e.task == order[at].task]
-        at += len(batch)
-        for example, made in zip(batch, decoder.generate([prompts[e.uid] for e in batch]), strict=True):
-            by_uid[example.uid] = {
-                "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
-                "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
-                "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
-                "batch": len(batch),
-            }  # fmt: skip
-    return [by_uid[e.uid] for e in examples]
 
 
 def pick_device(config: RunConfig) -> str:

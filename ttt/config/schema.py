@@ -76,7 +76,8 @@ class TrainSection:
     autocast: str = "off"  # off | bfloat16
     engine: str = "local"  # local (one process or DDP under torchrun)
     log_every_steps: int = 10
-    eval_every_steps: int = 0  # validation losses; 0: only at the end
+    eval_every_steps: int = 0  # validation; 0: only at the end
+    generate_items: int = 0  # at each validation, answer and score this many dev examples of each task; 0: losses only
     save_every_steps: int = 0  # 0: only at the end
     keep_checkpoints: int = 2
     max_seconds: float = 0.0  # finish (then validate and save) after this much time in the loop; 0: no limit

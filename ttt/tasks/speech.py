@@ -96,20 +96,23 @@ def _codes(codes: Mapping[str, np.ndarray], item: Mapping[str, Any], field: str)
     return codes[utterance]
 
 
+class _HeardTask(_SpeechTask):
+    """Speech in, text and (with ``speak``) speech out."""
+
+    def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
+        """User: the input's codes.  Assistant: the text (and its speech)."""
+        spoken = _codes(codes, item, "output") if self.speak else np.zeros((0, 1), dtype=np.int32)
+        user = (Span("audio", codes=_codes(codes, item, "input"), style="user"),)
+        answer = interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk)
+        return self._example(item, user, answer)
+
+
 @TASK.register("asr")
 @dataclass(frozen=True)
-class Asr(_SpeechTask):
+class Asr(_HeardTask):
     """Speech -> text, answered with the transcript and, with ``speak``, copy-synthesis in the output voice."""
 
     system: str = "write what you hear"
-
-    def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
-        """User: the input's codes.  Assistant: transcript (and speech)."""
-        spoken = _codes(codes, item, "output") if self.speak else np.zeros((0, 1), dtype=np.int32)
-        user = (Span("audio", codes=_codes(codes, item, "input"), style="user"),)
-        return self._example(
-            item, user, interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk)
-        )
 
     @property
     def metrics(self) -> Mapping[str, str]:
@@ -143,18 +146,10 @@ class Tts(_SpeechTask):
 
 @TASK.register("qa")
 @dataclass(frozen=True)
-class SpokenQa(_SpeechTask):
+class SpokenQa(_HeardTask):
     """Spoken question -> text answer and the answer spoken."""
 
     system: str = "answer the question"
-
-    def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
-        """User: the question's codes.  Assistant: answer text (and speech)."""
-        spoken = _codes(codes, item, "output") if self.speak else np.zeros((0, 1), dtype=np.int32)
-        user = (Span("audio", codes=_codes(codes, item, "input"), style="user"),)
-        return self._example(
-            item, user, interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk)
-        )
 
     @property
     def metrics(self) -> Mapping[str, str]:

@@ -40,7 +40,7 @@ FINISHED = ("steps", "max_seconds")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What `run.overwrite` removes: only what a run writes itself.
 OWN_FILES = (
-    "config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "crash-*",
+    "config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "generated", "crash-*",
 )  # fmt: skip
 
 

@@ -7,11 +7,14 @@ import torch
 from tests.conftest import layout_of, pack, random_batch, random_streams, tiny_hf
 from ttt.errors import ConfigError
 from ttt.masks.draw import mask_text
-from ttt.masks.library import Causal, Full, Hybrid
+from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid
 from ttt.masks.materialize import carry, dense, materialize
 from ttt.types import Kind, Layout
 
-RULES = [Causal(), Full(), Hybrid(), Hybrid(bidirectional_prompt_audio=False)]
+RULES = [
+    Causal(), Full(), Hybrid(), Hybrid(bidirectional_prompt_audio=False), BlockCausal(1), BlockCausal(3),
+    DualStream(BlockCausal(4)), DualStream(Hybrid()),
+]  # fmt: skip
 IDS = [5, 6, 101, 102, 191, 7, 103, 191, 8]
 each_rule = pytest.mark.parametrize("rule", RULES, ids=str)
 
@@ -35,6 +38,8 @@ def test_vector_of_the_spec():
 
 def slow(rule, layout, b, q, k):
     """The rules of the spec, cell by cell."""
+    if isinstance(rule, DualStream):  # a layout without a copy
+        return slow(rule.clean, layout, b, q, k)
     x = {f.name: getattr(layout, f.name)[b] for f in fields(layout)}
     if x["doc"][q] != x["doc"][k] or not x["visible"][k]:
         return False
@@ -44,6 +49,11 @@ def slow(rule, layout, b, q, k):
         return False
     between = range(q, k + 1)
     audio = all(x["kind"][i] == Kind.AUDIO for i in between)
+    if isinstance(rule, BlockCausal):
+        begin = q
+        while begin and x["kind"][begin - 1] == Kind.AUDIO and x["doc"][begin - 1] == x["doc"][q]:
+            begin -= 1
+        return audio and bool(x["prompt"][q] or (q - begin) // rule.block_length == (k - begin) // rule.block_length)
     return audio and (rule.bidirectional_prompt_audio or not (x["prompt"][q] or x["prompt"][k]))
 
 
@@ -233,3 +243,49 @@ def test_mask_as_text():
     assert drawn == ["  ttaaa", "t #....", "t ##...", "a #####", "a #####", "a #####"]
     long = layout_of([5] * 200)
     assert len(mask_text(dense(Causal(), long)[0], np.ones(200)).splitlines()) == 65
+
+
+@pytest.mark.parametrize("block_length", [0, 3])
+def test_dual_stream_cell_by_cell(block_length):
+    """Text 0-1, audio 2-6, text 7, audio 8-9, and a copy of both spans; every pair of positions by the definition."""
+    kinds = "ttaaaaataa" + "aaaaa" + "aa"
+    origin = [*range(10), 2, 3, 4, 5, 6, 8, 9]
+    noisy = [i >= 10 for i in range(17)]
+    span_of = {**dict.fromkeys(range(2, 7), "first"), **dict.fromkeys(range(8, 10), "second")}
+    start_of = {"first": 2, "second": 8}
+    kind = torch.tensor([[int(Kind.AUDIO) if c == "a" else int(Kind.TEXT) for c in kinds]], dtype=torch.uint8)
+    runs = torch.cumsum(kind[:, :10] != Kind.AUDIO, 1)
+    at = torch.tensor([origin])
+    layout = Layout(
+        kind=kind, span=runs.gather(1, at), doc=torch.zeros_like(at), position=at, prompt=torch.zeros_like(at).bool(),
+        visible=torch.ones_like(at).bool(), stream=torch.tensor([noisy]).to(torch.uint8),
+    )  # fmt: skip
+    rule = DualStream(BlockCausal(block_length) if block_length else Hybrid())
+    allowed = dense(rule, layout)[0]
+
+    def block(i):
+        span = span_of.get(origin[i])
+        if span is None:
+            return None
+        return span, (origin[i] - start_of[span]) // block_length if block_length else 0
+
+    for q in range(17):
+        for k in range(17):
+            if not noisy[q]:
+                expected = not noisy[k] and (k <= q or (block(q) is not None and block(q) == block(k)))
+            elif noisy[k]:
+                expected = block(q) == block(k)
+            else:
+                first = start_of[block(q)[0]] + block(q)[1] * block_length
+                expected = origin[k] < first
+            assert bool(allowed[q, k]) == expected, (q, k)
+
+
+def test_block_causal_freezes_settled_blocks():
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    rule = BlockCausal(2)
+    assert rule.frozen_prefix(layout_of(IDS[:5]), no).tolist() == [4], "three codes: one block is settled, one is open"
+    assert rule.frozen_prefix(layout_of(IDS[:4]), no).tolist() == [4]
+    assert rule.frozen_prefix(layout_of(IDS[:5]), yes).tolist() == [5]
+    with pytest.raises(ValueError, match="block_length must be >= 1, got 0"):
+        BlockCausal(0)

@@ -1,0 +1,94 @@
+"""Examples -> generation records, and the same in small while a model trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt.data.spans import encode_example
+from ttt.errors import ConfigError
+from ttt.eval.evaluator import Generated, score
+from ttt.eval.metrics import rests_on
+from ttt.interfaces import Codec, Judge, Normalizer, Task
+from ttt.registry.families import METRIC
+from ttt.sampling.interleave import Decoder
+from ttt.sampling.session import Prompt
+from ttt.types import Example
+
+log = logging.getLogger(__name__)
+
+
+def answer(
+    decoder: Decoder, examples: Sequence[Example], tasks: Mapping[str, Task], batch_size: int
+) -> list[dict[str, Any]]:
+    """Generation records in the order of ``examples``; batches hold prompts of one task and similar length.
+
+    ``tasks``: label -> task, which makes the prompt.
+    """
+    prompts: dict[str, Prompt] = {}
+    for example in examples:
+        stream = encode_example(tasks[example.task].prompt(example), decoder.model.tokenizer, open_answer=True)
+        assert stream.content is not None
+        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
+    order = sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid))
+    by_uid: dict[str, dict[str, Any]] = {}
+    at = 0
+    while at < len(order):
+        batch = [e for e in order[at : at + batch_size] if e.task == order[at].task]
+        at += len(batch)
+        for example, made in zip(batch, decoder.generate([prompts[e.uid] for e in batch]), strict=True):
+            by_uid[example.uid] = {
+                "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
+                "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
+                "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
+                "batch": len(batch),
+            }  # fmt: skip
+    return [by_uid[e.uid] for e in examples]
+
+
+@dataclass
+class AnswersInTraining:
+    """A callback of the trainer: answers the same few examples at every validation and scores them like any others.
+
+    Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard.
+    Metrics that need a judge are left out when there is none.  Every rank answers (engines that shard weights need all of
+    them), rank zero writes.
+    """
+
+    decoder: Decoder
+    examples: Sequence[Example]
+    tasks: Mapping[str, Task]
+    judge: Judge | None
+    codec: Codec | None
+    normalizer: Normalizer
+    folder: Path
+    batch_size: int = 16
+    samples: int = 2
+    tensorboard: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ConfigError("train.generate_items: there are no examples in data.dev to answer")
+        self._metrics = {
+            label: {
+                name: node for name, node in task.metrics.items()
+                if self.judge is not None or "judge" not in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}"))
+            }
+            for label, task in self.tasks.items()
+        }  # fmt: skip
+
+    def __call__(self, trainer: Any, step: int) -> Mapping[str, float] | None:
+        """Answer and score; None on other ranks than zero."""
+        records = answer(self.decoder, self.examples, self.tasks, self.batch_size)
+        if trainer.engine.rank != 0:
+            return None
+        generated = [Generated.from_json(r, f"step {step}, example {r['uid']}") for r in records]
+        result = score(
+            generated, self.examples, self.judge, self.codec, self.normalizer, self._metrics, self.folder / f"step-{step:08d}",
+            samples=self.samples, resamples=1, tensorboard=self.tensorboard, step=step,
+        )  # fmt: skip
+        values = {f"gen/{m['task']}/{key.rpartition('/')[2]}": m["value"] for key, m in result["metrics"].items()}
+        return {key: value for key, value in values.items() if value is not None}
