@@ -1,0 +1,76 @@
+"""Answers during training: the same examples, scored like any others, without touching what training draws."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.conftest import audio, chat, text, tiny_model
+from ttt.errors import ConfigError
+from ttt.eval.answer import AnswersInTraining, answer
+from ttt.masks.library import Hybrid
+from ttt.registry.families import NORMALIZER
+from ttt.sampling.interleave import DecodeSettings, Decoder
+from ttt.sampling.unmask import Blockwise
+from ttt.tasks.speech import Asr, Tts
+from ttt.types import Example
+
+RANK0 = SimpleNamespace(engine=SimpleNamespace(rank=0))
+
+
+def example(uid, task, user, answer_):
+    made = chat(uid, [user], [answer_])
+    return Example(uid, made.turns, task, {"text_ref": "a cat", "speech_ref": "a cat", "split": "dev"})
+
+
+EXAMPLES = [
+    example("a", "asr", audio([1, 2, 3], "user"), text("a cat")),
+    example("b", "tts", text("a cat sat"), audio([4, 5], "last")),
+    example("c", "tts", text("a"), audio([6], "last")),
+]
+TASKS = {"asr": Asr(speak=False), "tts": Tts()}
+
+
+def callback(tmp_path, **fields):
+    model = tiny_model()
+    sampler = Blockwise(block_length=4, diffusion_steps=8, gen_length=8)
+    decoder = Decoder(model, Hybrid(), sampler, DecodeSettings(max_tokens=12))
+    made = {
+        "decoder": decoder, "examples": EXAMPLES, "tasks": TASKS, "judge": None, "codec": None,
+        "normalizer": NORMALIZER.build("words", "normalizer"), "folder": tmp_path / "generated", "samples": 0,
+    }  # fmt: skip
+    return AnswersInTraining(**{**made, **fields})
+
+
+def no_codec(records):
+    return [{**r, "codes": []} for r in records]
+
+
+def test_values_by_task_and_files_by_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttt.eval.answer.answer", lambda *a: no_codec(answer(*a)))
+    call = callback(tmp_path)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    values = call(RANK0, 7)
+    assert torch.equal(torch.get_rng_state(), before), "training's own draws stay what they were"
+    assert "gen/asr/wer" in values and values["gen/asr/wer"] >= 0
+    assert not any("judged" in key for key in values), "no judge, no judged metrics"
+    items = [json.loads(line) for line in (tmp_path / "generated/step-00000007/items.jsonl").open()]
+    assert [i["uid"] for i in items] == ["a", "b", "c"]
+    again = call(RANK0, 8)
+    assert again["gen/asr/wer"] == values["gen/asr/wer"]
+    assert call(SimpleNamespace(engine=SimpleNamespace(rank=1)), 8) is None
+
+
+def test_order_and_batches_change_nothing(tmp_path):
+    decoder = callback(tmp_path).decoder
+    one = answer(decoder, EXAMPLES, TASKS, 1)
+    many = answer(decoder, EXAMPLES[::-1], TASKS, 16)[::-1]
+    assert [r["uid"] for r in one] == ["a", "b", "c"]
+    assert [(r["text"], r["codes"]) for r in one] == [(r["text"], r["codes"]) for r in many]
+
+
+def test_nothing_to_answer(tmp_path):
+    with pytest.raises(ConfigError, match="train.generate_items: there are no examples in data.dev"):
+        callback(tmp_path, examples=[])
