@@ -35,10 +35,16 @@ class MaskRule(ABC):
     """Who may look at whom.  One predicate serves every attention implementation (`ttt.masks.materialize`).
 
     ``block_length``: positions of one audio run see the run up to the end of their own block of this length; 0: no
-    blocks.  Objectives and samplers that work block by block must agree with it.
+    blocks.  Objectives and samplers that work block by block must agree with it.  ``text_sees_future``: text positions may
+    look ahead (else never, and audio only inside its own run).  ``looks_ahead``: who sees what lies behind it, exactly:
+    ``nothing``, ``runs`` (an audio run sees itself), ``answer_runs`` (the answer's runs only), ``blocks`` (prompt runs see
+    themselves, an answer's run its own block), ``prompt`` (every unbroken stretch of prompt sees itself), ``document``; empty:
+    not said.  `ttt check` holds a rule to what it says.
     """
 
     block_length: int = 0
+    text_sees_future: bool = False
+    looks_ahead: str = ""
 
     @abstractmethod
     def allow(self, layout: Layout) -> MaskMod:
@@ -54,7 +60,16 @@ class MaskRule(ABC):
 
 
 class NoiseSchedule(ABC):
-    """Share of tokens still clean at time t: alpha(0) = 1, alpha(1) = 0, falling.  [*] -> [*]."""
+    """Share of tokens still clean at time t: falls from ``ends[0]`` to ``ends[1]``, both in [0, 1].  [*] -> [*].
+
+    ``ends``: alpha(0) and alpha(1).  (1, 0) unless a schedule stays away from one of them (clipped masking rates, an eps); it
+    then overrides the property.  alpha and dalpha keep the shape and type of t; only at the ends may dalpha be infinite.
+    """
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(alpha(0), alpha(1))."""
+        return 1.0, 0.0
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -144,15 +159,16 @@ class LengthRule(ABC):
 
 
 class SpanSampler(ABC):
-    """Fills audio spans of several rows at once.  It sees a callable, never a model.
+    """Fills audio spans, or whole answers, of several rows at once.  It sees a callable, never a model.
 
-    ``predict(tails)``: ``tails`` i64 [R, m], the tokens after each row's context (mask ids included) -> logits f32
-    [R, m, V] of those positions.  ``span`` yields after each finished block: i64 [R, block] of settled ids; the caller
-    answers (``send``) with the indices of the rows that go on.  ``autoregressive`` samplers never fill spans: audio is
-    written token by token like text.
+    ``predict(rows, tails, last)``: ``tails`` i64 [R, m], the tokens after each row's context (mask ids included) -> logits
+    f32 [R, last, V] of their last positions.  ``span`` yields settled blocks; after one that ended a row there is none of
+    that row.  ``canvas``: ``span`` (text opens spans, the sampler fills them) or ``answer`` (the sampler writes everything
+    after the prompt).  ``autoregressive`` samplers never fill spans: audio is written token by token like text.
     """
 
     autoregressive: ClassVar[bool] = False
+    canvas: str = "span"
 
     @abstractmethod
     def span(self, request: Any) -> Iterator[Any]:

@@ -15,19 +15,88 @@ from ttt.registry.families import NOISE
 @NOISE.register("linear")
 @dataclass(frozen=True)
 class Linear(NoiseSchedule):
-    """alpha(t) = 1 - t: the masking probability is the time (TtT, LLaDA, MDLM).
+    """alpha(t) = (1 - eps) (1 - t): the masking probability is the time (TtT, LLaDA, MDLM).
+
+    With ``eps`` it runs from eps to 1, as LLaDA's p = (1 - eps) t + eps; an objective's ``floor`` does the same to any
+    schedule, so give one of the two.
 
     >>> Linear().alpha(torch.tensor([0.25]))
     tensor([0.7500])
     """
 
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(1 - eps, 0)."""
+        return 1 - self.eps, 0.0
+
     def alpha(self, t: Tensor) -> Tensor:
-        """1 - t."""
-        return 1 - t
+        """(1 - eps) (1 - t)."""
+        return (1 - self.eps) * (1 - t)
 
     def dalpha(self, t: Tensor) -> Tensor:
-        """-1."""
-        return -torch.ones_like(t)
+        """-(1 - eps)."""
+        return torch.full_like(t, self.eps - 1)
+
+
+@NOISE.register("log_linear")
+@dataclass(frozen=True)
+class LogLinear(NoiseSchedule):
+    """Total noise sigma(t) = -log(1 - (1 - eps) t), so alpha = exp(-sigma) = 1 - (1 - eps) t (SEDD, arXiv 2310.16834; MDLM).
+
+    ``eps`` keeps sigma finite at t = 1: a share of eps stays clean even there.
+    """
+
+    eps: float = 1.0e-3
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(1, eps)."""
+        return 1.0, self.eps
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - (1 - eps) t."""
+        return 1 - (1 - self.eps) * t
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """-(1 - eps)."""
+        return torch.full_like(t, self.eps - 1)
+
+
+@NOISE.register("clipped_uniform")
+@dataclass(frozen=True)
+class ClippedUniform(NoiseSchedule):
+    """Masking probability uniform on [beta, omega]: neither almost clean nor almost empty blocks (BD3-LM, arXiv 2503.09573).
+
+    Gradients of short blocks vary less; the loss is then the part of the bound between beta and omega.
+    """
+
+    beta: float = 0.3
+    omega: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < self.omega <= 1:
+            raise ValueError(f"need 0 <= beta < omega <= 1, got beta={self.beta}, omega={self.omega}")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(1 - beta, 1 - omega)."""
+        return 1 - self.beta, 1 - self.omega
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - beta - (omega - beta) t."""
+        return 1 - self.beta - (self.omega - self.beta) * t
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """-(omega - beta)."""
+        return torch.full_like(t, self.beta - self.omega)
 
 
 @NOISE.register("cosine")
@@ -62,3 +131,8 @@ class Polynomial(NoiseSchedule):
     def dalpha(self, t: Tensor) -> Tensor:
         """-power t**(power - 1)."""
         return -self.power * t ** (self.power - 1)
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps must lie in [0, 1), got {eps}")

@@ -1,4 +1,4 @@
-"""Training strategies: BANOM, PPM, SST (paper of TtT, section 3.4; spec, section 5) and two of ours.
+"""Training strategies: BANOM, PPM, SST (paper of TtT, section 3.4; spec, section 5), LLaDA's random lengths, two of ours.
 
 Each is drawn anew at every step or epoch.
 """
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from ttt.diffusion.corrupt import per_position, span_starts
 from ttt.interfaces import Strategy
 from ttt.registry.families import STRATEGY
-from ttt.types import PackedBatch, TokenStream
+from ttt.types import PackedBatch, Segment, TokenStream
 
 
 def _check(p: float, scope: str, scopes: tuple[str, ...]) -> None:
@@ -204,3 +204,41 @@ class CleanHistory(Strategy):
         first = torch.full((batch.n_docs,), flat.numel()).scatter_reduce(0, owner, at, "amin")
         split = torch.where(flags & (counts > 0), first + (choice * counts).long(), -1)
         return preserve_prefix(batch, maskable, split)
+
+
+@STRATEGY.register("random_length")
+@dataclass(frozen=True)
+class RandomLength(Strategy):
+    """With probability ``p`` a pre-training document is cut to a length uniform in [1, n] (LLaDA, arXiv 2502.09992).
+
+    So that a model with full attention meets short texts too.  A pre-training document is a stream whose every token is a
+    target; chats are left whole.
+    """
+
+    p: float = 0.01
+    scope: str = "sample"
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("sample",))
+
+    def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
+        """The first tokens of a document."""
+        if not stream.target.all() or gen.random() >= self.p:
+            return stream
+        return first_tokens(stream, int(gen.integers(1, len(stream) + 1)))
+
+
+def first_tokens(stream: TokenStream, n: int) -> TokenStream:
+    """The first ``n`` tokens of a stream; an audio segment that loses its end token becomes an open one."""
+    segments = []
+    for s in stream.segments:
+        if s.start > n:
+            continue
+        whole = s.stop < n  # the end token at ``stop`` is still there
+        opened = "open_last" if s.style in ("last", "open_last") else "open_span"
+        style = s.style if whole or s.style.startswith("open") else opened
+        segments.append(Segment(s.start, min(s.stop, n), style, s.turn, min(s.turn_stop, n), s.target))
+    return TokenStream(
+        uid=stream.uid, ids=stream.ids[:n], kind=stream.kind[:n], span=stream.span[:n], target=stream.target[:n],
+        answer=stream.answer[:n], segments=tuple(segments), task=stream.task, prompt_length=min(stream.prompt_length, n),
+    )  # fmt: skip

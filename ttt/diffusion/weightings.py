@@ -14,7 +14,10 @@ from ttt.registry.families import WEIGHTING
 @WEIGHTING.register("inverse_p")
 @dataclass(frozen=True)
 class InverseP(LossWeighting):
-    """1 / p with p the masking probability after the floor: the official TtT and LLaDA weight (TtT spec, section 6)."""
+    """1 / p with p the masking probability after the floor: the official TtT and LLaDA weight (TtT spec, section 6).
+
+    The bound for schedules that are linear in t; for others it weighs noise levels by how often the schedule visits them.
+    """
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
         """1 / p."""
@@ -24,13 +27,18 @@ class InverseP(LossWeighting):
 @WEIGHTING.register("elbo")
 @dataclass(frozen=True)
 class Elbo(LossWeighting):
-    """Weight of the continuous-time bound, -alpha'(t) / (1 - alpha(t)) (MDLM, arXiv 2406.07524); 1/t for linear."""
+    """Weight of the continuous-time bound, -alpha'(t) / p (MDLM, arXiv 2406.07524): the same loss under every schedule.
+
+    p is the probability tokens really were masked with, 1 - alpha(t) raised by the objective's floor; ``floor`` bounds p
+    from below where the objective has none.  Expected loss: the integral of the cross-entropy over the masking
+    probability, wherever the schedule spends its time; 1/t for ``linear``.
+    """
 
     floor: float = 1.0e-3
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """-alpha'(t) / max(1 - alpha(t), floor)."""
-        return -schedule.dalpha(t) / (1 - schedule.alpha(t)).clamp(min=self.floor)
+        """-alpha'(t) / max(p, floor)."""
+        return -schedule.dalpha(t) / p.clamp(min=self.floor)
 
 
 @WEIGHTING.register("uniform")

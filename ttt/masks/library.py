@@ -33,6 +33,8 @@ def _visible_prefix(layout: Layout) -> Tensor:
 class Causal(MaskRule):
     """Every position looks at itself and everything before it: the pure autoregressive baseline."""
 
+    looks_ahead = "nothing"
+
     def allow(self, layout: Layout) -> MaskMod:
         """k <= q, same document."""
         exists = _same_document(layout)
@@ -48,9 +50,41 @@ class Causal(MaskRule):
 class Full(MaskRule):
     """Every position looks at its whole document: masked diffusion over everything (LLaDA, pure NAR baseline)."""
 
+    text_sees_future = True
+    looks_ahead = "document"
+
     def allow(self, layout: Layout) -> MaskMod:
         """Same document."""
         return _same_document(layout)
+
+
+@MASK.register("prefix")
+@dataclass(frozen=True)
+class Prefix(MaskRule):
+    """The prompt sees itself in both directions, everything after it is causal: a prefix language model (arXiv 1910.10683).
+
+    In a dialogue every unbroken stretch of prompt (a user turn) sees itself as a whole and what came before it, never a
+    later turn.  Without a prompt this is ``causal``.
+    """
+
+    text_sees_future = True
+    looks_ahead = "prompt"
+
+    def allow(self, layout: Layout) -> MaskMod:
+        """(k <= q) or (q, k of one stretch of prompt), same document."""
+        exists = _same_document(layout)
+        prompt = layout.prompt
+        answered = torch.cumsum((~prompt).long(), 1)  # equal on two prompt positions iff no answer lies between them
+
+        def predicate(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            one_stretch = prompt[b, q] & prompt[b, k] & (answered[b, q] == answered[b, k])
+            return ((k <= q) | one_stretch) & exists(b, h, q, k)
+
+        return predicate
+
+    def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
+        """Everything: what is appended is never prompt."""
+        return _visible_prefix(layout)
 
 
 @MASK.register("hybrid")
@@ -63,6 +97,11 @@ class Hybrid(MaskRule):
     """
 
     bidirectional_prompt_audio: bool = True
+
+    @property
+    def looks_ahead(self) -> str:  # type: ignore[override]
+        """``runs``, or ``answer_runs`` when the user's audio is plain context."""
+        return "runs" if self.bidirectional_prompt_audio else "answer_runs"
 
     def allow(self, layout: Layout) -> MaskMod:
         """(k <= q) or (q, k audio of one run), same document."""
@@ -98,6 +137,7 @@ class BlockCausal(MaskRule):
     """
 
     block_length: int = 26
+    looks_ahead = "blocks"
 
     def __post_init__(self) -> None:
         if self.block_length < 1:
@@ -142,6 +182,16 @@ class DualStream(MaskRule):
     def block_length(self) -> int:  # type: ignore[override]
         """That of ``clean``."""
         return self.clean.block_length
+
+    @property
+    def text_sees_future(self) -> bool:  # type: ignore[override]
+        """That of ``clean``."""
+        return self.clean.text_sees_future
+
+    @property
+    def looks_ahead(self) -> str:  # type: ignore[override]
+        """That of ``clean``: said of the clean sample."""
+        return self.clean.looks_ahead
 
     def allow(self, layout: Layout) -> MaskMod:
         """Four cases by the streams of q and k."""
