@@ -1,0 +1,68 @@
+"""The verb ``likelihood``: -log p of the answers in example files, text exact or bounded, audio bounded."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+
+from ttt.cli.common import configure, dry_run
+from ttt.cli.run import eval_folder, model_folder, pick_device, read_files
+from ttt.cli.stage import Stage
+from ttt.config.load import to_plain
+from ttt.data.manifest import write_jsonl
+
+log = logging.getLogger(__name__)
+
+
+def likelihood(arguments: argparse.Namespace) -> int:
+    """Write ``likelihood.json`` and ``likelihood.items.jsonl`` to the evaluation folder; print the table."""
+    from ttt.errors import ConfigError
+    from ttt.eval.likelihood import Draws, item_record, likelihoods, summarise, table
+
+    config = configure(arguments, ("run.dir", "eval.examples"))
+    draws = Draws(arguments.draws, arguments.estimator, arguments.group, arguments.antithetic, arguments.cfg)
+    if arguments.block is not None and arguments.block < 0:
+        raise ConfigError(f"--block: must be >= 0, got {arguments.block}")
+    out = eval_folder(config)
+    target, lines = out / "likelihood.json", out / "likelihood.items.jsonl"
+    if dry_run(arguments, config, [f"score the answers of {p} -> {target}" for p in config.eval.examples]):
+        return 0
+    folder = model_folder(config.eval.checkpoint or config.run.dir)
+    settings = {
+        "objective": getattr(type(config.objective), "registered_name", ""),
+        "mask": to_plain(getattr(config.objective, "mask", None)), "draws": dataclasses.asdict(draws), "block_length": arguments.block,
+        "seed": config.run.seed, "limit": config.eval.limit, "bootstrap": config.eval.bootstrap,
+    }  # fmt: skip
+    inputs = [*map(Path, config.eval.examples), folder]
+    stage = Stage("likelihood", out / "likelihood.done.json", inputs, [target, lines], settings)
+    if stage.is_done(arguments.overwrite):
+        print(table(json.loads(target.read_text(encoding="utf-8"))["values"]))
+        return 0
+    files = read_files(config.eval.examples, config.eval.limit, {t.label for t in config.tasks})
+    examples = [e for found in files.values() for e in found]
+    from ttt.eval.cards import git_state, hardware, versions, write_json
+    from ttt.model.lm import SpeechTextLM
+
+    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
+    model = SpeechTextLM.load(folder, attention).to(pick_device(config))
+    started = time.perf_counter()
+    items = likelihoods(
+        model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_tokens),
+        block_length=arguments.block,
+    )  # fmt: skip
+    values = summarise(items, config.eval.bootstrap, config.run.seed)
+    seconds = time.perf_counter() - started
+    out.mkdir(parents=True, exist_ok=True)
+    write_jsonl(lines, map(item_record, items))
+    write_json(target, {
+        "format": "ttt-likelihood-1", "values": values, "settings": settings, "checkpoint": str(folder), "items": len(items),
+        "config": to_plain(config), "versions": versions(), "git": git_state(), "hardware": hardware(), "seconds": seconds,
+    })  # fmt: skip
+    stage.finish({"items": len(items)}, seconds)
+    log.info("likelihood: %d examples in %.1f s -> %s", len(items), seconds, target)
+    print(table(values))
+    return 0
