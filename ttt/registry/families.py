@@ -10,7 +10,7 @@ WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builti
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
 OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library", "ttt.objective.dual_stream"))
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
-SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask",))
+SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask", "ttt.sampling.iterative"))
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
 CODEC = Registry("codec", "codec", _I + "Codec", builtin=("ttt.audio.codecs", "ttt.audio.external"))

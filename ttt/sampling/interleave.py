@@ -1,7 +1,7 @@
 """Text until a token opens a span, the span by the sampler, back to text: batched, cached, streaming.
 
 Every row keeps its own state.  Rows in text mode take one step together until each of them waits for a span or is done;
-then all waiting spans are filled together.
+then all waiting spans are filled together.  A sampler whose canvas is the whole answer writes everything itself.
 """
 
 from __future__ import annotations
@@ -79,11 +79,14 @@ class Decoder:
         self.vocab = model.tokenizer.vocab
         if self.settings.max_tokens < 1:
             raise ConfigError(f"eval.max_tokens: must be >= 1, got {self.settings.max_tokens}")
+        if sampler.canvas == "answer":
+            _check_answer_settings(self.settings)
         v = self.vocab
         ids = torch.arange(model.hf.get_output_embeddings().weight.shape[0])
         known = ids < v.size
         self._text = known & (ids < v.audio_start) & (ids != v.user_end_id) & (ids != v.im_start_id) & (ids != v.pad_id)
         self._codes = (ids >= v.code_start) & (ids < v.code_stop)
+        self._answer = self._text | self._codes | (ids == v.eoa_id) | (ids == v.eoa_last_id)
         self.calls = {"ar": 0, "diffusion": 0}
         self._row_calls: list[dict[str, int]] = []
 
@@ -126,6 +129,9 @@ class Decoder:
         rows = [_Row(generator(s.seed, f"decode/{p.uid}")) for p in prompts]
         self._row_calls = [{"ar": 0, "diffusion": 0} for _ in prompts]
         self.calls = {"ar": 0, "diffusion": 0}
+        if self.sampler.canvas == "answer":
+            yield from self._fill_answers(session, rows, on_commit)
+            return
         while any(r.mode != "done" for r in rows):
             text = [i for i, r in enumerate(rows) if r.mode == "text"]
             if text:
@@ -202,7 +208,6 @@ class Decoder:
 
     def _fill_spans(self, session: Session, rows: list[_Row], active: list[int], on_commit: Any) -> Iterator[Event]:
         s, v = self.settings, self.vocab
-        index = torch.tensor(active)
         both = (v.eoa_id, v.eoa_last_id)
         ends = [((v.eoa_last_id,) if rows[i].last else (v.eoa_id,)) if s.strict else both for i in active]
         allowed = None
@@ -213,15 +218,10 @@ class Decoder:
             allowed = allowed.to(session.device)
         open_ = set(range(len(active)))
 
-        def predict(local: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
-            if not unconditional:  # a guided call is one call on two stacked rows
-                self._count("diffusion", [active[n] for n in local.tolist()])
-            return session.logits(index[local.cpu()], tails, last, unconditional)
-
         # The end token takes one of the tokens that are left.
         budget = [s.max_tokens - rows[i].new - 1 for i in active]
         request = SpanRequest(
-            predict=predict, mask_id=v.mask_id, end_ids=ends, allowed=allowed,
+            predict=self._predict(session, active), mask_id=v.mask_id, end_ids=ends, allowed=allowed,
             exact=[s.length.exact_codes(rows[i].last) if s.strict else None for i in active],
             limit=[min(s.length.max_codes(rows[i].last), b) for i, b in zip(active, budget, strict=True)],
             gens=[rows[i].gen for i in active], forbidden=(v.im_end_id,), strict=s.strict, device=session.device,
@@ -250,10 +250,54 @@ class Decoder:
                 rows[i].mode = "done"
                 yield Event(i, "end", (), "length")
 
+    def _fill_answers(self, session: Session, rows: list[_Row], on_commit: Any) -> Iterator[Event]:
+        """The sampler writes whole answers: text, delimiters and codes, up to ``<|im_end|>``."""
+        s, v = self.settings, self.vocab
+        active = list(range(len(rows)))
+        request = SpanRequest(
+            predict=self._predict(session, active), mask_id=v.mask_id, end_ids=[(v.im_end_id,)] * len(rows),
+            allowed=torch.stack([self._answer] * len(rows)).to(session.device) if s.strict else None,
+            exact=[None] * len(rows), limit=[s.max_tokens] * len(rows), gens=[r.gen for r in rows], strict=s.strict,
+            device=session.device, on_commit=on_commit, force_end=False, pad_id=v.pad_id,
+        )  # fmt: skip
+        for block in self.sampler.span(request):
+            ids = block.ids.tolist()
+            if block.ended:  # some samplers' official behaviour goes on behind the end
+                ids = ids[: ids.index(v.im_end_id) + 1]
+            yield Event(block.row, "block", tuple(ids))
+            if block.ended:
+                rows[block.row].mode = "done"
+                yield Event(block.row, "end", (), "im_end")
+        for i, row in enumerate(rows):
+            if row.mode != "done":
+                row.mode = "done"
+                yield Event(i, "end", (), "length")
+
+    def _predict(self, session: Session, active: Sequence[int]) -> Any:
+        index = torch.tensor(active)
+
+        def predict(local: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
+            if not unconditional:  # a guided call is one call on two stacked rows
+                self._count("diffusion", [active[n] for n in local.tolist()])
+            return session.logits(index[local.cpu()], tails, last, unconditional)
+
+        return predict
+
     def _count(self, kind: str, active: list[int]) -> None:
         self.calls[kind] += 1
         for i in active:
             self._row_calls[i][kind] += 1
+
+
+def _check_answer_settings(settings: DecodeSettings) -> None:
+    """Raise `ConfigError` for settings of the text mode, which there is none of when the canvas is the answer."""
+    default = DecodeSettings()
+    for name in ("temperature", "top_k", "top_p", "min_text_tokens_after_audio", "length"):
+        if getattr(settings, name) != getattr(default, name):
+            raise ConfigError(
+                f"eval.{name}: has no meaning when eval.sampler.canvas is 'answer' (the sampler writes the text too); "
+                f"leave it at {getattr(default, name)!r} and set the sampler's own fields"
+            )
 
 
 def spans_of(ids: Sequence[int], tokenizer: TextTokenizer) -> tuple[Span, ...]:

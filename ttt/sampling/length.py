@@ -47,3 +47,24 @@ class Fixed(LengthRule):
     def max_codes(self, last: bool) -> int:
         """``limit`` for the last span."""
         return self.limit if last else self.codes
+
+
+@LENGTH.register("budget")
+@dataclass(frozen=True)
+class Budget(LengthRule):
+    """At most ``codes`` codes, then the end token is forced; the answer's last span has a budget of its own."""
+
+    codes: int = 26
+    last_codes: int = 2600
+
+    def __post_init__(self) -> None:
+        if self.codes < 1 or self.last_codes < 1:
+            raise ValueError(f"codes and last_codes must be >= 1, got {self.codes} and {self.last_codes}")
+
+    def exact_codes(self, last: bool) -> int | None:
+        """No fixed number: the model may end a span earlier."""
+        return None
+
+    def max_codes(self, last: bool) -> int:
+        """``codes``, or ``last_codes`` for the last span."""
+        return self.last_codes if last else self.codes

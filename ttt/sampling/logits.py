@@ -42,6 +42,15 @@ def choose_text(logits: Tensor, temperature: float, top_k: int, top_p: float, ge
     return torch.cat(drawn).to(logits.device)
 
 
+def choose_each(logits: Tensor, temperature: float, top_k: int, top_p: float, gens: Sequence[Generator]) -> Tensor:
+    """One token per position, i64 [R, m], of logits [R, m, V]; greedy at temperature 0, else drawn (top-k, then top-p)."""
+    if temperature <= 0:
+        return logits.argmax(-1)
+    probs = sampling_probabilities(logits, temperature, top_k, top_p).cpu()
+    drawn = [torch.multinomial(p, 1, generator=g)[:, 0] for p, g in zip(probs, gens, strict=True)]
+    return torch.stack(drawn).to(logits.device)
+
+
 def choose_audio(logits: Tensor, temperature: float, gens: Sequence[Generator]) -> Tensor:
     """One token per position, i64 [R, m], of logits [R, m, V]: argmax, or Gumbel-max in float64 at a temperature."""
     if temperature <= 0:

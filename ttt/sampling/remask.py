@@ -22,6 +22,28 @@ class LowConfidence(RemaskRule):
         return (logits.gather(-1, chosen[..., None])[..., 0] - logits.logsumexp(-1)).exp()
 
 
+@REMASK.register("margin")
+@dataclass(frozen=True)
+class Margin(RemaskRule):
+    """Probability of the best token minus that of the second: positions with one clear winner first (arXiv 2502.06768)."""
+
+    def score(self, logits: Tensor, chosen: Tensor, gens: Sequence[Generator]) -> Tensor:
+        """p_1 - p_2 of the distribution, whatever was chosen; in [0, 1]."""
+        first, second = logits.topk(2).values.sub(logits.logsumexp(-1, keepdim=True)).exp().unbind(-1)
+        return first - second
+
+
+@REMASK.register("entropy")
+@dataclass(frozen=True)
+class Entropy(RemaskRule):
+    """Negative entropy of the distribution in nats: the least spread out first."""
+
+    def score(self, logits: Tensor, chosen: Tensor, gens: Sequence[Generator]) -> Tensor:
+        """sum p log p, whatever was chosen; in [-log V, 0].  Tokens of probability 0 add nothing."""
+        logp = logits.log_softmax(-1)
+        return (logp.exp() * logp.masked_fill(logp == -torch.inf, 0)).sum(-1)
+
+
 @REMASK.register("random")
 @dataclass(frozen=True)
 class Random(RemaskRule):

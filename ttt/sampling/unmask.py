@@ -1,7 +1,13 @@
-"""Samplers that fill audio spans.  They see a callable, never a model: a table of logits is enough to test them."""
+"""Samplers that fill spans, or whole answers, block by block.  They see a callable, never a model: a table of logits is
+enough to test them.
+
+`BlockSampler` owns what all of them share (blocks, guidance, restriction, the forced end, cutting); a sampler adds in
+which order candidates rank (`rank`) and which of them a step commits (`commit`).
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -9,12 +15,15 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
+from ttt.errors import CheckpointError
 from ttt.interfaces import SpanSampler
 from ttt.registry import component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.logits import choose_audio, guide, transfer_counts
 
 CFG_MODES = ("mask_all", "mask_prompt_content")
+CANVASES = ("span", "answer")
+LATE = 1.0e6  # subtracted from a score (float64) so that everything else comes first
 
 
 class Predict(Protocol):
@@ -27,12 +36,13 @@ class Predict(Protocol):
 
 @dataclass(frozen=True)
 class SpanRequest:
-    """One span to fill in each of n rows.
+    """One span (or one whole answer) to fill in each of n rows.
 
     ``end_ids``: per row the tokens that end its span, in order of precedence.  ``allowed`` bool [n, V] or None: ids that
     may be written.  ``exact``: per row a fixed number of codes or None; ``limit``: per row the number of codes after which
-    the end token is forced.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the
-    official behaviour: whole blocks, no forced end, nothing excluded but ``forbidden``.
+    the end token is forced (``force_end``) or decoding just stops.  ``gens``: one generator per row, so that batching
+    changes no draw.  ``strict`` False is the official behaviour: whole blocks, no forced end, nothing excluded but
+    ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if anything does (LLaDA's EOS).
     """
 
     predict: Predict
@@ -46,11 +56,58 @@ class SpanRequest:
     strict: bool = True
     device: Any = "cpu"
     on_commit: Callable[[int, Tensor, Tensor, Tensor], None] | None = None  # (row, offsets in the span, ids, scores)
+    force_end: bool = True
+    pad_id: int | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows n."""
         return len(self.gens)
+
+    def total(self, row: int, gen_length: int) -> int:
+        """Most tokens of a row, its forced end token included."""
+        if not self.strict:
+            return gen_length
+        if not self.force_end:
+            return min(self.limit[row], gen_length)
+        codes = self.exact[row]
+        return min(self.limit[row], gen_length if codes is None else codes) + 1
+
+    def forced(self, row: int) -> int | None:
+        """The end token that stands in the last place from the start, if one is forced."""
+        return self.end_ids[row][0] if self.strict and self.force_end else None
+
+    def restricted(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """Logits [R, m, V] of ``rows`` i64 [R] with everything that may not be written at minus infinity."""
+        if len(self.forbidden):
+            logits[..., list(self.forbidden)] = -torch.inf
+        if self.allowed is None:
+            return logits
+        allowed = self.allowed[rows].clone()  # [R, V]
+        for i, row in enumerate(rows.tolist()):
+            if self.exact[row] is not None:
+                allowed[i, list(self.end_ids[row])] = False
+        return logits.masked_fill(~allowed[:, None], -torch.inf)
+
+    def cut(self, row: int, ids: Tensor) -> tuple[Tensor, bool]:
+        """``ids`` up to and with the end token, and whether there was one."""
+        if self.strict:
+            ends = torch.isin(ids, torch.tensor(list(self.end_ids[row]), device=ids.device)).nonzero()
+            return (ids[: int(ends[0]) + 1], True) if len(ends) else (ids, False)
+        for end in self.end_ids[row]:  # official: the order of the list decides, not the position
+            at = (ids == end).nonzero()
+            if len(at):
+                return ids[: int(at[0]) + 1], True
+        return ids, False
+
+    def report(self, rows: Tensor, start: int, commit: Tensor, chosen: Tensor, score: Tensor) -> None:
+        """Tell whoever listens what was committed: [L, w] tensors of a block that begins at offset ``start``."""
+        if self.on_commit is None:
+            return
+        for i, row in enumerate(rows.tolist()):
+            at = commit[i].nonzero().flatten()
+            if len(at):
+                self.on_commit(row, start + at, chosen[i, at], score[i, at].float())
 
 
 @dataclass(frozen=True)
@@ -62,138 +119,316 @@ class Block:
     ended: bool
 
 
-@SAMPLER.register("blockwise")
 @dataclass(frozen=True)
-class Blockwise(SpanSampler):
-    """Block-wise diffusion decoding (paper of TtT; spec, sections 8.1 and 8.3).
+class Step:
+    """One denoising step on the rows that still have open places.
 
-    ``block_length`` masks are appended and denoised together; each step commits the best-scored candidates.
-    ``diffusion_steps`` is the total for a span of ``gen_length`` tokens, so a block gets
-    ``diffusion_steps // (gen_length // block_length)`` steps; both divisions must be exact.  ``drop_after_end``: once the
-    end token is committed, later positions of the block are no longer worked on (strict mode only).  ``end_guard``: an end
-    token is committed only when nothing before it in the block is open any more.
+    ``chosen`` i64 [L, w] candidates; ``score`` f [L, w], -inf where nothing is open; ``open`` bool [L, w]; ``ends`` i64:
+    all end ids; ``number``: steps of this block before; ``open_at_start``: places that were open when the block began.
+    """
+
+    chosen: Tensor
+    score: Tensor
+    open: Tensor
+    ends: Tensor
+    number: int
+    open_at_start: int
+
+    @property
+    def is_end(self) -> Tensor:
+        """bool [L, w]: the candidate is an end token."""
+        return torch.isin(self.chosen, self.ends)
+
+    def first(self, where: Tensor) -> Tensor:
+        """i64 [L, 1]: first True position of bool [L, w]; w if there is none."""
+        positions = torch.arange(where.shape[1], device=where.device)
+        return torch.where(where, positions, where.shape[1]).min(1, keepdim=True).values
+
+    def guarded(self) -> Tensor:
+        """Scores with end tokens ruled out (-inf) wherever something before them is still open."""
+        positions = torch.arange(self.open.shape[1], device=self.open.device)
+        return self.score.masked_fill(self.is_end & (positions > self.first(self.open)), -torch.inf)
+
+
+def best(score: Tensor, count: int) -> Tensor:
+    """bool [L, w]: the ``count`` highest finite scores of each row."""
+    index = score.topk(min(count, score.shape[1]), dim=1).indices
+    return torch.zeros_like(score, dtype=torch.bool).scatter(1, index, True) & score.isfinite()
+
+
+@dataclass(frozen=True)
+class BlockSampler(SpanSampler):
+    """Mask tokens are appended ``block_length`` at a time and denoised together, up to ``gen_length`` tokens.
+
+    ``canvas``: ``span`` fills audio spans that text opened; ``answer`` writes the whole answer, text included.
+    ``whole_canvas``: the mask tokens of all later blocks are visible from the start (LLaDA) instead of nothing.
+    ``drop_after_end``: once an end token is committed, later positions of the block are no longer worked on (strict mode
+    only).  Guidance: ``cfg_scale`` 0 is off; see `ttt.sampling.session.Session.logits` for ``cfg_mode``.
     """
 
     block_length: int = 26
-    diffusion_steps: int = 2600
     gen_length: int = 2600
     temperature: float = 0.0
     cfg_scale: float = 0.0
     cfg_mode: str = "mask_all"
-    remask: Any = component("remask", "low_confidence")
     drop_after_end: bool = True
-    end_guard: bool = False
+    canvas: str = "span"
+    whole_canvas: bool = False
 
     def __post_init__(self) -> None:
-        if self.block_length < 1 or self.gen_length % self.block_length:
+        if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
             raise ValueError(f"gen_length {self.gen_length} must be a multiple of block_length {self.block_length}")
+        if self.cfg_scale < 0 or self.temperature < 0:
+            raise ValueError("cfg_scale and temperature must be >= 0")
+        if self.cfg_mode not in CFG_MODES:
+            raise ValueError(f"cfg_mode must be one of {', '.join(CFG_MODES)}, got {self.cfg_mode!r}")
+        check_canvas(self.canvas)
+
+    @abstractmethod
+    def most_calls(self, open_: int) -> int:
+        """Most network calls that a block with ``open_`` open places takes."""
+
+    @abstractmethod
+    def rank(
+        self, request: SpanRequest, logits: Tensor, chosen: Tensor, state: Any, gens: Sequence[Generator]
+    ) -> Tensor:
+        """Scores [L, w] of the candidates ``chosen`` i64 [L, w] from logits [L, w, V]; the highest are committed first."""
+
+    @abstractmethod
+    def commit(self, step: Step) -> Tensor:
+        """bool [L, w]: which open positions are written in this step."""
+
+    def begin(self, gens: Sequence[Generator], width: int, device: Any) -> Tensor | None:
+        """What a block draws once, [R, ...], handed to `rank`; by default nothing."""
+        return None
+
+    def span(self, request: SpanRequest) -> Iterator[Block]:
+        """Fill one span per row, block by block; rows whose span ended drop out."""
+        done = {row: torch.empty(0, dtype=torch.long, device=request.device) for row in range(request.rows)}
+        while done:
+            # Rows share calls when their blocks have one width, one number of open places, equally long histories and futures.
+            groups: dict[tuple[int, int, bool, int], list[int]] = {}
+            for row, before in done.items():
+                total = request.total(row, self.gen_length)
+                width = min(self.block_length, total - len(before))
+                last = request.forced(row) is not None and len(before) + width >= total
+                ahead = total - len(before) - width if self.whole_canvas else 0
+                groups.setdefault((len(before), width, last, ahead), []).append(row)
+            for (_, width, last, ahead), rows in sorted(groups.items()):
+                before = torch.stack([done[row] for row in rows])
+                index = torch.tensor(rows, device=request.device)
+                for row, ids in zip(rows, self._denoise(request, index, before, width, last, ahead), strict=True):
+                    ids, ended = request.cut(row, ids)
+                    done[row] = torch.cat([done[row], ids])
+                    if ended or len(done[row]) >= request.total(row, self.gen_length):
+                        del done[row]
+                    yield Block(row, ids, ended)
+
+    def _denoise(
+        self, request: SpanRequest, rows: Tensor, before: Tensor, width: int, last: bool, ahead: int
+    ) -> Tensor:
+        mask_id, device = request.mask_id, request.device
+        canvas = torch.full((len(rows), width), mask_id, dtype=torch.long, device=device)  # [R, w]
+        future = torch.full((len(rows), ahead), mask_id, dtype=torch.long, device=device)
+        for i, row in enumerate(rows.tolist()):
+            forced = request.forced(row)
+            if forced is not None and last:
+                canvas[i, -1] = forced
+            elif forced is not None and ahead:
+                future[i, -1] = forced
+        alive = torch.ones_like(canvas, dtype=torch.bool)
+        gens = [request.gens[row] for row in rows.tolist()]
+        ends = torch.tensor(sorted({e for row in rows.tolist() for e in request.end_ids[row]}), device=device)
+        positions = torch.arange(width, device=device)
+        state = self.begin(gens, width, device)
+        open_at_start = width - last
+        number = 0
+        while True:
+            open_ = (canvas == mask_id) & alive
+            # Without restriction a step may spend itself on writing a mask token, so only the schedule can end the block.
+            if not bool(open_.any()) or (not request.strict and number >= self.most_calls(open_at_start)):
+                return canvas
+            live = open_.any(1).nonzero().flatten()  # rows that are complete take no part in further calls
+            tails = torch.cat([before, canvas, future], 1)[live]
+            logits = request.restricted(rows[live], self._logits(request, rows[live], tails, before.shape[1], width))
+            some = [gens[i] for i in live.tolist()]
+            chosen = choose_audio(logits, self.temperature, some)  # [L, w]
+            score = self.rank(request, logits, chosen, None if state is None else state[live], some)
+            score = score.masked_fill(~open_[live], -torch.inf)
+            commit = self.commit(Step(chosen, score, open_[live], ends, number, open_at_start)) & open_[live]
+            if request.strict and not bool(commit.any(1).all()):
+                raise CheckpointError("sampler: nothing can be committed; the model's logits are not finite")
+            canvas = canvas.index_copy(0, live, torch.where(commit, chosen, canvas[live]))
+            request.report(rows[live], before.shape[1], commit, chosen, score)
+            if request.strict and self.drop_after_end and len(ends):
+                first = torch.where(torch.isin(canvas, ends), positions, width).min(1, keepdim=True).values
+                alive = positions <= first
+            number += 1
+
+    def _logits(self, request: SpanRequest, rows: Tensor, tails: Tensor, start: int, width: int) -> Tensor:
+        """Guided logits [L, w, V] of the block that starts at ``start`` of ``tails``."""
+        reach = tails.shape[1] - start
+        logits = request.predict(rows, tails, reach)[:, :width]
+        if self.cfg_scale > 0:
+            # With a whole canvas only the prompt is hidden (LLaDA), else everything before the block (TtT).
+            seen = tails.shape[1] if self.whole_canvas else reach
+            hidden = request.predict(rows, tails, seen, self.cfg_mode)
+            logits = guide(logits, hidden[:, seen - reach : seen - reach + width], self.cfg_scale)
+        return logits
+
+
+def check_canvas(canvas: str) -> None:
+    """Raise `ValueError` unless ``canvas`` is one there is."""
+    if canvas not in CANVASES:
+        raise ValueError(f"canvas must be one of {', '.join(CANVASES)}, got {canvas!r}")
+
+
+@dataclass(frozen=True)
+class Ranked(BlockSampler):
+    """Block samplers whose candidates rank by a remasking rule's score.
+
+    ``end_guard``: an end token is committed only when nothing before it stays open.  Two switches of LLaDA's published
+    sampler: ``logits_eos_inf`` never writes the token that fills answers up; ``confidence_eos_eot_inf`` commits it and end
+    tokens only where no other candidate is left.
+    """
+
+    remask: Any = component("remask", "low_confidence")
+    end_guard: bool = False
+    logits_eos_inf: bool = False
+    confidence_eos_eot_inf: bool = False
+
+    def rank(
+        self, request: SpanRequest, logits: Tensor, chosen: Tensor, state: Any, gens: Sequence[Generator]
+    ) -> Tensor:
+        """The rule's score; ends later if asked."""
+        score = self.remask.score(logits, chosen, gens)
+        if not self.confidence_eos_eot_inf:
+            return score
+        late = {e for ends in request.end_ids for e in ends} | ({request.pad_id} - {None})
+        is_late = torch.isin(chosen, torch.tensor(sorted(late), device=chosen.device))
+        return torch.where(is_late, score.double() - LATE, score.double())
+
+    def _logits(self, request: SpanRequest, rows: Tensor, tails: Tensor, start: int, width: int) -> Tensor:
+        logits = super()._logits(request, rows, tails, start, width)
+        if self.logits_eos_inf and request.pad_id is not None:
+            logits[..., request.pad_id] = -torch.inf
+        return logits
+
+
+@SAMPLER.register("blockwise")
+@dataclass(frozen=True)
+class Blockwise(Ranked):
+    """Block-wise diffusion decoding: a fixed number of steps a block, the best-scored candidates first.
+
+    ``diffusion_steps`` is the total for a span of ``gen_length`` tokens, so a block gets
+    ``diffusion_steps // (gen_length // block_length)`` steps; both divisions must be exact.  The paper's TtT sampler (spec,
+    sections 8.1 and 8.3); with ``canvas: answer`` and ``whole_canvas`` LLaDA's (arXiv 2502.09992).
+    """
+
+    diffusion_steps: int = 2600
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         blocks = self.gen_length // self.block_length
         if self.diffusion_steps < blocks or self.diffusion_steps % blocks:
             raise ValueError(
                 f"diffusion_steps {self.diffusion_steps} must be a multiple of gen_length // block_length = {blocks}"
             )
-        if self.cfg_scale < 0 or self.temperature < 0:
-            raise ValueError("cfg_scale and temperature must be >= 0")
-        if self.cfg_mode not in CFG_MODES:
-            raise ValueError(f"cfg_mode must be one of {', '.join(CFG_MODES)}, got {self.cfg_mode!r}")
 
     @property
     def steps_per_block(self) -> int:
         """Denoising steps of one block."""
         return self.diffusion_steps // (self.gen_length // self.block_length)
 
-    def span(self, request: SpanRequest) -> Iterator[Block]:
-        """Fill one span per row, block by block; rows whose span ended drop out."""
-        done = {row: torch.empty(0, dtype=torch.long, device=request.device) for row in range(request.rows)}
-        while done:
-            # Rows share their network calls when their blocks have one width, one number of open places and equally long histories.
-            groups: dict[tuple[int, int, bool], list[int]] = {}
-            for row, before in done.items():
-                width = self._width(request, row, len(before))
-                forced = request.strict and len(before) + width >= self._total(request, row)
-                groups.setdefault((len(before), width, forced), []).append(row)
-            for (_, width, _), rows in sorted(groups.items()):
-                before = torch.stack([done[row] for row in rows])
-                canvas = self._denoise(request, torch.tensor(rows, device=request.device), before, width)
-                for row, ids in zip(rows, canvas, strict=True):
-                    ids, ended = self._cut(request, row, ids)
-                    done[row] = torch.cat([done[row], ids])
-                    full = not request.strict and len(done[row]) >= self.gen_length
-                    if ended or full:
-                        del done[row]
-                    yield Block(row, ids, ended)
+    def most_calls(self, open_: int) -> int:
+        """The steps of a block; ``open_`` where that is less, or where the end guard leaves quotas unused."""
+        return open_ if self.end_guard else min(self.steps_per_block, open_)
 
-    def _total(self, request: SpanRequest, row: int) -> int:
-        codes = request.exact[row]
-        return min(request.limit[row], self.gen_length if codes is None else codes) + 1
+    def commit(self, step: Step) -> Tensor:
+        """The step's quota, by score."""
+        counts = transfer_counts(step.open_at_start, self.steps_per_block)
+        # A guarded end may leave a quota unused; strict spans go on until nothing is open.
+        count = counts[step.number] if step.number < len(counts) else 1
+        return best(step.guarded() if self.end_guard and len(step.ends) else step.score, count)
 
-    def _width(self, request: SpanRequest, row: int, before: int) -> int:
-        if not request.strict:
-            return self.block_length
-        return min(self.block_length, self._total(request, row) - before)
 
-    def _cut(self, request: SpanRequest, row: int, ids: Tensor) -> tuple[Tensor, bool]:
-        if request.strict:
-            ends = torch.isin(ids, torch.tensor(list(request.end_ids[row]), device=ids.device)).nonzero()
-            return (ids[: int(ends[0]) + 1], True) if len(ends) else (ids, False)
-        for end in request.end_ids[row]:  # official: the order of the list decides, not the position
-            at = (ids == end).nonzero()
-            if len(at):
-                return ids[: int(at[0]) + 1], True
-        return ids, False
+@SAMPLER.register("threshold")
+@dataclass(frozen=True)
+class Threshold(Ranked):
+    """Confidence-threshold parallel decoding: every candidate that is certain enough, at least the best one.
 
-    def _denoise(self, request: SpanRequest, rows: Tensor, before: Tensor, width: int) -> Tensor:
-        mask_id, device = request.mask_id, request.device
-        canvas = torch.full((len(rows), width), mask_id, dtype=torch.long, device=device)  # [R, w]
-        alive = torch.ones_like(canvas, dtype=torch.bool)
-        allowed = None
-        if request.allowed is not None:
-            allowed = request.allowed[rows].clone()  # [R, V]
-            for i, row in enumerate(rows.tolist()):
-                if before.shape[1] + width >= self._total(request, row):
-                    canvas[i, -1] = request.end_ids[row][0]
-                if request.exact[row] is not None:
-                    allowed[i, list(request.end_ids[row])] = False
-        gens = [request.gens[row] for row in rows.tolist()]
-        ends = torch.tensor(sorted({e for row in rows.tolist() for e in request.end_ids[row]}), device=device)
-        positions = torch.arange(width, device=device)
-        open_at_start = int((canvas == mask_id).sum(1).max())
-        counts = iter(transfer_counts(open_at_start, self.steps_per_block))
-        while True:
-            # A guarded end may leave a step's quota unused; strict spans go on until nothing is open.
-            count = next(counts, 1 if request.strict else 0)
-            open_ = (canvas == mask_id) & alive
-            if count == 0 or not bool(open_.any()):
-                break
-            live = open_.any(1).nonzero().flatten()  # rows that are complete take no part in further calls
-            tails = torch.cat([before, canvas], 1)[live]
-            logits = request.predict(rows[live], tails, width)  # [L, w, V]
-            if self.cfg_scale > 0:
-                logits = guide(logits, request.predict(rows[live], tails, width, self.cfg_mode), self.cfg_scale)
-            if len(request.forbidden):
-                logits[..., list(request.forbidden)] = -torch.inf
-            if allowed is not None:
-                logits = logits.masked_fill(~allowed[live][:, None], -torch.inf)
-            some = [gens[i] for i in live.tolist()]
-            chosen = choose_audio(logits, self.temperature, some)  # [L, w]
-            ranked = self.remask.score(logits, chosen, some).masked_fill(~open_[live], -torch.inf)
-            if self.end_guard and len(ends):
-                first_open = torch.where(open_[live], positions, width).min(1, keepdim=True).values
-                early = torch.isin(chosen, ends) & (positions > first_open)
-                ranked = ranked.masked_fill(early, -torch.inf)
-            best = ranked.topk(min(count, width), dim=1).indices
-            commit = torch.zeros_like(open_)
-            commit[live] = torch.zeros_like(open_[live]).scatter(1, best, True) & open_[live] & ranked.isfinite()
-            canvas = canvas.index_copy(0, live, torch.where(commit[live], chosen, canvas[live]))
-            score = torch.zeros(canvas.shape, device=device).index_copy(0, live, ranked.float())
-            if request.on_commit is not None:
-                for i, row in enumerate(rows.tolist()):
-                    at = commit[i].nonzero().flatten()
-                    request.on_commit(row, before.shape[1] + at, canvas[i, at], score[i, at])
-            if request.strict and self.drop_after_end and len(ends):
-                first = torch.where(torch.isin(canvas, ends), positions, width).min(1, keepdim=True).values
-                alive = positions <= first
-        return canvas
+    Fast-dLLM (arXiv 2505.22618): commit all open positions with score >= ``threshold``; or, if ``factor`` > 0, the largest
+    n with (n + 1)(1 - c_n) < factor, c_n being the n-th highest confidence.  With ``remask: entropy`` the threshold is the
+    negative of an entropy in nats.  With the guard an end token waits until all before it is committed, in this step at
+    the latest.
+    """
+
+    threshold: float = 0.9
+    factor: float = 0.0
+    end_guard: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = getattr(type(self.remask), "registered_name", self.remask)
+        if self.factor < 0:
+            raise ValueError(f"factor must be >= 0 (0: off), got {self.factor}")
+        if rule == "low_confidence" and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1] for confidences, got {self.threshold}")
+        if self.factor > 0 and rule != "low_confidence":
+            raise ValueError(f"factor needs probabilities: remask must be low_confidence, got {rule!r}")
+
+    def most_calls(self, open_: int) -> int:
+        """One per open place: each call commits at least one."""
+        return open_
+
+    def commit(self, step: Step) -> Tensor:
+        """All that are certain enough; the best one in any case."""
+        sure = self._factor(step) if self.factor > 0 else step.open & (step.score >= self.threshold)
+        if not self.end_guard or not len(step.ends):
+            return sure | best(step.score, 1)
+        positions = torch.arange(sure.shape[1], device=sure.device)
+        without_ends = sure & ~step.is_end
+        reachable = positions <= step.first(step.open & ~without_ends)
+        return (sure & (~step.is_end | reachable)) | best(step.guarded(), 1)
+
+    def _factor(self, step: Step) -> Tensor:
+        ordered, index = step.score.sort(1, descending=True)
+        n = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+        # (n + 1)(1 - c_n) grows with n: whoever passes is a prefix of the order.
+        return torch.zeros_like(step.open).scatter(1, index, (n + 1) * (1 - ordered) < self.factor) & step.open
+
+
+@SAMPLER.register("first_hitting")
+@dataclass(frozen=True)
+class FirstHitting(BlockSampler):
+    """First-hitting sampler of absorbing diffusion: one position a call, at the time it is first unmasked.
+
+    Exact in distribution to the continuous-time reverse process inside a block (arXiv 2409.02908; used by BD3-LM, arXiv
+    2503.09573): the mask rates at which n positions are unmasked are n independent uniform numbers, largest first, so the
+    largest of the m that are left follows t * U^(1/m).  Reported as score.  A block with n open places takes n calls.
+    Exactness needs ``temperature`` 1 and ``drop_after_end`` off, the defaults here.
+    """
+
+    temperature: float = 1.0
+    drop_after_end: bool = False
+
+    def most_calls(self, open_: int) -> int:
+        """Exactly one per open place, unless positions behind an end token are dropped."""
+        return open_
+
+    def begin(self, gens: Sequence[Generator], width: int, device: Any) -> Tensor:
+        """The mask rate at which each position is unmasked, U(0, 1).  f64 [R, w]"""
+        return torch.stack([torch.rand(width, generator=g, dtype=torch.float64) for g in gens]).to(device)
+
+    def rank(
+        self, request: SpanRequest, logits: Tensor, chosen: Tensor, state: Any, gens: Sequence[Generator]
+    ) -> Tensor:
+        """The times drawn when the block began."""
+        return state
+
+    def commit(self, step: Step) -> Tensor:
+        """The next one."""
+        return best(step.score, 1)
 
 
 @SAMPLER.register("ar")
