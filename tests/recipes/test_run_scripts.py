@@ -102,3 +102,28 @@ def test_toy_world_end_to_end():
         assert changed.returncode == 2 and "setting max_tokens" in changed.stderr
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def test_ttt_recipe_on_official_records_and_a_local_backbone(tmp_path):
+    """Stages 1 and 2 of recipes/ttt with a tiny backbone: tokenizer extended, new rows added, two updates."""
+    from tests.conftest import SENTENCES, tiny_hf
+    from tests.unit.cli.test_tokenizer import plain_bpe
+
+    model = tmp_path / "model"
+    tiny_hf().save_pretrained(model)
+    plain_bpe(SENTENCES).save(str(model / "tokenizer.json"))
+    audio = "<|begin_of_quad|>" + "".join(f"<|audio_{i % 7}|>" for i in range(12)) + "<|end_of_audio_span_last|>"
+    record = {"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on" + audio}]}
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps(record) + "\n" for _ in range(12)))
+    small = ("data.num_codes=32", "data.row_tokens=128", "data.batch_tokens=256", "model.attention=sdpa")
+    done = run(
+        ROOT / "recipes/ttt/run.sh", "--stage", "1", "--stop-stage", "2", "--model", str(model), "--train", str(train),
+        "--exp", str(tmp_path / "exp"), *small, "train.steps=2", "train.accumulate=1", "train.autocast=none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mask:" in done.stdout, "the first example is shown"
+    lines = [json.loads(line) for line in (tmp_path / "exp/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 2
+    missing = run(ROOT / "recipes/ttt/run.sh", "--stage", "1", "--stop-stage", "1", "--train", str(train))
+    assert missing.returncode == 2 and "--model DIR is missing" in missing.stderr

@@ -98,6 +98,35 @@ def tokenize(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tokenizer(arguments: argparse.Namespace) -> int:
+    """The tokenizer of ``model.path`` extended by the audio tokens in the official order -> ``data.tokenizer``."""
+    from ttt.text.tokenizer import TextTokenizer
+
+    config = configure(arguments, ("data.tokenizer",))
+    if not config.model.path:
+        raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
+    source, out = Path(config.model.path) / "tokenizer.json", Path(config.data.tokenizer)
+    if out.resolve() == Path(config.model.path).resolve():
+        raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
+    if dry_run(arguments, config, [f"extend {source} -> {out}"]):
+        return 0
+    num_codes = config.codec.load().num_codes if config.codec is not None else config.data.num_codes
+    if num_codes < 1:
+        raise ConfigError(f"data.num_codes: must be >= 1, got {num_codes}")
+    stage = Stage(
+        "tokenizer", out / "tokenizer.done.json", [source], [out / "tokenizer.json"], {"num_codes": num_codes},
+        "name a folder with tokenizer.json",
+    )  # fmt: skip
+    if stage.is_done(arguments.overwrite):
+        return 0
+    started = time.perf_counter()
+    made = TextTokenizer.extended(source, num_codes)
+    made.save(out)
+    stage.finish({"vocabulary": made.vocab.size}, time.perf_counter() - started)
+    log.info("tokenizer: %d ids, codes %d .. %d", made.vocab.size, made.vocab.code_start, made.vocab.code_stop - 1)
+    return 0
+
+
 def examples(arguments: argparse.Namespace) -> int:
     """Tokenizer and examples of every split."""
     from ttt.tasks.prepare import prepare

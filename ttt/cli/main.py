@@ -9,18 +9,22 @@ import os
 import sys
 
 import ttt
+from ttt.cli import options
 from ttt.errors import TttError
 
 VERBS = {
     "codec": ("ttt.cli.data:codec", "fit the configured codec on a corpus and save it"),
     "judge": ("ttt.cli.data:judge", "fit the configured judge on a corpus and save it"),
     "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes"),
+    "tokenizer": ("ttt.cli.data:tokenizer", "a backbone's tokenizer + audio tokens -> data.tokenizer"),
     "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples"),
     "floor": ("ttt.cli.data:floor", "the judge's error on original and on codec-resynthesized speech"),
     "train": ("ttt.cli.run:train", "train the configured objective"),
     "generate": ("ttt.cli.run:generate", "answer the prompts of example files"),
     "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
+    "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers of example files: text exact, audio bounded"),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
+    "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
     "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal"),
     "config": ("ttt.cli.inspect:config", "print the resolved configuration"),
@@ -36,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (_, help_line) in VERBS.items():
         verb = verbs.add_parser(name, help=help_line, description=help_line)
-        if name == "list":
+        if name == "doctor":
+            options.doctor(verb)
+        elif name == "list":
             verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
             verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
         else:
@@ -48,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
             )
             verb.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
+        if name == "likelihood":
+            options.likelihood(verb)
         if name == "show":
             verb.add_argument("--uid", default="", help="which example (default: the first)")
         verb.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")

@@ -33,6 +33,7 @@ class DataSection:
     train: str = MISSING  # examples JSONL for training
     dev: str = ""  # examples JSONL for validation; empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
+    num_codes: int = 16384  # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
     pack: bool = (
         True  # several documents a row; false: one a row, rows of similar length together (fast with sdpa on CPU)
     )
@@ -73,7 +74,7 @@ class TrainSection:
     weight_decay: float = 0.01  # not applied to norms, biases and embeddings' own rows when decay_embeddings is false
     decay_embeddings: bool = True
     clip_norm: float = 1.0  # 0: no clipping
-    autocast: str = "off"  # off | bfloat16
+    autocast: str = "none"  # none | bfloat16
     engine: str = "local"  # local (one process or DDP under torchrun)
     log_every_steps: int = 10
     eval_every_steps: int = 0  # validation; 0: only at the end

@@ -73,7 +73,9 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
         setattr(hf.config, token, value)
         setattr(hf.generation_config, token, value)
     if section.gradient_checkpointing:
-        hf.gradient_checkpointing_enable()
+        # Renamed in transformers 5; the old name goes in 6.
+        name = "activation_checkpointing_enable"
+        getattr(hf, name if hasattr(hf, name) else "gradient_checkpointing_enable")()
     return hf
 
 

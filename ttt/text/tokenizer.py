@@ -27,18 +27,12 @@ class TextTokenizer:
     @classmethod
     def load(cls, folder: str | Path) -> TextTokenizer:
         """Read ``folder/tokenizer.json`` (or the file itself).  Raises `DataError` when it is absent or damaged."""
-        from tokenizers import Tokenizer
+        return cls(_backend(folder))
 
-        path = Path(folder)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
-            raise DataError(f"{path}: no tokenizer here; make one with 'ttt tokenizer' or set data.tokenizer")
-        try:
-            return cls(Tokenizer.from_file(str(path)))
-        except DataError:
-            raise
-        except Exception as error:  # the Rust library raises bare Exception
-            raise DataError(f"{path}: not a tokenizer file: {error}") from error
+    @classmethod
+    def extended(cls, folder: str | Path, num_codes: int) -> TextTokenizer:
+        """The tokenizer of a backbone with the audio tokens added in the official order.  Raises like `load`."""
+        return cls(extend(_backend(folder), num_codes))
 
     def encode(self, text: str) -> list[int]:
         """Ids of one piece of text; special tokens spelled in it become their ids."""
@@ -77,6 +71,19 @@ class TextTokenizer:
         }  # fmt: skip
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
         self.vocab.save(folder / "vocab.json")
+
+
+def _backend(folder: str | Path):
+    from tokenizers import Tokenizer
+
+    path = Path(folder)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"{path}: no tokenizer here; make one with 'ttt tokenizer' or set data.tokenizer")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise DataError(f"{path}: not a tokenizer file: {error}") from error
 
 
 def extend(backend, num_codes: int):

@@ -127,7 +127,7 @@ class LocalEngine(Engine):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 where torch allows it, when asked for."""
-        if self._autocast == "off":
+        if self._autocast == "none":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 

@@ -103,7 +103,7 @@ def check_section(train: TrainSection) -> None:
     """Refuse values that cannot run, naming the key."""
     for key, known in (
         ("optimizer", ("adamw", "muon")), ("schedule", SCHEDULES), ("schedule_by", PROGRESS),
-        ("autocast", ("off", "bfloat16")),
+        ("autocast", ("none", "bfloat16")),
     ):  # fmt: skip
         value = getattr(train, key)
         if value not in known:
