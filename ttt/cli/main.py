@@ -26,6 +26,7 @@ VERBS = {
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
+    "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),
     "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal"),
     "config": ("ttt.cli.inspect:config", "print the resolved configuration"),
 }
@@ -45,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         elif name == "list":
             verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
             verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
+        elif name == "check":
+            options.check(verb)
         else:
             verb.add_argument(
                 "--config", action="append", default=[], metavar="FILE", help="recipe YAML; later ones win"
@@ -58,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
             options.likelihood(verb)
         if name == "show":
             verb.add_argument("--uid", default="", help="which example (default: the first)")
+            verb.add_argument("--png", default="", metavar="FILE", help="draw the mask of the objective's plan to this file")
         verb.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
     return top
 

@@ -22,6 +22,14 @@ def likelihood(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def check(verb: argparse.ArgumentParser) -> None:
+    """``ttt check``: which plug-in, with which fields."""
+    verb.add_argument("family", help="mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, "
+                      "codec, task, metric")  # fmt: skip
+    verb.add_argument("name", help="registered name (see 'ttt list FAMILY')")
+    verb.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the plug-in")
+
+
 def doctor(verb: argparse.ArgumentParser) -> None:
     """``ttt doctor``: which runs, against what."""
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run folder (several with --write-bands)")
