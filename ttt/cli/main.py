@@ -24,6 +24,8 @@ VERBS = {
     "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers of example files: text exact, audio bounded"),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
+    "ablate": ("ttt.cli.ablate:ablate", "a table of experiments: every row under every seed, intervals, tests, plots"),
+    "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
     "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),
@@ -41,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (_, help_line) in VERBS.items():
         verb = verbs.add_parser(name, help=help_line, description=help_line)
-        if name == "doctor":
-            options.doctor(verb)
+        if name in ("ablate", "doctor", "repro"):
+            getattr(options, name)(verb)
         elif name == "list":
             verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
             verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")

@@ -39,3 +39,23 @@ def doctor(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--slack", type=float, default=0.15, help="how far bands reach beyond the runs, as a share (default 0.15)")
     verb.add_argument("--no-probes", action="store_true", help="read the log only, run no network")
     verb.add_argument("--json", action="store_true", help="findings as JSON")
+
+
+def ablate(verb: argparse.ArgumentParser) -> None:
+    """``ttt ablate``: which rows and seeds, where, how many at a time."""
+    verb.add_argument("table", metavar="TABLE.yaml", help="table file (recipes/ablations)")
+    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the table's, for every row")
+    verb.add_argument("--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)")
+    verb.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one per GPU, or one)")
+    verb.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only; the table shows all")
+    verb.add_argument("--out", default="", metavar="DIR", help="default: exp/ablations/TABLE")
+    verb.add_argument("--dry-run", action="store_true", help="check everything, print the cells, then stop")
+    verb.add_argument("--overwrite", action="store_true", help="make cells again whose settings or data have changed")
+
+
+def repro(verb: argparse.ArgumentParser) -> None:
+    """``ttt repro``: which card, where."""
+    verb.add_argument("card", metavar="CARD.json", help="result card of 'ttt ablate' or 'ttt score'")
+    verb.add_argument("--out", default="", metavar="DIR", help="default: exp/repro/CARD")
+    verb.add_argument("--dry-run", action="store_true", help="compare data, versions and code with the card's, then stop")
+    verb.add_argument("--overwrite", action="store_true", help="remove an earlier repetition first")
