@@ -191,9 +191,11 @@ class Codec(ABC):
     """Waveform <-> codes.  Fields are configuration and cheap; `load` brings the weights.
 
     After `load`: ``rate_hz`` (samples per second), ``frame_rate_hz`` (frames per second), ``num_codes`` (per book),
-    ``num_books``, ``codec_id`` (name and digest, stored beside every code).
+    ``num_books``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: the codec is linear in time, so
+    its stream decoder gives the samples of the one-shot decode, not only as many.
     """
 
+    exact_stream: ClassVar[bool] = False
     rate_hz: int
     frame_rate_hz: float
     num_codes: int

@@ -69,6 +69,7 @@ class Toy(Codec):
     frame_rate_hz: float = 50.0
 
     num_books = 1
+    exact_stream = True
 
     def __post_init__(self) -> None:
         self._hop = round(self.rate_hz / self.frame_rate_hz)

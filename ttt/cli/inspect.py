@@ -6,10 +6,14 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttt.config.load import resolved_yaml, to_plain
+from ttt.config.schema import RunConfig
 from ttt.errors import DataError
+
+if TYPE_CHECKING:
+    from ttt.types import PackedBatch
 
 
 def list_plugins(arguments: argparse.Namespace) -> int:
@@ -76,8 +80,6 @@ def show(arguments: argparse.Namespace) -> int:
     from ttt.data.formats import read_examples
     from ttt.data.packing import collate
     from ttt.data.spans import encode_example
-    from ttt.masks.draw import mask_text
-    from ttt.masks.materialize import dense
     from ttt.text.tokenizer import TextTokenizer
 
     settings = configure(arguments, ("data.train", "data.tokenizer"))
@@ -96,8 +98,23 @@ def show(arguments: argparse.Namespace) -> int:
         print(
             f"  {at:5d} {kind} run {stream.span[at]:3d} {mark} {stream.ids[at]:6d} {tokenizer.token(stream.ids[at])!r}"
         )
-    mask = getattr(settings.objective, "mask", None)
-    if mask is not None:
-        print(f"mask: {to_plain(mask)}")
-        print(mask_text(dense(mask, batch.layout())[0], stream.kind))
+    draw_mask(settings, batch, stream.uid, arguments.png)
     return 0
+
+
+def draw_mask(settings: RunConfig, batch: PackedBatch, uid: str, png: str) -> None:
+    """The mask of the objective's own plan (a dual stream shows its noisy copy), and to the file ``png`` if asked.
+
+    Strategies are left out: this is the plan validation uses, with the noise of ``run.seed``.
+    """
+    from ttt.masks.draw import mask_png, mask_text
+    from ttt.masks.materialize import dense
+    from ttt.rng import generator
+
+    plan = settings.objective.clean_plan(batch, generator(settings.run.seed, "show"))
+    layout, name = plan.layout, getattr(type(plan.mask), "registered_name", type(plan.mask).__name__)
+    print(f"mask: {to_plain(plan.mask)}")
+    print(mask_text(dense(plan.mask, layout)[0], layout.kind[0], stream=layout.stream[0]))
+    if png:
+        mask_png(plan.mask, layout, png, title=f"mask {name}, example {uid}")
+        print(f"drawn to {png}")

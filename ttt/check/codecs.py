@@ -1,0 +1,160 @@
+"""What a codec owes.  A codec that learns is fitted on a few seconds of coloured noise unless it has its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from ttt.check.core import PREPARE, Broken, NotSaid, need, prop
+from ttt.errors import ConfigError, DataError
+from ttt.interfaces import Codec, TrainableCodec
+from ttt.types import AudioCodes, Waveform
+
+
+@lru_cache(maxsize=64)
+def noise(rate_hz: int, duration_s: float, seed: int = 0) -> Waveform:
+    """Noise whose colour changes every tenth of a second."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(round(rate_hz * duration_s))
+    step = max(1, rate_hz // 10)
+    for start in range(0, len(x), step):
+        width = int(rng.integers(1, 20))
+        x[start : start + step] = np.convolve(x[start : start + step], np.ones(width) / width, "same")
+    return Waveform((0.1 * x).astype(np.float32), rate_hz)
+
+
+def prepare(codec: Codec) -> Codec:
+    """Weights loaded, or learnt on noise.  Raises the codec's own `CheckpointError`, or `ConfigError` if it cannot encode."""
+    if isinstance(codec, TrainableCodec) and not getattr(codec, "path", ""):
+        codec.fit([noise(codec.rate_hz, 0.7, seed) for seed in range(10)], seed=1)
+        return codec
+    codec = codec.load()
+    try:
+        codec.encode([noise(codec.rate_hz, 0.5)])
+    except ConfigError as error:
+        raise ConfigError(f"codec {getattr(type(codec), 'registered_name', '')!r} cannot be checked: {error}") from error
+    return codec
+
+
+PREPARE["codec"] = prepare
+
+
+def _frames(codec: Codec, wave: Waveform) -> int:
+    return int(np.ceil(round(len(wave.samples) * codec.frame_rate_hz / codec.rate_hz, 6)))
+
+
+def _codes(codec: Codec, duration_s: float = 1.5) -> AudioCodes:
+    return codec.encode([noise(codec.rate_hz, duration_s)])[0]
+
+
+@prop("codec", "facts", "rates and sizes are positive, codec_id begins with the registered name")
+def _facts(codec: Codec) -> None:
+    for name in ("rate_hz", "frame_rate_hz", "num_codes", "num_books"):
+        need(getattr(codec, name) > 0, f"{name} is {getattr(codec, name)}")
+    name = getattr(type(codec), "registered_name", "")
+    need(codec.codec_id.startswith(name), f"codec_id {codec.codec_id!r} does not begin with {name!r}")
+
+
+@prop("codec", "codes", "encode gives int32 [F, Q] inside the code book, frames enough to cover the sound")
+def _encode(codec: Codec) -> None:
+    for duration_s in (0.06, 0.5, 1.003):
+        wave = noise(codec.rate_hz, duration_s)
+        (codes,) = codec.encode([wave])
+        where, ids = f"{duration_s} s of noise: ", codes.ids
+        good = ids.dtype == np.int32 and ids.shape[1] == codec.num_books
+        need(good, f"{where}codes are {ids.dtype} {list(ids.shape)}, not int32 [F, {codec.num_books}]")
+        need(len(ids) == _frames(codec, wave), f"{where}{len(ids)} frames, {_frames(codec, wave)} cover it")
+        need(
+            ids.min() >= 0 and ids.max() < codec.num_codes,
+            f"{where}codes lie in [{ids.min()}, {ids.max()}], the book has {codec.num_codes}",
+        )
+        facts = (codes.frame_rate_hz, codes.codec)
+        need(facts == (codec.frame_rate_hz, codec.codec_id), f"{where}codes say {facts}")
+
+
+@prop("codec", "sound", "decode gives finite samples in [-1, 1], as many as the frames last")
+def _decode(codec: Codec) -> None:
+    rng = np.random.default_rng(0)
+    for frames in (0, 1, 9, 40):
+        ids = rng.integers(0, codec.num_codes, size=(frames, codec.num_books)).astype(np.int32)
+        (sound,) = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])
+        expected = round(frames * codec.rate_hz / codec.frame_rate_hz)
+        need(sound.rate_hz == codec.rate_hz, f"the sound's rate is {sound.rate_hz}, the codec's {codec.rate_hz}")
+        need(len(sound.samples) == expected, f"{frames} frames give {len(sound.samples)} samples instead of {expected}")
+        loud = float(np.abs(sound.samples).max(initial=0.0))
+        need(np.isfinite(sound.samples).all() and loud <= 1, f"{frames} frames: the largest sample is {loud}")
+
+
+@prop("codec", "deterministic", "encoding and decoding twice gives the same")
+def _twice(codec: Codec) -> None:
+    wave = noise(codec.rate_hz, 0.8)
+    one, two = codec.encode([wave])[0], codec.encode([wave])[0]
+    at = np.argwhere(one.ids != two.ids)[:, 0] if one.ids.shape == two.ids.shape else np.array([0])
+    for frame in at.tolist()[:1]:
+        raise Broken(f"the codes of one sound differ from frame {frame} on when it is encoded again")
+    a, b = codec.decode([one])[0].samples, codec.decode([one])[0].samples
+    need(a.shape == b.shape and np.allclose(a, b, atol=1e-5), "the same codes sound different when decoded again")
+
+
+@prop("codec", "company", "a recording's codes and sound do not depend on the others of its batch")
+def _batched(codec: Codec) -> None:
+    waves = [noise(codec.rate_hz, d, i) for i, d in enumerate((0.3, 0.8, 0.5))]
+    together = codec.encode(waves)
+    for number, (wave, codes) in enumerate(zip(waves, together, strict=True)):
+        alone = codec.encode([wave])[0].ids
+        need(np.array_equal(alone, codes.ids), f"recording {number} of 3 has other codes alone")
+    for number, (codes, sound) in enumerate(zip(together, codec.decode(together), strict=True)):
+        alone_sound = codec.decode([codes])[0].samples
+        same = alone_sound.shape == sound.samples.shape and np.allclose(alone_sound, sound.samples, atol=1e-4)
+        need(same, f"codes {number} of 3 sound different alone")  # batched transforms round differently
+    need(codec.encode([]) == [] and codec.decode([]) == [], "nothing in does not give nothing out")
+
+
+@prop("codec", "stream", "streaming gives as many samples as one shot, the same if `exact_stream`, however it is cut")
+def _stream(codec: Codec) -> None:
+    codes = _codes(codec)
+    expected = codec.decode([codes])[0].samples
+    for size in (1, 7, 1000):
+        stream = codec.stream_decoder()
+        parts = [stream.push(codes.ids[i : i + size]) for i in range(0, len(codes.ids), size)] + [stream.finish()]
+        sound = np.concatenate(parts)
+        where = f"pushed {size} frames at a time: "
+        need(len(sound) == len(expected), f"{where}{len(sound)} samples, one shot {len(expected)}")
+        need(sound.dtype == np.float32 and np.isfinite(sound).all(), f"{where}not finite float32")
+        need(len(stream.finish()) == 0, f"{where}finish gives samples twice")
+        if getattr(codec, "exact_stream", False):
+            off = np.abs(sound - expected)
+            for at in np.flatnonzero(off > 1e-4).tolist()[:1]:
+                raise Broken(f"{where}sample {at} is off by {off[at]:.3g}")
+
+
+@prop("codec", "refusals", "other sample rates, empty sounds and codes outside the book are refused with a DataError")
+def _refusals(codec: Codec) -> None:
+    bad: list[tuple[str, Callable[[], Any]]] = [
+        ("a recording at another rate", lambda: codec.encode([noise(codec.rate_hz + 1, 0.5)])),
+        ("an empty recording", lambda: codec.encode([Waveform(np.zeros(0, dtype=np.float32), codec.rate_hz)])),
+    ]
+    for code in (-1, codec.num_codes):
+        ids = np.full((1, codec.num_books), code, dtype=np.int32)
+        codes = AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)
+        bad.append((f"code {code} of a book of {codec.num_codes}", partial(codec.decode, [codes])))
+    for what, attempt in bad:
+        try:
+            attempt()
+        except DataError:
+            continue
+        raise Broken(f"{what} is accepted")
+
+
+@prop("codec", "vectors", "code vectors are f32 [Q, C, E] with mean 0")
+def _vectors(codec: Codec) -> None:
+    vectors = codec.code_vectors()
+    if vectors is None:
+        raise NotSaid("it has no code vectors")
+    shape = (codec.num_books, codec.num_codes)
+    need(vectors.dtype == np.float32 and vectors.shape[:2] == shape, f"they are {vectors.dtype} {list(vectors.shape)}")
+    off = float(np.abs(vectors.mean(1)).max())
+    need(off <= 1e-4, f"the mean of a dimension is {off:.3g}")
