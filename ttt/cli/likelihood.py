@@ -34,8 +34,8 @@ def likelihood(arguments: argparse.Namespace) -> int:
     folder = model_folder(config.eval.checkpoint or config.run.dir)
     settings = {
         "objective": getattr(type(config.objective), "registered_name", ""),
-        "mask": to_plain(getattr(config.objective, "mask", None)), "draws": dataclasses.asdict(draws), "block_length": arguments.block,
-        "seed": config.run.seed, "limit": config.eval.limit, "bootstrap": config.eval.bootstrap,
+        "mask": to_plain(getattr(config.objective, "mask", None)), "draws": dataclasses.asdict(draws),
+        "block_length": arguments.block, "seed": config.run.seed, "limit": config.eval.limit, "bootstrap": config.eval.bootstrap,
     }  # fmt: skip
     inputs = [*map(Path, config.eval.examples), folder]
     stage = Stage("likelihood", out / "likelihood.done.json", inputs, [target, lines], settings)
