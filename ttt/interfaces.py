@@ -108,7 +108,13 @@ class Strategy(ABC):  # noqa: B024  (every hook is optional)
 
 
 class Objective(ABC):
-    """The one place that knows what is noised and which position predicts what."""
+    """The one place that knows what is noised and which position predicts what.
+
+    ``canvas``: what a model trained so can only write by diffusion, ``span`` or the whole ``answer``; a sampler for spans
+    would let the latter's text be written left to right, which it never learned.
+    """
+
+    canvas: str = "span"
 
     @abstractmethod
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:

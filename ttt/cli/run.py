@@ -131,10 +131,15 @@ def eval_folder(config: RunConfig) -> Path:
 
 
 def decode_settings(config: RunConfig) -> Any:
-    """`DecodeSettings` of the configuration."""
+    """`DecodeSettings` of the configuration.  Raises `ConfigError` for a sampler that cannot write what was learned."""
     from ttt.sampling.interleave import DecodeSettings
 
     e = config.eval
+    if config.objective.canvas == "answer" != e.sampler.canvas:
+        raise ConfigError(
+            f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses whole answers, text "
+            "included; choose a sampler with this field (not 'ar') and set eval.sampler.canvas=answer"
+        )
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, use_cache=e.use_cache,

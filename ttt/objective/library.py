@@ -115,6 +115,7 @@ class Nar(TtT):
     """Absorbing diffusion over the whole answer, text included, with full attention (the paper's NAR baseline, read as
     LLaDA-SFT: prompt clean, loss / (p * answer length); spec, section 10)."""
 
+    canvas = "answer"  # no field: nothing to choose
     mask: Any = component("mask", "full")
     strategies: Any = components("strategy", ())
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ttt.errors import CheckpointError
+from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import SpanSampler
 from ttt.registry import component
 from ttt.registry.families import SAMPLER
@@ -78,7 +78,12 @@ class SpanRequest:
         return self.end_ids[row][0] if self.strict and self.force_end else None
 
     def restricted(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """Logits [R, m, V] of ``rows`` i64 [R] with everything that may not be written at minus infinity."""
+        """Logits [R, m, V] of ``rows`` i64 [R] with everything that may not be written at minus infinity.
+
+        Raises `CheckpointError` for logits that are not numbers.
+        """
+        if bool(logits.isnan().any()):
+            raise CheckpointError("decoding: the model's logits are NaN; look at the checkpoint's weights and dtype")
         if len(self.forbidden):
             logits[..., list(self.forbidden)] = -torch.inf
         if self.allowed is None:
@@ -257,7 +262,7 @@ class BlockSampler(SpanSampler):
             score = score.masked_fill(~open_[live], -torch.inf)
             commit = self.commit(Step(chosen, score, open_[live], ends, number, open_at_start)) & open_[live]
             if request.strict and not bool(commit.any(1).all()):
-                raise CheckpointError("sampler: nothing can be committed; the model's logits are not finite")
+                raise ConfigError("eval.sampler: no candidate has a finite score, so the block would never end")
             canvas = canvas.index_copy(0, live, torch.where(commit, chosen, canvas[live]))
             request.report(rows[live], before.shape[1], commit, chosen, score)
             if request.strict and self.drop_after_end and len(ends):

@@ -197,3 +197,14 @@ def nar_model():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return model.eval(), examples
+
+
+def test_a_span_sampler_is_refused_for_a_model_of_whole_answers():
+    from ttt.cli.run import decode_settings
+    from ttt.config.load import load_config
+
+    for sampler in ("blockwise", "ar"):
+        with pytest.raises(ConfigError, match="^eval.sampler.canvas: objective 'nar' diffuses whole answers"):
+            decode_settings(load_config([], ["objective=nar", f"eval.sampler={sampler}"]))
+    config = load_config([], ["objective=nar", "eval.sampler={name: threshold, canvas: answer}"])
+    assert decode_settings(config).max_tokens == config.eval.max_tokens

@@ -1,13 +1,14 @@
 """What every registered sampler promises, and what single ones do, against a small stand-in for a network."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 
 from tests.conftest import gen
 from ttt.errors import CheckpointError, ConfigError
+from ttt.interfaces import RemaskRule
 from ttt.registry.families import LENGTH, REMASK, SAMPLER
 from ttt.sampling.iterative import Iterative, remasked
 from ttt.sampling.unmask import BlockSampler, SpanRequest
@@ -466,12 +467,23 @@ def test_sizes_of_a_refinement():
     assert SAMPLER.build({"name": "fixed_length", "remasking_ratio": 0.5}, "s").most_calls(8) == 4, "8, 4, 2, 1"
 
 
-def test_logits_that_are_not_finite_end_with_a_word():
+@EVERY
+def test_logits_that_are_nan_end_with_a_word(name):
     def broken(rows, tails, last, unconditional=""):
         return torch.full((len(rows), last, V), torch.nan)
 
-    with pytest.raises(CheckpointError, match="logits are not finite"):
-        fill(build("blockwise"), request(broken, limits=(5,)))
+    with pytest.raises(CheckpointError, match="logits are NaN"):
+        fill(build(name), request(broken, limits=(5,)))
+
+
+def test_a_rule_without_finite_scores_cannot_hang_the_sampler():
+    @dataclass(frozen=True)
+    class Nothing(RemaskRule):
+        def score(self, logits, chosen, gens):
+            return torch.full(chosen.shape, torch.nan)
+
+    with pytest.raises(ConfigError, match="no candidate has a finite score"):
+        fill(replace(build("blockwise"), remask=Nothing()), request(Toy([0]), limits=(5,)))
 
 
 # --- remasking and length rules
