@@ -17,7 +17,27 @@ objective: {name: ttt, noise: {name: polynomial, power: 3}, strategies: [{name: 
 ```
 
 It is found when its file or module is listed under `plugins:` in a recipe, given with `--plugins`, or installed under the
-entry-point group `ttt.plugins`. Names are for ever: checkpoints hold them.
+entry-point group `ttt.plugins`. Names are for ever: checkpoints hold them. [`examples/plugin`](../examples/plugin/README.md) is
+a project to copy: a mask, a schedule, a sampler, a task, and a plug-in in a single file.
+
+## Does mine keep the family's promises?
+
+`ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tries the named properties of a family on a plug-in, one line each,
+in some seconds and without training. It knows mask, noise (also called schedule), weighting, strategy, objective, sampler,
+remask, length, codec, task and metric. A broken property shows its counter-example; a mask's is drawn, with `X` at the cell
+that is wrong:
+
+```
+$ ttt check mask forgets_documents --plugins mine.py
+  FAILED  documents    no position looks into another packed document
+          counter-example: row 0: text position 38 (document 1) sees text position 0 (document 0): another document; ...
+broken: documents
+```
+
+Exit code 0: all hold; 1: one is broken; 2: the call itself was wrong. `-` marks what a plug-in does not promise: a mask
+promises more by setting `looks_ahead` (who sees ahead, exactly) and `text_sees_future`, a schedule by `ends`, a sampler by
+`most_calls`, a codec by `exact_stream`. The built-in plug-ins go through the same checks in `tests/contract`. A mask is drawn
+for any example with `ttt show ... --png FILE`.
 
 """
 

@@ -53,8 +53,8 @@ class MaskRule(ABC):
     def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
         """How many leading positions of each row can never look at anything appended later.  -> i64 [B].
 
-        ``closed`` bool [B]: no audio will be appended to the row's trailing audio run.  The decoder caches exactly these
-        positions; the safe default is none.
+        ``closed`` bool [B]: no audio will be appended to the row's trailing audio run.  What is appended is never prompt.
+        The decoder caches exactly these positions; the safe default is none.
         """
         return layout.kind.new_zeros(layout.kind.shape[0], dtype=closed.new_zeros(1).long().dtype)
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from ttt.check import world
 from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.interfaces import MaskRule
+from ttt.masks import materialize as carriers
 from ttt.masks.draw import letters, mask_text
 from ttt.masks.library import run_offsets
-from ttt.masks.materialize import dense, materialize
+from ttt.masks.materialize import materialize
 from ttt.objective.dual_stream import with_copies
 from ttt.types import Kind, Layout
 
@@ -36,6 +37,14 @@ def _with_copy(block_length: int) -> Layout:
         batch, (batch.kind == Kind.AUDIO) & batch.answer & batch.visible, block_length, fill=bool(block_length)
     )
     return replace(wide.layout(), stream=(group >= 0).to(torch.uint8))
+
+
+def dense(rule: MaskRule, layout: Layout) -> Tensor:
+    """The rule's mask bool [B, T, T]; `Broken` when its predicate gives anything else."""
+    allowed, shape = carriers.dense(rule, layout), (*layout.shape, layout.shape[1])
+    need(allowed.dtype == torch.bool, f"the predicate's values are {allowed.dtype}, not bool")
+    need(tuple(allowed.shape) == shape, f"the predicate gives {list(allowed.shape)}, not {list(shape)}")
+    return allowed
 
 
 def _all_layouts(rule: MaskRule) -> Iterator[Layout]:
@@ -75,14 +84,6 @@ def _real(layout: Layout) -> Tensor:
 def _ahead(layout: Layout) -> Tensor:
     column = torch.arange(layout.shape[1])
     return (column[None, :] > column[:, None])[None]
-
-
-@prop("mask", "shape", "the predicate gives one bool per (row, query, key)")
-def _shape(rule: MaskRule) -> None:
-    for layout in _all_layouts(rule):
-        allowed, shape = dense(rule, layout), (*layout.shape, layout.shape[1])
-        need(allowed.dtype == torch.bool, f"its values are {allowed.dtype}, not bool")
-        need(tuple(allowed.shape) == shape, f"its shape is {list(allowed.shape)}, not {list(shape)}")
 
 
 @prop("mask", "documents", "no position looks into another packed document")

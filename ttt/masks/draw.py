@@ -44,7 +44,7 @@ def mask_text(
     cells = set(mark)
     lines = ["  " + "".join(strip[at])]
     for q in at.tolist():
-        row = allowed[q].cpu().numpy()
+        row = allowed[q].tolist()
         lines.append(f"{strip[q]} " + "".join((".o", "#X")[row[k]][(q, k) in cells] for k in at.tolist()))
     return "\n".join(lines)
 

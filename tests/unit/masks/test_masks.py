@@ -7,13 +7,13 @@ import torch
 from tests.conftest import layout_of, pack, random_batch, random_streams, tiny_hf
 from ttt.errors import ConfigError
 from ttt.masks.draw import mask_text
-from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid
+from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid, Prefix
 from ttt.masks.materialize import carry, dense, materialize
 from ttt.types import Kind, Layout
 
 RULES = [
     Causal(), Full(), Hybrid(), Hybrid(bidirectional_prompt_audio=False), BlockCausal(1), BlockCausal(3),
-    DualStream(BlockCausal(4)), DualStream(Hybrid()),
+    DualStream(BlockCausal(4)), DualStream(Hybrid()), Prefix(),
 ]  # fmt: skip
 IDS = [5, 6, 101, 102, 191, 7, 103, 191, 8]
 each_rule = pytest.mark.parametrize("rule", RULES, ids=str)
@@ -47,6 +47,8 @@ def slow(rule, layout, b, q, k):
         return True
     if isinstance(rule, Causal):
         return False
+    if isinstance(rule, Prefix):
+        return all(bool(x["prompt"][i]) and x["doc"][i] == x["doc"][q] for i in range(q, k + 1))
     between = range(q, k + 1)
     audio = all(x["kind"][i] == Kind.AUDIO for i in between)
     if isinstance(rule, BlockCausal):
@@ -166,6 +168,7 @@ def extended(layout: Layout, kinds: torch.Tensor) -> Layout:
     at = length[:, None] + torch.arange(new)
     grown["kind"].scatter_(1, at, kinds.to(grown["kind"]))
     grown["visible"].scatter_(1, at, torch.ones_like(kinds, dtype=torch.bool))
+    grown["prompt"].scatter_(1, at, torch.zeros_like(kinds, dtype=torch.bool))  # what is appended is never prompt
     grown["span"] = torch.cumsum(grown["kind"] != Kind.AUDIO, 1)
     grown["position"] = torch.arange(t_size + new).expand(b_size, -1)
     return Layout(**grown)
@@ -289,3 +292,15 @@ def test_block_causal_freezes_settled_blocks():
     assert rule.frozen_prefix(layout_of(IDS[:5]), yes).tolist() == [5]
     with pytest.raises(ValueError, match="block_length must be >= 1, got 0"):
         BlockCausal(0)
+
+
+def test_prefix_by_hand():
+    layout = layout_of(IDS, prompt_length=4)
+    assert non_causal(dense(Prefix(), layout)) == {(q, k) for q in range(4) for k in range(q + 1, 4)}
+    assert torch.equal(dense(Prefix(), layout_of(IDS)), dense(Causal(), layout_of(IDS))), "no prompt: causal"
+    assert Prefix().frozen_prefix(layout, torch.tensor([False])).tolist() == [9]
+
+
+def test_prefix_of_a_dialogue_never_shows_a_later_turn():
+    layout = replace(layout_of(IDS), prompt=torch.tensor([[1, 1, 0, 0, 1, 1, 1, 0, 0]]).bool())
+    assert non_causal(dense(Prefix(), layout)) == {(0, 1), (4, 5), (4, 6), (5, 6)}
