@@ -84,7 +84,7 @@ def _progress(rows: Sequence[Mapping[str, Any]], steps: int) -> Finding:
 def _finite(rows: Sequence[Mapping[str, Any]]) -> Finding:
     for row in rows:
         for key, value in row.items():
-            if value is None:
+            if value is None and key.startswith(("train/", "dev/")):  # what answers score may be undefined
                 return Finding("log/finite", FAULT, f"{key} is not a number at step {row['step']}", "divergence")
     norms = [r["train/grad_norm"] for r in rows if "train/grad_norm" in r]
     if not norms:
@@ -284,12 +284,14 @@ def truth_of(batch: PackedBatch, plan: Plan) -> Truth:
     audio = torch.zeros_like(target)
     audio[at] = batch.kind[inside] == Kind.AUDIO
     doc, position = plan.layout.doc.flatten(), plan.position_ids.flatten()
-    filler = torch.full_like(doc, -1)
-    for i in ((plan.layout.stream.flatten() == 1) & (doc >= 0)).nonzero().flatten().tolist():
-        d, p, s = int(doc[i]), int(position[i]), int(plan.layout.span.flatten()[i])
-        run = (audio[d] & (span[d] == s)).nonzero().flatten()
-        if len(run) and p > int(run[-1]):
-            filler[i] = ids[d, run[-1]]
+    # A copy that goes on behind the last position of its span fills a block up with the span's last token.
+    runs = int(max(batch.span.max(), plan.layout.span.max())) + 2
+    row, column = audio.nonzero(as_tuple=True)
+    last = torch.full((batch.n_docs * runs,), -1)
+    last.scatter_reduce_(0, row * runs + span[row, column], column, "amax")
+    end = last[doc.clamp(min=0) * runs + plan.layout.span.flatten().long()]
+    beyond = (plan.layout.stream.flatten() == 1) & (doc >= 0) & (end >= 0) & (position > end)
+    filler = torch.where(beyond, ids[doc.clamp(min=0), end.clamp(min=0)], -1)
     return Truth(ids, target, doc, position, filler)
 
 
