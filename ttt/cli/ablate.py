@@ -45,7 +45,7 @@ def ablate(arguments: argparse.Namespace, runner: Runner | None = None) -> int:
         table = dataclasses.replace(table, seeds=seeds_of(arguments.seeds, "--seeds"))
     only, overrides = _only(arguments, table)
     out = Path(arguments.out or Path("exp/ablations") / table.name)
-    cells = plan(table, out, [*table.settings, *overrides], arguments.plugins)
+    cells = plan(table, out, overrides, arguments.plugins)
     asked = [c for c in cells if c.row in only]
     needed = {c.parent.name for c in asked if c.parent is not None}
     asked = [c for c in cells if c.row in only or c.name in needed]
@@ -65,8 +65,9 @@ def ablate(arguments: argparse.Namespace, runner: Runner | None = None) -> int:
     return int(any(o.error for o in outcomes))
 
 
-def plan(table: TableSpec, out: Path, settings: Sequence[str], plugins: Sequence[str] = ()) -> list[Cell]:
-    """All cells, seed by seed, trained rows before those that use their training.
+def plan(table: TableSpec, out: Path, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> list[Cell]:
+    """All cells, seed by seed, trained rows before those that use their training.  Rows' own
+    settings win over ``overrides``, so that rows stay different.
 
     Loads and checks every configuration and takes the digests of its data; every refusal names the row.
     """
@@ -79,7 +80,7 @@ def plan(table: TableSpec, out: Path, settings: Sequence[str], plugins: Sequence
             parent = cells.get((row.decode_only_of, seed))
             folder = out / "cells" / row.name / f"seed-{seed}"
             try:
-                config = _configuration(table, row, seed, folder, settings, plugins, parent)
+                config = _configuration(table, row, seed, folder, [*table.settings, *overrides], plugins, parent)
                 _check_examples(config, groups)
                 inputs = inputs_of(config, digests)
             except TttError as error:

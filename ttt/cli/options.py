@@ -44,7 +44,7 @@ def doctor(verb: argparse.ArgumentParser) -> None:
 def ablate(verb: argparse.ArgumentParser) -> None:
     """``ttt ablate``: which rows and seeds, where, how many at a time."""
     verb.add_argument("table", metavar="TABLE.yaml", help="table file (recipes/ablations)")
-    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the table's, for every row")
+    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the table's (a row's own win)")
     verb.add_argument("--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)")
     verb.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one per GPU, or one)")
     verb.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only; the table shows all")
