@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to judged speech: corpus, codec, judge, examples, TtT, decoding, scores, report.
 #
-#   ./egs/mini_talk/run.sh                       everything (about a quarter of an hour on two CPU cores)
+#   ./egs/mini_talk/run.sh                       everything (nine to fifteen minutes on two CPU cores)
 #   ./egs/mini_talk/run.sh --quick               a smaller corpus and a shorter training; a worse table
 #   ./egs/mini_talk/run.sh --stage 4             from training on; finished stages are up to date, not run again
 #   ./egs/mini_talk/run.sh --recipe ar --name ar another recipe of conf/ in a folder of its own
