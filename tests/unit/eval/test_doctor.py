@@ -276,7 +276,7 @@ def test_healthy_log():
     "key, value, fault",
     [
         ("train/nll/ar", lambda s: None if s == 50 else 3.0 - s / 100, "divergence"),
-        ("train/nll/ar", lambda s: 5e-5 * (200 - s) / 200, LEAK),
+        ("train/nll/ar", lambda s: -5e-5 * s, LEAK),
         ("train/nll/nar", lambda s: 5.9 + s / 1000, "nothing learns"),
         ("train/nll/nar/p00_25", lambda s: 5.0, "the context of a span is not used"),
         ("train/lr", lambda s: 1.0, "another learning rate than configured"),
@@ -294,6 +294,8 @@ def test_what_is_odd_but_no_fault_is_a_warning():
     assert faults(log_findings(rows, train, restarts=1)) == []
     rows, train = log_rows(**{"train/nll/ar": lambda s: 9.0 - s / 50})
     assert [f.name for f in log_findings(rows, train) if f.status == "warn"] == ["log/first_loss"]
+    rows, train = log_rows(**{"train/nll/ar": lambda s: 1e-3 / s})
+    assert [f.name for f in log_findings(rows, train) if f.status == "warn"] == ["log/ar"]
     assert faults(check_log([], 10, 400, lambda u, s: 0.0)) == ["log/progress"]
 
 
@@ -312,6 +314,8 @@ def test_bands():
     low, high = bands["train/nll/ar"][50]
     assert low == pytest.approx(3.5 * 0.9) and high == pytest.approx(3.7 * 1.1)
     assert [f.status for f in check_bands(rows, bands)] == ["ok"]
+    near_zero, _ = log_rows(**{"train/nll/ar": lambda s: 0.01})
+    assert make_bands([near_zero], 0.1)["train/nll/ar"][50] == pytest.approx([-0.09, 0.11])
     worse, _ = log_rows(**{"train/nll/ar": lambda s: 6.0})
     (fault,) = [f for f in check_bands(worse, bands) if f.status == FAULT]
     assert fault.name == "bands/train/nll/ar" and faults([fault]) == ["outside the reference band"]
@@ -480,6 +484,16 @@ def test_mendable_errors(tmp_path, capsys):
     (tmp_path / "b.yaml").write_text("ttt: {train/loss: {10: [3, 1]}}\n")
     assert main(["doctor", str(tmp_path), "--write-bands", str(tmp_path / "b.yaml"), "--recipe", "x"]) == 2
     assert "expected a step and [low, high], got [3, 1]" in capsys.readouterr().err
+
+
+def test_shipped_bands_are_readable():
+    from pathlib import Path
+
+    from ttt.cli.doctor import read_bands
+
+    root = Path(__file__).resolve().parents[3]
+    bands = read_bands(root / "egs/toy/conf/bands.yaml")
+    assert set(bands) == {"ttt", "ar"} and {"train/nll/ar", "train/nll/nar", "dev/loss"} <= set(bands["ttt"])
 
 
 def test_numbers_of_the_page_are_those_of_the_code():
