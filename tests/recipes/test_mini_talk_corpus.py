@@ -154,7 +154,7 @@ def test_an_operand_is_not_taken_for_the_result(local):
 def test_promised_sizes(local):
     items = make_plan(local, "full")
     counts = Counter((item.split, item.task) for item in items)
-    assert counts["train", "asr"] == counts["train", "tts"] >= 3000 and counts["train", "qa"] >= 2500
+    assert counts["train", "asr"] == counts["train", "tts"] >= 3000 and counts["train", "qa"] >= 2200
     assert all(counts["dev", task] == 100 for task in ("asr", "tts", "qa"))
     assert all(counts[split, task] == 200 for split in TESTS[1:] for task in ("asr", "tts", "qa"))
     voices = Counter(item.voice for item in of(items, "train", "asr"))

@@ -107,7 +107,7 @@ def test_toy_world_end_to_end():
 def test_ttt_recipe_on_official_records_and_a_local_backbone(tmp_path):
     """Stages 1 and 2 of recipes/ttt with a tiny backbone: tokenizer extended, new rows added, two updates."""
     from tests.conftest import SENTENCES, tiny_hf
-    from tests.unit.cli.test_tokenizer import plain_bpe
+    from tests.unit.cli.test_tokenizer_verb import plain_bpe
 
     model = tmp_path / "model"
     tiny_hf().save_pretrained(model)

@@ -8,11 +8,15 @@ from ttt.config.load import build_config, load_config, merge, read_layers, resol
 from ttt.errors import ConfigError, RegistryError, UnknownNameError
 
 ROOT = Path(__file__).resolve().parents[3]
+# Recipes lie in folders `conf`; tables of experiments (tests/unit/cli/test_ablate.py) and a run's bands do not count.
 RECIPES = sorted(
-    p for folder in ("recipes", "egs") for p in (ROOT / folder).rglob("*.y*ml") if not {"exp", "data"} & set(p.parts)
+    p for folder in ("recipes", "egs") for p in (ROOT / folder).rglob("conf/*.y*ml") if p.name != "bands.yaml"
 )
 # Files that only make sense on top of a recipe.
-OVERLAYS = {"egs/mini_talk/conf/quick.yaml": "egs/mini_talk/conf/ttt.yaml"}
+OVERLAYS = {
+    "egs/mini_talk/conf/quick.yaml": "egs/mini_talk/conf/ttt.yaml",
+    "recipes/ablations/conf/world.yaml": "egs/mini_talk/conf/ttt.yaml",
+}
 FOLDERS = ("data.dir=/tmp/d", "data.corpus=/tmp/c", "run.dir=/tmp/r")
 
 
