@@ -11,7 +11,7 @@ from ttt.errors import ConfigError
 from ttt.eval.answer import AnswersInTraining, answer
 from ttt.masks.library import Hybrid
 from ttt.registry.families import NORMALIZER
-from ttt.sampling.interleave import DecodeSettings, Decoder
+from ttt.sampling.interleave import Decoder, DecodeSettings
 from ttt.sampling.unmask import Blockwise
 from ttt.tasks.speech import Asr, Tts
 from ttt.types import Example

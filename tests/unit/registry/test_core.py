@@ -59,7 +59,7 @@ def test_wrong_name_names_the_nearest_and_lists_all():
         NOISE.build({"name": "polynomal", "power": 2}, "objective.noise")
     message = str(error.value)
     assert message.startswith("objective.noise: no noise schedule named 'polynomal'")
-    assert "Did you mean 'polynomial'?" in message and "Registered: cosine, linear, polynomial" in message
+    assert "Did you mean 'polynomial'?" in message and "Registered: clipped_uniform, cosine, linear" in message
     assert "\n" not in message
 
 
