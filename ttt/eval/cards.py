@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttt.config.record import command_line
 from ttt.errors import DataError
 from ttt.types import Value
 
@@ -50,7 +51,7 @@ def make_card(
     configuration; ``data`` the files that were read (their digests are stored); ``limited`` says in words why the
     numbers are not of the full job; ``eval.note`` and ``eval.limit`` of the configuration are added.
     """
-    command = command or sys.argv
+    command = command or command_line()
     told = dict((config or {}).get("eval") or {})
     reasons = [part for part in (limited, result.get("limited", ""), told.get("note", "")) if part]
     if told.get("limit") and not limited and not result.get("limited"):

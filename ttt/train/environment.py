@@ -7,15 +7,14 @@ import json
 import logging
 import os
 import platform
-import shlex
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ttt.config.record import command_line
 from ttt.errors import ConfigError, TttError
 
 log = logging.getLogger(__name__)
@@ -69,11 +68,6 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD"), "dirty": bool(changed)}
-
-
-def command_line() -> str:
-    """How this process was started, ready to paste."""
-    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ttt.config.load import resolved_yaml
+from ttt.config.record import command_line
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
@@ -254,7 +255,7 @@ class Trainer:
         environment.write_whole(self.folder / "env.json", self._environment)
         environment.write_whole(self.folder / "config.yaml", self._config_yaml)
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {environment.command_line()}\n")
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {command_line()}\n")
 
     def _resume(self) -> None:
         found = latest_complete(self.checkpoints)
