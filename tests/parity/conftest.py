@@ -24,6 +24,14 @@ def folder() -> Path:
     return Path(named) if named else Path(os.environ.get("TTT_SHARED", ROOT.parent / "shared")) / "parity"
 
 
+def need(file: str) -> Path:
+    """Path of one file of the folder; the test is skipped, with a reason, where there is no folder."""
+    path = folder() / file
+    if not path.is_file():
+        pytest.skip(f"no reference numbers at {folder()} (set TTT_PARITY_DIR)")
+    return path
+
+
 def cases(file: str) -> list[dict]:
     """Cases of one JSON file; a single skipped marker when the folder is not there."""
     path = folder() / file
@@ -39,7 +47,7 @@ def cases(file: str) -> list[dict]:
 def tensors(file: str) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(folder() / file)
+    return load_file(need(file))
 
 
 class IdTokenizer:
@@ -54,7 +62,7 @@ class IdTokenizer:
 
 @pytest.fixture(scope="session")
 def layout() -> dict:
-    return json.loads((folder() / "config.json").read_text())["layout"]
+    return json.loads(need("config.json").read_text())["layout"]
 
 
 @pytest.fixture(scope="session")

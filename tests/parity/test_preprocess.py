@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.parity.conftest import cases, folder, tensors
+from tests.parity.conftest import cases, folder, need, tensors
 from ttt.data.formats import official_record
 from ttt.data.spans import encode_example
 from ttt.diffusion.strategies import Sst
@@ -13,12 +13,12 @@ from ttt.text.tokenizer import TextTokenizer
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return TextTokenizer.load(folder() / "preprocess" / "tokenizer.json")
+    return TextTokenizer.load(need("preprocess/tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
 def records():
-    return json.loads((folder() / "preprocess" / "conversations.json").read_text())
+    return json.loads(need("preprocess/conversations.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ class Noised:
     group: Tensor
 
 
-TIMES = ("independent", "stratified")
+TIMES = ("independent", "stratified", "antithetic")
 
 
 def draw(batch: PackedBatch, gen: Generator, times: str = "independent") -> tuple[Tensor, Tensor]:
@@ -44,8 +44,11 @@ def draw_times(n: int, gen: Generator, times: str = "independent") -> Tensor:
 
     ``stratified``: exactly one in each of the n intervals [i/n, (i+1)/n), in random order, which leaves every single
     time uniform and lowers the variance of their mean (the low-discrepancy sampler of MDLM, arXiv 2406.07524).
+    ``antithetic``: neighbours are t and 1 - t (Kingma et al., arXiv 2107.00630, use it for diffusion models).
     """
     t = torch.rand(n, generator=gen)
+    if times == "antithetic":
+        t[1::2] = (1 - t[: n - n % 2 : 2]).clamp(max=1 - 1e-6)
     if times == "stratified" and n > 0:
         t = ((torch.randperm(n, generator=gen) + t) / n).clamp(max=1 - 1e-6)
     return t

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ttt.diffusion.corrupt import TIMES, corrupt, draw_times
+from ttt.diffusion.corrupt import corrupt, draw_times
 from ttt.errors import ConfigError
 from ttt.interfaces import Strategy
 from ttt.masks.library import run_offsets
@@ -33,7 +33,7 @@ class DualStreamTtT(TtT):
 
     With a mask of blocks every block has its own time and is denoised given the clean blocks before it: what block-wise
     decoding does.  ``fill_blocks``: the last block of a span is filled up with its end token, the state decoding is in when
-    a span ends inside a block.  ``times``: ``stratified`` or ``independent`` draws of t over all blocks of a batch.
+    a span ends inside a block.  ``times`` are drawn over all blocks of a batch.
     """
 
     mask: Any = component("mask", "dual_stream")
@@ -43,8 +43,6 @@ class DualStreamTtT(TtT):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.times not in TIMES:
-            raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
         for strategy in self.strategies:
             if type(strategy).on_maskable is not Strategy.on_maskable:
                 raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
-from ttt.diffusion.corrupt import Noised, corrupt, draw
+from ttt.diffusion.corrupt import TIMES, Noised, corrupt, draw
 from ttt.interfaces import Objective
 from ttt.objective.losses import plan_terms
 from ttt.objective.pairs import NORMALIZERS, denoising_term, next_token_term
@@ -32,7 +32,8 @@ class TtT(_Planned):
 
     L = text_scale * L_AR + audio_scale * L_diff.  The text loss reads the same (noisy) forward pass, as in the official
     code; ``text_normalize`` / ``audio_normalize``: ``sample`` (official) or ``token``; ``floor`` is the epsilon of the
-    masking probability; ``strategies`` act in the order listed.
+    masking probability; ``strategies`` act in the order listed; ``times``: how the documents' times are drawn
+    (`ttt.diffusion.corrupt.draw_times`).
     """
 
     mask: Any = component("mask", "hybrid")
@@ -44,8 +45,11 @@ class TtT(_Planned):
     audio_scale: float = 1.0
     text_normalize: str = "sample"
     audio_normalize: str = "sample"
+    times: str = "independent"
 
     def __post_init__(self) -> None:
+        if self.times not in TIMES:
+            raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
         if not 0 <= self.floor < 1:
             raise ValueError(f"floor must lie in [0, 1), got {self.floor}")
         for name in ("text_normalize", "audio_normalize"):
@@ -58,7 +62,7 @@ class TtT(_Planned):
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Draw the noise, apply the strategies, list both terms."""
-        t, u = draw(batch, gen)
+        t, u = draw(batch, gen, self.times)
         maskable = self.maskable(batch)
         if maskable.any():
             for strategy in self.strategies:
@@ -67,7 +71,7 @@ class TtT(_Planned):
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Validation: fixed noise, no strategies."""
-        t, u = draw(batch, gen)
+        t, u = draw(batch, gen, self.times)
         return self.plan_from(batch, self.maskable(batch), t, u)
 
     def plan_from(self, batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor) -> Plan:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ttt.diffusion.corrupt import per_document, per_position
 from ttt.types import PackedBatch, PlanTerm
 
-NORMALIZERS = ("sample", "token")
+NORMALIZERS = ("sample", "token", "sum")
 BUCKETS = 4
 
 
@@ -37,7 +37,8 @@ def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: str, scale: f
     """Next-token loss on ``wanted`` positions.
 
     ``sample``: mean per document, then mean over *all* documents, those without wanted tokens counting as 0 (the official
-    normaliser: weights 1/n_doc, count n_docs).  ``token``: mean over all wanted tokens.
+    normaliser: weights 1/n_doc, count n_docs).  ``token``: mean over all wanted tokens.  ``sum``: sum per document, mean
+    over documents (the bound itself, not divided by lengths).
     """
     source, target = ar_pairs(batch, wanted)
     ones = torch.zeros(batch.ids.shape).flatten()
@@ -52,7 +53,7 @@ def denoising_term(
     """Masked-diffusion loss; ``weight``, ``p`` f32 [n_groups], ``group`` i64 [B, T] (default: the document).
 
     ``sample``: (1/B) sum_b sum_masked w_b CE / N_b with N_b = max(1, maskable positions of the document), the official
-    normaliser.  ``token``: sum w CE / number of maskable positions.  Targets that carry no loss (label -100) still count
+    normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  Targets that carry no loss (label -100) still count
     in N, as in the reference.  Statistics are grouped by the masking probability in four buckets.
     """
     source, target = nar_pairs(masked & batch.target)
@@ -79,6 +80,8 @@ def _term(
         count = float(batch.n_docs)
     elif normalize == "token":
         count = float(counted.sum())
+    elif normalize == "sum":
+        count = float(batch.n_docs)
     else:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZERS)}, got {normalize!r}")
     if weight is not None:

@@ -147,6 +147,9 @@ def test_stratified_times_hit_every_interval_once():
     assert not torch.equal(t.sort().values, t)
     assert len(draw_times(0, gen(), "stratified")) == 0
     assert torch.equal(draw_times(5, gen()), torch.rand(5, generator=gen()))
+    pairs = draw_times(7, gen(), "antithetic")
+    assert torch.allclose(pairs[0:6:2] + pairs[1:6:2], torch.ones(3)) and torch.equal(pairs[::2], draw_times(7, gen())[::2])
+    assert float(draw_times(20_000, gen(1), "antithetic").mean()) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_what_does_not_fit_together_is_refused():
@@ -155,5 +158,5 @@ def test_what_does_not_fit_together_is_refused():
     dual(strategies=["sst"])
     with pytest.raises(ConfigError, match=r"objective.mask: dual_stream needs the mask dual_stream"):
         OBJECTIVE.build({"name": "dual_stream", "mask": "hybrid"}, "objective")
-    with pytest.raises(ConfigError, match="times must be one of independent, stratified"):
-        dual(times="antithetic")
+    with pytest.raises(ConfigError, match="times must be one of independent, stratified, antithetic"):
+        dual(times="both")

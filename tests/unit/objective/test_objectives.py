@@ -53,6 +53,8 @@ def test_diffusion_vector_of_the_spec():
     assert float((ce * term.weight).sum() / term.count) == pytest.approx(3.0)
     by_token = denoising_term(batch, masked, batch.kind == Kind.AUDIO, 1 / p, p, "token")
     assert by_token.count == 4 and float((ce * by_token.weight).sum() / by_token.count) == pytest.approx(3.0)
+    summed = denoising_term(batch, masked, batch.kind == Kind.AUDIO, 1 / p, p, "sum")
+    assert summed.count == 1 and float((ce * summed.weight).sum() / summed.count) == pytest.approx(12.0)
 
 
 def test_text_vector_of_the_spec():
@@ -287,3 +289,16 @@ def test_gradient_of_every_parameter_is_finite():
 def test_scales_travel_with_the_terms():
     plan = ttt(text_scale=0.5, audio_scale=2.0).plan(pack([random_streams(9, 2)]), gen())
     assert (plan.terms["ar"].scale, plan.terms["nar"].scale) == (0.5, 2.0)
+
+
+def test_times_of_the_documents_can_be_stratified():
+    batch = pack([random_streams(seed, 2) for seed in range(4)])
+    t = []
+    for seed in range(3):
+        plan = ttt(times="stratified", noise="linear", floor=0.0, weighting="inverse_p").plan(batch, gen(seed))
+        again = ttt(times="stratified", noise="linear", floor=0.0, weighting="inverse_p").plan(batch, gen(seed))
+        assert torch.equal(plan.input_ids, again.input_ids)
+        t.append(plan.input_ids)
+    assert not torch.equal(t[0], t[1])
+    with pytest.raises(Exception, match="times must be one of independent, stratified, antithetic, got 'sobol'"):
+        ttt(times="sobol")
