@@ -53,8 +53,8 @@ def denoising_term(
     """Masked-diffusion loss; ``weight``, ``p`` f32 [n_groups], ``group`` i64 [B, T] (default: the document).
 
     ``sample``: (1/B) sum_b sum_masked w_b CE / N_b with N_b = max(1, maskable positions of the document), the official
-    normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  Targets that carry no loss (label -100) still count
-    in N, as in the reference.  Statistics are grouped by the masking probability in four buckets.
+    normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  Targets that carry no loss (label
+    -100) still count in N, as in the reference.  Statistics are grouped by the masking probability in four buckets.
     """
     source, target = nar_pairs(masked & batch.target)
     of = (batch.doc if group is None else group).flatten()[target]
