@@ -23,14 +23,16 @@ def _plans(objective: Objective, seed: int = 4) -> Iterator[tuple[str, PackedBat
 
 @prop("objective", "deterministic", "the same batch and generator give the same plan")
 def _deterministic(objective: Objective) -> None:
-    for (name, _, one), (_, _, two) in zip(_plans(objective), _plans(objective), strict=True):
-        need(one.terms.keys() == two.terms.keys(), f"{name}: terms {list(one.terms)} and {list(two.terms)}")
-        pairs = {"input_ids": (one.input_ids, two.input_ids), "position_ids": (one.position_ids, two.position_ids)}
-        for key in one.terms:
-            for part in ("source", "target", "weight"):
-                pairs[f"{key}.{part}"] = (getattr(one.terms[key], part), getattr(two.terms[key], part))
-        for part, (a, b) in pairs.items():
-            need(a.shape == b.shape and torch.equal(a, b), f"{name}: {part} differs between two calls with one seed")
+    first = list(_plans(objective))
+    for _ in range(5):  # two draws may agree by chance
+        for (name, _, one), (_, _, two) in zip(first, _plans(objective), strict=True):
+            need(one.terms.keys() == two.terms.keys(), f"{name}: terms {list(one.terms)} and {list(two.terms)}")
+            pairs = {"input_ids": (one.input_ids, two.input_ids), "position_ids": (one.position_ids, two.position_ids)}
+            for key in one.terms:
+                for part in ("source", "target", "weight"):
+                    pairs[f"{key}.{part}"] = (getattr(one.terms[key], part), getattr(two.terms[key], part))
+            for part, (a, b) in pairs.items():
+                need(a.shape == b.shape and torch.equal(a, b), f"{name}: {part} differs between two calls with one seed")
 
 
 @prop("objective", "input", "the batch it is handed stays as it is")
@@ -90,7 +92,9 @@ def _leak(objective: Objective) -> None:
     for name in ("plan", "clean_plan"):
         make = getattr(objective, name)
         plan = make(batch, world.gen(4))
-        if not torch.equal(plan.input_ids, make(batch, world.gen(4)).input_ids):
+        # Several times: two draws of noise may agree by chance (no noise at all is one of BANOM's outcomes).
+        again = (make(batch, world.gen(4)).input_ids for _ in range(10))
+        if not all(torch.equal(plan.input_ids, ids) for ids in again):
             raise NotSaid("it is not deterministic, so plans cannot be compared")
         logits = _logits(model, plan)
         for b, i in _probes(batch, plan):

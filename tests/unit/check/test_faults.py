@@ -565,6 +565,7 @@ class WritesItems(ExactMatch):
 
 @pytest.mark.parametrize("family, breaks, cls", FAULTS)
 def test_exactly_the_right_property_names_the_fault(family, breaks, cls):
+    torch.manual_seed(1)  # some faults draw from the global generator
     results = check(family, build_dataclass(cls, FIELDS.get(family, {}), family))
     failed = {r.name: r.counter for r in results if r.failed}
     assert list(failed) == [breaks], failed
