@@ -35,15 +35,27 @@ def test_marked_commands_run(script, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_readme_plugin_is_found(tmp_path):
-    (source,) = [b.values[0] for b in blocks("python") if "NOISE.register" in b.values[0]]
+SCHEDULES = [b for b in blocks("python") if "NOISE.register" in b.values[0]]
+
+
+@pytest.mark.parametrize("source", SCHEDULES)
+def test_documented_schedules_keep_the_contract(source, tmp_path):
     (tmp_path / "my_noise.py").write_text(source)
     done = subprocess.run(
-        [sys.executable, "-m", "ttt", "list", "noise", "--plugins", str(tmp_path / "my_noise.py")],
+        [sys.executable, "-m", "ttt", "check", "noise", "square", "--plugins", str(tmp_path / "my_noise.py")],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "square" in done.stdout and "power=2.0" in done.stdout
+    assert "all 4 properties hold" in done.stdout
+
+
+def test_documented_table_is_one(tmp_path):
+    from ttt.cli.ablation_table import read_table
+
+    (table,) = blocks("yaml", "# my_table.yaml")
+    (tmp_path / "my_table.yaml").write_text(table.values[0])
+    rows = read_table(tmp_path / "my_table.yaml").rows
+    assert list(rows) == ["linear", "mine"] and rows["mine"].settings == ("objective.noise=square",)
 
 
 def test_plugin_page_is_current():
