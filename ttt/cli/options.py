@@ -30,6 +30,12 @@ def check(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the plug-in")
 
 
+def bench(verb: argparse.ArgumentParser) -> None:
+    """``ttt bench``: what; the rest belongs to it (``ttt bench train --help``)."""
+    verb.add_argument("what", choices=("train", "decode", "loader"), help="what to measure")
+    verb.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own options: see 'ttt bench WHAT --help'")
+
+
 def doctor(verb: argparse.ArgumentParser) -> None:
     """``ttt doctor``: which runs, against what."""
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run folder (several with --write-bands)")
