@@ -22,7 +22,7 @@ from ttt.rng import generator
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
 from ttt.sampling.session import Prompt, Session
-from ttt.sampling.unmask import SpanRequest
+from ttt.sampling.unmask import Listener, SpanRequest
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Generation, Span
 
@@ -49,12 +49,17 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class Event:
-    """Something settled in one row: ``kind`` is "text", "block" or "end"; ``ids`` are final."""
+    """Something settled in one row: ``kind`` is "text", "block" or "end"; ``ids`` are final.
+
+    ``scores``: probabilities of tokens written one by one (text; audio of the ar sampler) among what was allowed there,
+    before temperature; only when somebody listens (``on_commit``).
+    """
 
     row: int
     kind: str
     ids: tuple[int, ...]
     reason: str = ""
+    scores: tuple[float, ...] = ()
 
 
 @dataclass
@@ -89,24 +94,38 @@ class Decoder:
         self._answer = self._text | self._codes | (ids == v.eoa_id) | (ids == v.eoa_last_id)
         self.calls = {"ar": 0, "diffusion": 0}
         self._row_calls: list[dict[str, int]] = []
+        self._on_remask: Listener | None = None
 
     @torch.no_grad()  # not inference_mode: the backbone keeps tensors between calls, and training may follow
-    def events(self, prompts: Sequence[Prompt], on_commit: Any = None) -> Iterator[Event]:
-        """Stream of settled text tokens and audio blocks; rows in one batch interleave."""
+    def events(
+        self, prompts: Sequence[Prompt], on_commit: Listener | None = None, on_remask: Listener | None = None
+    ) -> Iterator[Event]:
+        """Stream of settled text tokens and audio blocks; rows in one batch interleave.
+
+        ``on_commit`` hears what each call of a sampler wrote, ``on_remask`` what it predicted and took back.
+        """
         was_training = self.model.training
         self.model.eval()
+        self._on_remask = on_remask
         try:
             yield from self._events(prompts, on_commit)
         finally:
             self.model.train(was_training)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One `Generation` per prompt, in order; ``seconds`` is the batch's wall time divided by its rows."""
+    def calls_of(self, row: int) -> int:
+        """Network calls that a row has taken part in so far, in the batch that is being decoded."""
+        return sum(self._row_calls[row].values())
+
+    def generate(self, prompts: Sequence[Prompt], tracer: Any = None) -> list[Generation]:
+        """One `Generation` per prompt, in order; ``seconds`` is the batch's wall time divided by its rows.
+
+        ``tracer``: a `ttt.sampling.trace.Tracer`, which writes down every step.
+        """
         started = time.perf_counter()
         ids: list[list[int]] = [[] for _ in prompts]
         first: list[float | None] = [None] * len(prompts)
         stopped = [""] * len(prompts)
-        for event in self.events(prompts):
+        for event in self.events(prompts) if tracer is None else tracer.watch(self, prompts):
             ids[event.row].extend(event.ids)
             if event.kind == "block" and first[event.row] is None:
                 first[event.row] = time.perf_counter() - started
@@ -135,11 +154,11 @@ class Decoder:
         while any(r.mode != "done" for r in rows):
             text = [i for i, r in enumerate(rows) if r.mode == "text"]
             if text:
-                yield from self._text_step(session, rows, text)
+                yield from self._text_step(session, rows, text, on_commit is not None)
                 continue
             yield from self._fill_spans(session, rows, [i for i, r in enumerate(rows) if r.mode == "audio"], on_commit)
 
-    def _text_step(self, session: Session, rows: list[_Row], active: list[int]) -> Iterator[Event]:
+    def _text_step(self, session: Session, rows: list[_Row], active: list[int], scored: bool) -> Iterator[Event]:
         s, v = self.settings, self.vocab
         index = torch.tensor(active)
         logits = session.logits(index, torch.empty((len(active), 0), dtype=torch.long), last=1)[:, 0]  # [R, V]
@@ -151,7 +170,10 @@ class Decoder:
             if rows[i].enforce > 0:
                 logits[n, v.im_end_id] = -torch.inf
         chosen = self._choose(logits, [rows[i] for i in active])
-        for i, token in zip(active, chosen.tolist(), strict=True):
+        scores: list[tuple[float, ...]] = [()] * len(active)
+        if scored:
+            scores = [(p,) for p in logits.softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()]
+        for i, token, score in zip(active, chosen.tolist(), scores, strict=True):
             row = rows[i]
             inside = row.open
             row.new += 1
@@ -159,7 +181,7 @@ class Decoder:
             if self.sampler.autoregressive:
                 ended_span = self._advance_autoregressive(row, token)
             session.append(i, torch.tensor([token]), closed=ended_span)
-            yield Event(i, "block" if inside else "text", (token,))
+            yield Event(i, "block" if inside else "text", (token,), scores=score)
             if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
                 row.mode, row.enforce, row.last = "audio", 0, token == v.soa_last_id
             elif token == v.im_end_id and not inside:
@@ -225,7 +247,7 @@ class Decoder:
             exact=[s.length.exact_codes(rows[i].last) if s.strict else None for i in active],
             limit=[min(s.length.max_codes(rows[i].last), b) for i, b in zip(active, budget, strict=True)],
             gens=[rows[i].gen for i in active], forbidden=(v.im_end_id,), strict=s.strict, device=session.device,
-            on_commit=None if on_commit is None else lambda n, at, ids, score: on_commit(active[n], at, ids, score),
+            on_commit=_renumbered(on_commit, active), on_remask=_renumbered(self._on_remask, active),
         )  # fmt: skip
         collected: dict[int, list[Tensor]] = {n: [] for n in range(len(active))}
         for block in self.sampler.span(request):
@@ -258,7 +280,7 @@ class Decoder:
             predict=self._predict(session, active), mask_id=v.mask_id, end_ids=[(v.im_end_id,)] * len(rows),
             allowed=torch.stack([self._answer] * len(rows)).to(session.device) if s.strict else None,
             exact=[None] * len(rows), limit=[s.max_tokens] * len(rows), gens=[r.gen for r in rows], strict=s.strict,
-            device=session.device, on_commit=on_commit, force_end=False, pad_id=v.pad_id,
+            device=session.device, on_commit=on_commit, on_remask=self._on_remask, force_end=False, pad_id=v.pad_id,
         )  # fmt: skip
         for block in self.sampler.span(request):
             ids = block.ids.tolist()
@@ -287,6 +309,11 @@ class Decoder:
         self.calls[kind] += 1
         for i in active:
             self._row_calls[i][kind] += 1
+
+
+def _renumbered(listener: Listener | None, rows: Sequence[int]) -> Listener | None:
+    """A listener for a sampler that knows the rows ``rows`` as 0, 1, ..."""
+    return None if listener is None else lambda n, at, ids, score: listener(rows[n], at, ids, score)
 
 
 def _check_answer_settings(settings: DecodeSettings) -> None:

@@ -118,11 +118,11 @@ class Iterative(SpanSampler):
     def _report(
         self, request: SpanRequest, rows: Tensor, at: Tensor, again: Tensor, chosen: Tensor, score: Tensor
     ) -> None:
-        if request.on_commit is not None:
-            for i, row in enumerate(rows.tolist()):
-                kept = ~again[i]
-                if bool(kept.any()):
-                    request.on_commit(row, at[i][kept], chosen[i][kept], score[i][kept].float())
+        for listener, which in ((request.on_commit, ~again), (request.on_remask, again)):
+            if listener is not None:
+                for i, row in enumerate(rows.tolist()):
+                    if bool(which[i].any()):
+                        listener(row, at[i][which[i]], chosen[i][which[i]], score[i][which[i]].float())
 
     def has_end(self, request: SpanRequest, row: int, ids: Tensor) -> bool:
         """Is an end token among ``ids``?"""

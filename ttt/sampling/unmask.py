@@ -34,6 +34,10 @@ class Predict(Protocol):
         ...
 
 
+# (row, offsets in the span i64 [m], ids i64 [m], scores f32 [m])
+Listener = Callable[[int, Tensor, Tensor, Tensor], None]
+
+
 @dataclass(frozen=True)
 class SpanRequest:
     """One span (or one whole answer) to fill in each of n rows.
@@ -55,7 +59,8 @@ class SpanRequest:
     forbidden: Sequence[int] = ()
     strict: bool = True
     device: Any = "cpu"
-    on_commit: Callable[[int, Tensor, Tensor, Tensor], None] | None = None  # (row, offsets in the span, ids, scores)
+    on_commit: Listener | None = None  # what a call wrote
+    on_remask: Listener | None = None  # what a call predicted and masked again
     force_end: bool = True
     pad_id: int | None = None
 
