@@ -16,11 +16,9 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     """One forward over the plan's inputs; every term's weighted cross-entropy sum (full-vocabulary softmax)."""
     device = next(model.parameters()).device
     used = {name: term for name, term in plan.terms.items() if len(term.source)}
-    if not used:
-        zero = next(model.parameters()).sum() * 0.0
-        return LossTerms({n: LossTerm(zero, t.count, t.scale) for n, t in plan.terms.items()})
     lm: Any = getattr(model, "module", model)  # engines wrap the model
-    select = torch.cat([t.source for t in used.values()])
+    # A batch without targets runs the network too: engines that shard its weights need every rank's forward pass.
+    select = torch.cat([t.source for t in used.values()]) if used else torch.zeros(1, dtype=torch.long)
     # One logit row may serve several terms (none does today, but plug-ins may); compute it once.
     unique, inverse = torch.unique(select, return_inverse=True)
     inputs = ModelInputs(
@@ -30,7 +28,7 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         select=unique.to(device),
     )
     logits = model(inputs)  # [N, V]
-    rows = inverse.to(device).split([len(t.source) for t in used.values()])
+    rows = inverse.to(device).split([len(t.source) for t in used.values()]) if used else ()
     terms: dict[str, LossTerm] = {}
     stats: dict[str, tuple[float, float]] = {}
     for (name, term), at in zip(used.items(), rows, strict=True):
