@@ -1,4 +1,4 @@
-"""Records of the official TtT data (JSON lists, JSONL) and of `ttt` itself -> `Example`.
+"""Records of the official TtT data and of `ttt` itself -> `Example` (`ttt.data.records` reads the files).
 
 Official audio is spelled in the text: ``<|begin_of_audio|><|audio_12|>...<|end_of_audio_new|>``; here it becomes spans.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ttt.data.manifest import write_jsonl
+from ttt.data.records import RecordError, decode, raw_records
+from ttt.data.records import read_records as read_records  # for callers that know one module only
 from ttt.errors import DataError
 from ttt.types import Example, Span, Turn
 
@@ -33,7 +36,11 @@ def parse_content(content: str, where: str) -> tuple[Span, ...]:
         text = content[at : begin.start() if begin else len(content)]
         stray = _CODE.search(text) or _END.search(text)
         if stray:
-            raise DataError(f"{where}: {stray.group()!r} outside a span; open the span with <|begin_of_audio|>")
+            raise RecordError(
+                where,
+                "audio token outside a span",
+                f"{stray.group()!r} outside a span; open the span with <|begin_of_audio|>",
+            )
         if text:
             spans.append(Span("text", text))
         if begin is None:
@@ -43,10 +50,17 @@ def parse_content(content: str, where: str) -> tuple[Span, ...]:
         end = _END.match(content, run.end())
         if end is None:
             found = content[run.end() : run.end() + 24] or "the end of the text"
-            raise DataError(f"{where}: span opened by {begin.group()!r} has no end token; found {found!r}")
+            raise RecordError(
+                where, "span without an end",
+                f"span opened by {begin.group()!r} has no end token; found {found!r}; close it or drop the record",
+            )  # fmt: skip
         style = _ENDS[end.group()]
         if (begin.group(1) == "quad") != (style == "last"):
-            raise DataError(f"{where}: span opened by {begin.group()!r} is closed by {end.group()!r}")
+            raise RecordError(
+                where, "span with a wrong end",
+                f"span opened by {begin.group()!r} is closed by {end.group()!r}; quad spans end with "
+                "<|end_of_audio_span_last|>, others do not",
+            )  # fmt: skip
         codes = np.asarray([int(c) for c in _CODE.findall(run.group())], dtype=np.int32).reshape(-1, 1)
         spans.append(Span("audio", codes=codes, style=style))
         at = end.end()
@@ -63,46 +77,67 @@ def official_record(record: Mapping[str, Any], uid: str, where: str = "") -> Exa
     if "text" in record and not any(k in record for k in ("messages", "conversations", "prompt")):
         return Example(uid, (Turn("document", parse_content(_text(record["text"], where), where)),), task="document")
     messages = _messages(record, where)
+    if not messages:
+        raise RecordError(where, "no turns", "no turns; drop the record")
     system = next((m["content"] for m in messages if m["role"] == "system"), "")
-    if messages and messages[0]["role"] != "user":
+    if messages[0]["role"] != "user":
         messages = messages[1:]
     turns = [Turn("system", parse_content(system, where))]
     for number, message in enumerate(messages):
         if message["role"] not in ("user", "assistant"):
-            raise DataError(
-                f"{where}: message {number} has role {message['role']!r}; after the system message only user and assistant"
-            )
+            raise RecordError(
+                where, "unknown role",
+                f"message {number} has role {message['role']!r}; after the system message only user and assistant",
+            )  # fmt: skip
         turns.append(Turn(message["role"], parse_content(message["content"], f"{where}, message {number}")))
     return Example(uid, tuple(turns), task="chat")
 
 
 def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     if "messages" in record:
-        raw = [{"role": m.get("role"), "content": m.get("content")} for m in record["messages"]]
+        raw = [{"role": m.get("role"), "content": m.get("content")} for m in _turns(record["messages"], where)]
     elif "conversations" in record:
         raw = [
             {"role": _sender(m["from"], where), "content": m.get("value")} if "from" in m
             else {"role": m.get("role"), "content": m.get("content")}
-            for m in record["conversations"]
+            for m in _turns(record["conversations"], where)
         ]  # fmt: skip
     elif "prompt" in record and "response" in record:
         raw = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}]
     else:
-        raise DataError(
-            f"{where}: no 'messages', 'conversations', 'prompt' + 'response' or 'text'; keys: {sorted(record)}"
-        )
+        raise RecordError(
+            where, "unknown fields",
+            f"no 'messages', 'conversations', 'prompt' + 'response' or 'text'; keys: {sorted(map(str, record))}",
+        )  # fmt: skip
     return [{"role": str(m["role"]), "content": _text(m["content"], where)} for m in raw]
+
+
+def _turns(value: Any, where: str) -> list[Mapping[str, Any]]:
+    """A list of turns; tables hold it as an array, or as JSON in a string."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise RecordError(
+                where, "not a list of turns", f"turns are a string that is not JSON: {error.msg}"
+            ) from error
+    turns = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(turns, list | tuple) or not all(isinstance(t, Mapping) for t in turns):
+        raise RecordError(
+            where, "not a list of turns", f"expected a list of turns, got {type(value).__name__}; mend the record"
+        )
+    return list(turns)
 
 
 def _sender(name: Any, where: str) -> str:
     if name not in _SENDERS:
-        raise DataError(f"{where}: unknown sender {name!r}; known: {', '.join(_SENDERS)}")
+        raise RecordError(where, "unknown sender", f"unknown sender {name!r}; known: {', '.join(_SENDERS)}")
     return _SENDERS[name]
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: expected text, got {type(value).__name__}")
+        raise RecordError(where, "not text", f"expected text, got {type(value).__name__}; mend or drop the record")
     return value
 
 
@@ -120,74 +155,77 @@ def example_to_json(example: Example) -> dict[str, Any]:
     return {"uid": example.uid, "task": example.task, "turns": turns, "meta": dict(example.meta)}
 
 
-def example_from_json(record: Mapping[str, Any], where: str) -> Example:
-    """Read what `example_to_json` wrote; raises `DataError` naming ``where``."""
+def codes_array(value: Any, where: str) -> np.ndarray:
+    """Codes i32 [F, Q] of a list of whole numbers, or of lists of them (several books)."""
+    codes = np.asarray(value)
+    if codes.size == 0:
+        return np.zeros((0, 1), dtype=np.int32)
+    if codes.dtype.kind not in "iu" or codes.ndim > 2 or codes.min() < 0 or codes.max() > np.iinfo(np.int32).max:
+        raise RecordError(
+            where, "not codes", f"audio is no list of codes (whole numbers >= 0): {str(value)[:40]}; mend the record"
+        )
+    return codes.astype(np.int32).reshape(len(codes), -1)
+
+
+def example_from_json(record: Any, where: str, uid: str = "") -> Example:
+    """An example from what `example_to_json` wrote, or from an official record.
+
+    ``uid``: for records that have none.  Raises `RecordError` naming ``where``.
+    """
+    if not isinstance(record, Mapping):
+        raise RecordError(
+            where, "not an object", f"expected an object, got {type(record).__name__}; mend or drop the record"
+        )
     if "turns" not in record:
-        return official_record(record, str(record.get("id", where)), where)
+        return official_record(record, str(record.get("id", uid or where)), where)
 
     def span(raw: Mapping[str, Any]) -> Span:
         if "text" in raw:
             return Span("text", _text(raw["text"], where))
+        if "wav" in raw:
+            raise RecordError(
+                where, "sound without codes", f"span is still a sound file ({raw['wav']}); run 'ttt data encode' first"
+            )
         if "audio" not in raw:
-            raise DataError(f"{where}: a span needs 'text' or 'audio', got {sorted(raw)}")
-        codes = np.asarray(raw["audio"], dtype=np.int32)
-        codes = codes.reshape(len(codes), -1) if codes.size else np.zeros((0, 1), dtype=np.int32)
-        return Span("audio", codes=codes, style=raw.get("style", "span"))
+            raise RecordError(where, "unknown span", f"a span needs 'text' or 'audio', got {sorted(raw)}")
+        return Span("audio", codes=codes_array(raw["audio"], where), style=raw.get("style", "span"))
 
     try:
         turns = tuple(Turn(t["role"], tuple(span(s) for s in t["spans"])) for t in record["turns"])
         return Example(str(record["uid"]), turns, record.get("task", ""), record.get("meta", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: not an example: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RecordError(where, "not an example", f"not an example: {type(error).__name__}: {error}") from error
+    except RecordError:
+        raise
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        raise RecordError(where, "not an example", str(error)) from error
 
 
-def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """(place, record) of a ``.jsonl`` file or a ``.json`` list; raises `DataError` with the line of broken JSON."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; run the stage that makes it")
-    if path.suffix == ".json":
-        try:
-            records = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-        if not isinstance(records, list):
-            raise DataError(f"{path}: expected a list of records")
-        yield from ((f"{path}[{i}]", r) for i, r in enumerate(records))
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield f"{path}:{number}", json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
-    else:
-        raise DataError(f"{path}: unknown file kind {path.suffix!r}; use .json or .jsonl")
+def example_of(where: str, raw: Any) -> Example:
+    """The example of a raw record; one without an id is called ``file:line`` (folders left out)."""
+    return example_from_json(decode(where, raw), where, where.rpartition("/")[2])
+
+
+def iter_examples(path: str | Path) -> Iterator[tuple[str, Example]]:
+    """(place, example) of a file, one at a time; duplicate uids are the caller's to see."""
+    for where, raw in raw_records(path):
+        yield where, example_of(where, raw)
 
 
 def read_examples(path: str | Path) -> list[Example]:
     """All examples of a file; duplicate uids are refused with both lines."""
     seen: dict[str, str] = {}
     examples = []
-    for where, record in read_records(path):
-        if not isinstance(record, Mapping):
-            raise DataError(f"{where}: expected an object, got {type(record).__name__}")
-        example = example_from_json(record, where)
+    for where, example in iter_examples(path):
         if example.uid in seen:
-            raise DataError(f"{where}: uid {example.uid!r} was already used at {seen[example.uid]}")
+            raise RecordError(
+                where, "duplicate uid", f"uid {example.uid!r} was already used at {seen[example.uid]}; rename one"
+            )
         seen[example.uid] = where
         examples.append(example)
     return examples
 
 
-def write_examples(path: Path, examples: list[Example]) -> None:
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write JSONL, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        for example in examples:
-            out.write(json.dumps(example_to_json(example), ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    write_jsonl(path, (example_to_json(example) for example in examples))

@@ -162,7 +162,7 @@ def test_own_format_round_trip(tmp_path):
         ({"turns": [{"role": "usr", "spans": []}], "uid": "a"}, "unknown role 'usr'"),
         ({"turns": [{"role": "user", "spans": [{"audoi": []}]}], "uid": "a"}, "a span needs 'text' or 'audio'"),
         ({"turns": [{"role": "user", "spans": [{"audio": [1], "style": "x"}]}], "uid": "a"}, "style must be one of"),
-        ({"turns": [{"role": "user", "spans": [{"audio": ["x"]}]}], "uid": "a"}, "not an example: ValueError"),
+        ({"turns": [{"role": "user", "spans": [{"audio": ["x"]}]}], "uid": "a"}, "no list of codes"),
     ],
 )
 def test_wrong_own_records(record, pattern):
