@@ -194,7 +194,7 @@ def _plain_defaults(cls: Any) -> dict[str, Any]:
         if f.metadata.get("family"):
             continue
         value = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[operator]
-        out[f.name] = list(value) if isinstance(value, tuple) else value
+        out[f.name] = to_plain(value)
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ttt.registry import component, components
+from ttt.registry import component, components, nested
 
 MISSING = "???"
 
@@ -44,6 +44,19 @@ class DataSection:
 
 
 @dataclass(frozen=True)
+class LoraSection:
+    """Low-rank adapters on a frozen backbone, with the rows of added tokens trained in full (needs ``model.path``)."""
+
+    rank: int = 0  # 0: off, all weights are trained; official script: 64
+    alpha: float = 16.0  # adapters are scaled by alpha / rank
+    dropout: float = 0.05  # on the input of the adapters
+    targets: list[str] = field(  # names of the linear layers that get an adapter
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    quantize: str = "none"  # none | nf4: the frozen weights in 4 bit (QLoRA; needs bitsandbytes)
+
+
+@dataclass(frozen=True)
 class ModelSection:
     """The Hugging Face causal LM under everything."""
 
@@ -54,6 +67,7 @@ class ModelSection:
     dtype: str = "float32"  # float32 | bfloat16 (weights; autocast is train.autocast)
     init: Any = component("initializer", "normal")  # how added token rows start
     gradient_checkpointing: bool = False  # trade time for memory
+    lora: LoraSection = nested(LoraSection)  # train adapters instead of all weights
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,11 @@ def components(family: str, default: Sequence[Any] = ()) -> Any:
     return _marked(family, True, tuple(default))
 
 
+def nested(section: type) -> Any:
+    """A dataclass field that holds a block of plain keys of its own: the dataclass ``section``, all fields defaulted."""
+    return field(default_factory=section, metadata={"section": section})
+
+
 def _marked(family: str, many: bool, default: Any) -> Any:
     metadata = {"family": family, "many": many}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -179,7 +184,9 @@ def build_dataclass(cls: type, values: Mapping[str, Any], at: str) -> Any:
         key = f"{at}.{f.name}" if at else f.name
         mark = f.metadata.get("family")
         value = checked.get(f.name, _default(f))
-        if mark is None:
+        if isinstance(value, Mapping) and "section" in f.metadata:
+            built[f.name] = build_dataclass(f.metadata["section"], value, key)
+        elif mark is None:
             if isinstance(value, str) and value == "???":
                 raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
             built[f.name] = value
@@ -218,6 +225,11 @@ def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any
     for name, value in values.items():
         f = known[name]
         key = f"{at}.{name}" if at else name
+        if "section" in f.metadata:
+            if not isinstance(value, (Mapping, f.metadata["section"])):
+                raise ConfigError(f"{key}: expected a block of keys, got {value!r}")
+            checked[name] = value
+            continue
         if f.metadata.get("family") is not None:
             checked[name] = value
             if isinstance(value, Mapping) and "name" not in value and not f.metadata["many"]:
