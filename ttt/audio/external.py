@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ttt.audio.codecs import check_codes, check_wave, standardize
+from ttt.audio.streaming import WindowStream
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import Codec, StreamDecoder
 from ttt.registry.families import CODEC
@@ -118,7 +119,7 @@ class PublishedCodec(Codec):
     def stream_decoder(self) -> StreamDecoder:
         """Decodes a moving window of codes and cross-fades from one window to the next."""
         self._get()
-        return _WindowStream(self)
+        return WindowStream(self)
 
     def code_vectors(self) -> np.ndarray | None:
         """Code book entries, standardised: f32 [Q, C, E]."""
@@ -210,40 +211,3 @@ class Mimi(PublishedCodec):
         quantizer = model.quantizer
         parts = (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer)
         return [layer.codebook.embed for part in parts for layer in part.layers]
-
-
-class _WindowStream(StreamDecoder):
-    """Each push decodes ``_PAST`` old frames with the new ones and holds back ``_HELD``; joints are cross-faded."""
-
-    _PAST, _HELD = 24, 2
-
-    def __init__(self, codec: PublishedCodec):
-        self.codec = codec
-        self.ids = np.zeros((0, codec.num_books), dtype=np.int32)
-        self.done = 0  # frames given away
-        self.tail = np.zeros(0, dtype=np.float32)  # how the window before went on behind them
-
-    def push(self, codes: np.ndarray) -> np.ndarray:
-        """Codes [F, Q] -> the samples that are final by now."""
-        check_codes(codes, self.codec.num_codes, self.codec.num_books, self.codec.name)
-        self.ids = np.concatenate([self.ids, codes.astype(np.int32)])
-        return self._give(len(self.ids) - self._HELD)
-
-    def finish(self) -> np.ndarray:
-        """The rest."""
-        return self._give(len(self.ids))
-
-    def _give(self, until: int) -> np.ndarray:
-        if until <= self.done:
-            return np.zeros(0, dtype=np.float32)
-        codec, hop = self.codec, self.codec._hop
-        first = max(0, self.done - self._PAST)
-        window = AudioCodes(self.ids[first:], codec.frame_rate_hz, codec.codec_id)
-        samples = codec.decode([window])[0].samples[(self.done - first) * hop :].copy()
-        fade = min(len(self.tail), hop, len(samples))
-        ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
-        samples[:fade] = ramp * samples[:fade] + (1 - ramp) * self.tail[:fade]
-        given = samples[: (until - self.done) * hop]
-        self.tail = samples[len(given) :]
-        self.done = until
-        return given
