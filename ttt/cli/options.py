@@ -65,3 +65,21 @@ def repro(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", default="", metavar="DIR", help="default: exp/repro/CARD")
     verb.add_argument("--dry-run", action="store_true", help="compare data, versions and code with the card's, then stop")
     verb.add_argument("--overwrite", action="store_true", help="remove an earlier repetition first")
+
+
+def opened(verb: argparse.ArgumentParser) -> None:
+    """Verbs that look at a trained model: which one, and settings over its own."""
+    verb.add_argument("run", metavar="RUN", help="run folder; or a checkpoint or model folder (outside a run: with --config)")
+    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the run's own")
+    verb.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings")
+
+
+def chat(verb: argparse.ArgumentParser) -> None:
+    """``ttt chat``: with whom, how sound goes out."""
+    opened(verb)
+    verb.add_argument("--system", default="", metavar="TEXT", help="system message")
+    verb.add_argument("--task", default="", metavar="NAME", help="take the system message of this task of the run")
+    verb.add_argument("--out", default="", metavar="DIR", help="write every answer there: turn-NNN.json, and .wav if spoken")
+    verb.add_argument("--play", default="", metavar="COMMAND", help="run this with the wav of each spoken answer, e.g. 'aplay -q'")
+    verb.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
+    verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration, then stop")

@@ -1,0 +1,456 @@
+"""``ttt chat``: a conversation with a trained model in a terminal, or with lines from a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ttt.cli.opening import load_codec, load_model, open_config
+from ttt.config.load import resolved_yaml, to_plain
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError, DataError, TttError, suggest
+
+if TYPE_CHECKING:
+    from ttt.cli.conversation import AnswerReader, Piece
+    from ttt.interfaces import Codec
+    from ttt.model.lm import SpeechTextLM
+    from ttt.sampling.interleave import Decoder
+    from ttt.types import Span, Turn
+
+LEAVE = ("quit", "exit", "q")
+Read = Callable[[], "str | None"]
+
+
+def chat(arguments: argparse.Namespace) -> int:
+    """Talk to ``arguments.run`` until the input ends."""
+    config, folder = open_config(arguments)
+    if arguments.dry_run:
+        print(resolved_yaml(config), end="")
+        print(f"plan:\n  1. load {folder}\n  2. answer the lines of standard input")
+        return 0
+    if arguments.play and shutil.which((shlex.split(arguments.play) or [""])[0]) is None:
+        raise ConfigError(f"--play: no program {arguments.play!r}; name one that takes a wav file, e.g. 'aplay -q'")
+    out = Path(arguments.out) if arguments.out else None
+    if out is not None and next(out.glob("turn-*"), None) is not None:
+        raise DataError(f"{out}: holds the answers of another chat; name another folder with --out")
+    screen = Screen(sys.stdout)
+    model = load_model(config, folder)
+    codec = None
+    try:
+        codec = load_codec(config, model)
+    except TttError as error:
+        if out is not None or arguments.play:
+            raise
+        screen.note(f"no sound: {error}")
+    with tempfile.TemporaryDirectory(prefix="ttt-chat-") as scratch:
+        session = Chat(config, model, folder, codec, screen, out or (Path(scratch) if arguments.play else None))
+        session.kept, session.player = out is not None, arguments.play
+        if arguments.room:
+            session.talk.room = arguments.room
+        if arguments.task:
+            session.set_task(arguments.task)
+        if arguments.system:
+            session.talk.system = arguments.system
+        session.greet()
+        return session.run(terminal() if sys.stdin.isatty() else piped(screen))
+
+
+class Screen:
+    """What is written, and how: counters are rewritten in place and colours used on a terminal only."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.live = out.isatty()
+        self._colour = self.live and "NO_COLOR" not in os.environ
+        self._counter = ""
+        self._last = "\n"
+
+    def write(self, text: str) -> None:
+        """Text as it is."""
+        self.out.write(text)
+        self.out.flush()
+        self._last = text[-1:] or self._last
+
+    def gap(self) -> None:
+        """A blank, unless there is one."""
+        if not self._last.isspace():
+            self.write(" ")
+
+    def line(self, text: str = "") -> None:
+        """A whole line."""
+        self.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """A line that neither side of the conversation said."""
+        self.line(f"\x1b[2m{text}\x1b[0m" if self._colour else text)
+
+    def counter(self, text: str, final: bool = False) -> None:
+        """A number that grows: in place on a terminal, else only its last state."""
+        if not self.live and not final:
+            return
+        if not self._counter:
+            self.gap()
+        back = "\b" * len(self._counter)
+        self.write(back + text + " " * max(0, len(self._counter) - len(text)))
+        self._counter = "" if final else text
+
+
+def visible(text: str) -> str:
+    """Text that a terminal cannot take for commands: control characters but line feed and tab are spelled out.
+
+    >>> visible("a" + chr(27) + "[2J b")
+    'a\\\\x1b[2J b'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def terminal() -> Read:
+    """Lines typed at a terminal, with editing where the platform has it; None at the end of input."""
+    try:
+        import readline  # noqa: F401  (importing it gives `input` line editing)
+    except ImportError:
+        pass
+
+    def read() -> str | None:
+        try:
+            return input("you> ")
+        except EOFError:
+            print()
+            return None
+
+    return read
+
+
+def piped(screen: Screen) -> Read:
+    """Lines of standard input, echoed so that the output reads as a conversation."""
+
+    def read() -> str | None:
+        raw = sys.stdin.buffer.readline()
+        if not raw:
+            return None
+        try:
+            text = raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            screen.note("chat: a line of the input is not UTF-8 and is left out")
+            return ""
+        if text.strip():
+            screen.line(f"you> {text}")
+        return text
+
+    return read
+
+
+class Chat:
+    """One conversation: history, settings, and what the commands do."""
+
+    def __init__(
+        self, config: RunConfig, model: SpeechTextLM, folder: Path, codec: Codec | None, screen: Screen, out: Path | None
+    ) -> None:
+        from ttt.cli.conversation import Conversation
+
+        self.model, self.folder, self.codec, self.screen, self.out = model, folder, codec, screen, out
+        self.kept, self.player = True, ""
+        self.talk = Conversation(model.tokenizer, room_of(model))
+        self.config, self.decoder = config, self._decoder(config)
+        self._written: set[Path] = set()
+        self._warned = False
+
+    def _decoder(self, config: RunConfig) -> Decoder:
+        from ttt.cli.run import decode_settings
+        from ttt.sampling.interleave import Decoder
+
+        return Decoder(self.model, config.objective.mask, config.eval.sampler, decode_settings(config))
+
+    def greet(self) -> None:
+        """What is being talked to, and how to begin."""
+        names = [getattr(type(c), "registered_name", "?") for c in (self.config.objective, self.config.eval.sampler)]
+        sound = self.codec.codec_id if self.codec is not None else "none"
+        self.screen.note(
+            f"{self.folder}: objective {names[0]}, sampler {names[1]}, room for {self.talk.room} tokens, codec {sound}"
+        )
+        systems = {t.label: getattr(t, "system", "") for t in self.config.tasks}
+        if systems and not self.talk.system:
+            said = ", ".join(f"{label} ({system!r})" for label, system in systems.items())
+            self.screen.note(f"no system message; /task NAME sets the one of a task of this run: {said}")
+        self.screen.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
+
+    def run(self, read: Read) -> int:
+        """Until the input ends, 'quit', or Ctrl-C at the prompt."""
+        while True:
+            try:
+                line = read()
+            except KeyboardInterrupt:
+                self.screen.line()
+                return 0
+            if line is None or line.strip().lower() in LEAVE:
+                return 0
+            try:
+                self.take(line.strip())
+            except TttError as error:
+                self.screen.note(f"chat: {error}")
+
+    def take(self, line: str) -> None:
+        """One line: a command, or something said (``//`` says a line that begins with a slash)."""
+        from ttt.types import Span, Turn
+
+        if not line:
+            return
+        if line.startswith("/") and not line.startswith("//"):
+            name, _, rest = line[1:].partition(" ")
+            if name not in COMMANDS:
+                raise ConfigError(f"no command /{name}.{suggest(name, COMMANDS)} /help lists them")
+            COMMANDS[name][0](self, rest.strip())
+            return
+        self.ask(Turn("user", (Span("text", line[1:] if line.startswith("//") else line),)))
+
+    # --------------------------------------------------------------------------------------------- answering
+
+    def ask(self, question: Turn) -> None:
+        """Put a question, show the answer as it settles, keep both."""
+        from ttt.cli.conversation import AnswerReader, stream_answer
+
+        fit = self.talk.ask(question, self.config.eval.max_tokens)
+        self._tell_room(fit.left_out, len(fit.prompt.ids))
+        reader = AnswerReader(self.model.tokenizer)
+        why: list[str] = []
+        first: dict[str, float] = {}
+        started = time.perf_counter()
+        pieces = stream_answer(self.decoder, fit.prompt, reader, why)
+        try:
+            self.screen.write("model> ")
+            self._show_pieces(pieces, started, first)
+        except KeyboardInterrupt:  # the rest of the answer is dropped, what is settled stays
+            pieces.close()
+            why.append("stopped")
+            self._show_pieces(reader.finish(), started, first)
+        except TttError:
+            self.talk.take_back()
+            self.screen.line()
+            raise
+        self.screen.line()
+        seconds = time.perf_counter() - started
+        if not reader.ids:
+            self.talk.take_back()
+            self.screen.note("stopped before anything was said; the question is taken back")
+            return
+        spans = self.talk.answer(reader.ids)
+        self._sum_up(reader, spans, seconds, first, why[-1] if why else "")
+
+    def _show_pieces(self, pieces: Iterator[Piece], started: float, first: dict[str, float]) -> None:
+        spoken = False
+        for piece in pieces:
+            first.setdefault(piece.kind, time.perf_counter() - started)
+            if piece.kind == "text":
+                if spoken and not piece.text[0].isspace():
+                    self.screen.gap()
+                self.screen.write(visible(piece.text))
+                spoken = False
+            else:
+                over = spoken = piece.kind == "span"
+                self.screen.counter(f"[{self._length(piece.count)}{']' * over}", final=over)
+
+    def _length(self, codes: int) -> str:
+        frames = codes // self.model.tokenizer.vocab.num_books
+        return f"{codes} codes" + (f", {frames / self.codec.frame_rate_hz:.2f} s" if self.codec is not None else "")
+
+    def _tell_room(self, left_out: int, tokens: int) -> None:
+        if left_out:
+            self.screen.note(f"the oldest {left_out} turns no longer fit into {self.talk.room} tokens and are left out")
+        if tokens > self.config.data.row_tokens and not self._warned:
+            self._warned = True
+            self.screen.note(
+                f"the history ({tokens} tokens) is longer than any row of the training ({self.config.data.row_tokens})"
+            )
+
+    def _sum_up(
+        self, reader: AnswerReader, spans: tuple[Span, ...], seconds: float, first: dict[str, float], why: str
+    ) -> None:
+        import numpy as np
+
+        v = self.model.tokenizer.vocab
+        codes = np.concatenate([s.codes for s in spans if s.codes is not None] or [np.zeros((0, v.num_books), np.int32)])
+        calls = {k: n for k, n in self.decoder.calls.items() if n}
+        parts = [
+            f"{sum(1 for i in reader.ids if not v.is_audio(i))} text tokens", *([self._length(codes.size)] if codes.size else []),
+            " + ".join(f"{n} {k}" for k, n in calls.items()) + " calls", f"{seconds:.2f} s",
+        ]  # fmt: skip
+        if "codes" in first:
+            parts.append(f"first codes after {first['codes']:.2f} s")
+        if why in ("stopped", "length"):
+            parts.append("stopped" if why == "stopped" else f"cut at max_tokens = {self.config.eval.max_tokens}")
+        wav = None
+        if self.out is not None:
+            record = {
+                "text": "".join(s.text for s in spans if s.kind == "text"), "codes": codes.tolist(), "num_codes": v.num_codes,
+                "codec": self.codec.codec_id if self.codec is not None else None,
+                "frame_rate_hz": self.codec.frame_rate_hz if self.codec is not None else None,
+                "duration_s": len(codes) / self.codec.frame_rate_hz if self.codec is not None else None,
+                "calls": calls, "seconds": seconds, "stopped": why,
+            }  # fmt: skip
+            wav = self._write(record, codes)
+            if self.kept:
+                parts.append(f"-> {wav or self.out / f'turn-{self.talk.asked:03d}.json'}")
+        self.screen.note(f"       ({'; '.join(parts)})")
+        if wav is not None and self.player:
+            self._play(wav)
+
+    def _write(self, record: dict, codes) -> Path | None:
+        from ttt.audio.wav import write
+        from ttt.types import AudioCodes
+
+        assert self.out is not None
+        stem = self.out / f"turn-{self.talk.asked:03d}"
+        wav = None
+        if len(codes) and self.codec is not None:
+            (wave,) = self.codec.decode([AudioCodes(codes, self.codec.frame_rate_hz, self.codec.codec_id)])
+            wav = stem.with_suffix(".wav")
+            write(wav, wave)
+        self.out.mkdir(parents=True, exist_ok=True)
+        replace_text(stem.with_suffix(".json"), json.dumps(record, ensure_ascii=False) + "\n")
+        return wav
+
+    def _play(self, wav: Path) -> None:
+        try:
+            done = subprocess.run([*shlex.split(self.player), str(wav)], capture_output=True, text=True)
+        except KeyboardInterrupt:
+            self.screen.line()
+            return
+        if done.returncode:
+            self.screen.note(f"chat: {self.player!r} failed: {(done.stderr or done.stdout).strip()[:200]}")
+
+    # ---------------------------------------------------------------------------------------------- commands
+
+    def set_task(self, name: str) -> None:
+        """/task NAME"""
+        systems = {t.label: getattr(t, "system", "") for t in self.config.tasks}
+        if name not in systems:
+            raise ConfigError(f"no task {name!r} in this run.{suggest(name, systems)} Tasks: {', '.join(systems) or 'none'}")
+        self.talk.system = systems[name]
+        self.screen.note(f"system message: {self.talk.system!r}")
+
+    def set_system(self, text: str) -> None:
+        """/system TEXT"""
+        self.model.tokenizer.refuse_specials(text, "/system")
+        self.talk.system = text
+        self.screen.note(f"system message: {text!r}")
+
+    def speak(self, rest: str) -> None:
+        """/audio FILE [TEXT]"""
+        from ttt.audio.signal import resample
+        from ttt.audio.wav import read
+        from ttt.types import Span, Turn
+
+        if self.codec is None:
+            raise ConfigError("/audio: this run has no codec to encode speech with; give codec= or --config")
+        try:
+            words = shlex.split(rest)
+        except ValueError as error:
+            raise ConfigError(f"/audio: {error}; quote a path with blanks: /audio 'my file.wav'") from error
+        if not words:
+            raise ConfigError("/audio: which file? /audio question.wav, or with words after it")
+        (codes,) = self.codec.encode([resample(read(words[0], mono=True), self.codec.rate_hz)])
+        self.screen.note(f"       ({words[0]}: {self._length(codes.ids.size)})")
+        said = " ".join(words[1:])
+        heard = Span("audio", codes=codes.ids, style="user")
+        self.ask(Turn("user", (heard, Span("text", said)) if said else (heard,)))
+
+    def set(self, text: str) -> None:
+        """/set KEY VALUE"""
+        from ttt.cli.chat_settings import changed
+
+        new = changed(self.config, text)
+        decoder = self._decoder(new)  # may refuse: then nothing has changed
+        self.config, self.decoder = new, decoder
+        self.screen.note(f"set {text}")
+
+    def show(self, rest: str = "") -> None:
+        """/show"""
+        from ttt.cli.chat_settings import shown
+
+        self.screen.line(shown(self.config))
+        self.screen.line(f"system {self.talk.system!r}; {len(self.talk.turns)} turns, {self.talk.tokens()} tokens of "
+                         f"{self.talk.room}")  # fmt: skip
+
+    def reset(self, rest: str = "") -> None:
+        """/reset"""
+        self.talk.turns = []
+        self.screen.note("the history is empty; settings and system message stay")
+
+    def undo(self, rest: str = "") -> None:
+        """/undo"""
+        question = self.talk.take_back()
+        self.screen.note("nothing to take back" if question is None else "the last question and its answer are taken back")
+
+    def again(self, rest: str = "") -> None:
+        """/again"""
+        question = self.talk.take_back()
+        if question is None:
+            raise ConfigError("/again: nothing was asked yet")
+        self.ask(question)
+
+    def save(self, rest: str) -> None:
+        """/save FILE"""
+        import dataclasses
+
+        from ttt.cli.run import settings_of
+        from ttt.data.formats import write_examples
+
+        if not rest:
+            raise ConfigError("/save: where to? /save talk.jsonl")
+        path = Path(rest)
+        if path.suffix != ".jsonl":
+            raise ConfigError(f"/save: {path} is written as examples; give it the ending .jsonl")
+        if path.exists() and path.resolve() not in self._written:
+            raise DataError(f"{path}: is there already; name another file")
+        if not self.talk.turns:
+            raise DataError("/save: nothing was said yet")
+        meta = {"checkpoint": str(self.folder), "settings": to_plain(settings_of(self.config))}
+        write_examples(path, [dataclasses.replace(self.talk.example(), meta=meta)])
+        self._written.add(path.resolve())
+        self.screen.note(f"saved {len(self.talk.turns)} turns to {path}")
+
+    def help(self, rest: str = "") -> None:
+        """/help"""
+        width = max(len(usage) for _, usage, _ in COMMANDS.values())
+        for _, usage, says in COMMANDS.values():
+            self.screen.line(f"  {usage:{width}}  {says}")
+        self.screen.line(f"  {', '.join(LEAVE):{width}}  leave, as do Ctrl-D and Ctrl-C at the prompt")
+
+
+COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
+    "audio": (Chat.speak, "/audio FILE.wav [TEXT]", "say a recording (and some words after it)"),
+    "set": (Chat.set, "/set KEY VALUE", "temperature 0.7 | sampler threshold | sampler.block_length 8 | seed 2 | ..."),
+    "show": (Chat.show, "/show", "settings, system message, size of the history"),
+    "task": (Chat.set_task, "/task NAME", "the system message of one of the run's tasks"),
+    "system": (Chat.set_system, "/system TEXT", "another system message (none: /system)"),
+    "again": (Chat.again, "/again", "answer the last question once more, with other draws"),
+    "undo": (Chat.undo, "/undo", "take the last question and its answer back"),
+    "reset": (Chat.reset, "/reset", "forget all turns"),
+    "save": (Chat.save, "/save FILE.jsonl", "the conversation as an example file"),
+    "help": (Chat.help, "/help", "this list"),
+}
+
+
+def room_of(model: SpeechTextLM) -> int:
+    """Positions the backbone has.  Raises `ConfigError` for one that does not say."""
+    found = getattr(model.hf.config, "max_position_embeddings", None)
+    if not found:
+        raise ConfigError("the model does not say how many positions it has; give --room TOKENS")
+    return int(found)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
