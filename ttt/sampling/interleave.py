@@ -112,9 +112,9 @@ class Decoder:
         finally:
             self.model.train(was_training)
 
-    def calls_of(self, row: int) -> int:
-        """Network calls that a row has taken part in so far, in the batch that is being decoded."""
-        return sum(self._row_calls[row].values())
+    def calls_of(self, row: int) -> dict[str, int]:
+        """Network calls that a row has taken part in so far, by "ar" and "diffusion", in the batch being decoded."""
+        return dict(self._row_calls[row])
 
     def generate(self, prompts: Sequence[Prompt], tracer: Any = None) -> list[Generation]:
         """One `Generation` per prompt, in order; ``seconds`` is the batch's wall time divided by its rows.
@@ -356,7 +356,10 @@ def spans_of(ids: Sequence[int], tokenizer: TextTokenizer) -> tuple[Span, ...]:
         elif token in (v.eoa_id, v.eoa_last_id):
             flush_codes("last" if token == v.eoa_last_id else "span")
         elif v.is_audio(token):
-            codes = [token] if codes is None else [*codes, token]
+            if codes is None:  # nothing opened a span: only models that may write anything do this
+                flush_text()
+                codes = []
+            codes.append(token)
         else:
             flush_codes("open_last" if last else "open_span")
             text.append(token)
