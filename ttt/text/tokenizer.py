@@ -6,6 +6,7 @@ transformers loads the tokenizer.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -33,6 +34,11 @@ class TextTokenizer:
     def extended(cls, folder: str | Path, num_codes: int) -> TextTokenizer:
         """The tokenizer of a backbone with the audio tokens added in the official order.  Raises like `load`."""
         return cls(extend(_backend(folder), num_codes))
+
+    @cached_property
+    def digest(self) -> str:
+        """Short digest of everything that decides ids: two tokenizers with one digest give the same ids."""
+        return hashlib.blake2b(self.backend.to_str().encode(), digest_size=8).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of one piece of text; special tokens spelled in it become their ids."""
