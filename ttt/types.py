@@ -285,12 +285,20 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Partition:
+    """Classes of a term's targets, for the log only.  ``index`` i64 [n]: number in ``names``, or -1 for none of them."""
+
+    index: Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PlanTerm:
     """One loss term before any network ran.
 
     ``source`` i64 [n]: flat positions (row * T + column) whose logits predict ``target`` i64 [n]; ``weight`` f32 [n];
     ``count``: what the sum over the whole window and all ranks is divided by; ``scale``: factor of the term in the loss;
-    ``group`` i64 [n] and ``group_names``: a partition for logging only (mask-ratio buckets).
+    ``partitions``: by what the log tells targets apart (mask ratio, place in the span).
     """
 
     source: Tensor
@@ -298,8 +306,7 @@ class PlanTerm:
     weight: Tensor
     count: float
     scale: float = 1.0
-    group: Tensor | None = None
-    group_names: tuple[str, ...] = ()
+    partitions: tuple[Partition, ...] = ()
 
 
 @dataclass(frozen=True)

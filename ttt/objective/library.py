@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ from torch import Generator, Tensor, nn
 from ttt.diffusion.corrupt import TIMES, Noised, corrupt, draw
 from ttt.interfaces import Objective
 from ttt.objective.losses import plan_terms
-from ttt.objective.pairs import NORMALIZERS, denoising_term, next_token_term
+from ttt.objective.pairs import NORMALIZERS, SPAN_QUARTERS, denoising_term, next_token_term, span_quarters
 from ttt.registry import component, components
 from ttt.registry.families import OBJECTIVE
-from ttt.types import Kind, LossTerms, PackedBatch, Plan
+from ttt.types import Kind, LossTerms, PackedBatch, Partition, Plan
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,14 @@ class TtT(_Planned):
         """L_diff of the noised positions."""
         weight = self.weighting.weight(noised.t, noised.p, self.noise)
         return denoising_term(
-            batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group
+            batch,
+            noised.masked,
+            noised.maskable,
+            weight,
+            noised.p,
+            self.audio_normalize,
+            self.audio_scale,
+            noised.group,
         )
 
 
@@ -109,7 +117,9 @@ class Ar(_Planned):
         """One term over all targets; its statistics are kept apart by modality."""
         term = next_token_term(batch, batch.target, self.normalize)
         kinds = batch.kind.flatten()[term.source + 1].long() - int(Kind.TEXT)
-        term = type(term)(term.source, term.target, term.weight, term.count, term.scale, kinds, ("text", "audio"))
+        place = span_quarters(batch).flatten()[term.source + 1]
+        parts = (Partition(kinds, ("text", "audio")), Partition(place, SPAN_QUARTERS))
+        term = dataclasses.replace(term, partitions=parts)
         return Plan(batch.ids, batch.position, batch.layout(), self.mask, {"ar": term})
 
 

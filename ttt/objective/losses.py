@@ -36,9 +36,9 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         terms[name] = LossTerm((nll * term.weight.to(device)).sum(), term.count, term.scale)
         plain = nll.detach().float().cpu()
         stats[f"nll/{name}"] = (float(plain.sum()), float(len(plain)))
-        if term.group is not None:
-            for g, label in enumerate(term.group_names):
-                inside = term.group == g
+        for partition in term.partitions:
+            for number, label in enumerate(partition.names):
+                inside = partition.index == number
                 if inside.any():
                     stats[f"nll/{name}/{label}"] = (float(plain[inside].sum()), float(inside.sum()))
     for name, term in plan.terms.items():

@@ -5,14 +5,17 @@ Papers and code bases differ in exactly these decisions, so each is one function
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from ttt.diffusion.corrupt import per_document, per_position
-from ttt.types import PackedBatch, PlanTerm
+from ttt.types import Kind, PackedBatch, Partition, PlanTerm
 
 NORMALIZERS = ("sample", "token", "sum")
 BUCKETS = 4
+SPAN_QUARTERS = ("span_q1", "span_q2", "span_q3", "span_q4")
 
 
 def ar_pairs(batch: PackedBatch, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,14 +57,33 @@ def denoising_term(
 
     ``sample``: (1/B) sum_b sum_masked w_b CE / N_b with N_b = max(1, maskable positions of the document), the official
     normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  Targets that carry no loss (label
-    -100) still count in N, as in the reference.  Statistics are grouped by the masking probability in four buckets.
+    -100) still count in N, as in the reference.  The log tells targets apart by masking probability and by place in the span.
     """
     source, target = nar_pairs(masked & batch.target)
     of = (batch.doc if group is None else group).flatten()[target]
     term = _term(batch, maskable.float(), source, target, weight[of], normalize, scale)
-    groups = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[of]
+    buckets = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[of]
     names = tuple(f"p{100 * i // BUCKETS:02d}_{100 * (i + 1) // BUCKETS}" for i in range(BUCKETS))
-    return PlanTerm(source, term.target, term.weight, term.count, scale, groups, names)
+    place = span_quarters(batch).flatten()[target]
+    return dataclasses.replace(term, partitions=(Partition(buckets, names), Partition(place, SPAN_QUARTERS)))
+
+
+def span_quarters(batch: PackedBatch) -> Tensor:
+    """i64 [B, T]: quarter 0..3 of its audio run in which a position lies, -1 for text and padding.
+
+    By positions within the document, so that a copy (dual stream) has the place of what it copies; tokens that fill up the
+    last block of a span count as part of it.
+    """
+    audio = (batch.kind == Kind.AUDIO) & (batch.doc >= 0)
+    runs = int(batch.span.max()) + 1
+    run = (batch.doc * runs + batch.span)[audio].long()  # i64 [n]: one number per run of the whole batch
+    at = batch.position[audio].long()
+    size = batch.n_docs * runs
+    first = at.new_full((size,), int(batch.position.max()) + 1).scatter_reduce(0, run, at, "amin")
+    last = at.new_full((size,), -1).scatter_reduce(0, run, at, "amax")
+    quarter = torch.full(batch.doc.shape, -1, dtype=torch.long)
+    quarter[audio] = ((at - first[run]) * 4 // (last[run] - first[run] + 1)).clamp(max=3)
+    return quarter
 
 
 def _term(

@@ -93,11 +93,15 @@ def with_term(plan, name, **changes):
     return dataclasses.replace(plan, terms={**plan.terms, name: dataclasses.replace(plan.terms[name], **changes)})
 
 
+def kept(term, ok):
+    return tuple(dataclasses.replace(p, index=p.index[ok]) for p in term.partitions)
+
+
 def shifted_nar(plan, batch):
     term, ids = plan.terms["nar"], batch.ids.flatten()
     ok = (term.source + 1 < len(ids)) & (batch.doc.flatten()[term.source] == batch.doc.flatten()[(term.source + 1) % len(ids)])
     source, weight = term.source[ok], term.weight[ok]
-    return with_term(plan, "nar", source=source, weight=weight, target=ids[source + 1], group=term.group[ok])
+    return with_term(plan, "nar", source=source, weight=weight, target=ids[source + 1], partitions=kept(term, ok))
 
 
 def unshifted_ar(plan, batch):
@@ -117,7 +121,7 @@ def noised_pads(plan, batch):
     term, pad = plan.terms["nar"], (~batch.visible).flatten().nonzero().flatten()
     return with_term(
         plan, "nar", source=torch.cat([term.source, pad]), target=torch.cat([term.target, batch.ids.flatten()[pad]]),
-        weight=torch.cat([term.weight, torch.ones(len(pad))]), group=None,
+        weight=torch.cat([term.weight, torch.ones(len(pad))]), partitions=(),
     )  # fmt: skip
 
 
@@ -287,6 +291,15 @@ def test_faults_of_logs(key, value, fault):
     assert faults(log_findings(*log_rows(**{key: value}))) == [fault]
 
 
+def test_loss_by_place_in_the_span():
+    places = {f"train/nll/nar/span_q{q}": lambda s, q=q: q - s / 200 for q in (1, 2, 3, 4)}
+    (found,) = [f for f in log_findings(*log_rows(**places)) if f.name == "log/place_in_span/nar"]
+    assert (found.status, found.text) == ("ok", "loss by quarter of the audio span: 0.55, 1.55, 2.55, 3.55 nats")
+    del places["train/nll/nar/span_q4"]
+    (found,) = [f for f in log_findings(*log_rows(**places)) if f.name == "log/place_in_span/nar"]
+    assert found.status == "warn" and "quarter 4" in found.text
+
+
 def test_what_is_odd_but_no_fault_is_a_warning():
     rows, train = log_rows(**{"train/tokens_per_s": lambda s: 100.0 if s < 50 else 30.0})
     assert [f.name for f in log_findings(rows, train) if f.status == "warn"] == ["log/tokens_per_s"]
@@ -407,7 +420,7 @@ class Shift(TtT):
         after = (term.source + 1).clamp(max=len(ids) - 1)
         ok = (batch.doc.flatten()[after] == batch.doc.flatten()[term.source]) & (after > term.source)
         term = replace(
-            term, source=term.source[ok], target=ids[after[ok]], weight=term.weight[ok], group=term.group[ok]
+            term, source=term.source[ok], target=ids[after[ok]], weight=term.weight[ok], partitions=()
         )
         return replace(plan, terms={**plan.terms, "nar": term})
 

@@ -10,7 +10,7 @@ from ttt.masks.library import Causal
 from ttt.masks.materialize import materialize
 from ttt.objective.library import TtT
 from ttt.objective.losses import plan_terms
-from ttt.objective.pairs import ar_pairs, denoising_term, nar_pairs, next_token_term
+from ttt.objective.pairs import ar_pairs, denoising_term, nar_pairs, next_token_term, span_quarters
 from ttt.registry.families import OBJECTIVE
 from ttt.types import Kind, ModelInputs, PackedBatch, Plan, PlanTerm
 
@@ -245,12 +245,11 @@ def test_buckets_sum_to_the_total(model):
     batch = pack([[s] for s in random_streams(7, 12)])
     with torch.no_grad():
         stats = ttt().terms(model, ttt().plan(batch, gen(3))).stats
-    parts = [v for k, v in stats.items() if k.startswith("nll/nar/")]
-    assert len(parts) > 1
-    assert (
-        sum(p[0] for p in parts) == pytest.approx(stats["nll/nar"][0])
-        and sum(p[1] for p in parts) == stats["nll/nar"][1]
-    )
+    for kind in ("p", "span_q"):  # each of the two partitions covers every masked token once
+        parts = [v for k, v in stats.items() if k.startswith(f"nll/nar/{kind}")]
+        assert len(parts) > 1
+        assert sum(p[0] for p in parts) == pytest.approx(stats["nll/nar"][0])
+        assert sum(p[1] for p in parts) == stats["nll/nar"][1]
 
 
 def test_buckets_follow_the_masking_probability():
@@ -259,7 +258,32 @@ def test_buckets_follow_the_masking_probability():
     noised = corrupt(batch, ttt().maskable(batch), t, torch.zeros(batch.ids.shape), Linear(), 1e-3)
     term = ttt().diffusion_term(batch, noised)
     docs = batch.doc.flatten()[term.source]
-    assert torch.equal(term.group, docs) and term.group_names == ("p00_25", "p25_50", "p50_75", "p75_100")
+    buckets = term.partitions[0]
+    assert torch.equal(buckets.index, docs) and buckets.names == ("p00_25", "p25_50", "p50_75", "p75_100")
+
+
+def test_places_in_the_span_by_hand():
+    # Two documents in a row: runs of 8, 2 and 5 audio tokens.
+    kinds = "taaaaaaaataa" + "taaaaa"
+    batch = hand_batch(kinds, [False] * len(kinds), [0] * 12 + [1] * 6)
+    got = "".join("-" if q < 0 else str(q) for q in span_quarters(batch)[0].tolist())
+    assert got == "-00112233-02" + "-00123"
+
+
+@pytest.mark.parametrize("name", ["ttt", "dual_stream", "nar"])
+def test_places_in_the_span_are_those_of_the_targets(name):
+    batch = pack([random_streams(9, 3), random_streams(10, 2)])
+    plan = build(name).plan(batch, gen(1))
+    term = plan.terms["nar"]
+    place = next(p for p in term.partitions if p.names[0] == "span_q1")
+    kind = plan.layout.kind.flatten()[term.source]
+    assert torch.equal(place.index >= 0, kind == int(Kind.AUDIO))
+    position = plan.position_ids.flatten()[term.source]
+    run = plan.layout.doc.flatten()[term.source] * 1000 + plan.layout.span.flatten()[term.source]
+    for one in run[place.index >= 0].unique():  # later positions never lie in an earlier quarter
+        inside = (run == one) & (place.index >= 0)
+        order = position[inside].argsort()
+        assert (place.index[inside][order].diff() >= 0).all()
 
 
 def test_logits_exist_at_loss_positions_only():

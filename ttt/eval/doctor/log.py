@@ -28,7 +28,7 @@ def check_log(
     found = [_progress(rows, steps), _finite(rows), _learning_rate(rows, lr_of, restarts), _throughput(rows)]
     found += _start(rows, vocab_size, random_start)
     found += _falling(rows, random_start)
-    return [*found, *_masking_law(rows, vocab_size)]
+    return [*found, *_masking_law(rows, vocab_size), *_place_law(rows)]
 
 
 def _progress(rows: Sequence[Mapping[str, Any]], steps: int) -> Finding:
@@ -150,6 +150,23 @@ def _masking_law(rows: Sequence[Mapping[str, Any]], vocab_size: int) -> list[Fin
             )
         ]
     return [Finding("log/masking", OK, text)]
+
+
+def _place_law(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Loss by quarter of the audio span: a quarter without targets means spans are cut or never reached."""
+    out = []
+    for term in ("nar", "ar"):
+        places = {k: v for k, v in _losses(rows, f"train/nll/{term}/").items() if k.startswith("span_q")}
+        if not places:
+            continue
+        tails = [places.get(f"span_q{q}", [])[-3:] for q in (1, 2, 3, 4)]
+        shown = ", ".join(f"{np.mean([v for _, v in tail]):.2f}" if tail else "-" for tail in tails)
+        missing = [q for q, tail in zip((1, 2, 3, 4), tails, strict=True) if not tail]
+        text = f"loss by quarter of the audio span: {shown} nats"
+        if missing:
+            text += f"; no target ever lay in quarter {missing[0]}"
+        out.append(Finding(f"log/place_in_span/{term}", WARN if missing else OK, text))
+    return out
 
 
 Bands = Mapping[str, Mapping[int, Sequence[float]]]
