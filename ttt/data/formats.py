@@ -201,9 +201,12 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         raise RecordError(where, "not an example", str(error)) from error
 
 
-def example_of(where: str, raw: Any) -> Example:
-    """The example of a raw record; one without an id is called ``file:line`` (folders left out)."""
-    return example_from_json(decode(where, raw), where, where.rpartition("/")[2])
+def example_of(where: str, raw: Any, source: str = "") -> Example:
+    """The example of a raw record.  One without an id is called by its place in ``source`` (default: the file's name)."""
+    name = where.rpartition("/")[2]
+    if source:
+        name = source + name[len(source.rpartition("/")[2]) :]
+    return example_from_json(decode(where, raw), where, name)
 
 
 def iter_examples(path: str | Path) -> Iterator[tuple[str, Example]]:

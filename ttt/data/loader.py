@@ -1,19 +1,22 @@
 """Batches as a pure function of (seed, update, index, rank): nothing to save, nothing to restore.
 
-An epoch is a permutation of the examples laid out in batches, computed from (seed, epoch) alone.
+An epoch is a permutation of the examples, computed from (seed, epoch) alone and laid out in batches one window of
+`WINDOW` examples at a time.  So going on at update 10^6 costs one permutation (8 bytes an example) and one window, whatever
+came before, and a start costs the same: tokens are read when a batch needs them.
 Strategies that act on streams (span truncation) are drawn per (seed, epoch, example), so they change every epoch and do
 not depend on how rows were laid out.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ttt.data.packing import PackingReport, collate, pack_lengths
+from ttt.data.streams import Streams, as_streams
+from ttt.data.streams import streams_digest as streams_digest
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Strategy
 from ttt.rng import derive_seed
@@ -23,6 +26,7 @@ from ttt.types import PackedBatch, TokenStream
 log = logging.getLogger(__name__)
 Rows = list[list[int]]  # rows of example numbers
 POOL_BATCHES = 8
+WINDOW = 1 << 16
 
 
 class Loader:
@@ -31,8 +35,9 @@ class Loader:
     ``micro_batch(update, index)`` is the ``index``-th of ``accumulate`` micro-batches of optimiser update ``update`` on
     this rank.  ``pack``: rows of ``row_tokens`` filled with several documents (right for kernels that skip masked blocks);
     otherwise one document a row and rows of similar length together, ``batch_tokens`` at most with padding (right for
-    dense masks, whose cost grows with the square of the row).  Epochs differ a little in their number of batches: an
-    epoch counts as ``updates_per_epoch`` updates, what is left over is skipped, what is missing is taken from its start.
+    dense masks, whose cost grows with the square of the row).  Windows differ a little in their number of batches: each
+    counts as ``updates_per_window`` updates, what is left over is skipped, what is missing is taken from its start.  An
+    epoch of at most `WINDOW` examples is one window.
     """
 
     def __init__(
@@ -51,20 +56,24 @@ class Loader:
         )
         self.accumulate, self.rank, self.world, self.strategies = accumulate, rank, world, tuple(strategies)
         self.report = PackingReport()
-        self.streams = fitting(streams, row_tokens, max_drop_share, self.report, self._room)
-        self.lengths = [self._room(s) for s in self.streams]
-        self._planned: tuple[int, list[Rows]] = (-1, [])
-        self.digest = streams_digest(self.streams)
-        batches = self._batches(0)
+        self.streams, self.lengths = fitting(as_streams(streams), row_tokens, max_drop_share, self.report, self._rooms)
+        self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
+        self._ordered: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
+        self.digest = self.streams.digest
+        self.windows = max(1, -(-len(self._order(0)) // WINDOW))
+        batches = self._batches(0, 0)
         self.window = accumulate * world
-        self.updates_per_epoch = len(batches) // self.window
+        self.updates_per_window = len(batches) // self.window
+        self.updates_per_epoch = self.updates_per_window * self.windows
         if self.updates_per_epoch == 0:
             raise ConfigError(
                 f"data.batch_tokens: one update needs {self.window} batches of {batch_tokens} tokens, the data fill "
                 f"only {len(batches)}; lower batch_tokens, train.accumulate or the number of ranks"
             )
-        self.report.rows, self.report.tokens = sum(map(len, batches)), sum(map(len, self.streams))
-        self.report.capacity = sum(len(rows) * self._width(rows) for rows in batches)
+        # Rows and capacity of further windows are taken to be like the first's.
+        self.report.tokens = int(self.streams.lengths[self._order(0)].sum(dtype=np.int64))
+        self.report.rows = self.windows * sum(map(len, batches))
+        self.report.capacity = self.windows * sum(len(rows) * self._width(rows) for rows in batches)
 
     def epoch_of(self, update: int) -> float:
         """Epochs finished when ``update`` starts."""
@@ -73,7 +82,8 @@ class Loader:
     def micro_batch(self, update: int, index: int) -> PackedBatch:
         """The batch of (update, index) on this rank; a pure function of them and the seed."""
         epoch, within = divmod(update, self.updates_per_epoch)
-        batches = self._batches(epoch)
+        window, within = divmod(within, self.updates_per_window)
+        batches = self._batches(epoch, window)
         rows = batches[(within * self.window + index * self.world + self.rank) % len(batches)]
         return collate(
             [[self._stream(epoch, i) for i in row] for row in rows],
@@ -82,9 +92,16 @@ class Loader:
             self.vocab.mask_id,
         )
 
-    def _room(self, stream: TokenStream) -> int:
-        """Tokens to plan for: the example's own and what strategies may add."""
-        return len(stream) + sum(strategy.growth(stream) for strategy in self.strategies)
+    def _rooms(self, streams: Streams) -> np.ndarray:
+        """Tokens to plan for, i64 [n]: each example's own and what strategies may add.
+
+        The latter asks for the examples themselves, so a strategy that lengthens reads all data once at the start.
+        """
+        rooms = streams.lengths.astype(np.int64)
+        growing = [s for s in self.strategies if type(s).growth is not Strategy.growth]
+        if growing:
+            rooms += np.fromiter((sum(g.growth(s) for g in growing) for s in streams), np.int64, len(streams))
+        return rooms
 
     def _stream(self, epoch: int, index: int) -> TokenStream:
         stream = self.streams[index]
@@ -95,18 +112,35 @@ class Loader:
         return stream
 
     def _width(self, rows: Rows) -> int:
-        return self.row_tokens if self.pack else max(self.lengths[row[0]] for row in rows)
+        return self.row_tokens if self.pack else int(max(self.lengths[row[0]] for row in rows))
 
-    def _batches(self, epoch: int) -> list[Rows]:
-        if self._planned[0] != epoch:
-            rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
-            order = rng.permutation(len(self.streams))
+    def _order(self, epoch: int) -> np.ndarray:
+        """Numbers of the examples of an epoch in the order they are shown, i64."""
+        if self._ordered[0] != epoch:
+            shown = self.streams.epoch(epoch)
+            order = self._rng(epoch).permutation(len(self.streams) if shown is None else len(shown))
+            self._ordered = (epoch, order if shown is None else shown[order])
+        return self._ordered[1]
+
+    def _batches(self, epoch: int, window: int) -> list[Rows]:
+        if self._planned[0] != (epoch, window):
+            whole = self._order(epoch)
+            order = whole[len(whole) * window // self.windows : len(whole) * (window + 1) // self.windows]
+            rng = self._rng(epoch)
+            rng.permutation(len(whole))
+            if window:
+                rng = np.random.default_rng(derive_seed(self.seed, "order", epoch, window))
             batches = self._packed(order, rng) if self.pack else self._bucketed(order)
-            self._planned = (epoch, [batches[i] for i in rng.permutation(len(batches))])
+            self._planned = ((epoch, window), [batches[i] for i in rng.permutation(len(batches))])
         return self._planned[1]
 
+    def _rng(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.seed, "order", epoch))
+
     def _packed(self, order: np.ndarray, rng: np.random.Generator) -> list[Rows]:
-        rows = pack_lengths(self.lengths, self.row_tokens, order.tolist())
+        numbers = order.tolist()
+        places = pack_lengths(self.lengths[order].tolist(), self.row_tokens, range(len(numbers)))
+        rows = [[numbers[i] for i in row] for row in places]
         # Best-fit closes rows in an order that depends on length; shuffle so that a batch is a fair sample.
         rows = [rows[i] for i in rng.permutation(len(rows))]
         size = self.batch_tokens // self.row_tokens
@@ -114,7 +148,7 @@ class Loader:
 
     def _bucketed(self, order: np.ndarray) -> list[Rows]:
         # Sorting inside pools of a few batches keeps rows of a batch alike and batches still a mixture.
-        pool = max(1, POOL_BATCHES * self.batch_tokens * len(self.lengths) // sum(self.lengths))
+        pool = max(1, POOL_BATCHES * self.batch_tokens * len(self.lengths) // int(self.lengths.sum()))
         batches: list[Rows] = []
         for at in range(0, len(order), pool):
             rows: Rows = []
@@ -128,30 +162,33 @@ class Loader:
 
 
 def fitting(
-    streams: Sequence[TokenStream],
+    streams: Streams,
     row_tokens: int,
     max_drop_share: float,
     report: PackingReport,
-    room: Callable[[TokenStream], int] = len,
-) -> list[TokenStream]:
-    """Streams that fit in a row; the others are counted in ``report``.  Raises when too many do not.
+    rooms_of: Callable[[Streams], np.ndarray] = lambda streams: streams.lengths,
+) -> tuple[Streams, np.ndarray]:
+    """Streams that fit in a row, and the tokens to plan for each [n]; the others are counted in ``report``.
 
-    ``room``: tokens to plan for a stream (its length, and what strategies may add).
+    ``rooms_of``: tokens to plan for (lengths, and what strategies may add).  Raises when too many do not fit.
     """
-    if not streams:
+    if not len(streams):
         raise DataError("no training examples: the file is empty")
-    long = [s for s in streams if room(s) > row_tokens]
-    if long:
-        report.dropped["longer than data.row_tokens"] = [s.uid for s in long]
-        worst = max(long, key=room)
-        message = (
-            f"{len(long)} of {len(streams)} examples are longer than data.row_tokens = {row_tokens} "
-            f"(longest {worst.uid!r}: {room(worst)} tokens)"
-        )
-        if len(long) > max_drop_share * len(streams):
-            raise DataError(f"{message}; raise data.row_tokens or data.max_drop_share")
-        log.warning("%s; they are left out", message)
-    return [s for s in streams if room(s) <= row_tokens]
+    rooms = rooms_of(streams)
+    long = np.flatnonzero(rooms > row_tokens)
+    if not len(long):
+        return streams, rooms
+    report.dropped["longer than data.row_tokens"] = [streams.uid(int(i)) for i in long]
+    worst = int(long[np.argmax(rooms[long])])
+    message = (
+        f"{len(long)} of {len(streams)} examples are longer than data.row_tokens = {row_tokens} "
+        f"(longest {streams.uid(worst)!r}: {rooms[worst]} tokens)"
+    )
+    if len(long) > max_drop_share * len(streams):
+        raise DataError(f"{message}; raise data.row_tokens or data.max_drop_share")
+    log.warning("%s; they are left out", message)
+    kept = np.flatnonzero(rooms <= row_tokens)
+    return streams.subset(kept), rooms[kept]
 
 
 def fixed_batches(
@@ -159,20 +196,10 @@ def fixed_batches(
 ) -> list[PackedBatch]:
     """All streams in packed batches, in file order: validation data."""
     report = PackingReport()
-    kept = fitting(streams, row_tokens, 1.0, report)
-    rows = pack_lengths([len(s) for s in kept], row_tokens, range(len(kept)))
+    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report)
+    rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
     size = max(1, batch_tokens // row_tokens)
     return [
         collate([[kept[i] for i in row] for row in rows[at : at + size]], row_tokens, vocab.pad_id, vocab.mask_id)
         for at in range(0, len(rows), size)
     ]
-
-
-def streams_digest(streams: Sequence[TokenStream]) -> str:
-    """Digest of uids and ids: two runs with one digest saw the same data."""
-    digest = hashlib.blake2b(digest_size=8)
-    for stream in streams:
-        digest.update(stream.uid.encode())
-        digest.update(stream.ids.astype("<i4").tobytes())
-        digest.update(stream.target.tobytes())
-    return digest.hexdigest()
