@@ -30,7 +30,8 @@ class DataSection:
     dir: str = MISSING  # prepared data: codes/, tokenizer/, {split}.jsonl
     bpe_size: int = 512  # size of the trained text vocabulary before special tokens and codes
     jobs: int = 1  # processes that encode audio
-    train: str = MISSING  # examples JSONL for training
+    train: str = MISSING  # training data: an examples file, a store ('ttt data pack') or a mix JSON
+    mix: str = "records"  # sample_ratio of a mix: records (share of a source that is kept, official) | tokens (weights)
     dev: str = ""  # examples JSONL for validation; empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
     num_codes: int = 16384  # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
@@ -89,7 +90,11 @@ class TrainSection:
     decay_embeddings: bool = True
     clip_norm: float = 1.0  # 0: no clipping
     autocast: str = "none"  # none | bfloat16
-    engine: str = "local"  # local (one process or DDP under torchrun)
+    engine: str = "local"  # local (one process, or data parallelism under torchrun) | deepspeed (ZeRO)
+    zero_stage: int = 0  # deepspeed: 1 | 2 | 3; 0: what train.deepspeed says, else 2
+    offload: list[str] = field(default_factory=list)  # deepspeed: optimizer, params: kept in host memory
+    deepspeed: str = ""  # a DeepSpeed JSON of your own; "auto" in it means the recipe's value
+    rank_timeout_s: float = 1800.0  # how long ranks wait for each other before the run gives up
     log_every_steps: int = 10
     eval_every_steps: int = 0  # validation; 0: only at the end
     generate_items: int = 0  # at each validation, answer and score this many dev examples of each task; 0: losses only
