@@ -209,9 +209,9 @@ def chain_nll(
     """-log q of the ``wanted`` positions (> 0) of clean streams, each predicted by the one before: f64 [n] each."""
     out = [np.zeros(len(at)) for at in wanted]
     todo = [i for i, at in enumerate(wanted) if len(at)]
-    for chunk in _batches([len(streams[i]) for i in todo], budget):
+    for chunk in batches([len(streams[i]) for i in todo], budget):
         rows = [todo[j] for j in chunk]
-        logits = _logits(model, mask, [streams[i] for i in rows], [wanted[i] - 1 for i in rows])
+        logits = logits_at(model, mask, [streams[i] for i in rows], [wanted[i] - 1 for i in rows])
         nll = _nll(logits, np.concatenate([streams[i].ids[wanted[i]] for i in rows]))
         for i, values in zip(rows, np.split(nll, np.cumsum([len(wanted[i]) for i in rows])[:-1]), strict=True):
             out[i] = values
@@ -220,16 +220,17 @@ def chain_nll(
 
 def masked_nll(
     model: SpeechTextLM, mask: MaskRule, parts: Sequence[Part], masks: Sequence[np.ndarray], budget: int,
-    cfg_scale: float = 0.0,
+    cfg_scale: float = 0.0, allowed: Tensor | None = None,
 ) -> list[np.ndarray]:  # fmt: skip
     """(n / k) sum over masked -log q of every copy, apart by modality of the token: f64 [K, 2] (text, audio) each.
 
-    ``masks``: bool [K, n] per part, at least one True in every row.
+    ``masks``: bool [K, n] per part, at least one True in every row.  ``allowed``: bool [V], ids that q is spread over
+    (default: all).
     """
     out = [np.zeros((len(m), len(MODALITIES))) for m in masks]
     todo = [(i, c) for i, m in enumerate(masks) for c in range(len(m))]
     mask_id = model.tokenizer.vocab.mask_id
-    for chunk in _batches([len(parts[i].stream) for i, _ in todo], budget):
+    for chunk in batches([len(parts[i].stream) for i, _ in todo], budget):
         rows = [todo[j] for j in chunk]
         noisy, at = [], []
         for i, c in rows:
@@ -238,11 +239,13 @@ def masked_nll(
             ids[hidden] = mask_id
             noisy.append(dataclasses.replace(parts[i].stream, ids=ids))
             at.append(hidden)
-        logits = _logits(model, mask, noisy, at)
+        logits = logits_at(model, mask, noisy, at)
         if cfg_scale:
-            blind = [_without_context(s, parts[i].at, mask_id) for s, (i, _) in zip(noisy, rows, strict=True)]
-            empty = _logits(model, mask, blind, at)
+            blind = [without_context(s, parts[i].at, mask_id) for s, (i, _) in zip(noisy, rows, strict=True)]
+            empty = logits_at(model, mask, blind, at)
             logits = empty + (cfg_scale + 1) * (logits - empty)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
         nll = _nll(logits, np.concatenate([parts[i].stream.ids[h] for (i, _), h in zip(rows, at, strict=True)]))
         for (i, c), hidden, values in zip(rows, at, np.split(nll, np.cumsum([len(h) for h in at])[:-1]), strict=True):
             audio = parts[i].stream.kind[hidden] == Kind.AUDIO
@@ -251,7 +254,7 @@ def masked_nll(
     return out
 
 
-def _without_context(stream: TokenStream, at: np.ndarray, mask_id: int) -> TokenStream:
+def without_context(stream: TokenStream, at: np.ndarray, mask_id: int) -> TokenStream:
     """Everything but ``at`` masked.  Mask tokens are audio for the attention mask, as they are in decoding."""
     context = np.ones(len(stream), dtype=bool)
     context[at] = False
@@ -260,7 +263,7 @@ def _without_context(stream: TokenStream, at: np.ndarray, mask_id: int) -> Token
     return dataclasses.replace(stream, ids=ids, kind=kind, span=audio_runs(kind))
 
 
-def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Numbers of rows by falling length, at most ``budget`` positions with padding in a batch (one row at least)."""
     found: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -271,7 +274,7 @@ def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return found
 
 
-def _logits(model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray]) -> Tensor:
+def logits_at(model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray]) -> Tensor:
     """Logits f32 [N, V] of positions ``at`` of every stream, one row each."""
     import torch
 
