@@ -117,15 +117,14 @@ def _tokenizer(config: RunConfig, checkpoint: Path | None) -> tuple[TextTokenize
 
 def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[Loader | None, list[Finding]]:
     """The run's own loader, and what it says of the data."""
-    from ttt.data.formats import read_examples
     from ttt.data.loader import Loader
-    from ttt.data.spans import encode_example
+    from ttt.data.mix import open_streams
     from ttt.eval.doctor import NOTE, OK, SKIP, WARN, Finding
 
     path = Path(config.data.train)
-    if not path.is_file():
+    if not path.exists():
         return None, [Finding("data/examples", SKIP, f"{path} is not there (from this folder): batches are not checked")]
-    streams = [encode_example(e, tokenizer, prompt_rule=config.data.prompt_rule) for e in read_examples(path)]
+    streams = open_streams(path, tokenizer, prompt_rule=config.data.prompt_rule, mix=config.data.mix)
     loader = Loader(
         streams, tokenizer.vocab, row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens,
         seed=config.run.seed, accumulate=config.train.accumulate, strategies=getattr(config.objective, "strategies", ()),

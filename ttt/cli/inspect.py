@@ -77,18 +77,17 @@ def config(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """One example: every token with its kind, audio run and label, and the attention mask of the objective."""
     from ttt.cli.common import configure
-    from ttt.data.formats import read_examples
+    from ttt.data.mix import open_streams
     from ttt.data.packing import collate
-    from ttt.data.spans import encode_example
     from ttt.text.tokenizer import TextTokenizer
 
     settings = configure(arguments, ("data.train", "data.tokenizer"))
     tokenizer = TextTokenizer.load(settings.data.tokenizer)
-    found = read_examples(settings.data.train)
-    chosen = [e for e in found if not arguments.uid or e.uid == arguments.uid]
-    if not chosen:
+    found = open_streams(settings.data.train, tokenizer, prompt_rule=settings.data.prompt_rule, mix=settings.data.mix)
+    chosen = next((i for i in range(len(found)) if not arguments.uid or found.uid(i) == arguments.uid), None)
+    if chosen is None:
         raise DataError(f"{Path(settings.data.train)}: no example with uid {arguments.uid!r}")
-    stream = encode_example(chosen[0], tokenizer, prompt_rule=settings.data.prompt_rule)
+    stream = found[chosen]
     batch = collate([[stream]], len(stream), tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
     print(f"{stream.uid}  task {stream.task}  {len(stream)} tokens, {int(stream.target.sum())} targets, "
           f"{sum(s.stop - s.start for s in stream.segments)} codes in {len(stream.segments)} spans")  # fmt: skip

@@ -34,6 +34,7 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     from ttt.data.formats import read_examples
     from ttt.data.loader import Loader, fixed_batches
+    from ttt.data.mix import open_streams
     from ttt.data.spans import encode_example
     from ttt.model.lm import SpeechTextLM
     from ttt.text.tokenizer import TextTokenizer
@@ -49,7 +50,7 @@ def train(arguments: argparse.Namespace) -> int:
     rule = config.data.prompt_rule
     rank, size = world()
     loader = Loader(
-        [encode_example(e, tokenizer, prompt_rule=rule) for e in read_examples(config.data.train)], tokenizer.vocab,
+        open_streams(config.data.train, tokenizer, prompt_rule=rule, mix=config.data.mix), tokenizer.vocab,
         row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens, seed=config.run.seed,
         accumulate=config.train.accumulate, rank=rank, world=size,
         strategies=getattr(config.objective, "strategies", ()), max_drop_share=config.data.max_drop_share, pack=config.data.pack,
