@@ -27,7 +27,7 @@ PACKAGES = (
 # the data may differ because their contents are compared by digest.
 HARMLESS = (
     "run.dir", "run.overwrite", "run.threads", "run.device", "data.corpus", "data.splits", "data.dir", "data.jobs",
-    "data.train", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.max_seconds",
+    "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.max_seconds",
     "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps", "train.keep_checkpoints",
     "train.resume", "train.tensorboard", "eval", "judge", "tasks", "codec",
 )  # fmt: skip
