@@ -1,7 +1,8 @@
 """A rule becomes what one attention implementation takes.
 
 sdpa: dense bool.  eager: additive floats (a bool would be *added* to the scores without an error).  flex_attention: a
-`BlockMask` (which the others refuse).  One place decides, keyed by the model's own attention implementation.
+`BlockMask` (which those refuse).  packed: `Segments`, rows without padding.  auto: a `BlockMask` on CUDA, `Segments`
+elsewhere.  One place decides, keyed by the model's own attention implementation.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import MaskRule
+from ttt.masks.segments import segments
 from ttt.types import Layout
 
-IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
+IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager", "flex_attention")
+BLOCK = 128  # positions of a side of a block, as FlexAttention's kernels want them
+_CHUNK_CELLS = 1 << 24  # cells of the dense mask that are looked at together while a block mask is made
 
 
 def dense(rule: MaskRule, layout: Layout, queries: Tensor | None = None) -> Tensor:
@@ -32,22 +36,68 @@ def dense(rule: MaskRule, layout: Layout, queries: Tensor | None = None) -> Tens
 def materialize(
     rule: MaskRule, layout: Layout, implementation: str, dtype: torch.dtype, queries: Tensor | None = None
 ) -> Any:
-    """Mask for ``implementation``: bool or float [B, 1, Tq, T], or a `BlockMask`.
+    """Mask for ``implementation``: bool or float [B, 1, Tq, T], a `BlockMask`, or `Segments`.
 
-    A query without any allowed key (padding) is let look at itself: what it computes is never read, and softmax over
-    nothing would be NaN.  Raises `ConfigError` for implementations that take no custom mask.
+    With ``queries`` (decoding) always a tensor.  A query without any allowed key (padding) is let look at itself: what it
+    computes is never read, and softmax over nothing would be NaN.  Raises `ConfigError` for implementations that take no
+    custom mask.
     """
-    if implementation == "flex_attention" and queries is None:
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        b_size, t_size = layout.shape
-        return create_block_mask(rule.allow(layout), b_size, None, t_size, t_size, device=str(layout.kind.device))
     if implementation not in IMPLEMENTATIONS:
         raise ConfigError(
             f"model.attention: {implementation!r} cannot take a custom mask; use {', '.join(IMPLEMENTATIONS)}"
         )
+    if queries is None:
+        on_cuda = layout.kind.device.type == "cuda"
+        if implementation == "flex_attention" or (implementation == "auto" and on_cuda):
+            return block_mask(rule, layout)
+        if implementation in ("packed", "auto"):
+            return segments(rule, layout, dtype)
     allowed = dense(rule, layout, queries)
     return carry(allowed, implementation, dtype, queries)
+
+
+def block_mask(rule: MaskRule, layout: Layout) -> Any:
+    """The rule as FlexAttention's `BlockMask`: which blocks of `BLOCK` x `BLOCK` hold nothing, something, everything.
+
+    Made some rows of blocks at a time: the dense mask never exists as a whole, and nothing is compiled for it.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    b_size, t_size = layout.shape
+    device = layout.kind.device
+    allow = rule.allow(layout)
+    blocks = -(-t_size // BLOCK)
+    rows = torch.arange(b_size, device=device)[:, None, None]
+    keys = torch.arange(t_size, device=device)[None, None, :]
+    # Cells outside the mask count as blocked in `some` and are left out of `every`.
+    some = torch.zeros((b_size, blocks, blocks), dtype=torch.bool, device=device)
+    every = torch.zeros_like(some)
+    step = max(1, _CHUNK_CELLS // (b_size * t_size * BLOCK))
+    pad = blocks * BLOCK - t_size
+    for first in range(0, blocks, step):
+        at = torch.arange(first * BLOCK, min((first + step) * BLOCK, t_size), device=device)
+        allowed = allow(rows, torch.zeros_like(rows), at[None, :, None], keys).expand(b_size, len(at), t_size)
+        below = -len(at) % BLOCK
+
+        def reduced(cells: Tensor, fill: bool, below: int = below) -> Tensor:
+            padded = torch.nn.functional.pad(cells, (0, pad, 0, below), value=fill)
+            tiled = padded.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))  # [B, q blocks, BLOCK, k blocks, BLOCK]
+            return tiled.any(4).any(2) if not fill else tiled.all(4).all(2)
+
+        here = slice(first, first + -(-len(at) // BLOCK))
+        some[:, here], every[:, here] = reduced(allowed, False), reduced(allowed, True)
+    # A kernel reads whole blocks as unmasked: one that reaches beyond the rows must keep its mask.
+    if pad:
+        every[:, -1] = False
+        every[:, :, -1] = False
+
+    def listed(flags: Tensor) -> tuple[Tensor, Tensor]:
+        flags = flags[:, None].to(torch.int32)  # [B, 1, q blocks, k blocks]
+        return flags.sum(-1, dtype=torch.int32), flags.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+
+    return BlockMask.from_kv_blocks(
+        *listed(some & ~every), *listed(every), BLOCK_SIZE=BLOCK, mask_mod=allow, seq_lengths=(t_size, t_size)
+    )
 
 
 def carry(allowed: Tensor, implementation: str, dtype: torch.dtype, queries: Tensor | None = None) -> Tensor:
