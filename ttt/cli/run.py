@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttt.api import decode_settings, model_folder, pick_device
 from ttt.cli.common import configure, dry_run
 from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
-from ttt.errors import ConfigError, DataError
+from ttt.errors import ConfigError
 
 if TYPE_CHECKING:
     from ttt.types import Example
@@ -87,23 +88,6 @@ def train(arguments: argparse.Namespace) -> int:
     return Trainer(config, model, config.objective, loader, dev, callbacks=callbacks).run().exit_code
 
 
-def model_folder(path: str | Path) -> Path:
-    """The ``model`` folder of a run, a checkpoint or a plain Hugging Face folder."""
-    from ttt.train.checkpoint import latest_complete
-
-    path = Path(path)
-    if (path / "config.json").is_file():
-        return path
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
-    found = latest_complete(path / "checkpoints")
-    if found is None:
-        raise DataError(
-            f"{path}: no complete checkpoint here; train first, or name a model folder with eval.checkpoint="
-        )
-    return found / "model"
-
-
 def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
     """Examples by file: the first ``limit`` of each task (0: all); tasks that are not in ``labels`` are refused."""
     from ttt.data.formats import read_examples
@@ -129,23 +113,6 @@ def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path,
 def eval_folder(config: RunConfig) -> Path:
     """Where generations and cards go."""
     return Path(config.eval.out) if config.eval.out else Path(config.run.dir) / "eval"
-
-
-def decode_settings(config: RunConfig) -> Any:
-    """`DecodeSettings` of the configuration.  Raises `ConfigError` for a sampler that cannot write what was learned."""
-    from ttt.sampling.interleave import DecodeSettings
-
-    e = config.eval
-    if config.objective.canvas == "answer" != e.sampler.canvas:
-        raise ConfigError(
-            f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses whole answers, text "
-            "included; choose a sampler with this field (not 'ar') and set eval.sampler.canvas=answer"
-        )
-    return DecodeSettings(
-        max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
-        min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, use_cache=e.use_cache,
-        seed=config.run.seed, length=e.length,
-    )  # fmt: skip
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -205,17 +172,6 @@ def generate(arguments: argparse.Namespace) -> int:
         stage.finish({"items": len(records), "seconds": seconds}, seconds)
         log.info("generate: %s: %d answers in %.1f s", path.stem, len(records), seconds)
     return 0
-
-
-def pick_device(config: RunConfig) -> str:
-    """``run.device``, with "auto" resolved."""
-    import torch
-
-    if config.run.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
-    return config.run.device
 
 
 def score(arguments: argparse.Namespace) -> int:

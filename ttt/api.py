@@ -1,0 +1,298 @@
+"""Trained models in Python: load a run, ask it, listen while it answers.
+
+>>> import ttt
+>>> model = ttt.load("exp/ttt")  # doctest: +SKIP
+>>> model.generate("what is the capital of france", task="qa").text  # doctest: +SKIP
+'paris'
+
+Imports nothing heavy until something is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.config.load import load_config
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError, DataError, suggest
+from ttt.types import AudioCodes, Example, Generation, Span, Turn, Waveform
+
+if TYPE_CHECKING:
+    from ttt.interfaces import Codec, Task
+    from ttt.model.lm import SpeechTextLM
+    from ttt.sampling.interleave import Decoder
+    from ttt.sampling.session import Prompt
+    from ttt.sampling.stream import StreamEvent
+    from ttt.sampling.trace import TraceRecord
+    from ttt.text.tokenizer import TextTokenizer
+
+    # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
+    Question = str | Waveform | Path | Sequence[Turn] | Example
+
+_DEPTH = 3  # run/checkpoints/step-N/model lies three folders below its run
+
+
+def load(
+    place: str | Path, *settings: str, config: str | Path | Sequence[str | Path] = (), plugins: Sequence[str] = (),
+    sound: bool = True,
+) -> Model:  # fmt: skip
+    """A trained model, ready to answer.
+
+    ``place``: a run folder (its latest complete checkpoint is taken), a checkpoint, or a model folder.  The run's own
+    ``config.yaml`` says how it answers; ``config`` files and ``settings`` like ``"eval.temperature=0.7"`` or
+    ``"run.device=cuda"`` win over it.  ``sound=False`` leaves the codec alone.  Raises `ConfigError`, `DataError` or
+    `CheckpointError` naming what is missing.
+    """
+    files = [config] if isinstance(config, (str, Path)) else list(config)
+    read = open_run(place, settings, files, plugins)
+    from ttt.model.lm import SpeechTextLM
+
+    attention = "sdpa" if read[0].model.attention == "flex_attention" else read[0].model.attention
+    lm = SpeechTextLM.load(read[1], attention).to(pick_device(read[0])).eval()
+    return Model(read[0], lm, open_codec(read[0], lm.tokenizer) if sound else None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered.  ``sound``: the codec's one-shot sound of all codes; None without codes or codec.
+
+    ``trace``: every step of decoding, if asked for.
+    """
+
+    generation: Generation
+    sound: Waveform | None = None
+    trace: TraceRecord | None = None
+
+    @property
+    def text(self) -> str:
+        """All text spans, joined by one space."""
+        return self.generation.text
+
+    def save(self, path: str | Path) -> None:
+        """Write the sound as a wav.  Raises `DataError` when there is none."""
+        from ttt.audio.wav import write
+
+        if self.sound is None:
+            raise DataError(f"{path}: answer {self.generation.uid!r} has no sound to write")
+        write(path, self.sound)
+
+
+@dataclass
+class Model:
+    """A model that answers questions.  Change how it answers by loading it with other settings.
+
+    A question's ``task`` (a name of ``config.tasks``) brings the system message that the task was trained with; ``system``
+    is one of your own.  ``uid`` names the draws of a sampling decoder: the same question under the same uid and
+    ``run.seed`` is answered alike, alone or in a batch.
+    """
+
+    config: RunConfig
+    lm: SpeechTextLM
+    codec: Codec | None = None
+    _asked: int = field(default=0, repr=False)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Decodes token ids; see `ttt.sampling.interleave`."""
+        from ttt.sampling.interleave import Decoder
+
+        mask = getattr(self.config.objective, "mask", None)
+        if mask is None:
+            raise ConfigError(
+                f"objective: {type(self.config.objective).registered_name!r} has no mask rule to decode with"
+            )
+        return Decoder(self.lm, mask, self.config.eval.sampler, decode_settings(self.config))
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Text <-> ids, and the vocabulary."""
+        return self.lm.tokenizer
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The run's tasks by label."""
+        return {task.label: task for task in self.config.tasks}
+
+    def generate(
+        self, question: Question, task: str = "", system: str = "", uid: str = "", trace: bool = False
+    ) -> Answer:
+        """The whole answer to one question."""
+        return self.generate_batch([question], task, system, [uid] if uid else None, trace)[0]
+
+    def generate_batch(
+        self, questions: Sequence[Question], task: str = "", system: str = "", uids: Sequence[str] | None = None,
+        trace: bool = False,
+    ) -> list[Answer]:  # fmt: skip
+        """Answers to several questions, decoded together (``eval.batch_size`` at a time)."""
+        from ttt.sampling.trace import Tracer
+
+        names: Sequence[str] = uids if uids is not None else [""] * len(questions)
+        prompts = [self.prompt(q, task, system, u) for q, u in zip(questions, names, strict=True)]
+        tracer = Tracer() if trace else None
+        made: list[Generation] = []
+        for at in range(0, len(prompts), self.config.eval.batch_size):
+            made += self.decoder.generate(prompts[at : at + self.config.eval.batch_size], tracer)
+        return [Answer(g, self._sound(g), tracer.records[g.uid] if tracer else None) for g in made]
+
+    def stream(
+        self, question: Question, task: str = "", system: str = "", uid: str = "",
+        chunk_frames: Sequence[int] | None = None, sound: bool = True,
+    ) -> Iterator[StreamEvent]:  # fmt: skip
+        """The answer as it comes: text, audio blocks and their sound, then the end; see `ttt.sampling.stream.StreamEvent`.
+
+        ``chunk_frames``: codes of the first, second, ... piece of sound (default 25, 50, 100, 150, 200).  Leaving the loop
+        early stops decoding.  Raises `ConfigError` when there is no codec for the sound; ``sound=False`` does without.
+        """
+        from ttt.audio.streaming import CHUNK_FRAMES
+        from ttt.sampling.stream import stream
+
+        if sound and self.codec is None:
+            raise ConfigError(
+                "stream: there is no codec to make sound with; configure codec=, or stream(..., sound=False)"
+            )
+        sizes = CHUNK_FRAMES if chunk_frames is None else chunk_frames
+        return stream(self.decoder, [self.prompt(question, task, system, uid)], self.codec if sound else None, sizes)
+
+    def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
+        """The question as the model reads it."""
+        from ttt.data.spans import encode_example
+        from ttt.sampling.session import Prompt
+
+        self._asked += not uid and not isinstance(question, Example)
+        example = self._example(question, task, system, uid or f"question/{self._asked}")
+        stream = encode_example(example, self.tokenizer, open_answer=True)
+        assert stream.content is not None
+        return Prompt(uid or stream.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
+
+    def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
+        if isinstance(question, Example):
+            if task or system:
+                raise ConfigError(
+                    f"example {question.uid!r} has its own task and system message; leave task and system empty"
+                )
+            if question.task in self.tasks:
+                return self.tasks[question.task].prompt(question)
+            cut = question.turns[-1].role == "assistant"
+            return Example(question.uid, question.turns[:-1] if cut else question.turns, question.task, question.meta)
+        if task:
+            if task not in self.tasks:
+                raise ConfigError(f"task {task!r}: the run has none of this name.{suggest(task, self.tasks)} "
+                                  f"Tasks: {', '.join(self.tasks)}")  # fmt: skip
+            system = system or getattr(self.tasks[task], "system", "")
+        first = (Turn("system", (Span("text", system),)),)
+        if isinstance(question, (str, Path, Waveform)):
+            return Example(uid, (*first, Turn("user", (self._user_span(question),))), task)
+        turns = tuple(question)
+        if not turns or turns[-1].role != "user":
+            raise DataError("a conversation to answer ends with a turn of the user's")
+        if turns[0].role == "system":
+            if system:
+                raise ConfigError("the conversation has its own system message; leave task and system empty")
+            return Example(uid, turns, task)
+        return Example(uid, (*first, *turns), task)
+
+    def _user_span(self, question: str | Path | Waveform) -> Span:
+        if isinstance(question, str):
+            return Span("text", question)
+        from ttt.audio.signal import resample
+        from ttt.audio.wav import read
+
+        if self.codec is None:
+            raise ConfigError("a spoken question needs a codec to encode it; configure codec=")
+        wave = read(question, mono=True) if isinstance(question, Path) else question
+        (codes,) = self.codec.encode([resample(wave, self.codec.rate_hz)])
+        return Span("audio", codes=codes.ids, style="user")
+
+    def _sound(self, made: Generation) -> Waveform | None:
+        if self.codec is None or not len(made.codes):
+            return None
+        return self.codec.decode([AudioCodes(made.codes, self.codec.frame_rate_hz, self.codec.codec_id)])[0]
+
+
+# -- from a folder to its parts, also for the command line
+
+
+def open_run(
+    place: str | Path, settings: Sequence[str] = (), config: Sequence[str | Path] = (), plugins: Sequence[str] = ()
+) -> tuple[RunConfig, Path]:
+    """(configuration, model folder) of a run, a checkpoint, or a model folder together with ``config`` files.
+
+    The run's ``config.yaml`` comes first, then ``config``, then ``settings``.  Raises `DataError` for a place without
+    weights, `ConfigError` when nothing says how the model was trained.
+    """
+    place = Path(place)
+    if not place.is_dir():
+        raise DataError(f"{place}: no such folder; name a run (run.dir of 'ttt train'), a checkpoint or a model folder")
+    run = next((f for f in (place, *place.resolve().parents[:_DEPTH]) if (f / "config.yaml").is_file()), None)
+    if run is None and not config:
+        raise ConfigError(
+            f"{place}: no config.yaml here or above, so nothing says how this model was trained; give its recipe as config"
+        )
+    read = load_config([*([run / "config.yaml"] if run else []), *config], settings, plugins)
+    asked = any(item.startswith("eval.checkpoint=") for item in settings)
+    folder = model_folder(read.eval.checkpoint if asked else place)
+    if read.run.threads:
+        import torch
+
+        torch.set_num_threads(read.run.threads)
+    return read, folder
+
+
+def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:
+    """The run's codec, ready; None if it has none.  Raises `ConfigError` when its codes are not the model's."""
+    from ttt.sampling.stream import check_codec
+
+    if config.codec is None:
+        return None
+    codec = config.codec.load()
+    check_codec(codec, tokenizer)
+    return codec
+
+
+def model_folder(path: str | Path) -> Path:
+    """The ``model`` folder of a run, a checkpoint or a plain Hugging Face folder."""
+    from ttt.train.checkpoint import latest_complete
+
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return path
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    found = latest_complete(path / "checkpoints")
+    if found is None:
+        raise DataError(
+            f"{path}: no complete checkpoint here; train first, or name a model folder with eval.checkpoint="
+        )
+    return found / "model"
+
+
+def pick_device(config: RunConfig) -> str:
+    """``run.device``, with "auto" resolved."""
+    import torch
+
+    if config.run.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
+    return config.run.device
+
+
+def decode_settings(config: RunConfig) -> Any:
+    """`DecodeSettings` of the configuration.  Raises `ConfigError` for a sampler that cannot write what was learned."""
+    from ttt.sampling.interleave import DecodeSettings
+
+    e = config.eval
+    if config.objective.canvas == "answer" != e.sampler.canvas:
+        raise ConfigError(
+            f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses whole answers, text "
+            "included; choose a sampler with this field (not 'ar') and set eval.sampler.canvas=answer"
+        )
+    return DecodeSettings(
+        max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
+        min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, use_cache=e.use_cache,
+        seed=config.run.seed, length=e.length,
+    )  # fmt: skip
