@@ -154,7 +154,13 @@ class Chat:
     """One conversation: history, settings, and what the commands do."""
 
     def __init__(
-        self, config: RunConfig, model: SpeechTextLM, folder: Path, codec: Codec | None, screen: Screen, out: Path | None
+        self,
+        config: RunConfig,
+        model: SpeechTextLM,
+        folder: Path,
+        codec: Codec | None,
+        screen: Screen,
+        out: Path | None,
     ) -> None:
         from ttt.cli.conversation import Conversation
 
@@ -261,7 +267,8 @@ class Chat:
 
     def _length(self, codes: int) -> str:
         frames = codes // self.model.tokenizer.vocab.num_books
-        return f"{codes} codes" + (f", {frames / self.codec.frame_rate_hz:.2f} s" if self.codec is not None else "")
+        long = f", {frames / self.codec.frame_rate_hz:.2f} s" if self.codec is not None else ""
+        return f"{codes} code{'s' * (codes != 1)}{long}"
 
     def _tell_room(self, left_out: int, tokens: int) -> None:
         if left_out:
@@ -278,7 +285,9 @@ class Chat:
         import numpy as np
 
         v = self.model.tokenizer.vocab
-        codes = np.concatenate([s.codes for s in spans if s.codes is not None] or [np.zeros((0, v.num_books), np.int32)])
+        codes = np.concatenate(
+            [s.codes for s in spans if s.codes is not None] or [np.zeros((0, v.num_books), np.int32)]
+        )
         calls = {k: n for k, n in self.decoder.calls.items() if n}
         parts = [
             f"{sum(1 for i in reader.ids if not v.is_audio(i))} text tokens", *([self._length(codes.size)] if codes.size else []),
@@ -334,7 +343,9 @@ class Chat:
         """/task NAME"""
         systems = {t.label: getattr(t, "system", "") for t in self.config.tasks}
         if name not in systems:
-            raise ConfigError(f"no task {name!r} in this run.{suggest(name, systems)} Tasks: {', '.join(systems) or 'none'}")
+            raise ConfigError(
+                f"no task {name!r} in this run.{suggest(name, systems)} Tasks: {', '.join(systems) or 'none'}"
+            )
         self.talk.system = systems[name]
         self.screen.note(f"system message: {self.talk.system!r}")
 
@@ -389,7 +400,9 @@ class Chat:
     def undo(self, rest: str = "") -> None:
         """/undo"""
         question = self.talk.take_back()
-        self.screen.note("nothing to take back" if question is None else "the last question and its answer are taken back")
+        self.screen.note(
+            "nothing to take back" if question is None else "the last question and its answer are taken back"
+        )
 
     def again(self, rest: str = "") -> None:
         """/again"""

@@ -52,7 +52,9 @@ def _split(text: str) -> tuple[str, str]:
     words = text.strip()
     at = min((i for i in (words.find("="), words.find(" ")) if i >= 0), default=-1)
     if at <= 0 or not words[at + 1 :].strip():
-        raise ConfigError("a setting looks like /set temperature 0.7 or /set sampler.diffusion_steps 20; /show lists them")
+        raise ConfigError(
+            "a setting looks like /set temperature 0.7 or /set sampler.diffusion_steps 20; /show lists them"
+        )
     return words[:at].strip(), words[at + 1 :].strip().removeprefix("=").strip()
 
 
@@ -76,4 +78,6 @@ def _word(value: Any) -> str:
     if isinstance(value, Mapping):
         fields = ", ".join(f"{k}: {_word(v)}" for k, v in value.items())
         return f"{{{fields}}}"
-    return shlex.quote(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        shlex.quote(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    )

@@ -6,7 +6,7 @@ Letters: ``n`` tokens, ``F`` audio frames, ``Q`` code books.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -182,7 +182,9 @@ class TextReader:
         return self.tokenizer.decode([*self._context, *self._fresh])[len(shown) :]
 
 
-def stream_answer(decoder: Decoder, prompt: Prompt, reader: AnswerReader, why: list[str]) -> Iterator[Piece]:
+def stream_answer(
+    decoder: Decoder, prompt: Prompt, reader: AnswerReader, why: list[str]
+) -> Generator[Piece, None, None]:
     """Pieces of the answer to one prompt as they settle; the reason it stopped is appended to ``why``."""
     for event in decoder.events([prompt]):
         if event.kind == "end":

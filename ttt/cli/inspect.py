@@ -1,4 +1,4 @@
-"""Verbs that only look: list, show, config."""
+"""Verbs that only look: list, show, config, inspect."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ def _relative(where: str) -> str:
         return f"{os.path.relpath(path)}:{line}" if os.path.relpath(path).count("..") < 3 else where
     except ValueError:
         return where
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """``ttt inspect WHAT RUN``: dispatch."""
+    import importlib
+
+    return getattr(importlib.import_module(f"ttt.cli.inspect_{arguments.look}"), arguments.look)(arguments)
 
 
 def config(arguments: argparse.Namespace) -> int:

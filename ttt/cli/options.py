@@ -22,6 +22,42 @@ def likelihood(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def generate(verb: argparse.ArgumentParser) -> None:
+    """``ttt generate``: what is written beside the answers."""
+    verb.add_argument("--trace", action="store_true", help="write every step of decoding too (NAME.trace.jsonl, for 'ttt replay')")
+
+
+def replay(verb: argparse.ArgumentParser) -> None:
+    """``ttt replay``: which answer, how fast, onto what."""
+    verb.add_argument("trace", metavar="TRACE", help="file that 'ttt generate --trace' wrote")
+    verb.add_argument("--uid", default="", help="which answer (default: the first)")
+    verb.add_argument("--list", action="store_true", help="name the answers of the file, then stop")
+    verb.add_argument("--speed", type=float, default=8.0, metavar="X", help="network calls shown a second (default 8; 0: no pause)")
+    verb.add_argument("--png", default="", metavar="FILE", help="draw position x call to this file")
+    verb.add_argument("--quiet", action="store_true", help="no animation (with --png)")
+    verb.add_argument("--width", type=int, default=0, metavar="N", help="columns (default: the terminal's)")
+    verb.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR")
+
+
+def stream(verb: argparse.ArgumentParser) -> None:
+    """``ttt stream``: what is asked of which run, in which pieces, and what is written."""
+    verb.add_argument("run", metavar="RUN", help="run folder, checkpoint, or model folder with --config")
+    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the run's")
+    verb.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML over the run's; later ones win")
+    verb.add_argument("--examples", nargs="+", default=[], metavar="FILE", help="prompts of example files (default: eval.examples)")
+    verb.add_argument("--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)")
+    verb.add_argument("--text", default="", metavar="WORDS", help="one question in text instead of examples")
+    verb.add_argument("--wav", default="", metavar="FILE", help="one spoken question instead of examples")
+    verb.add_argument("--task", default="", help="with --text or --wav: the task whose system message is used")
+    verb.add_argument("--chunks", default="", metavar="N,N,...", help="codes of each piece of sound, the last size goes on "
+                      "(default 25,50,100,150,200)")  # fmt: skip
+    verb.add_argument("--no-sound", action="store_true", help="text and codes only; needs no codec")
+    verb.add_argument("--out", default="", metavar="DIR", help="write wavs, piece by piece and whole, and stream.json here")
+    verb.add_argument("--warmup", type=int, default=1, metavar="N", help="first prompts asked once before, untimed (default 1)")
+    verb.add_argument("--report", action="store_true", help="no transcript: the table of latencies only")
+    verb.add_argument("--overwrite", action="store_true", help="write over what an earlier call wrote to --out")
+
+
 def check(verb: argparse.ArgumentParser) -> None:
     """``ttt check``: which plug-in, with which fields."""
     verb.add_argument("family", help="mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, "
@@ -83,3 +119,20 @@ def chat(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--play", default="", metavar="COMMAND", help="run this with the wav of each spoken answer, e.g. 'aplay -q'")
     verb.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration, then stop")
+
+
+def inspect(verb: argparse.ArgumentParser) -> None:
+    """``ttt inspect``: what a trained model attends to, what samplers make of it."""
+    looks = verb.add_subparsers(dest="look", metavar="WHAT", required=True)
+    attention = looks.add_parser("attention", help="maps, entropy, distance and shares of attention", description="attention maps")
+    opened(attention)
+    attention.add_argument("--examples", required=True, metavar="FILE", help="examples (JSONL or official JSON)")
+    attention.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")
+    attention.add_argument("--limit", type=int, default=3, metavar="N", help="how many examples without --uid (default 3)")
+    attention.add_argument("--time", type=float, action="append", default=[], metavar="T",
+                           help="diffusion time in [0, 1]: how much is masked (may be repeated; default 0.5)")  # fmt: skip
+    attention.add_argument("--heads", action="store_true", help="a picture and table lines for every head")
+    attention.add_argument("--layers", type=int, nargs="+", default=[], metavar="N", help="draw these layers only; -1: the last")
+    attention.add_argument("--max-gib", type=float, default=4.0, metavar="G", help="refuse maps of more than this (default 4)")
+    attention.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/attention")
+    attention.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")

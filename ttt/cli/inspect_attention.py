@@ -1,0 +1,221 @@
+"""``ttt inspect attention``: maps, entropy, distance and shares of a trained model's attention on examples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.cli.opening import find_run, load_model, open_config
+from ttt.config.load import to_plain
+from ttt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ttt.config.schema import RunConfig
+    from ttt.eval.attention import Tally
+    from ttt.model.lm import SpeechTextLM
+    from ttt.types import Example, Plan
+
+MARKER = "attention.json"
+
+
+def attention(arguments: argparse.Namespace) -> int:
+    """Look, write ``attention.json``, PNGs and TensorBoard to the folder, print the table."""
+    config, checkpoint = open_config(arguments)
+    examples = choose(arguments.examples, arguments.uid, arguments.limit)
+    times = times_of(config, arguments.time)
+    out = results_folder(arguments, "attention", MARKER)
+    model = load_model(config, checkpoint, "eager")
+    plans = [(e, t, plan_of(model, config, e, t)) for t in times for e in examples]
+    refuse_large(model, plans, arguments.max_gib)
+    layers = layers_of(model, arguments.layers)
+
+    partial = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        report = _look(model, config, plans, layers, arguments, partial)
+        report |= {"checkpoint": str(checkpoint), "examples": [e.uid for e in examples]}
+        (partial / MARKER).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(out, ignore_errors=True)
+    partial.replace(out)
+    print(f"{sum(1 for p in out.glob('*.png'))} pictures, {MARKER} and TensorBoard in {out}")
+    return 0
+
+
+def choose(path: str, uids: Sequence[str], limit: int) -> list[Example]:
+    """The examples asked for, or the first ``limit``."""
+    from ttt.data.formats import read_examples
+
+    found = read_examples(path)
+    if not uids:
+        return found[: max(1, limit)]
+    by_uid = {e.uid: e for e in found}
+    for uid in uids:
+        if uid not in by_uid:
+            raise DataError(f"{path}: no example with uid {uid!r}")
+    return [by_uid[u] for u in uids]
+
+
+def times_of(config: RunConfig, asked: Sequence[float]) -> list[float | None]:
+    """Diffusion times to look at; one in the middle by default, none for objectives without a time."""
+    from ttt.eval.attention import has_time
+
+    if asked:
+        return list(asked)
+    return [0.5] if has_time(config.objective) else [None]
+
+
+def results_folder(arguments: argparse.Namespace, name: str, marker: str) -> Path:
+    """Where results go.  Raises `ConfigError` for a folder that holds something else."""
+    run = find_run(Path(arguments.run))
+    if not arguments.out and run is None:
+        raise ConfigError(f"{arguments.run}: lies in no run folder; say where results go with --out")
+    out = Path(arguments.out) if arguments.out else run / "inspect" / name  # type: ignore[operator]
+    if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
+        raise ConfigError(
+            f"{out}: holds something else than 'ttt inspect {name}' writes; name another folder with --out"
+        )
+    return out
+
+
+def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: float | None) -> Plan:
+    """The objective's plan of one example, a row of its own."""
+    from ttt.data.packing import collate
+    from ttt.data.spans import encode_example
+    from ttt.eval.attention import plan_at
+    from ttt.rng import generator
+
+    vocab = model.tokenizer.vocab
+    stream = encode_example(example, model.tokenizer, prompt_rule=config.data.prompt_rule)
+    batch = collate([[stream]], len(stream), vocab.pad_id, vocab.mask_id)
+    return plan_at(config.objective, batch, time, generator(config.run.seed, f"attention/{example.uid}"))
+
+
+def refuse_large(model: SpeechTextLM, plans: Sequence[tuple[Example, float | None, Plan]], max_gib: float) -> None:
+    """Raise `DataError` naming the first example whose maps would not fit into ``max_gib``."""
+    from ttt.model.attention import maps_bytes
+
+    for example, _, plan in plans:
+        positions = plan.input_ids.shape[1]
+        gib = maps_bytes(model, positions) / 2**30
+        if gib > max_gib:
+            c = model.hf.config
+            raise DataError(
+                f"example {example.uid!r}: {positions} positions need {gib:.2f} GiB for the maps of {c.num_hidden_layers} layers x "
+                f"{c.num_attention_heads} heads, the limit is {max_gib:g}; choose a shorter one with --uid, or raise --max-gib"
+            )
+
+
+def layers_of(model: SpeechTextLM, asked: Sequence[int]) -> list[int]:
+    """Layers whose maps are drawn (all by default); negative ones count from the last."""
+    total = model.hf.config.num_hidden_layers
+    wrong = [n for n in asked if not -total <= n < total]
+    if wrong:
+        raise ConfigError(f"--layers: there is no layer {wrong[0]}; the model has {total} (0 to {total - 1})")
+    return sorted({n % total for n in asked}) or list(range(total))
+
+
+def _look(
+    model: SpeechTextLM, config: RunConfig, plans: Sequence[tuple[Example, float | None, Plan]], layers: Sequence[int],
+    arguments: argparse.Namespace, folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the network on every plan, draw, add up; prints a table per time."""
+    from ttt.eval.attention import measure, summary, table
+    from ttt.eval.attention_plots import layers_figure, pixels, save_figure
+    from ttt.model.attention import attention_maps
+
+    board = _board(folder / "tensorboard")
+    totals: dict[float | None, dict[str, Tally]] = {}
+    for example, time, plan in plans:
+        maps = attention_maps(model, plan)
+        for kind, tally in measure(maps, plan, model.tokenizer.vocab.mask_id).items():
+            known = totals.setdefault(time, {}).get(kind)
+            if known is None:
+                totals[time][kind] = tally
+            else:
+                known.add(tally)
+        for name, figure in _pictures(maps, plan, model, config, example, time, layers, arguments.heads):
+            save_figure(figure, folder / f"{name}.png")
+            board.add_image(f"maps/{name}", pixels(figure), 0, dataformats="HWC")
+    found = []
+    for time, tallies in totals.items():
+        values = summary(tallies)
+        label = "clean" if time is None else f"t{time:.2f}"
+        title = f"{_name(config.objective)}, mask {_name(plans[0][2].mask)}, " + (
+            "" if time is None else f"t = {time:g}, "
+        )
+        title += f"{len(plans) // len(totals)} examples"
+        print(f"{title}\n{table(values, arguments.heads)}\n")
+        figure = layers_figure(values, title)
+        save_figure(figure, folder / f"layers.{label}.png")
+        board.add_image(f"layers/{label}", pixels(figure), 0, dataformats="HWC")
+        _scalars(board, label, values)
+        found.append({"time": time, "queries": values})
+    board.close()
+    from ttt.eval.cards import git_state, versions
+
+    return {
+        "format": "ttt-attention-1", "objective": to_plain(config.objective), "mask": to_plain(plans[0][2].mask),
+        "seed": config.run.seed, "times": found, "versions": versions(), "git": git_state(),
+    }  # fmt: skip
+
+
+def _pictures(
+    maps: Sequence[Any], plan: Plan, model: SpeechTextLM, config: RunConfig, example: Example, time: float | None,
+    layers: Sequence[int], heads: bool,
+) -> Any:  # fmt: skip
+    import numpy as np
+
+    from ttt.eval.attention import kinds_of
+    from ttt.eval.attention_plots import map_figure
+    from ttt.masks.materialize import dense
+
+    allowed = dense(plan.mask, plan.layout)[0].cpu().numpy()
+    kinds = kinds_of(plan, model.tokenizer.vocab.mask_id)
+    stem = re.sub(r"[^\w.-]+", "_", example.uid) + ("" if time is None else f".t{time:.2f}")
+    about = f"{example.uid}, {_name(config.objective)}, mask {_name(plan.mask)}" + (
+        "" if time is None else f", t = {time:g}"
+    )
+    means = np.stack([maps[n].mean(0).numpy() for n in layers])
+    yield (
+        f"{stem}.layers",
+        map_figure(means, allowed, kinds, [f"layer {n}" for n in layers], f"{about}: means over heads"),
+    )
+    for n in layers if heads else ():
+        one = maps[n].numpy()
+        names = [f"head {h}" for h in range(len(one))]
+        yield f"{stem}.layer{n:02d}", map_figure(one, allowed, kinds, names, f"{about}: layer {n}")
+
+
+def _scalars(board: Any, label: str, values: dict[str, Any]) -> None:
+    """One curve per measure; the step is the layer."""
+    for kind, part in values.items():
+        for number, layer in enumerate(part["layers"]):
+            mean = layer["mean"]
+            flat = {k: mean[k] for k in ("entropy", "entropy_share", "distance", "ahead")}
+            flat |= {f"to_{k}": v for k, v in mean["to"].items()}
+            for key, value in flat.items():
+                if value is not None:
+                    board.add_scalar(f"attention/{label}/{kind}/{key}", value, number)
+
+
+def _board(folder: Path) -> Any:
+    from ttt.errors import MissingExtraError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError(f"TensorBoard cannot be imported ({error}); 'pip install tensorboard'") from error
+    return SummaryWriter(str(folder))
+
+
+def _name(component: Any) -> str:
+    return getattr(type(component), "registered_name", type(component).__name__)
