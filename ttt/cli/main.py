@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
             )
             verb.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
-        if name == "likelihood":
-            options.likelihood(verb)
+        if name in ("generate", "likelihood"):
+            getattr(options, name)(verb)
         if name == "show":
             verb.add_argument("--uid", default="", help="which example (default: the first)")
             verb.add_argument("--png", default="", metavar="FILE", help="draw the mask of the objective's plan to this file")

@@ -36,14 +36,14 @@ def replay(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--png", default="", metavar="FILE", help="draw position x call to this file")
     verb.add_argument("--quiet", action="store_true", help="no animation (with --png)")
     verb.add_argument("--width", type=int, default=0, metavar="N", help="columns (default: the terminal's)")
-    verb.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR")
+    verb.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR"
+    )
 
 
 def stream(verb: argparse.ArgumentParser) -> None:
     """``ttt stream``: what is asked of which run, in which pieces, and what is written."""
-    verb.add_argument("run", metavar="RUN", help="run folder, checkpoint, or model folder with --config")
-    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the run's")
-    verb.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML over the run's; later ones win")
+    opened(verb)
     verb.add_argument("--examples", nargs="+", default=[], metavar="FILE", help="prompts of example files (default: eval.examples)")
     verb.add_argument("--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)")
     verb.add_argument("--text", default="", metavar="WORDS", help="one question in text instead of examples")
