@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"errors", "types", "interfaces", "rng"}, {"registry"}, {"config"}, {"text", "audio", "masks", "diffusion"},
-    {"data", "model"}, {"objective"}, {"sampling"}, {"tasks"}, {"eval"}, {"train"}, {"check"}, {"api"}, {"bench"}, {"cli"}, {"__main__"},
+    {"data", "model"}, {"objective"}, {"sampling"}, {"tasks"}, {"eval"}, {"train"}, {"check"}, {"api"}, {"bench"},
+    {"cli"}, {"__main__"},
 )  # fmt: skip
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = {frozenset(("eval", "train"))}  # neither imports the other

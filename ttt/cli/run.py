@@ -144,30 +144,40 @@ def generate(arguments: argparse.Namespace) -> int:
         return 0
     folder = model_folder(config.eval.checkpoint or config.run.dir)
     tasks = {t.label: t for t in config.tasks}
+    traces = [out / f"{Path(p).stem}.trace.jsonl" for p in config.eval.examples]
     stages = [
-        Stage("generate", t.with_suffix(".done.json"), [Path(p), folder], [t], settings_of(config))
-        for p, t in zip(config.eval.examples, targets, strict=True)
-    ]
+        Stage(
+            "generate", t.with_suffix(".done.json"), [Path(p), folder], [t, trace] if arguments.trace else [t],
+            settings_of(config),
+        )
+        for p, t, trace in zip(config.eval.examples, targets, traces, strict=True)
+    ]  # fmt: skip
     open_ = [not s.is_done(arguments.overwrite) for s in stages]
     if not any(open_):
         return 0
     from ttt.eval.answer import answer
     from ttt.model.lm import SpeechTextLM
     from ttt.sampling.interleave import Decoder
+    from ttt.sampling.trace import Tracer, header, write_trace
 
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     model = SpeechTextLM.load(folder, attention).to(pick_device(config))
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
-    for (path, examples), target, stage, todo in zip(files.items(), targets, stages, open_, strict=True):
+    for (path, examples), target, trace, stage, todo in zip(files.items(), targets, traces, stages, open_, strict=True):
         if not todo:
             continue
         started = time.perf_counter()
-        records = answer(decoder, examples, tasks, config.eval.batch_size)
+        tracer = Tracer() if arguments.trace else None
+        records = answer(decoder, examples, tasks, config.eval.batch_size, tracer)
         out.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + ".tmp")
         temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
         temporary.replace(target)
+        trace.unlink(missing_ok=True)  # an older one would be of other answers
+        if tracer is not None:
+            head = header(model.tokenizer, config.eval.sampler, settings_of(config))
+            write_trace(trace, head, [tracer.records[e.uid] for e in examples])
         seconds = time.perf_counter() - started
         stage.finish({"items": len(records), "seconds": seconds}, seconds)
         log.info("generate: %s: %d answers in %.1f s", path.stem, len(records), seconds)

@@ -16,17 +16,22 @@ from ttt.interfaces import Codec, Judge, Normalizer, Task
 from ttt.registry.families import METRIC
 from ttt.sampling.interleave import Decoder
 from ttt.sampling.session import Prompt
+from ttt.sampling.trace import Tracer
 from ttt.types import Example
 
 log = logging.getLogger(__name__)
 
 
 def answer(
-    decoder: Decoder, examples: Sequence[Example], tasks: Mapping[str, Task], batch_size: int
+    decoder: Decoder,
+    examples: Sequence[Example],
+    tasks: Mapping[str, Task],
+    batch_size: int,
+    tracer: Tracer | None = None,
 ) -> list[dict[str, Any]]:
     """Generation records in the order of ``examples``; batches hold prompts of one task and similar length.
 
-    ``tasks``: label -> task, which makes the prompt.
+    ``tasks``: label -> task, which makes the prompt.  ``tracer`` writes down every step of decoding.
     """
     prompts: dict[str, Prompt] = {}
     for example in examples:
@@ -39,7 +44,7 @@ def answer(
     while at < len(order):
         batch = [e for e in order[at : at + batch_size] if e.task == order[at].task]
         at += len(batch)
-        for example, made in zip(batch, decoder.generate([prompts[e.uid] for e in batch]), strict=True):
+        for example, made in zip(batch, decoder.generate([prompts[e.uid] for e in batch], tracer), strict=True):
             by_uid[example.uid] = {
                 "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
                 "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
