@@ -105,11 +105,13 @@ class Tracer:
     def __init__(self) -> None:
         self.records: dict[str, TraceRecord] = {}
 
-    def watch(self, decoder: Decoder, prompts: Sequence[Prompt]) -> Iterator[Event]:
-        """The decoder's events; answers are recorded when the batch ends or the iterator is closed."""
+    def watch(self, decoder: Decoder, prompts: Sequence[Prompt], **how: Any) -> Iterator[Event]:
+        """What ``decoder.events(prompts, **how)`` gives; answers are recorded when it ends or the iterator is closed."""
         rows = [_Row(decoder, i) for i in range(len(prompts))]
         try:
-            with contextlib.closing(decoder.events(prompts, _listener(rows, "c"), _listener(rows, "r"))) as events:
+            with contextlib.closing(
+                decoder.events(prompts, _listener(rows, "c"), _listener(rows, "r"), **how)
+            ) as events:
                 for event in events:
                     rows[event.row].settle(event)
                     yield event
