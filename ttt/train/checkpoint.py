@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.errors import CheckpointError, TttError
+from ttt.train.engines.ranks import FellowError
 
 if TYPE_CHECKING:
-    from ttt.train.engine import Engine
+    from ttt.train.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,15 @@ class DiskFullError(TttError):
 class TrainState:
     """Everything a run has to remember beside weights and optimiser: nothing in it belongs to one rank.
 
-    ``step``: updates done; ``tokens`` seen by all ranks; ``elapsed_s``: training time so far; ``stopped``: why the run
-    ended there (empty: it went on); ``window``: sums since the last line of the log.
+    ``step``: updates done; ``micro_batches`` of one update, over all ranks; ``tokens`` seen by all ranks; ``elapsed_s``:
+    training time so far; ``stopped``: why the run ended there (empty: it went on); ``window``: sums since the last line of
+    the log.
     """
 
     step: int = 0
     seed: int = 0
     world_size: int = 1
+    micro_batches: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
     data_digest: str = ""
@@ -64,21 +67,23 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
         return target
     partial = root / f".{target.name}.partial"
     try:
+        with engine.ranks.together():
+            if engine.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                (partial / "model").mkdir(parents=True)
+                (partial / "engine").mkdir()
+        with engine.ranks.together():
+            engine.save_model(partial / "model")
+            engine.save(partial / "engine")
+        with engine.ranks.together():
+            if engine.rank == 0:
+                for name, text in {**files, "state.json": json.dumps(asdict(state), indent=1) + "\n"}.items():
+                    (partial / name).write_text(text, encoding="utf-8")
+                _publish(partial, target, state.step)
+    except Exception as error:
         if engine.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            (partial / "model").mkdir(parents=True)
-            (partial / "engine").mkdir()
-        engine.barrier()
-        engine.save_model(partial / "model")
-        engine.save(partial / "engine")
-        engine.barrier()
-        if engine.rank == 0:
-            for name, text in {**files, "state.json": json.dumps(asdict(state), indent=1) + "\n"}.items():
-                (partial / name).write_text(text, encoding="utf-8")
-            _publish(partial, target, state.step)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not is_disk_full(error):
+        if isinstance(error, FellowError) or not is_disk_full(error):
             raise
         last = latest_complete(root)
         raise DiskFullError(
@@ -86,7 +91,6 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
             f"{_mib(shutil.disk_usage(root).free)} are free; make room or lower train.keep_checkpoints, then run again "
             f"(it goes on from {last.name if last else 'the start: there is no complete checkpoint'})"
         ) from error
-    engine.barrier()
     if engine.rank == 0:
         for old in complete_checkpoints(root)[:-keep]:
             # The marker first: a deletion that is cut short leaves no folder that looks complete.
@@ -97,11 +101,14 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
 
 def load_checkpoint(folder: Path, engine: Engine, vocab_digest: str = "") -> TrainState:
     """Verify ``folder``, load weights and optimiser into ``engine``, return the rest."""
-    verify(folder)
-    check_model_folder(folder / "model", vocab_digest)
+    with engine.ranks.together():
+        if engine.rank == 0:  # one rank reads every byte; the others find what it found
+            verify(folder)
+            check_model_folder(folder / "model", vocab_digest)
     state = read_state(folder)
     engine.load_model(folder / "model")
-    engine.load(folder / "engine")
+    with engine.ranks.together():
+        engine.load(folder / "engine")
     return state
 
 

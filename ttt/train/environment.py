@@ -30,6 +30,8 @@ HARMLESS = (
     "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.max_seconds",
     "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps", "train.keep_checkpoints",
     "train.resume", "train.tensorboard", "eval", "judge", "tasks", "codec",
+    # Where an update is computed, not what it is: the number of micro-batches is compared with the checkpoint's.
+    "train.accumulate", "train.engine", "train.zero_stage", "train.offload", "train.deepspeed", "train.rank_timeout_s",
 )  # fmt: skip
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttt.errors import DataError, TttError
 from ttt.interfaces import Objective
 from ttt.rng import derive_seed, generator
-from ttt.train.engine import Engine
-from ttt.types import PackedBatch, Plan
+from ttt.train.engines.base import Engine
+from ttt.types import LossTerm, LossTerms, PackedBatch, Plan
 
 
 class NonFiniteError(TttError):
@@ -47,25 +48,20 @@ def train_step(
     loss = sum over terms of scale * sum / global count; a term whose global count is zero is left out.  ``update``
     counts from 0.  Raises `NonFiniteError`, before the update, when a loss or the gradient is not finite.
     """
-    # Dropout, if the backbone has any, draws from torch's global generator; this makes it a function of the update too.
-    torch.manual_seed(derive_seed(seed, "dropout", update, engine.rank))
-    plans = [objective.plan(b, generator(seed, "noise", update, engine.rank, i)) for i, b in enumerate(window)]
+    numbers = [micro_batch_number(i, engine.rank, engine.world_size) for i in range(len(window))]
+    plans = [draw_plan(objective, batch, seed, update, n) for n, batch in zip(numbers, window, strict=True)]
     counts = engine.sum_over_ranks(total_counts(plans))
     if not any(counts.values()):
         raise DataError(f"step {update + 1}: no loss term has anything to predict in {name_examples(window)}")
     sums: list[list[tuple[str, Tensor]]] = []
     stats: dict[str, float] = {}
     for i, plan in enumerate(plans):
+        # Dropout, if the backbone has any, draws from torch's global generator; this makes it a function of the batch too.
+        torch.manual_seed(derive_seed(seed, "dropout", update, numbers[i]))
         with engine.micro_batch(last=i == len(plans) - 1):
-            with engine.autocast():
-                found = objective.terms(engine.model, plan)
-            unknown = sorted(set(found.terms) - set(plan.terms))
-            if unknown:
-                raise TttError(f"objective: terms() returned {unknown[0]!r}, which plan() did not list")
-            live = {name: t for name, t in found.terms.items() if counts[name] > 0}
-            if live:
-                loss = sum(t.scale * t.sum / counts[name] for name, t in live.items()) * engine.world_size
-                engine.backward(loss)  # type: ignore[arg-type]
+            loss, live, found = engine.compute(partial(_loss, objective=objective, plan=plan, counts=counts))
+            if live or engine.lockstep:
+                engine.backward(loss * engine.world_size)
         sums.append([(name, t.sum.detach()) for name, t in live.items()])
         _add_stats(stats, found.stats)
     tokens = sum(b.n_tokens for b in window)
@@ -102,13 +98,17 @@ def validation_losses(
     local: dict[str, float] = {}
     factors: dict[str, float] = {}
     with torch.no_grad():
-        for i, batch in enumerate(batches):
-            if i % engine.world_size != engine.rank:
+        rounds = -(-len(batches) // engine.world_size)
+        for number in range(engine.rank, rounds * engine.world_size, engine.world_size):
+            if number >= len(batches) and not engine.lockstep:
                 continue
+            i = min(number, len(batches) - 1)
+            batch = batches[i]
             plan = objective.clean_plan(batch, generator(seed, "dev", i))
+            found = engine.compute(partial(objective.terms, plan=plan))
+            if i != number:  # a rank without a batch of its own kept the others company
+                continue
             factors.update(scales([plan]))
-            with engine.autocast():
-                found = objective.terms(engine.model, plan)
             for name, value in zip(found.terms, _values([t.sum for t in found.terms.values()]), strict=True):
                 local[f"sum/{name}"] = local.get(f"sum/{name}", 0.0) + value
                 local[f"count/{name}"] = local.get(f"count/{name}", 0.0) + float(found.terms[name].count)
@@ -119,6 +119,32 @@ def validation_losses(
         factors.setdefault(name, 1.0)
     loss, terms = _means(total, counts, factors)
     return loss, terms, _merged_stats(total)
+
+
+def micro_batch_number(index: int, rank: int, world_size: int) -> int:
+    """Place of a micro-batch in its update, over all ranks: another number of ranks cuts the same batches otherwise."""
+    return index * world_size + rank
+
+
+def draw_plan(objective: Objective, batch: PackedBatch, seed: int, update: int, number: int) -> Plan:
+    """The plan of micro-batch ``number`` (over all ranks) of ``update``: its noise depends on nothing else."""
+    return objective.plan(batch, generator(seed, "noise", update, 0, number))
+
+
+def _loss(
+    model: nn.Module, objective: Objective, plan: Plan, counts: Mapping[str, float]
+) -> tuple[Tensor, dict[str, LossTerm], LossTerms]:
+    """(loss [], terms that count, all that the objective found) of one micro-batch."""
+    found = objective.terms(model, plan)
+    unknown = sorted(set(found.terms) - set(plan.terms))
+    if unknown:
+        raise TttError(f"objective: terms() returned {unknown[0]!r}, which plan() did not list")
+    live = {name: t for name, t in found.terms.items() if counts[name] > 0}
+    if live:
+        loss = sum(t.scale * t.sum / counts[name] for name, t in live.items())
+    else:
+        loss = sum(t.sum * 0.0 for t in found.terms.values())
+    return loss, live, found  # type: ignore[return-value]
 
 
 def total_counts(plans: Sequence[Plan]) -> dict[str, float]:

@@ -13,14 +13,13 @@ import shutil
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ttt.config.load import resolved_yaml
 from ttt.config.record import command_line
@@ -29,11 +28,15 @@ from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.train import environment
 from ttt.train.checkpoint import TrainState, latest_complete, load_checkpoint, read_state, save_checkpoint
-from ttt.train.engine import Engine, build_engine
+from ttt.train.crash import load_crash, save_crash
+from ttt.train.engine import Engine, RankLostError, build_engine
+from ttt.train.engines.ranks import FellowError, is_lost_rank, lost_rank_message
 from ttt.train.optim import check_section, lr_at
-from ttt.train.step import name_examples, train_step, validation_losses
+from ttt.train.step import train_step, validation_losses
 from ttt.train.tracking import Progress, Tracker, Window, means
-from ttt.types import Kind, PackedBatch
+from ttt.types import PackedBatch
+
+__all__ = ["Callback", "RunReport", "Trainer", "clear", "load_crash", "save_crash"]
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +102,8 @@ class Trainer:
         if vocab_digest is None:
             vocab_digest = getattr(getattr(getattr(model, "tokenizer", None), "vocab", None), "digest", "")
         self.state = TrainState(
-            seed=config.run.seed, world_size=self.engine.world_size, data_digest=loader.digest,
-            vocab_digest=vocab_digest,
+            seed=config.run.seed, world_size=self.engine.world_size,
+            micro_batches=config.train.accumulate * self.engine.world_size, data_digest=loader.digest, vocab_digest=vocab_digest,
         )  # fmt: skip
         self.window = Window()
         self._config_yaml = resolved_yaml(config)
@@ -123,17 +126,27 @@ class Trainer:
     def run(self) -> RunReport:
         """Train to the end, to a signal, or to the time budget; always leaves a complete checkpoint when it returns."""
         main = self.engine.rank == 0
-        with environment.hold(self.folder) if main else contextlib.nullcontext(), self._listening():
-            if main:
-                self._prepare_folder()
-            self.engine.barrier()
-            self._resume()
-            tracker = Tracker(self.folder, self.state.step, self.config.train.tensorboard, enabled=main)
+        with contextlib.ExitStack() as stack:
             try:
-                return self._loop(tracker)
-            finally:
-                tracker.close()
-                self.engine.close()
+                with self.engine.ranks.together():
+                    if main:
+                        stack.enter_context(environment.hold(self.folder))
+                        self._prepare_folder()
+                stack.enter_context(self._listening())
+                self._resume()
+                with self.engine.ranks.together():
+                    tracker = Tracker(self.folder, self.state.step, self.config.train.tensorboard, enabled=main)
+                stack.callback(tracker.close)
+                report = self._loop(tracker)
+            except Exception as error:
+                if self.engine.world_size == 1 or not is_lost_rank(error):
+                    raise
+                last = latest_complete(self.checkpoints)
+                raise RankLostError(lost_rank_message(
+                    error, self.engine.rank, self.state.step, last.name if last else "the start: there is no checkpoint yet"
+                )) from error  # fmt: skip
+            self.engine.close()
+            return report
 
     def validate(self, step: int) -> dict[str, float]:
         """Validation losses and what the callbacks add, by key."""
@@ -148,9 +161,10 @@ class Trainer:
                 values["dev/loss"] = loss
                 values.update({f"dev/loss/{name}": value for name, value in terms.items()})
                 values.update({f"dev/{name}": value for name, value in means(stats).items()})
-            with torch.no_grad():
-                for callback in self.callbacks:
-                    values.update(callback(self, step) or {})
+            if self.callbacks:
+                with torch.no_grad(), self.engine.whole_weights():
+                    for callback in self.callbacks:
+                        values.update(callback(self, step) or {})
         finally:
             self.model.train(was_training)
         return values
@@ -205,7 +219,12 @@ class Trainer:
                 self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr
             )
         except Exception as error:
-            save_crash(self.folder / f"crash-{update + 1:08d}", update, self.engine.rank, window, error)
+            if not isinstance(error, FellowError) and not is_lost_rank(error):
+                folder = self.folder / f"crash-{update + 1:08d}"
+                save_crash(
+                    folder, window, error, self.objective, update=update, seed=self.config.run.seed, rank=self.engine.rank,
+                    world_size=self.engine.world_size,
+                )  # fmt: skip
             raise
         self.state.step += 1
         self.state.tokens += report.tokens
@@ -258,16 +277,23 @@ class Trainer:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {command_line()}\n")
 
     def _resume(self) -> None:
-        found = latest_complete(self.checkpoints)
+        with self.engine.ranks.together():
+            found = latest_complete(self.checkpoints) if self.engine.rank == 0 else None
+        found = self.engine.ranks.tell(found)[0]  # a shared folder may look older from another machine
         if found is None or not self.config.train.resume:
             return
         stored = read_state(found)
-        if stored.world_size != self.engine.world_size:
+        ranks, accumulate = self.engine.world_size, self.config.train.accumulate
+        wanted = stored.micro_batches or stored.world_size * accumulate  # 0: written before the number was stored
+        if wanted != ranks * accumulate:
+            fits = wanted % ranks == 0
+            fitting = f"train.accumulate={wanted // ranks}" if fits else f"a number of ranks that divides {wanted}"
             raise ConfigError(
-                f"{found}: written by {stored.world_size} ranks, this run has {self.engine.world_size}: the batches "
-                "would be others; start as many, or a new run with train.init_from"
+                f"{found}: an update there has {wanted} micro-batches, this run has {ranks} ranks x {accumulate}: the batches "
+                f"would be others; give {fitting}, or start a new run with train.init_from"
             )
         self.state = load_checkpoint(found, self.engine, self.state.vocab_digest)
+        self.state.world_size, self.state.micro_batches = ranks, wanted
         self.window = Window(self.state.window)
         self.state.stopped = ""
         if self.engine.rank == 0:
@@ -294,51 +320,6 @@ class Trainer:
         finally:
             for known, handler in before.items():
                 signal.signal(known, handler)
-
-
-def save_crash(folder: Path, update: int, rank: int, window: Sequence[PackedBatch], error: BaseException) -> None:
-    """Keep and log the batches of a failed update: ``rank-R.safetensors`` (tensors ``i.field``), ``rank-R.json``."""
-    from safetensors.torch import save_file
-
-    batches = []
-    tensors: dict[str, Tensor] = {}
-    for i, batch in enumerate(window):
-        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        tensors.update({f"{i}.{k}": v.cpu().contiguous().clone() for k, v in values.items() if isinstance(v, Tensor)})
-        kinds = Counter(batch.kind.flatten().tolist())
-        batches.append({
-            "shape": list(batch.ids.shape), "kinds": {k.name: kinds.get(int(k), 0) for k in Kind},
-            **{k: v for k, v in values.items() if not isinstance(v, Tensor)},
-        })  # fmt: skip
-    record = {"update": update, "step": update + 1, "error": f"{type(error).__name__}: {error}", "batches": batches}
-    log.error("step %d failed: %s", update + 1, record["error"])
-    for i, entry in enumerate(batches):
-        names = name_examples([window[i]], 64)
-        log.error("  micro-batch %d: shape %s, %s, %s", i, entry["shape"], entry["kinds"], names)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"rank-{rank}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if tensors:
-            save_file(tensors, folder / f"rank-{rank}.safetensors")
-        log.error("  saved to %s", folder)
-    except Exception as second:  # the first error is the one that matters
-        log.error("  not saved to %s: %s", folder, second)
-
-
-def load_crash(folder: Path, rank: int = 0) -> tuple[dict[str, Any], list[PackedBatch]]:
-    """What `save_crash` wrote: the record, and the batches to try again."""
-    from safetensors.torch import load_file
-
-    record = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
-    path = folder / f"rank-{rank}.safetensors"
-    tensors = load_file(path) if path.is_file() else {}
-    batches = []
-    for i, entry in enumerate(record["batches"]):
-        named = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
-        batches.append(
-            PackedBatch(**named, n_docs=entry["n_docs"], mask_id=entry["mask_id"], uids=tuple(entry["uids"]))
-        )
-    return record, batches
 
 
 def clear(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import TinyLM, Toy, ToyLoader, batch, lines, trainer
 
-from ttt.errors import CheckpointError, ConfigError
+from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.train.checkpoint import DiskFullError, complete_checkpoints, latest_complete, read_state
+from ttt.train.crash import load_crash
+from ttt.train.engine import load_weights
 from ttt.train.step import NonFiniteError
-from ttt.train.trainer import load_crash
 from ttt.types import LossTerm, LossTerms
 
 HERE = Path(__file__).parent
@@ -251,7 +253,8 @@ class NanObjective(Toy):
 def test_a_crash_keeps_the_batch(tmp_path, caplog):
     with pytest.raises(NonFiniteError, match="step 3: loss term 'ar' is not finite in examples 55-0, 55-1"):
         trainer(tmp_path, NanAt(), objective=NanObjective()).run()
-    record, batches = load_crash(tmp_path / "crash-00000003")
+    crash = load_crash(tmp_path / "crash-00000003")
+    record, batches = crash.record, crash.batches
     assert record["update"] == 2 and "NonFiniteError" in record["error"] and len(batches) == 2
     assert torch.equal(batches[1].ids, batch(55, 5).ids) and batches[1].uids == batch(55, 5).uids
     assert "55-4" in caplog.text and "'AUDIO': 10" in caplog.text
@@ -265,7 +268,26 @@ def test_any_exception_keeps_the_batch_and_passes_on(tmp_path):
 
     with pytest.raises(ZeroDivisionError, match="here"):
         trainer(tmp_path, objective=Wrong()).run()
-    assert load_crash(tmp_path / "crash-00000001")[0]["error"] == "ZeroDivisionError: here"
+    assert load_crash(tmp_path / "crash-00000001").record["error"] == "ZeroDivisionError: here"
+    with pytest.raises(DataError, match=r"crash-00000009/rank-0.json: not readable"):
+        load_crash(tmp_path / "crash-00000009")
+
+
+def test_a_crash_is_computed_again_from_its_files(tmp_path):
+    """The stored batches, seed and weights of the last checkpoint give the loss that was not finite."""
+    with pytest.raises(NonFiniteError):
+        trainer(tmp_path, NanAt(), objective=NanObjective(), save_every_steps=1).run()
+    crash = load_crash(tmp_path / "crash-00000003")
+    model = TinyLM(seed=9)
+    load_weights(model, latest_complete(tmp_path / "checkpoints") / "model")
+    assert crash.replay(NanObjective(), model, 1) == {"ar": math.inf}
+    fine = crash.replay(Toy(), model, 1)
+    again = crash.replay(Toy(), model, 1)
+    assert fine == again and all(map(math.isfinite, fine.values()))
+    weights = crash.plans[1]["nar.weight"]
+    assert len(weights) and torch.equal(weights, crash.draw(Toy(), 1).terms["nar"].weight)
+    with pytest.raises(DataError, match=r"micro-batch 1: nar.weight is planned otherwise than then"):
+        crash.replay(Toy(noise=False), model, 1)
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(uninterrupted, tmp_path, monkeypatch):
@@ -338,9 +360,10 @@ def test_a_damaged_checkpoint_stops_the_resume(tmp_path):
         trainer(tmp_path, steps=12).run()
 
 
-def test_another_number_of_ranks_is_refused(tmp_path):
+def test_another_number_of_micro_batches_is_refused_with_the_mend(tmp_path):
     trainer(tmp_path, steps=3).run()
-    state = tmp_path / "checkpoints/step-00000003/state.json"
-    state.write_text(state.read_text().replace('"world_size": 1', '"world_size": 2'))
-    with pytest.raises(ConfigError, match="written by 2 ranks, this run has 1"):
-        trainer(tmp_path, steps=6).run()
+    message = (
+        r"step-00000003: an update there has 2 micro-batches, this run has 1 ranks x 3: .* give train.accumulate=2, or"
+    )
+    with pytest.raises(ConfigError, match=message):
+        trainer(tmp_path, steps=6, accumulate=3).run()

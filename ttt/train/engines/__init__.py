@@ -1,0 +1,1 @@
+"""Where the network runs: one module per engine, and what they share."""

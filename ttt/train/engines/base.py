@@ -1,0 +1,137 @@
+"""What the trainer knows of an engine, and the weights every engine reads the same way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ttt.errors import CheckpointError
+from ttt.train.engines.ranks import Ranks
+
+T = TypeVar("T")
+
+
+class Engine(ABC):
+    """One optimiser and the ranks it is spread over.
+
+    Of one update: `micro_batch` around each `compute` and `backward`, then `step` once.  Engines *average* gradients over
+    ranks, so the caller multiplies its loss by ``world_size``.  ``lockstep``: weights or gradients are spread over the
+    ranks, so that all ranks have to make the same forward and backward passes, and each uses every trainable parameter.
+    """
+
+    model: nn.Module
+    device: torch.device
+    ranks: Ranks
+    lockstep: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return self.ranks.size
+
+    def compute(self, work: Callable[[nn.Module], T]) -> T:
+        """``work(model)`` in the number type to compute in: every forward pass, with the loss made from it."""
+        with self.autocast():
+            return work(self.model)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The number type to compute in."""
+        return nullcontext()
+
+    @abstractmethod
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Surrounds one forward and backward: ``last`` of the window or not."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss`` [] to this rank's."""
+
+    @abstractmethod
+    def step(self, lr: float) -> float:
+        """Average gradients over ranks, clip, update, clear.  -> norm before clipping.
+
+        When the norm is not finite, nothing was updated.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the optimiser's state; called on every rank.  No pickle."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what any engine's `save` wrote; called on every rank.  Raises `CheckpointError` when it is of another model."""
+
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """About how large a checkpoint is."""
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights; called on every rank."""
+        if self.rank == 0:
+            self.model.save(folder)  # type: ignore[operator]
+
+    def load_model(self, folder: Path) -> None:
+        """Read what `save_model` wrote; called on every rank."""
+        with self.ranks.together():
+            load_weights(self.model, folder)
+
+    def whole_weights(self) -> AbstractContextManager[Any]:
+        """Inside, ``model`` can be called on its own: every rank holds all weights.  Entered and left by all ranks."""
+        return nullcontext()
+
+    def sum_over_ranks(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum by name; a name that some ranks lack counts as 0 there.  Every rank gets the same answer."""
+        return self.ranks.sum(values)
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        self.ranks.barrier()
+
+    def close(self) -> None:
+        """Leave the group of ranks."""
+        self.ranks.close()
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Copy the safetensors of ``folder`` into ``model`` (into its ``hf``, if it has one), in place.
+
+    Only weights tied to a stored one may be missing.  A model with a format of its own brings ``load_weights(folder)``.
+    """
+    own = getattr(model, "load_weights", None)
+    if own is not None:
+        own(folder)
+        return
+    from safetensors.torch import load_file
+
+    target = getattr(model, "hf", model)
+    stored: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        stored.update(load_file(path))
+    if not stored:
+        raise CheckpointError(f"{folder}: no *.safetensors here; this is not a model folder")
+    have = target.state_dict()
+    present = {have[name].data_ptr() for name in stored if name in have}
+    missing = [name for name, value in have.items() if name not in stored and value.data_ptr() not in present]
+    odd = [name for name in stored if name not in have]
+    shapes = [n for n in stored if n in have and have[n].shape != stored[n].shape]
+    if missing or odd or shapes:
+        raise CheckpointError(
+            f"{folder}: weights of another model: {len(missing)} missing{_first(missing)}, "
+            f"{len(odd)} unknown{_first(odd)}, {len(shapes)} of another shape{_first(shapes)}"
+        )
+    target.load_state_dict(stored, strict=False)
+
+
+def _first(names: list[str]) -> str:
+    return f" (first {names[0]!r})" if names else ""

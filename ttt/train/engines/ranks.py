@@ -1,0 +1,144 @@
+"""The processes of one run and what they tell each other on the CPU: counts, decisions, failures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from ttt.errors import ConfigError, TttError
+
+
+class RankLostError(TttError):
+    """Another process of this run is gone, or does not answer."""
+
+
+class FellowError(TttError):
+    """This process is well, but another of the same run failed and said why."""
+
+    quiet = True  # the one that failed prints it
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of ranks) as told by torchrun or the deepspeed launcher; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` -> this rank's GPU if there is one, else the CPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"run.device: must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+class Ranks:
+    """The group of processes.  With one process every call answers at once.
+
+    ``timeout_s``: how long a rank waits for the others before it gives up.  ``always``: make a group even for one process.
+    """
+
+    def __init__(self, device: torch.device, timeout_s: float, always: bool = False) -> None:
+        self.rank, self.size = world()
+        self._control: Any = None
+        self._owns_group = False
+        if self.size == 1 and not always:
+            return
+        import torch.distributed as dist
+
+        patience = timedelta(seconds=timeout_s)
+        if not dist.is_initialized():
+            alone = {} if self.size > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience, **alone)  # type: ignore[arg-type]
+            self._owns_group = True
+        self._control = dist.new_group(backend="gloo", timeout=patience)  # counts and logs travel on the CPU
+
+    def tell(self, value: Any) -> list[Any]:
+        """``value`` of every rank, by rank."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum by name, in rank order, so that every rank rounds alike; a name that a rank lacks counts as 0 there."""
+        if self.size == 1:
+            return dict(values)
+        total: dict[str, float] = {}
+        for part in self.tell(dict(values)):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.barrier(group=self._control)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A stretch that succeeds on every rank or on none: who did well raises `FellowError` when another failed.
+
+        The first rank that failed raises its own error, so one message is printed and nobody waits for the dead.
+        """
+        if self.size == 1:
+            yield
+            return
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if is_lost_rank(error):  # nobody is left to talk to
+                raise
+            failure = error
+        told = self.tell(None if failure is None else f"{type(failure).__name__}: {failure}")
+        first = next((rank for rank, message in enumerate(told) if message is not None), None)
+        if first == self.rank:
+            assert failure is not None
+            raise failure
+        if first is not None:
+            raise FellowError(f"rank {first} failed: {told[first]}") from failure
+
+    def close(self) -> None:
+        """Leave the group, if this object made it."""
+        if self._owns_group:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+            self._owns_group = False
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Does this error mean that another process is gone or stuck?"""
+    import torch.distributed as dist
+
+    if not isinstance(error, RuntimeError):
+        return False
+    if isinstance(error, getattr(dist, "DistError", ())):
+        return True
+    # gloo reports a closed or silent connection as a plain RuntimeError that names its own source file.
+    text = str(error)
+    return "gloo" in text or "Connection closed by peer" in text or "Connection reset by peer" in text
+
+
+def lost_rank_message(error: BaseException, rank: int, step: int, last: str) -> str:
+    """One line for `RankLostError`; ``last``: the checkpoint a new start goes on from."""
+    why = " ".join(str(error).split())
+    return (
+        f"step {step + 1}: another process of this run is gone or does not answer (rank {rank} saw: {why[:200]}); "
+        f"look for the first error of the other ranks; the same command goes on from {last}"
+    )
