@@ -80,7 +80,7 @@ def loss_curves(records: Sequence[Mapping[str, Any]], out: str | Path) -> bool:
         return False
     order = {"total": 0, "text (ar)": 1, "audio (nar)": 2}
     titles = sorted(panels, key=lambda t: (order.get(t, 3), t))
-    figure = _figure(3.6 * len(titles) + 0.6, 3.0)
+    figure = new_figure(3.6 * len(titles) + 0.6, 3.0)
     colors = dict(_MODALITY.values())
     for number, title in enumerate(titles):
         axes = figure.add_subplot(1, len(titles), number + 1)
@@ -97,7 +97,7 @@ def loss_curves(records: Sequence[Mapping[str, Any]], out: str | Path) -> bool:
         axes.set_ylabel("loss (nat)" if number == 0 else "")
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, frameon=False)
-    return _save(figure, out)
+    return write_png(figure, out)
 
 
 def mel_pair(mels: Sequence[tuple[str, np.ndarray]], out: str | Path, frame_s: float, title: str = "") -> bool:
@@ -109,7 +109,7 @@ def mel_pair(mels: Sequence[tuple[str, np.ndarray]], out: str | Path, frame_s: f
     high = max(float(mel.max()) for _, mel in shown)
     longest_s = max(mel.shape[1] for _, mel in shown) * frame_s
     width, height = float(np.clip(2.2 * longest_s + 1.5, 5, 12)), 1.7 * len(shown) + 0.7
-    figure = _figure(width, height, layout=None)  # dozens are drawn: placed by hand, twice as fast
+    figure = new_figure(width, height, layout=None)  # dozens are drawn: placed by hand, twice as fast
     figure.subplots_adjust(0.6 / width, 0.45 / height, 1 - 0.15 / width, 1 - 0.5 / height, hspace=0.25)
     for number, (name, mel) in enumerate(shown):
         axes = figure.add_subplot(len(shown), 1, number + 1)
@@ -127,7 +127,7 @@ def mel_pair(mels: Sequence[tuple[str, np.ndarray]], out: str | Path, frame_s: f
     figure.axes[-1].set_xlabel("seconds", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
-    return _save(figure, out)
+    return write_png(figure, out)
 
 
 def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: str = "attention mask") -> bool:
@@ -148,7 +148,7 @@ def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: 
     palette = np.array([to_rgb(_KIND_COLORS[k]) for k in sorted(_KIND_COLORS)])  # [3, rgb]
     strip = palette[kind.astype(int)]  # [T, rgb]
     cells = np.where(allowed[:, :, None], 0.35 + 0.65 * strip[None], 1.0)  # [T, T, rgb]
-    figure = _figure(5.4, 5.8)
+    figure = new_figure(5.4, 5.8)
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 24), height_ratios=(1, 24), wspace=0.02, hspace=0.02)
     body = figure.add_subplot(grid[1, 1])
     body.imshow(cells, interpolation="nearest", aspect="auto")
@@ -166,7 +166,7 @@ def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: 
     patches = [Patch(color=_KIND_COLORS[int(k)], label=n) for k, n in names.items() if (kind == int(k)).any()]
     patches.append(Patch(facecolor="white", edgecolor="#a0aec0", label="not seen"))
     figure.legend(handles=patches, loc="outside lower center", ncol=4, fontsize=8, frameon=False)
-    return _save(figure, out)
+    return write_png(figure, out)
 
 
 def metric_bars(values: Mapping[str, Mapping[str, Any]], out: str | Path, title: str = "") -> bool:
@@ -183,7 +183,7 @@ def metric_bars(values: Mapping[str, Mapping[str, Any]], out: str | Path, title:
     if not panels:
         return False
     heights = [len({k.removeprefix(_TWIN) for k in mine}) for _, mine in panels]
-    figure = _figure(7.0, 0.42 * sum(heights) + 0.9 * len(panels))
+    figure = new_figure(7.0, 0.42 * sum(heights) + 0.9 * len(panels))
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
     widest = max(100.0 * (v.get("high") or v["value"]) for v in known.values())
     for number, (name, mine) in enumerate(panels):
@@ -196,7 +196,7 @@ def metric_bars(values: Mapping[str, Mapping[str, Any]], out: str | Path, title:
     figure.axes[-1].set_xlabel("per cent, with 95 % intervals", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
-    return _save(figure, out)
+    return write_png(figure, out)
 
 
 def ablation_panels(
@@ -211,7 +211,7 @@ def ablation_panels(
         return False
     wide = min(3, len(columns))
     high = -(-len(columns) // wide)
-    figure = _figure(1.6 + 2.9 * wide, high * (0.34 * len(rows) + 0.9) + 0.3)
+    figure = new_figure(1.6 + 2.9 * wide, high * (0.34 * len(rows) + 0.9) + 0.3)
     for number, column in enumerate(columns):
         axes = figure.add_subplot(high, wide, number + 1)
         scale = 100.0 if column.unit == "rate" else 1.0
@@ -235,7 +235,7 @@ def ablation_panels(
         axes.grid(axis="x", alpha=0.25)
     if title:
         figure.suptitle(title, fontsize=10)
-    return _save(figure, out)
+    return write_png(figure, out)
 
 
 def frontier(panels: Sequence[FrontierPanel], out: str | Path, title: str = "") -> bool:
@@ -257,7 +257,7 @@ def frontier(panels: Sequence[FrontierPanel], out: str | Path, title: str = "") 
     colors = {name: colormaps["tab20"](2 * (i % 10) + i // 10 % 2) for i, name in enumerate(names)}
     wide = min(3, len(shown))
     high = -(-len(shown) // wide)
-    figure = _figure(0.6 + 3.4 * wide, 3.0 * high + 0.2 * -(-len(names) // 3) + 0.3)
+    figure = new_figure(0.6 + 3.4 * wide, 3.0 * high + 0.2 * -(-len(names) // 3) + 0.3)
     handles = {}
     for number, (column, known) in enumerate(shown):
         axes = figure.add_subplot(high, wide, number + 1)
@@ -279,7 +279,7 @@ def frontier(panels: Sequence[FrontierPanel], out: str | Path, title: str = "") 
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncol=3, fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)
-    return _save(figure, out)
+    return write_png(figure, out)
 
 
 def _bars(axes: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
@@ -305,13 +305,15 @@ def _bars(axes: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
     axes.grid(axis="x", alpha=0.25)
 
 
-def _figure(width: float, height: float, layout: Any = "constrained") -> Any:
+def new_figure(width: float, height: float, layout: Any = "constrained") -> Any:
+    """A figure of ``width`` x ``height`` inches that belongs to no display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout=layout)
 
 
-def _save(figure: Any, out: str | Path) -> bool:
+def write_png(figure: Any, out: str | Path) -> bool:
+    """Write it, whole or not at all; always True."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     out = Path(out)
