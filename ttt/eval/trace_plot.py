@@ -15,7 +15,7 @@ from ttt.eval.plots import AUDIO, INK, REST, TEXT, new_figure, write_png
 from ttt.sampling.frames import frames
 from ttt.sampling.trace import TraceRecord
 
-EMPTY, MASKED, TAKEN_BACK = "#ffffff", "#e2e8f0", "#e53e3e"
+EMPTY, MASKED, TAKEN_BACK = "#ffffff", "#e4e4e4", "#f56565"
 
 
 def states(record: TraceRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def trace_picture(record: TraceRecord, head: Mapping[str, Any], out: str | Path)
     shown = np.where(np.isfinite(confidence), scale(np.nan_to_num(confidence)), 1.0)
     color = ramp(np.asarray(shown))[..., :3]  # [N, P, rgb]
     color[(what >= 2) & ~np.isfinite(confidence)] = to_rgb(REST)
-    color = np.where((what == 2)[..., None], 0.45 * color + 0.55, color)
+    color = np.where((what == 2)[..., None], 0.6 * color + 0.4, color)
     for value, name in ((0, EMPTY), (1, MASKED), (4, TAKEN_BACK)):
         color[what == value] = to_rgb(name)
 
@@ -80,13 +80,13 @@ def trace_picture(record: TraceRecord, head: Mapping[str, Any], out: str | Path)
     body.set_ylabel("network call", fontsize=8)
     ended = f"{len(record.ids)} tokens, {sum(record.calls.values())} calls, stopped: {record.stopped}"
     body.set_title(f"{record.uid}: {ended}", fontsize=9)
-    body.set_xticklabels([])
+    body.tick_params(labelbottom=False)
     patches = [Patch(facecolor=MASKED, label="mask")]
     if (what == 4).any():
         patches.append(Patch(facecolor=TAKEN_BACK, label="masked again"))
     if ((what >= 2) & (what != 4) & ~np.isfinite(confidence)).any():
         patches.append(Patch(facecolor=REST, label="not predicted"))
-    body.legend(handles=patches, fontsize=7, loc="lower left", framealpha=0.9)
+    plot.legend(handles=patches, fontsize=7, loc="outside lower center", ncol=3, frameon=False)
 
     strip = plot.add_subplot(grid[1], sharex=body)
     vocabulary = head.get("vocabulary", {})

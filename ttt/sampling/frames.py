@@ -36,8 +36,8 @@ class Frame:
 def frames(record: TraceRecord) -> Iterator[Frame]:
     """One frame per network call, and a last one that shows what is left of the answer if that differs.
 
-    Positions that a sampler fills later in the same block are shown as masks from the block's first call on.  (A trace
-    knows positions that were written, so masks that a block never filled are not shown.)
+    Positions that a sampler fills later in the same block are masks from the block's first call on.  (A trace knows what
+    was predicted, so masks that nobody predicted, and the masks of later blocks, are not shown.)
     """
     cells: dict[int, Cell] = {}
     final = 0
@@ -77,18 +77,23 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
 
 
 def _reaches(record: TraceRecord) -> list[int]:
-    """For each step, the end of the block it belongs to: one past the last position written before the block is settled."""
+    """For each step, one past the last position that is on the canvas then.
+
+    A sampler that masks again has predicted all of its canvas, so its canvas is what it has touched; else a block's is
+    all that is written before the block is settled.
+    """
     out = [0] * len(record.kind)
-    reach = 0
-    for at in reversed(range(len(out))):
-        kind, position = record.kind[at], record.position[at]
-        if kind in "sx":
-            reach = position
-        elif kind in "ta":
-            reach = 0
-            out[at] = position + 1
-            continue
-        else:
-            reach = max(reach, position + 1)
-        out[at] = reach
+    start = 0
+    for at, kind in enumerate(record.kind):
+        if kind in "ta":
+            out[at], start = record.position[at] + 1, at + 1
+        elif kind in "sx" or at + 1 == len(out):
+            block = range(start, at + 1)
+            ends = [record.position[i] + (record.kind[i] not in "sx") for i in block]
+            grows = any(record.kind[i] == "r" for i in block)
+            reach = 0 if grows else max(ends)
+            for i, end in zip(block, ends, strict=True):
+                reach = max(reach, end)
+                out[i] = reach
+            start = at + 1
     return out
