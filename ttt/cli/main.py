@@ -22,6 +22,7 @@ VERBS = {
     "train": ("ttt.cli.run:train", "train the configured objective"),
     "generate": ("ttt.cli.run:generate", "answer the prompts of example files"),
     "replay": ("ttt.cli.replay:replay", "how an answer was decoded, call by call: in the terminal, as a picture"),
+    "stream": ("ttt.cli.stream:stream", "ask a model and hear it while it answers; wavs piece by piece, latency percentiles"),
     "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers of example files: text exact, audio bounded"),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (_, help_line) in VERBS.items():
         verb = verbs.add_parser(name, help=help_line, description=help_line)
-        if name in ("ablate", "bench", "chat", "doctor", "inspect", "replay", "repro"):
+        if name in ("ablate", "bench", "chat", "doctor", "inspect", "replay", "repro", "stream"):
             getattr(options, name)(verb)
         elif name == "list":
             verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
