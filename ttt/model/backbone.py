@@ -6,7 +6,7 @@ Never forked: masks go in through ``attention_mask``, positions through ``positi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
     if dtype is None:
         raise ConfigError(f"model.dtype: {section.dtype!r} is none of float32, bfloat16")
     if section.path:
-        hf = load_hf(section.path, section.attention, dtype)
-        first_new = min(_own_tokens(Path(section.path), hf), vocab.size)
+        from ttt.model.lora import quantization
+
+        hf = load_hf(section.path, section.attention, dtype, quantization(section, dtype))
+        first_new = min(own_tokens(Path(section.path), hf), vocab.size)
         if vocab.size > hf.get_input_embeddings().num_embeddings:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
@@ -90,23 +92,22 @@ def quiet() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # deepspeed would ask, and warn about the answer
 
 
-def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
-    """`AutoModelForCausalLM.from_pretrained` of a local folder; only safetensors are read."""
+def load_hf(
+    path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32, quantization: Any = None
+) -> Any:
+    """`AutoModelForCausalLM.from_pretrained` of a local folder; only safetensors, whole or sharded, are read.
+
+    ``quantization``: settings of 4-bit weights (`ttt.model.lora.quantization`).
+    """
     from transformers import AutoModelForCausalLM
 
     quiet()
     folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained"
-        )
-    if not list(folder.glob("*.safetensors")):
-        pickled = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
-        found = f"only pickled weights ({', '.join(pickled)}), which can run code" if pickled else "no weights"
-        raise CheckpointError(f"{folder}: {found}; save the model as safetensors")
+    check_folder(folder)
+    more = {} if quantization is None else {"quantization_config": quantization}
     try:
         return AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation=attention, dtype=dtype, local_files_only=True, use_safetensors=True
+            folder, attn_implementation=attention, dtype=dtype, local_files_only=True, use_safetensors=True, **more
         )
     except Exception as error:  # damaged files surface as many types
         raise CheckpointError(
@@ -114,15 +115,55 @@ def load_hf(path: str | Path, attention: str = "sdpa", dtype: torch.dtype = torc
         ) from error
 
 
-def _own_tokens(folder: Path, hf: Any) -> int:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is no model in safetensors, saying what to do."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained"
+        )
+    if (folder / "adapter.json").is_file() or (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: adapters without their base; make a whole model of them first ('ttt model merge {folder} OUT')"
+        )
+    if list(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl"))
+    if pickled:
+        raise CheckpointError(
+            f"{folder}: only pickled weights ({', '.join(pickled)}), which can run code when they are read; save the model "
+            "as safetensors (where you trust it: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT))"
+        )
+    raise CheckpointError(f"{folder}: no weights; save the model as safetensors")
+
+
+def check_tokenizer(folder: Path, token: Callable[[int], str]) -> None:
+    """Refuse a run whose tokenizer gives the backbone's ids other meanings; ``token``: id -> spelling in the run."""
+    if not (folder / "tokenizer.json").is_file():
+        return
+    for spelling, number in _tokenizer(folder).get_vocab(with_added_tokens=True).items():
+        if token(number) != spelling:
+            raise CheckpointError(
+                f"data.tokenizer: id {number} is {token(number)!r} there and {spelling!r} in {folder}: the weights would be "
+                "read under wrong names; make it from this backbone ('ttt tokenizer')"
+            )
+
+
+def _tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise CheckpointError(f"{folder / 'tokenizer.json'}: not a tokenizer file: {error}") from error
+
+
+def own_tokens(folder: Path, hf: Any) -> int:
     """How many ids the folder's own tokenizer has: rows beyond it are padding of the table and were never trained."""
     rows = hf.get_input_embeddings().num_embeddings
     if not (folder / "tokenizer.json").is_file():
         log.warning("%s: no tokenizer.json; all %d token rows count as trained", folder, rows)
         return rows
-    from tokenizers import Tokenizer
-
-    return min(rows, Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size(with_added_tokens=True))
+    return min(rows, _tokenizer(folder).get_vocab_size(with_added_tokens=True))
 
 
 def initialize_rows(
@@ -168,7 +209,9 @@ def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: tor
 
 
 def _refuse_sliding(config: Any) -> None:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:  # models without a list of layers have one window for all, or none
+        kinds = {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
     if kinds != {"full_attention"}:
         raise ConfigError(
             f"model: layers of kind {', '.join(sorted(kinds - {'full_attention'}))} would ignore their window under a "

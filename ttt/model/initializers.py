@@ -38,6 +38,28 @@ class Mean(Initializer):
         return old.mean(0) + self.noise * old.std(0) * torch.randn(rows.shape, generator=gen)
 
 
+@INITIALIZER.register("twist")
+@dataclass(frozen=True)
+class Twist(Initializer):
+    """Each added row starts as a copy of a text row, drawn without replacement: TWIST's warm start, table included.
+
+    TWIST (Hassid et al. 2023) starts a speech model from text weights and draws its token table anew, which is
+    ``model.path`` with ``normal``; here speech tokens also start where words are.  ``jitter`` adds that share of the
+    rows' spread as noise, so that copies can part.  An untied head takes the rows of the same text tokens.
+    """
+
+    jitter: float = 0.01
+
+    def initialize(self, rows: Tensor, ids: Tensor, context: Mapping[str, Any], gen: Generator) -> Tensor:
+        """Rows of random text tokens + noise."""
+        old = context["old"].float()
+        # Not from ``gen``, which has moved on when the head's turn comes: both tables must draw the same tokens.
+        choice = torch.Generator().manual_seed(gen.initial_seed())
+        rounds = -(-len(rows) // len(old))
+        at = torch.cat([torch.randperm(len(old), generator=choice) for _ in range(rounds)])[: len(rows)]
+        return old[at] + self.jitter * old.std(0) * torch.randn(rows.shape, generator=gen)
+
+
 @INITIALIZER.register("codes")
 @dataclass(frozen=True)
 class Codes(Initializer):

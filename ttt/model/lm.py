@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError
-from ttt.model.backbone import build_backbone, load_hf
+from ttt.model.backbone import build_backbone, check_tokenizer, load_hf
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs
 
@@ -32,12 +32,22 @@ class SpeechTextLM(nn.Module):
     def build(
         cls, section: ModelSection, tokenizer: TextTokenizer, seed: int, code_vectors: Any = None
     ) -> SpeechTextLM:
-        """From a configuration (see `build_backbone`)."""
+        """From a configuration (see `build_backbone`); with ``section.lora``, adapters around it (`ttt.model.lora`)."""
+        if section.path:
+            check_tokenizer(Path(section.path), tokenizer.token)
+        if section.lora.rank:
+            from ttt.model.lora import AdaptedLM
+
+            return AdaptedLM.build(section, tokenizer, seed, code_vectors)
         return cls(build_backbone(section, tokenizer.vocab, seed, code_vectors), tokenizer)
 
     @classmethod
     def load(cls, folder: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> SpeechTextLM:
-        """From a folder written by `save`; plain transformers can load it too."""
+        """From a folder written by `save`; plain transformers can load it too.  Adapters come merged into their base."""
+        from ttt.model.lora import is_adapter, load_merged
+
+        if is_adapter(folder):
+            return load_merged(folder, attention, dtype)
         return cls(load_hf(folder, attention, dtype), TextTokenizer.load(folder))
 
     def save(self, folder: str | Path) -> None:
