@@ -298,3 +298,25 @@ class Normalizer(ABC):
     @abstractmethod
     def normalize(self, text: str) -> str:
         """The text as it is compared."""
+
+
+class Converter(ABC):
+    """Reads a foreign data format row by row; nothing of it is kept in memory.
+
+    ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.formats.example_to_json`, whose audio spans may
+    still be sound files: ``{"wav": path, "style": ...}``) or ``utterances`` (it gives `ttt.data.convert.core.Speech`).
+    """
+
+    makes: ClassVar[str] = "examples"
+
+    @abstractmethod
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """(place, raw row) of a file or folder, in order.  Raises `DataError` when it cannot be read at all."""
+
+    @abstractmethod
+    def convert(self, where: str, row: Any) -> Any:
+        """One row.  Raises `ttt.data.records.RecordError` naming ``where``, the reason and the mend."""
+
+    @abstractmethod
+    def sample(self, folder: Path) -> Path:
+        """Write a tiny valid input into an empty folder and name it: documentation, and what `ttt check` reads."""

@@ -115,7 +115,8 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[st
         known = file.schema_arrow.names
         wanted = None if columns is None else [c for c in columns if c in known]
         for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=wanted):
-            yield from batch.to_pylist()
+            # A column that a row has no value in is a field that the record does not have.
+            yield from ({k: v for k, v in row.items() if v is not None} for row in batch.to_pylist())
     except OSError as error:  # pyarrow's own errors derive from it or from ValueError
         raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
     except ValueError as error:

@@ -18,3 +18,7 @@ TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.t
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))
 NORMALIZER = Registry("normalizer", "text normalizer", _I + "Normalizer", builtin=("ttt.eval.normalizers",))
+CONVERTER = Registry(
+    "converter", "data converter", _I + "Converter",
+    builtin=("ttt.data.convert.chats", "ttt.data.convert.spoken", "ttt.data.convert.corpora"),
+)  # fmt: skip

@@ -1,0 +1,396 @@
+"""What is in data files, and what is wrong with them: counts, lengths, broken records, duplicates, train-test overlap.
+
+Records are read one at a time, by several processes if asked.  Memory per example: 44 bytes (lengths and hashes), and the
+runs of the test set; the training files may be of any size.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.data.formats import example_of
+from ttt.data.mix import Source, sources_of
+from ttt.data.overlap import CODES, WORDS, Table, code_runs, codes_key, text_key, word_runs, words
+from ttt.data.pack import chunks, in_order
+from ttt.data.records import RecordError, raw_records, reason_of
+from ttt.data.spans import encode_example
+from ttt.data.store import Store, hash_bytes, is_store
+from ttt.errors import DataError
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import Example, TokenStream
+
+BLOCK = 64
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What records are held against."""
+
+    tokenizer: str = ""  # folder or tokenizer.json; empty: lengths count words and codes, texts are not tokenized
+    num_codes: int = 0  # size of the code book without a tokenizer; 0: any code
+    frame_rate_hz: float = 12.5  # frames of a second of audio
+    row_tokens: int = 0  # longest row; longer examples are counted; 0: any length
+    words: int = WORDS  # consecutive words that make an overlap
+    codes: int = CODES  # consecutive frames that make an overlap
+    literal_specials: bool = False  # text may spell special tokens
+
+
+@dataclass
+class Facts:
+    """One example, boiled down."""
+
+    where: str
+    uid: int
+    length: int
+    frames: int
+    styles: Counter[str]
+    warnings: tuple[str, ...]
+    text: int
+    codes: int
+    text_runs: np.ndarray | None = None
+    code_runs: np.ndarray | None = None
+    text_hits: np.ndarray | None = None
+    code_hits: np.ndarray | None = None
+
+
+@dataclass
+class FileReport:
+    """One file: counts, and messages by reason."""
+
+    path: str
+    records: int = 0
+    examples: int = 0
+    tokens: int = 0
+    frames: int = 0
+    styles: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, list[str]] = field(default_factory=dict)  # reason -> first messages
+
+    def error(self, reason: str, message: str) -> None:
+        """Count an error and keep the first messages."""
+        self.errors[reason] += 1
+        self._show(reason, message)
+
+    def warn(self, reason: str, message: str) -> None:
+        """Count a warning and keep the first messages."""
+        self.warnings[reason] += 1
+        self._show(reason, message)
+
+    def _show(self, reason: str, message: str) -> None:
+        kept = self.shown.setdefault(reason, [])
+        if len(kept) < SHOWN:
+            kept.append(message)
+
+
+class _Keys:
+    """Per example: where it is, its length, and hashes of its name, text and codes."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.place = array("Q")  # file << 40 | number in the file
+        self.length = array("I")
+        self.keys = {name: array("Q") for name in ("uid", "text", "codes")}
+
+    def add(self, facts: Facts) -> None:
+        file, number = split_place(facts.where)
+        if not self.files or self.files[-1] != file:
+            self.files.append(file)
+        self.place.append((len(self.files) - 1) << 40 | number)
+        self.length.append(facts.length)
+        for name, value in (("uid", facts.uid), ("text", facts.text), ("codes", facts.codes)):
+            self.keys[name].append(value)
+
+    def where(self, index: int) -> str:
+        file, number = divmod(self.place[index], 1 << 40)
+        path = self.files[file]
+        return f"{path}:{number}" if ".jsonl" in Path(path).name else f"{path}[{number}]"
+
+    def doubles(self, *names: str) -> tuple[int, list[tuple[str, str]]]:
+        """Examples that repeat an earlier one in all ``names``, and the first few pairs of places."""
+        columns = [np.frombuffer(self.keys[n], dtype="u8") if len(self.length) else np.zeros(0, "u8") for n in names]
+        present = np.flatnonzero(np.all([c != 0 for c in columns], axis=0))
+        order = present[np.lexsort([present, *(c[present] for c in columns)])]
+        same = np.all([c[order][1:] == c[order][:-1] for c in columns], axis=0)
+        pairs = [(self.where(int(order[i + 1])), self.where(int(order[i]))) for i in np.flatnonzero(same)[:SHOWN]]
+        return int(same.sum()), pairs
+
+
+@dataclass
+class Audit:
+    """The whole report; `as_json` is what ``--json`` prints."""
+
+    settings: Settings
+    files: list[FileReport]
+    test_files: list[FileReport]
+    lengths: np.ndarray  # i64 [examples] of the training files
+    unit: str
+    duplicates: dict[str, dict[str, Any]]
+    overlap: dict[str, Any] | None
+
+    @property
+    def errors(self) -> int:
+        """Broken records and double names, training and test files together."""
+        return sum(sum(f.errors.values()) for f in (*self.files, *self.test_files))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "settings": vars(self.settings), "errors": self.errors, "files": [self._file(f) for f in self.files],
+            "test_files": [self._file(f) for f in self.test_files], "length": {"unit": self.unit, **summary(self.lengths)},
+            "histogram": [{"from": a, "to": b, "examples": n} for a, b, n in histogram(self.lengths)],
+            "duplicates": self.duplicates, "overlap": self.overlap,
+        }  # fmt: skip
+
+    def _file(self, file: FileReport) -> dict[str, Any]:
+        return {**vars(file), "hours": file.frames / self.settings.frame_rate_hz / 3600}
+
+
+def audit(paths: Sequence[str | Path], test: Sequence[str | Path], settings: Settings, jobs: int = 1) -> Audit:
+    """Examine training files (``paths``: examples, stores or mixes) and compare them with test files.
+
+    Raises `DataError` only for what cannot be read at all; everything else is in the report.
+    """
+    test_keys, keys = _Keys(), _Keys()
+    text_table = code_table = None
+    test_reports: list[FileReport] = []
+    if test:
+        runs: dict[str, list[np.ndarray]] = {"text": [], "codes": []}
+        owners: dict[str, list[np.ndarray]] = {"text": [], "codes": []}
+        for report, facts in _examine(test, settings, jobs, None, None, test_reports):
+            _count(report, facts, test_keys)
+            for name, found in (("text", facts.text_runs), ("codes", facts.code_runs)):
+                assert found is not None
+                runs[name].append(found)
+                owners[name].append(np.full(len(found), len(test_keys.length) - 1, dtype=np.int64))
+        nothing = np.zeros(0, dtype=np.uint64)
+        text_table, code_table = (
+            Table(np.concatenate([nothing, *runs[n]]), np.concatenate([nothing.astype(np.int64), *owners[n]]))
+            for n in runs
+        )
+    reports: list[FileReport] = []
+    first_hit: dict[str, dict[int, str]] = {"text": {}, "codes": {}}
+    for report, facts in _examine(paths, settings, jobs, text_table, code_table, reports):
+        _count(report, facts, keys)
+        for name, hits in (("text", facts.text_hits), ("codes", facts.code_hits)):
+            for owner in () if hits is None else hits.tolist():
+                first_hit[name].setdefault(owner, facts.where)
+    for some, found in ((reports, keys), (test_reports, test_keys)):
+        _double_names(some, found)
+    unit = "tokens" if settings.tokenizer or any(is_store(p) for p in paths) else "words and codes"
+    duplicates = {}
+    for label, names in (("text", ("text",)), ("codes", ("codes",)), ("both", ("text", "codes"))):
+        count, pairs = keys.doubles(*names)
+        duplicates[label] = {"examples": count, "pairs": pairs}
+    overlap = _overlap(first_hit, test_keys) if test else None
+    return Audit(settings, reports, test_reports, np.asarray(keys.length, dtype=np.int64), unit, duplicates, overlap)
+
+
+def _overlap(first_hit: dict[str, dict[int, str]], test: _Keys) -> dict[str, Any]:
+    either = set(first_hit["text"]) | set(first_hit["codes"])
+    out: dict[str, Any] = {"test_examples": len(test.length), "either": len(either)}
+    for name, hits in first_hit.items():
+        pairs = [(test.where(owner), where) for owner, where in sorted(hits.items())[:SHOWN]]
+        out[name] = {"examples": len(hits), "pairs": pairs}
+    return out
+
+
+def _count(report: FileReport, facts: Facts, keys: _Keys) -> None:
+    report.examples += 1
+    report.tokens += facts.length
+    report.frames += facts.frames
+    report.styles.update(facts.styles)
+    for warning in facts.warnings:
+        report.warn(warning, facts.where)
+    keys.add(facts)
+
+
+def _double_names(reports: Sequence[FileReport], keys: _Keys) -> None:
+    """Names must differ within a file; a name in two files is two examples."""
+    if not len(keys.length):
+        return
+    uid, place = (np.frombuffer(a, dtype="u8") for a in (keys.keys["uid"], keys.place))
+    order = np.lexsort([place, uid])
+    same = (uid[order][1:] == uid[order][:-1]) & (place[order][1:] >> 40 == place[order][:-1] >> 40)
+    by_path = {r.path: r for r in reports}
+    for i in np.flatnonzero(same):
+        first, again = int(order[i]), int(order[i + 1])
+        path = keys.files[keys.place[again] >> 40]
+        by_path[path].error("duplicate uid", f"{keys.where(again)}: same uid as {keys.where(first)}; rename one")
+
+
+# ---- one record ------------------------------------------------------------------------------------------
+
+
+def _examine(
+    paths: Sequence[str | Path], settings: Settings, jobs: int, text: Table | None, codes: Table | None, reports: list[FileReport]
+) -> Iterator[tuple[FileReport, Facts]]:  # fmt: skip
+    pool = None
+    if jobs > 1:
+        pool = ProcessPoolExecutor(
+            jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings, text, codes)
+        )
+    else:
+        _start_worker(settings, text, codes)
+    try:
+        for source in (s for p in paths for s in sources_of(p)):
+            report = FileReport(str(source.path))
+            reports.append(report)
+            for facts, bad in in_order(pool, _examine_block, _work(source), 3 * jobs):
+                report.records += len(facts) + len(bad)
+                for error in bad:
+                    report.error(error.reason, str(error))
+                yield from ((report, one) for one in facts)
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _work(source: Source) -> Iterator[tuple[Source, Any]]:
+    if is_store(source.path):
+        n = len(Store(source.path))
+        yield from ((source, range(at, min(at + BLOCK, n))) for at in range(0, n, BLOCK))
+    else:
+        yield from ((source, block) for block in chunks(raw_records(source.path), BLOCK))
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(settings: Settings, text: Table | None, codes: Table | None) -> None:
+    tokenizer = TextTokenizer.load(settings.tokenizer) if settings.tokenizer else None
+    _worker.update(settings=settings, tokenizer=tokenizer, text=text, codes=codes, stores={})
+
+
+def _examine_block(work: tuple[Source, Any]) -> tuple[list[Facts], list[RecordError]]:
+    source, items = work
+    found: list[Facts] = []
+    bad: list[RecordError] = []
+    if isinstance(items, range):
+        store = _worker["stores"].setdefault(source.path, None) or Store(source.path)
+        _worker["stores"][source.path] = store
+        items = [(f"{source.path}[{i}]", store[i]) for i in items]
+    for where, raw in items:
+        try:
+            if isinstance(raw, TokenStream):
+                found.append(_stream_facts(where, raw))
+            else:
+                found.append(_example_facts(where, example_of(where, raw, source.name)))
+        except RecordError as error:
+            bad.append(RecordError(where, error.reason, str(error).removeprefix(f"{where}: ")))
+        except DataError as error:
+            reason = reason_of(error)
+            for words_, name in (
+                ("outside the code book", "code out of range"),
+                ("special token", "special token in text"),
+            ):
+                reason = name if words_ in str(error) else reason
+            bad.append(RecordError(where, reason, str(error)))
+    return found, bad
+
+
+def _example_facts(where: str, example: Example) -> Facts:
+    settings, tokenizer = _worker["settings"], _worker["tokenizer"]
+    turns = [t for t in example.turns if t.role != "system"]
+    texts = ["".join(s.text for s in t.spans if s.kind == "text") for t in turns]
+    spans = [s for t in turns for s in t.spans if s.codes is not None]
+    arrays = [s.codes for s in spans if s.codes is not None]
+    if tokenizer is not None:
+        length = len(encode_example(example, tokenizer, literal_specials=settings.literal_specials))
+    else:
+        for codes in arrays:
+            if settings.num_codes and codes.size and int(codes.max()) >= settings.num_codes:
+                message = (
+                    f"uid {example.uid!r}: code {int(codes.max())} is outside the code book of {settings.num_codes}"
+                )
+                raise RecordError(where, "code out of range", f"{message}; encode with the codec this data is for")
+        length = sum(len(words(t)) for t in texts) + sum(a.size for a in arrays)
+    warnings = [
+        *(["empty audio span"] if any(not len(a) for a in arrays) else []),
+        *(
+            ["nothing to learn (no assistant turn or document)"]
+            if not any(t.is_target and t.spans for t in turns)
+            else []
+        ),
+    ]
+    return _facts(where, example.uid, length, texts, arrays, Counter(s.style for s in spans), warnings)
+
+
+def _stream_facts(where: str, stream: TokenStream) -> Facts:
+    tokenizer = _worker["tokenizer"]
+    if tokenizer is not None and len(stream) and int(stream.ids.max()) >= tokenizer.vocab.size:
+        message = f"uid {stream.uid!r}: id {int(stream.ids.max())} is outside the vocabulary of {tokenizer.vocab.size}"
+        raise RecordError(where, "id out of range", f"{message}; pack again with this tokenizer")
+    arrays = [stream.ids[s.start : s.stop, None] for s in stream.segments]
+    warnings = [
+        *(["empty audio span"] if any(not len(a) for a in arrays) else []),
+        *(["nothing to learn (no assistant turn or document)"] if not stream.target.any() else []),
+    ]
+    text = stream.ids[stream.kind == 1]
+    facts = _facts(where, stream.uid, len(stream), [], arrays, Counter(s.style for s in stream.segments), warnings)
+    facts.text = hash_bytes(text.tobytes())
+    return facts
+
+
+def _facts(
+    where: str, uid: str, length: int, texts: list[str], arrays: list[np.ndarray], styles: Counter[str], warnings: list[str]
+) -> Facts:  # fmt: skip
+    settings, text, codes = (_worker[k] for k in ("settings", "text", "codes"))
+    if settings.row_tokens and length > settings.row_tokens:
+        warnings = [*warnings, f"longer than {settings.row_tokens}"]
+    nothing = np.zeros(0, dtype=np.uint64)
+    text_runs = np.concatenate([nothing, *(word_runs(t, settings.words) for t in texts)])
+    codes_runs = np.concatenate([nothing, *(code_runs(a, settings.codes) for a in arrays)])
+    facts = Facts(
+        where, hash_bytes(uid.encode()), length, sum(len(a) for a in arrays), styles, tuple(warnings), text_key(texts),
+        codes_key(arrays),
+    )  # fmt: skip
+    if text is None or codes is None:
+        facts.text_runs, facts.code_runs = text_runs, codes_runs
+    else:
+        facts.text_hits, facts.code_hits = text.hits(text_runs), codes.hits(codes_runs)
+    return facts
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------
+
+
+def split_place(where: str) -> tuple[str, int]:
+    """("file", number) of a place.
+
+    >>> split_place("a/b.json[7]"), split_place("b.jsonl:12")
+    (('a/b.json', 7), ('b.jsonl', 12))
+    """
+    file, _, number = where.rstrip("]").rpartition("[" if where.endswith("]") else ":")
+    return file, int(number)
+
+
+def summary(lengths: np.ndarray) -> dict[str, float]:
+    """Count, mean, spread and percentiles."""
+    if not len(lengths):
+        return {"n": 0}
+    percentiles = {f"p{p}": float(np.percentile(lengths, p)) for p in (5, 25, 50, 75, 95, 99)}
+    return {
+        "n": len(lengths), "sum": int(lengths.sum()), "mean": float(lengths.mean()), "std": float(lengths.std()),
+        "min": int(lengths.min()), **percentiles, "max": int(lengths.max()),
+    }  # fmt: skip
+
+
+def histogram(lengths: np.ndarray, bins: int = 16) -> list[tuple[int, int, int]]:
+    """(from, up to, examples) of equal bins over [min, max]."""
+    if not len(lengths):
+        return []
+    low, high = int(lengths.min()), int(lengths.max())
+    width = max(1, -(-(high - low + 1) // bins))
+    counts = np.bincount((lengths - low) // width)
+    return [(low + i * width, low + (i + 1) * width - 1, int(n)) for i, n in enumerate(counts)]

@@ -1,0 +1,138 @@
+"""Chats in text: the official TtT records, ShareGPT, Alpaca."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt.data.convert.core import mapping, record, text_of, uid_of
+from ttt.data.formats import example_to_json, official_record
+from ttt.data.records import RecordError, raw_records
+from ttt.interfaces import Converter
+from ttt.registry.families import CONVERTER
+
+SHAREGPT_SENDERS = {
+    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "bing": "assistant",
+    "bard": "assistant", "system": "system",
+}  # fmt: skip
+
+
+def write_json(folder: Path, name: str, rows: list[Any]) -> Path:
+    """A sample file: a list, or lines for ``.jsonl``."""
+    path = folder / name
+    text = "".join(json.dumps(r) + "\n" for r in rows) if name.endswith("l") else json.dumps(rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@CONVERTER.register("official")
+@dataclass(frozen=True)
+class Official(Converter):
+    """Records of the TtT data: messages, conversations, prompt + response, or text, with audio spelled in the text."""
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """JSON list, JSONL or parquet."""
+        return raw_records(path, ("id", "messages", "conversations", "prompt", "response", "text"))
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """Spelled audio becomes spans of codes."""
+        found = mapping(where, row)
+        return example_to_json(official_record(found, uid_of(found, where), where))
+
+    def sample(self, folder: Path) -> Path:
+        """One chat with a spoken answer, one interleaved text."""
+        spoken = "yes<|begin_of_quad|><|audio_3|><|audio_1|><|end_of_audio_span_last|>"
+        chat = [
+            {"role": "user", "content": "<|begin_of_audio|><|audio_2|><|end_of_audio|>"},
+            {"role": "assistant", "content": spoken},
+        ]
+        return write_json(folder, "official.json", [{"messages": chat}, {"text": "once " + spoken}])
+
+
+@CONVERTER.register("sharegpt")
+@dataclass(frozen=True)
+class ShareGpt(Converter):
+    """``conversations`` of from/value turns.  Turns before the first user's and after the last answer are left out."""
+
+    first_exchange: bool = False  # keep the first question and answer only (as LLaDA's converter does)
+    system: str = ""  # system message of chats that have none
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """JSON list, JSONL or parquet."""
+        return raw_records(path, ("id", "conversations", "conversation", "items", "system"))
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """A chat of text turns."""
+        found = mapping(where, row)
+        turns = next((found[k] for k in ("conversations", "conversation", "items") if k in found), None)
+        if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
+            raise RecordError(where, "no conversations", f"no list 'conversations'; keys: {sorted(map(str, found))}")
+        system = str(found.get("system") or self.system)
+        chat: list[tuple[str, list[dict[str, Any]]]] = []
+        for number, turn in enumerate(turns):
+            sender = turn.get("from", turn.get("role"))
+            role = SHAREGPT_SENDERS.get(str(sender).lower())
+            if role is None:
+                raise RecordError(
+                    where,
+                    "unknown sender",
+                    f"turn {number}: unknown sender {sender!r}; known: {', '.join(SHAREGPT_SENDERS)}",
+                )
+            words = text_of(turn, "value" if "value" in turn else "content", f"{where}, turn {number}", default="")
+            if role == "system":
+                system = words
+            elif (chat or role == "user") and words.strip():
+                chat.append((role, [{"text": words}]))
+        if self.first_exchange:
+            answers = [i for i, (role, _) in enumerate(chat) if role == "assistant"]
+            chat = chat[: answers[0] + 1] if answers else []
+        while chat and chat[-1][0] == "user":
+            chat.pop()
+        if not chat:
+            raise RecordError(where, "no answer", "no user turn that is answered; drop the row")
+        return record(uid_of(found, where), [("system", [{"text": system}]), *chat])
+
+    def sample(self, folder: Path) -> Path:
+        """Two chats."""
+        turns = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}, {"from": "human", "value": "bye"}]
+        return write_json(
+            folder, "sharegpt.json", [{"id": "a", "conversations": turns}, {"id": "b", "conversations": turns[:2]}]
+        )
+
+
+@CONVERTER.register("alpaca")
+@dataclass(frozen=True)
+class Alpaca(Converter):
+    """``instruction``, ``input`` (after a blank line, if any), ``output``; also ``history`` pairs and ``system``."""
+
+    system: str = ""  # system message of rows that have none
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """JSON list, JSONL or parquet."""
+        return raw_records(path, ("id", "instruction", "input", "output", "history", "system"))
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """A chat; history comes before the instruction."""
+        found = mapping(where, row)
+        extra = text_of(found, "input", where, default="")
+        question = text_of(found, "instruction", where) + (f"\n\n{extra}" if extra.strip() else "")
+        chat: list[tuple[str, list[dict[str, Any]]]] = []
+        for pair in found.get("history") or []:
+            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+                raise RecordError(
+                    where, "not a history", f"history must be pairs of question and answer, got {str(pair)[:40]}"
+                )
+            chat += [("user", [{"text": pair[0]}]), ("assistant", [{"text": pair[1]}])]
+        chat += [("user", [{"text": question}]), ("assistant", [{"text": text_of(found, "output", where)}])]
+        return record(uid_of(found, where), [("system", [{"text": found.get("system") or self.system}]), *chat])
+
+    def sample(self, folder: Path) -> Path:
+        """One row with and one without input."""
+        rows = [
+            {"instruction": "add", "input": "1 1", "output": "2"},
+            {"instruction": "say hi", "input": "", "output": "hi"},
+        ]
+        return write_json(folder, "alpaca.json", rows)

@@ -1,0 +1,241 @@
+"""What converters share: pieces of records, checks, and the loop that writes their output.
+
+An example record is plain JSON (`ttt.data.formats.example_to_json`).  One audio span may be codes, ``{"audio": [...]}``, or
+still a sound file, ``{"wav": "/abs/path.wav"}``: `ttt data encode` turns those into codes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.data.formats import codes_array, example_from_json
+from ttt.data.interleave import interleave
+from ttt.data.records import RecordError, decode
+from ttt.data.store import hash_bytes
+from ttt.errors import DataError
+from ttt.interfaces import Converter
+
+log = logging.getLogger(__name__)
+UNKNOWN_SPEAKER = "unknown"
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A stretch of a sound file and what is said in it.
+
+    ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has to be cut out.
+    """
+
+    id: str
+    wav: Path
+    text: str
+    speaker: str = UNKNOWN_SPEAKER
+    start_s: float = 0.0
+    duration_s: float | None = None
+    whole: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What a conversion did."""
+
+    rows: int = 0
+    written: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    first_skipped: dict[str, str] = field(default_factory=dict)  # reason -> first message
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        """One line for the log."""
+        lost = "".join(f"; {n} skipped: {reason}" for reason, n in self.skipped.most_common())
+        speed = self.rows / max(self.seconds, 1e-9)
+        return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"
+
+
+def results(
+    converter: Converter, path: Path, report: Report, *, skip_bad: bool, limit: int = 0,
+    finish: Callable[[Any, str], Any] | None = None,
+) -> Iterator[Any]:  # fmt: skip
+    """Converted rows, one at a time; bad ones are counted in ``report``, or raised unless ``skip_bad``.
+
+    ``finish`` makes the final form of (result, place), and may refuse it like the converter itself.
+    """
+    for where, row in converter.rows(path):
+        if limit and report.rows >= limit:
+            return
+        report.rows += 1
+        try:
+            result = converter.convert(where, row)
+            if converter.makes == "examples":
+                check_record(result, where)
+            if finish is not None:
+                result = finish(result, where)
+        except RecordError as error:
+            if not skip_bad:
+                raise RecordError(
+                    error.where, error.reason, f"{error.message} (--skip-bad leaves such rows out and counts them)"
+                ) from error
+            report.skipped[error.reason] += 1
+            report.first_skipped.setdefault(error.reason, str(error))
+            continue
+        report.written += 1
+        yield result
+
+
+def write_records(records: Iterator[Mapping[str, Any]], out: Path) -> None:
+    """JSONL, complete or not at all.  Raises `DataError` when nothing was usable or a uid comes twice."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    keys = array("Q")
+    try:
+        with temporary.open("w", encoding="utf-8") as lines:
+            for record in records:
+                keys.append(hash_bytes(str(record["uid"]).encode()))
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        if not keys:
+            raise DataError(f"{out}: no usable row; nothing was written")
+        double = twice(keys)
+        if double is not None:
+            with temporary.open(encoding="utf-8") as lines:
+                uid = next(json.loads(line)["uid"] for number, line in enumerate(lines) if number == double[0])
+            raise DataError(
+                f"{out}: records {double[0] + 1} and {double[1] + 1} are both called {uid!r}; give every row its own id"
+            )
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def twice(keys: array[int]) -> tuple[int, int] | None:
+    """Numbers of the first two equal keys, if any.
+
+    >>> twice(array("Q", [5, 7, 5]))
+    (0, 2)
+    """
+    values = np.frombuffer(keys, dtype="u8") if len(keys) else np.zeros(0, dtype="u8")
+    order = np.argsort(values, kind="stable")
+    same = np.flatnonzero(values[order][1:] == values[order][:-1])
+    return (int(order[same[0]]), int(order[same[0] + 1])) if len(same) else None
+
+
+def check_record(record: Any, where: str) -> None:
+    """Raise `RecordError` unless ``record`` reads as an example (sound files counted as empty spans)."""
+
+    def span(raw: Any) -> Any:
+        return {"audio": [], "style": raw.get("style", "span")} if isinstance(raw, Mapping) and "wav" in raw else raw
+
+    if isinstance(record, Mapping) and isinstance(record.get("turns"), Sequence):
+        turns = [{**t, "spans": [span(s) for s in t["spans"]]} for t in record["turns"]]
+        record = {**record, "turns": turns}
+    example_from_json(record, where)
+
+
+# ---- pieces of a record ----------------------------------------------------------------------------------
+
+
+def record(
+    uid: str, turns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], task: str = "chat", **meta: Any
+) -> dict[str, Any]:
+    """An example record of (role, spans) turns; empty text spans are left out."""
+    kept = [{"role": role, "spans": [s for s in spans if s.get("text") != ""]} for role, spans in turns]
+    return {"uid": uid, "task": task, "turns": kept, "meta": {k: v for k, v in meta.items() if v is not None}}
+
+
+def spoken_answer(text: str, codes: np.ndarray, words: int = 0, chunk: int = 26) -> list[dict[str, Any]]:
+    """Spans of an answer: all text, then its codes; with ``words`` > 0 in turns of so many words and ``chunk`` codes."""
+    spans = (
+        interleave(text.split(), codes, words, chunk) if words else interleave([text] if text else [], codes, 0, chunk)
+    )
+    return [{"text": s.text} if s.codes is None else audio(s.codes, s.style) for s in spans]
+
+
+def audio(codes: np.ndarray, style: str) -> dict[str, Any]:
+    """A span of codes i32 [F, Q]."""
+    return {"audio": codes[:, 0].tolist() if codes.shape[1] == 1 else codes.tolist(), "style": style}
+
+
+def wav(path: Any, base: Path, style: str, where: str) -> dict[str, Any]:
+    """A span that is still a sound file; relative paths count from ``base``."""
+    if not isinstance(path, str) or not path:
+        raise RecordError(
+            where, "no sound file", f"expected the path of a sound file, got {path!r}; mend or drop the row"
+        )
+    found = (base / path).absolute()
+    if not found.is_file():
+        raise RecordError(
+            where, "sound file missing", f"{found}: no such sound file; set 'root' to the folder paths count from"
+        )
+    return {"wav": str(found), "style": style}
+
+
+def units(value: Any, num_codes: int, where: str) -> np.ndarray:
+    """Codes i32 [F, 1] of a list of numbers, of numbers in strings, or of one string of numbers.
+
+    >>> units("<12> <7>", 100, "x:1")[:, 0].tolist(), units(["3", "4"], 0, "x:1")[:, 0].tolist()
+    ([12, 7], [3, 4])
+    """
+    if isinstance(value, str):
+        value = value.replace("<", " ").replace(">", " ").replace(",", " ").split()
+    if isinstance(value, list | tuple) and any(isinstance(v, str) for v in value):
+        if not all(isinstance(v, int) or (isinstance(v, str) and v.strip().isdecimal()) for v in value):
+            raise RecordError(
+                where, "not codes", f"units are no whole numbers: {str(value)[:40]}; mend or drop the row"
+            )
+        value = [int(v) for v in value]
+    if value is None or not len(value):
+        raise RecordError(where, "no codes", "the answer has no speech units; drop the row")
+    codes = codes_array(value, where)
+    if codes.shape[1] != 1:
+        raise RecordError(where, "not codes", f"expected one code a frame, got {codes.shape[1]}; choose one code book")
+    largest = int(codes.max())
+    if num_codes and largest >= num_codes:
+        message = f"unit {largest} is outside the code book of {num_codes}; set num_codes or drop the row"
+        raise RecordError(where, "code out of range", message)
+    return codes
+
+
+def mapping(where: str, row: Any) -> Mapping[str, Any]:
+    """The JSON object of a raw row."""
+    found = decode(where, row)
+    if not isinstance(found, Mapping):
+        raise RecordError(
+            where, "not an object", f"expected an object, got {type(found).__name__}; mend or drop the row"
+        )
+    return found
+
+
+def folder_of(where: str) -> Path:
+    """Folder of the file that a place ("file:line" or "file[number]") lies in."""
+    return Path(where.rpartition("[" if where.endswith("]") else ":")[0]).parent
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    """A text field.  Raises `RecordError` when it is missing (without ``default``), empty or no text."""
+    value = row.get(key, default)
+    if value is None and default is not None:
+        value = default
+    if not isinstance(value, str) or (not value.strip() and default is None):
+        what = f"{type(value).__name__}" if value is not None else "nothing"
+        raise RecordError(
+            where, f"no {key}", f"field {key!r} must be text that is not empty, got {what}; mend or drop the row"
+        )
+    return value
+
+
+def uid_of(row: Mapping[str, Any], where: str, *keys: str) -> str:
+    """The row's own id, else its place with folders left out."""
+    for key in (*keys, "id", "uid"):
+        if isinstance(row.get(key), str | int) and row[key] != "":
+            return str(row[key])
+    return where.rpartition("/")[2]

@@ -1,0 +1,234 @@
+"""Spoken chats of other projects: SLAM-Omni, slamkit, LLaMA-Omni, VITA-Audio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt.data.convert.chats import write_json
+from ttt.data.convert.core import audio, folder_of, mapping, record, spoken_answer, text_of, uid_of, units, wav
+from ttt.data.records import RecordError, raw_records
+from ttt.interfaces import Converter
+from ttt.registry.families import CONVERTER
+
+UNIT_KEYS = ("units", "unit", "tgt_units", "speech_units", "prediction_units")
+
+
+@dataclass(frozen=True)
+class _Spoken(Converter):
+    """Shared fields: how text and codes of an answer are laid out."""
+
+    text_chunk: int = 0  # words between two spans of an answer; 0: all text, then all codes
+    audio_chunk: int = 26  # codes of a span, with text_chunk > 0
+    num_codes: int = 0  # size of the code book; 0: not checked
+    system: str = ""  # system message
+
+    def __post_init__(self) -> None:
+        if self.text_chunk < 0 or self.audio_chunk < 1 or self.num_codes < 0:
+            raise ValueError("need text_chunk >= 0, audio_chunk >= 1 and num_codes >= 0")
+
+    def _answer(self, text: str, codes: Any, where: str) -> list[dict[str, Any]]:
+        return spoken_answer(text, units(codes, self.num_codes, where), self.text_chunk, self.audio_chunk)
+
+    def _chat(self, uid: str, turns: list[tuple[str, list[dict[str, Any]]]], **meta: Any) -> dict[str, Any]:
+        return record(uid, [("system", [{"text": self.system}]), *turns], **meta)
+
+
+@CONVERTER.register("slam_omni")
+@dataclass(frozen=True)
+class SlamOmni(_Spoken):
+    """SLAM-Omni tables: ``question``, ``answer``, ``answer_cosyvoice_speech_token`` (50 codes a second, 4096 codes)."""
+
+    num_codes: int = 4096  # CosyVoice's code book
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """Parquet (the three columns only; recordings in it are not read), JSON list or JSONL."""
+        return raw_records(path, ("index", "question", "answer", "answer_cosyvoice_speech_token"))
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """Text question; the answer's text, then its codes."""
+        found = mapping(where, row)
+        answer = self._answer(text_of(found, "answer", where), found.get("answer_cosyvoice_speech_token"), where)
+        return self._chat(
+            uid_of({}, where), [("user", [{"text": text_of(found, "question", where)}]), ("assistant", answer)]
+        )
+
+    def sample(self, folder: Path) -> Path:
+        """Two rows as JSONL; tokens as numbers and as strings."""
+        rows = [
+            {"question": "why", "answer": "so it is", "answer_cosyvoice_speech_token": t}
+            for t in ([1, 2, 3], ["4", "4095"])
+        ]
+        return write_json(folder, "slam.jsonl", rows)
+
+
+@CONVERTER.register("slamkit")
+@dataclass(frozen=True)
+class SlamKit(_Spoken):
+    """slamkit's features: ``user_text``, ``user_audio.units``, ``assistant_text``, ``assistant_audio.units``."""
+
+    user: str = "audio"  # what the user's turn holds: audio | text | both (text first)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.user not in ("audio", "text", "both"):
+            raise ValueError(f"user must be audio, text or both, got {self.user!r}")
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """JSON list or JSONL."""
+        return raw_records(path)
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """Spoken question, spoken answer."""
+        found = mapping(where, row)
+        heard = found.get("user_audio") or {}
+        spans = [{"text": text_of(found, "user_text", where)}] if self.user != "audio" else []
+        if self.user != "text":
+            spans.append(audio(units(heard.get("units"), self.num_codes, where), "user"))
+        spoken = found.get("assistant_audio") or {}
+        answer = self._answer(text_of(found, "assistant_text", where, ""), spoken.get("units"), where)
+        return self._chat(uid_of(found, where), [("user", spans), ("assistant", answer)])
+
+    def sample(self, folder: Path) -> Path:
+        """One row."""
+        sound = {"units": [1, 5, 5], "duration": 0.12}
+        return write_json(folder, "features.jsonl", [
+            {"user_text": "hello", "user_audio": sound, "assistant_text": "hi", "assistant_audio": sound},
+        ])  # fmt: skip
+
+
+@CONVERTER.register("llama_omni")
+@dataclass(frozen=True)
+class LlamaOmni(_Spoken):
+    """LLaMA-Omni: ``conversations`` with ``<speech>`` or ``speech`` wavs and answers' ``units``; or its answer files.
+
+    A turn may hold ``value`` or ``text``, ``speech`` (a wav) and ``units`` (a list or "12 7 7"); a wav or units of the whole
+    row belong to the first ``<speech>`` and to the last answer.  Answer files: ``prediction`` + ``prediction_units``, put to
+    the question ``prompt``.
+    """
+
+    num_codes: int = 1000  # HuBERT k-means units
+    root: str = ""  # folder that wav paths count from; empty: the file's
+    prompt: str = "Please directly answer the questions in the user's speech."  # question of an answer file's rows
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """JSON list or JSONL; what is in a ``.json`` file may also be one object a line, as their programs write it."""
+        if path.suffix == ".json" and path.is_file():
+            with path.open("rb") as file:
+                if file.read(64).lstrip()[:1] == b"{":
+                    file.seek(0)
+                    yield from ((f"{path}:{n}", line) for n, line in enumerate(file, 1) if line.strip())
+                    return
+        yield from raw_records(path)
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """A chat: wavs stay sound files until 'ttt data encode', units become codes."""
+        found = mapping(where, row)
+        base = Path(self.root) if self.root else folder_of(where)
+        uid = uid_of(found, where, "question_id")
+        if "prediction" in found:
+            answer = self._answer(text_of(found, "prediction", where), _units(found), where)
+            return self._chat(uid, [("user", [{"text": self.prompt}]), ("assistant", answer)])
+        turns = found.get("conversations", found.get("conversation"))
+        if not isinstance(turns, list) or not turns or not all(isinstance(t, Mapping) for t in turns):
+            raise RecordError(where, "no conversations", f"no list 'conversations'; keys: {sorted(map(str, found))}")
+        chat: list[tuple[str, list[dict[str, Any]]]] = []
+        speech, answered = found.get("speech"), False
+        last = max((i for i, t in enumerate(turns) if t.get("from") in ("gpt", "assistant")), default=-1)
+        for number, turn in enumerate(turns):
+            place = f"{where}, turn {number}"
+            words = text_of(turn, "value" if "value" in turn else "text", place, default="")
+            if turn.get("from") in ("human", "user"):
+                if speech and "speech" not in turn and "<speech>" in words:
+                    turn, speech = {**turn, "speech": speech}, None
+                spans = [wav(turn["speech"], base, "user", place)] if turn.get("speech") else []
+                instruction = words.replace("<speech>", "").strip("\n")
+                # Where the wav says it all, `text` is its transcript and no part of the prompt.
+                chat.append(("user", [*spans, *([] if spans and "value" not in turn else [{"text": instruction}])]))
+            elif turn.get("from") in ("gpt", "assistant"):
+                codes = _units(turn) if _units(turn) is not None else _units(found) if number == last else None
+                chat.append(("assistant", [{"text": words}] if codes is None else self._answer(words, codes, place)))
+                answered = answered or bool(words.strip()) or codes is not None
+            else:
+                raise RecordError(
+                    where, "unknown sender", f"turn {number}: unknown sender {turn.get('from')!r}; known: human, gpt"
+                )
+        if not answered or chat[-1][0] != "assistant":
+            raise RecordError(
+                where, "no answer", "the last turn is not an answer; question files hold nothing to train on"
+            )
+        return self._chat(uid, chat)
+
+    def sample(self, folder: Path) -> Path:
+        """One chat with units, and a line of an answer file."""
+        turns = [{"from": "human", "value": "say hi"}, {"from": "gpt", "value": "hi there", "units": "5 5 17"}]
+        return write_json(folder, "units.jsonl", [
+            {"id": "a", "conversations": turns}, {"question_id": "b", "prediction": "well", "prediction_units": "1 2"},
+        ])  # fmt: skip
+
+
+def _units(row: Mapping[str, Any]) -> Any:
+    return next((row[k] for k in UNIT_KEYS if row.get(k) is not None), None)
+
+
+@CONVERTER.register("vita_audio")
+@dataclass(frozen=True)
+class VitaAudio(Converter):
+    """VITA-Audio: ``messages`` with ``<|audio|>`` in their content, and ``audios``, the wavs in the same order."""
+
+    root: str = ""  # folder that wav paths count from; empty: the file's
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """JSON list or JSONL."""
+        return raw_records(path)
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """Wavs stay sound files until 'ttt data encode'; the last one of an answer becomes its quad span."""
+        found = mapping(where, row)
+        messages, audios = found.get("messages"), list(found.get("audios") or [])
+        if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
+            raise RecordError(where, "no messages", f"no list 'messages'; keys: {sorted(map(str, found))}")
+        marks = sum(text_of(m, "content", where, "").count("<|audio|>") for m in messages)
+        if marks != len(audios):
+            raise RecordError(
+                where,
+                "audios do not match",
+                f"{marks} <|audio|> in the messages, {len(audios)} audios; mend or drop the row",
+            )
+        base = Path(self.root) if self.root else folder_of(where)
+        turns: list[tuple[str, list[dict[str, Any]]]] = []
+        for number, message in enumerate(messages):
+            place, role = f"{where}, message {number}", message.get("role")
+            if role not in ("system", "user", "assistant") or (role == "system" and number):
+                raise RecordError(
+                    where, "unknown role", f"message {number} has role {role!r}; roles: system (first), user, assistant"
+                )
+            spans: list[dict[str, Any]] = []
+            for piece in re.split(r"\n?(<\|audio\|>)\n?", text_of(message, "content", place, "")):
+                if piece == "<|audio|>":
+                    spans.append(wav(audios.pop(0), base, "user" if role == "user" else "span", place))
+                else:
+                    spans.append({"text": piece})
+            sounds = [s for s in spans if "wav" in s]
+            if role == "assistant" and sounds:
+                sounds[-1]["style"] = "last"
+            turns.append((role, spans))
+        if not turns or turns[-1][0] != "assistant":
+            raise RecordError(where, "no answer", "the last message is not the assistant's; drop the row")
+        system = [] if turns[0][0] == "system" else [("system", [{"text": ""}])]
+        return record(uid_of(found, where), [*system, *turns])
+
+    def sample(self, folder: Path) -> Path:
+        """A spoken question and a written answer; the wav is a tenth of a second of silence."""
+        import wave
+
+        with wave.open(str(folder / "q.wav"), "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(16000)
+            out.writeframes(bytes(3200))
+        messages = [{"role": "user", "content": "write it\n<|audio|>"}, {"role": "assistant", "content": "hm"}]
+        return write_json(folder, "vita.jsonl", [{"messages": messages, "audios": ["q.wav"]}])
