@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ttt.cli.opening import load_codec, load_model, open_config
+from ttt.api import decode_settings, open_codec
+from ttt.cli.opening import load_model, open_config
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
@@ -47,7 +48,7 @@ def chat(arguments: argparse.Namespace) -> int:
     model = load_model(config, folder)
     codec = None
     try:
-        codec = load_codec(config, model)
+        codec = open_codec(config, model.tokenizer)
     except TttError as error:
         if out is not None or arguments.play:
             raise
@@ -172,7 +173,6 @@ class Chat:
         self._warned = False
 
     def _decoder(self, config: RunConfig) -> Decoder:
-        from ttt.cli.run import decode_settings
         from ttt.sampling.interleave import Decoder
 
         return Decoder(self.model, config.objective.mask, config.eval.sampler, decode_settings(config))

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ttt.config.load import build_config, merge, read_layers, to_plain
-from ttt.config.schema import RunConfig
+from ttt.config.schema import EvalSection, RunConfig
 from ttt.errors import ConfigError, suggest
 
-# Keys of `eval` that decide an answer; the others say what is read and where results go.
-DECODING = (
-    "sampler", "length", "max_tokens", "strict", "use_cache", "temperature", "top_k", "top_p", "min_text_tokens_after_audio",
-)  # fmt: skip
+# Keys of `eval` that say what is read and where results go; all others decide an answer.
+ELSEWHERE = {"examples", "checkpoint", "out", "normalizer", "batch_size", "limit", "bootstrap", "samples", "note"}
+DECODING = tuple(f.name for f in dataclasses.fields(EvalSection) if f.name not in ELSEWHERE)
 SEED = "seed"
 
 

@@ -14,6 +14,7 @@ from ttt.data.spans import encode_example
 from ttt.errors import DataError
 from ttt.sampling.interleave import spans_of
 from ttt.sampling.session import Prompt
+from ttt.text.delta import TextStream
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Span, Turn
 
@@ -109,7 +110,7 @@ class AnswerReader:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer, self.vocab = tokenizer, tokenizer.vocab
         self.ids: list[int] = []
-        self._text = TextReader(tokenizer)
+        self._text = TextStream(tokenizer)
         self._inside = False
         self._codes = 0
 
@@ -148,38 +149,6 @@ class AnswerReader:
         if self._inside:
             yield Piece("span", count=self._codes)
         self._inside, self._codes = False, 0
-
-
-class TextReader:
-    """Token by token -> characters that will not change any more.
-
-    A character may take several tokens, and some tokenizers write a token differently at the start of a text; so each
-    token is decoded together with the ones just before it, and an unfinished character is held back.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self.tokenizer = tokenizer
-        self._context: list[int] = []  # shown, kept so that what follows is spelled as inside a text
-        self._fresh: list[int] = []
-
-    def push(self, token: int) -> str:
-        """Characters that became certain (maybe none)."""
-        self._fresh.append(token)
-        words = self._new()
-        if not words or words.endswith("\ufffd"):
-            return ""
-        self._context, self._fresh = self._fresh, []
-        return words
-
-    def finish(self) -> str:
-        """The rest of this stretch of text, certain or not; starts afresh."""
-        words = self._new() if self._fresh else ""
-        self._context, self._fresh = [], []
-        return words
-
-    def _new(self) -> str:
-        shown = self.tokenizer.decode(self._context)
-        return self.tokenizer.decode([*self._context, *self._fresh])[len(shown) :]
 
 
 def stream_answer(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttt.cli.opening import find_run, load_model, open_config
+from ttt.cli.opening import load_model, open_config, results_folder
 from ttt.config.load import to_plain
 from ttt.errors import ConfigError, DataError
 
@@ -71,19 +71,6 @@ def times_of(config: RunConfig, asked: Sequence[float]) -> list[float | None]:
     if asked:
         return list(asked)
     return [0.5] if has_time(config.objective) else [None]
-
-
-def results_folder(arguments: argparse.Namespace, name: str, marker: str) -> Path:
-    """Where results go.  Raises `ConfigError` for a folder that holds something else."""
-    run = find_run(Path(arguments.run))
-    if not arguments.out and run is None:
-        raise ConfigError(f"{arguments.run}: lies in no run folder; say where results go with --out")
-    out = Path(arguments.out) if arguments.out else run / "inspect" / name  # type: ignore[operator]
-    if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
-        raise ConfigError(
-            f"{out}: holds something else than 'ttt inspect {name}' writes; name another folder with --out"
-        )
-    return out
 
 
 def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: float | None) -> Plan:

@@ -30,7 +30,7 @@ VERBS = {
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
-    "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention"),
+    "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
     "bench": ("ttt.cli.bench:bench", "how fast: train | decode | loader, beside a reference loop; prints a table, writes JSON"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
     "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),

@@ -1,4 +1,4 @@
-"""A trained run, or a plain model folder, opened for looking and talking: its configuration, its weights."""
+"""A trained run, or a plain model folder, opened from the command line for talking to it and looking into it."""
 
 from __future__ import annotations
 
@@ -6,49 +6,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttt.cli.run import model_folder, pick_device
-from ttt.config.load import load_config
+from ttt.api import open_run, pick_device
 from ttt.config.schema import RunConfig
-from ttt.errors import ConfigError, DataError
+from ttt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ttt.interfaces import Codec
     from ttt.model.lm import SpeechTextLM
 
 _DEPTH = 3  # run/checkpoints/step-N/model lies three folders below its run
 
 
-def find_run(place: Path) -> Path | None:
-    """The run folder (with ``config.yaml``) that ``place`` is, or is a checkpoint or model folder of."""
-    for folder in (place, *place.resolve().parents[:_DEPTH]):
-        if (folder / "config.yaml").is_file():
-            return folder
-    return None
-
-
 def open_config(arguments: argparse.Namespace) -> tuple[RunConfig, Path]:
-    """(configuration, model folder) of ``arguments.run``: a run, a checkpoint, or a model folder together with ``--config``.
+    """(configuration, model folder) of ``arguments.run``; the run's own ``config.yaml`` first, ``--config``, settings.
 
-    A run's own ``config.yaml`` comes first, then ``--config`` files, then settings.  Raises `DataError` for a place where
-    no weights are, `ConfigError` when nothing says how the model was trained.
+    Raises like `ttt.api.open_run`.
     """
-    place = Path(arguments.run)
-    if not place.is_dir():
-        raise DataError(f"{place}: no such folder; name a run (run.dir of 'ttt train'), a checkpoint or a model folder")
-    run = find_run(place)
-    if run is None and not arguments.config:
-        raise ConfigError(
-            f"{place}: no config.yaml here or above, so nothing says how this model was trained; give its recipe with --config"
-        )
-    layers = [*([run / "config.yaml"] if run is not None else []), *arguments.config]
-    config = load_config(layers, arguments.overrides, arguments.plugins)
-    asked = any(item.startswith("eval.checkpoint=") for item in arguments.overrides)
-    folder = model_folder(config.eval.checkpoint if asked else place)
-    if config.run.threads:
-        import torch
-
-        torch.set_num_threads(config.run.threads)
-    return config, folder
+    return open_run(arguments.run, arguments.overrides, arguments.config, arguments.plugins)
 
 
 def load_model(config: RunConfig, folder: Path, attention: str = "") -> SpeechTextLM:
@@ -59,15 +32,16 @@ def load_model(config: RunConfig, folder: Path, attention: str = "") -> SpeechTe
     return SpeechTextLM.load(folder, attention or own).to(pick_device(config)).eval()
 
 
-def load_codec(config: RunConfig, model: SpeechTextLM) -> Codec | None:
-    """The run's codec, ready; None if it has none.  Raises `ConfigError` when its codes are not the model's."""
-    if config.codec is None:
-        return None
-    codec = config.codec.load()
-    vocab = model.tokenizer.vocab
-    if codec.num_codes * codec.num_books != vocab.num_codes * vocab.num_books:
-        raise ConfigError(
-            f"codec: {codec.codec_id!r} has {codec.num_books} book(s) of {codec.num_codes} codes, the model's vocabulary "
-            f"{vocab.num_books} of {vocab.num_codes}; name the codec the data were made with"
-        )
-    return codec
+def results_folder(arguments: argparse.Namespace, name: str, marker: str) -> Path:
+    """Where ``ttt inspect NAME`` writes: ``--out``, or ``RUN/inspect/NAME``; earlier results (with ``marker``) are replaced.
+
+    Raises `ConfigError` for a folder that holds something else.
+    """
+    place = Path(arguments.run)
+    run = next((f for f in (place, *place.resolve().parents[:_DEPTH]) if (f / "config.yaml").is_file()), None)
+    if not arguments.out and run is None:
+        raise ConfigError(f"{place}: lies in no run folder; say where results go with --out")
+    out = Path(arguments.out) if arguments.out else run / "inspect" / name  # type: ignore[operator]
+    if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
+        raise ConfigError(f"{out}: holds something else than 'ttt inspect {name}' writes; name another folder with --out")
+    return out

@@ -136,3 +136,17 @@ def inspect(verb: argparse.ArgumentParser) -> None:
     attention.add_argument("--max-gib", type=float, default=4.0, metavar="G", help="refuse maps of more than this (default 4)")
     attention.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/attention")
     attention.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
+    samplers = looks.add_parser("samplers", help="the same prompts through several samplers", description="samplers compared")
+    opened(samplers)
+    samplers.add_argument("--examples", required=True, metavar="FILE", help="examples whose prompts are answered")
+    samplers.add_argument("--samplers", required=True, action="append", metavar="SPEC",
+                          help="YAML file, or YAML: own | threshold | '[own, {name: threshold, threshold: 0.7}]' | "
+                          "'{label: {sampler: ..., temperature: 0.7}}' (may be repeated)")  # fmt: skip
+    samplers.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")
+    samplers.add_argument("--limit", type=int, default=8, metavar="N", help="prompts of each task (default 8; 0: all)")
+    samplers.add_argument("--draws", type=int, default=3, metavar="D", help="answers to each prompt (default 3)")
+    samplers.add_argument("--likelihood-draws", type=int, default=8, metavar="K",
+                          help="masked copies of a span for its bound (default 8; 0: no likelihoods)")  # fmt: skip
+    samplers.add_argument("--side-by-side", type=int, default=0, metavar="N", help="show the answers to the first N prompts")
+    samplers.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/samplers")
+    samplers.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")

@@ -1,0 +1,243 @@
+"""``ttt inspect samplers``: the same prompts through several samplers, beside each other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.api import decode_settings
+from ttt.cli.opening import load_model, open_config, results_folder
+from ttt.config.load import build_config, merge, to_plain
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError, DataError, TttError
+
+if TYPE_CHECKING:
+    from ttt.eval.compare import Answered
+    from ttt.model.lm import SpeechTextLM
+    from ttt.types import Example
+
+log = logging.getLogger(__name__)
+MARKER = "samplers.json"
+OWN = "own"  # the run's own sampler
+
+
+def samplers(arguments: argparse.Namespace) -> int:
+    """Decode, measure, write ``samplers.json``, ``samplers.md`` and ``answers.jsonl``, print the table."""
+    from ttt.eval.likelihood import Draws
+
+    config, checkpoint = open_config(arguments)
+    contenders = read_contenders(config, arguments.samplers)
+    if arguments.draws < 1:
+        raise ConfigError(f"--draws: must be >= 1, got {arguments.draws}")
+    draws = Draws(arguments.likelihood_draws) if arguments.likelihood_draws else None
+    examples = _examples(config, arguments)
+    out = results_folder(arguments, "samplers", MARKER)
+    model = load_model(config, checkpoint)
+    prompts = {e.uid: _prompt(config, e) for e in examples}
+    answers = _decode(model, contenders, prompts, arguments.draws)
+    if draws is not None:
+        answers = _score(answers, prompts, model, config, draws)
+    report = _report(config, contenders, answers, examples, checkpoint, arguments)
+    shown = side_by_side(answers, examples, arguments.side_by_side) if arguments.side_by_side else ""
+    _write(out, report, answers, shown)
+    from ttt.eval.compare import text_table
+
+    print(text_table(report["samplers"]) + (f"\n\n{shown}" if shown else ""))
+    print(f"\n{MARKER}, samplers.md and answers.jsonl in {out}")
+    return 0
+
+
+def read_contenders(config: RunConfig, specs: Sequence[str]) -> dict[str, RunConfig]:
+    """Name -> configuration with that sampler; every one is built and checked.
+
+    A spec is a YAML file, or YAML itself: a sampler (``threshold``, ``{name: threshold, threshold: 0.7}``, ``own``), a list
+    of samplers, or ``{label: settings}`` where settings are a sampler or keys of the section ``eval``.
+    """
+    found: dict[str, RunConfig] = {}
+    for spec in specs:
+        for label, node in _nodes(spec):
+            if label in found:
+                raise ConfigError(f"--samplers: {label!r} is there twice; give labels: {{first: ..., second: ...}}")
+            try:
+                found[label] = build_config(merge(to_plain(config), {"eval": node}))
+                decode_settings(found[label])
+            except TttError as error:
+                raise type(error)(f"--samplers, {label!r}: {error}") from error
+    return found
+
+
+def _nodes(spec: str) -> list[tuple[str, dict[str, Any]]]:
+    """(label, keys over the section ``eval``) of one ``--samplers``."""
+    import yaml
+
+    path = Path(spec)
+    is_file = spec.endswith((".yaml", ".yml"))
+    if is_file and not path.is_file():
+        raise ConfigError(f"--samplers: {path}: no such file")
+    place = f"--samplers: {path}" if is_file else "--samplers"
+    try:
+        node = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else spec)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{place}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if isinstance(node, Mapping) and "name" not in node:
+        return [(str(k), _over(v, place)) for k, v in node.items()]
+    items = node if isinstance(node, list) else [node]
+    return [(_label(item), _over(item, place)) for item in items]
+
+
+def _over(node: Any, place: str) -> dict[str, Any]:
+    if node == OWN:
+        return {}
+    if isinstance(node, str) or isinstance(node, Mapping) and "name" in node:
+        return {"sampler": node}
+    if isinstance(node, Mapping):
+        return dict(node)
+    raise ConfigError(f"{place}: expected a sampler (a name, or a block with 'name'), got {node!r}")
+
+
+def _label(node: Any) -> str:
+    if not isinstance(node, Mapping):
+        return str(node)
+    rest = ", ".join(f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in node.items() if k != "name")
+    return f"{node.get('name')}({rest})" if rest else str(node.get("name"))
+
+
+def _examples(config: RunConfig, arguments: argparse.Namespace) -> list[Example]:
+    """``--limit`` of each task of the file, or those asked for."""
+    from ttt.cli.run import read_files
+
+    found = [e for some in read_files([arguments.examples], 0, {t.label for t in config.tasks}).values() for e in some]
+    if arguments.uid:
+        by_uid = {e.uid: e for e in found}
+        for uid in arguments.uid:
+            if uid not in by_uid:
+                raise DataError(f"{arguments.examples}: no example with uid {uid!r}")
+        return [by_uid[u] for u in arguments.uid]
+    seen: dict[str, int] = {}
+    kept = []
+    for e in found:
+        seen[e.task] = seen.get(e.task, 0) + 1
+        if not arguments.limit or seen[e.task] <= arguments.limit:
+            kept.append(e)
+    if not kept:
+        raise DataError(f"{arguments.examples}: holds no example")
+    return kept
+
+
+def _prompt(config: RunConfig, example: Example) -> Example:
+    return {t.label: t for t in config.tasks}[example.task].prompt(example)
+
+
+def _decode(
+    model: SpeechTextLM, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
+) -> dict[str, list[Answered]]:
+    from ttt.data.spans import encode_example
+    from ttt.eval.compare import decode
+    from ttt.sampling.interleave import Decoder
+    from ttt.sampling.session import Prompt
+
+    asked = []
+    for uid, example in prompts.items():
+        stream = encode_example(example, model.tokenizer, open_answer=True)
+        assert stream.content is not None
+        asked.append(Prompt(uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist()))
+    decoders = {
+        name: Decoder(model, c.objective.mask, c.eval.sampler, decode_settings(c)) for name, c in contenders.items()
+    }
+    next(iter(decoders.values())).generate(asked[:1])  # the first call of a process is slow, whoever makes it
+    answers = {}
+    for name, decoder in decoders.items():
+        answers[name] = decode(decoder, asked, draws, contenders[name].eval.batch_size)
+        log.info("samplers: %s: %d answers", name, len(answers[name]))
+    return answers
+
+
+def _score(
+    answers: Mapping[str, list[Answered]], prompts: Mapping[str, Example], model: SpeechTextLM, config: RunConfig, draws: Any
+) -> dict[str, list[Answered]]:
+    from ttt.eval.compare import score_likelihood
+
+    budget = max(1, config.data.batch_tokens)
+    return {
+        name: score_likelihood(some, prompts, model, config.objective, draws, config.run.seed, budget)
+        for name, some in answers.items()
+    }
+
+
+def _report(
+    config: RunConfig, contenders: Mapping[str, RunConfig], answers: Mapping[str, Sequence[Answered]],
+    examples: Sequence[Example], checkpoint: Path, arguments: argparse.Namespace,
+) -> dict[str, Any]:  # fmt: skip
+    from ttt.cli.run import settings_of
+    from ttt.eval.cards import git_state, hardware, versions
+    from ttt.eval.compare import summarise
+
+    rate = getattr(config.codec, "frame_rate_hz", None) if config.codec is not None else None
+    return {
+        "format": "ttt-samplers-1",
+        "samplers": {name: summarise(some, rate, config.eval.bootstrap, config.run.seed) for name, some in answers.items()},
+        "settings": {name: settings_of(c) for name, c in contenders.items()},
+        "examples": arguments.examples, "uids": [e.uid for e in examples], "draws": arguments.draws,
+        "likelihood_draws": arguments.likelihood_draws, "checkpoint": str(checkpoint), "versions": versions(),
+        "git": git_state(), "hardware": hardware(),
+    }  # fmt: skip
+
+
+def side_by_side(answers: Mapping[str, Sequence[Answered]], examples: Sequence[Example], limit: int) -> str:
+    """Answers to the first ``limit`` prompts, one sampler below the other; same answers of several draws told once."""
+    width = max(map(len, (*answers, "wanted")))
+    blocks = []
+    for example in examples[:limit]:
+        lines = [f"{example.uid} ({example.task})"]
+        if example.turns[-1].role == "assistant":
+            lines.append(f"  {'wanted':{width}}  {written(example.turns[-1].spans)}")
+        for name, some in answers.items():
+            counts: dict[str, int] = {}
+            for a in some:
+                if a.uid == example.uid:
+                    said = written(a.made.spans) + (" [cut]" if a.made.stopped == "length" else "")
+                    counts[said] = counts.get(said, 0) + 1
+            for number, (said, times) in enumerate(counts.items()):
+                lines.append(f"  {'' if number else name:{width}}  {said}" + (f"   (x{times})" if times > 1 else ""))
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def written(spans: Sequence[Any], most: int = 8) -> str:
+    """Spans on one line: text as it is, the first codes of speech and how many there are."""
+    parts = []
+    for s in spans:
+        if s.kind == "text":
+            parts.append(" ".join(s.text.split()))
+            continue
+        frames = ["/".join(map(str, f)) for f in s.codes.tolist()]
+        parts.append(f"[{len(frames)} codes: {' '.join(frames[:most])}{' ...' if len(frames) > most else ''}]")
+    return " ".join(p for p in parts if p) or "(nothing)"
+
+
+def _write(out: Path, report: Mapping[str, Any], answers: Mapping[str, Sequence[Answered]], shown: str) -> None:
+    from ttt.eval.compare import markdown_table
+
+    partial = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    lines = [
+        json.dumps({
+            "sampler": name, "uid": a.uid, "draw": a.draw, "text": a.made.text, "codes": a.made.codes.tolist(),
+            "calls": dict(a.made.calls), "seconds": a.made.seconds, "stopped": a.made.stopped,
+            "nats": {k: v[0] for k, v in a.nats.items()} if a.nats is not None else None,
+        }, ensure_ascii=False)
+        for name, some in answers.items() for a in some
+    ]  # fmt: skip
+    (partial / "answers.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    text = f"# Samplers\n\n{len(report['uids'])} prompts, {report['draws']} answers each.\n\n{markdown_table(report['samplers'])}\n"
+    text += f"\n## Answers\n\n```text\n{shown}\n```\n" if shown else ""
+    (partial / "samplers.md").write_text(text, encoding="utf-8")
+    (partial / MARKER).write_text(json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.replace(out)
