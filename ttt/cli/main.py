@@ -18,6 +18,7 @@ VERBS = {
     "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes"),
     "tokenizer": ("ttt.cli.data:tokenizer", "a backbone's tokenizer + audio tokens -> data.tokenizer"),
     "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples"),
+    "data": ("ttt.cli.dataset:data", "convert | encode | check | pack: foreign formats in, broken records out, data at size"),
     "floor": ("ttt.cli.data:floor", "the judge's error on original and on codec-resynthesized speech"),
     "train": ("ttt.cli.run:train", "train the configured objective"),
     "generate": ("ttt.cli.run:generate", "answer the prompts of example files"),
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=help_line, description=help_line)
         if name in ("ablate", "bench", "chat", "doctor", "inspect", "replay", "repro", "stream"):
             getattr(options, name)(verb)
+        elif name == "data":
+            options.data(verb)
         elif name == "list":
             verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
             verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")

@@ -150,3 +150,53 @@ def inspect(verb: argparse.ArgumentParser) -> None:
     samplers.add_argument("--side-by-side", type=int, default=0, metavar="N", help="show the answers to the first N prompts")
     samplers.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/samplers")
     samplers.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
+
+
+def data(verb: argparse.ArgumentParser) -> None:
+    """``ttt data``: four verbs of their own."""
+    verbs = verb.add_subparsers(dest="data_verb", metavar="VERB", required=True)
+
+    def add(name: str, help_line: str) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=help_line, description=help_line)
+        if name != "check":
+            one.add_argument("--skip-bad", action="store_true", help="leave broken records out, counted, not stop at the first")
+            one.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
+        one.add_argument("--plugins", action="append", default=argparse.SUPPRESS, metavar="PATH", help="plug-in file or module")
+        return one
+
+    convert = add("convert", "a foreign format -> examples JSONL, or a corpus folder")
+    convert.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="a converter (see 'ttt list converter')")
+    convert.add_argument("input", metavar="INPUT", help="file or folder in that format")
+    convert.add_argument("output", metavar="OUTPUT", help="examples .jsonl; a folder for recordings with transcripts")
+    convert.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the converter")
+    convert.add_argument("--limit", type=int, default=0, metavar="N", help="first N rows only")
+    convert.add_argument("--split", default="train", help="name of the manifest of a corpus (default: train)")
+    convert.add_argument("--tasks", nargs="+", default=["asr", "tts"], metavar="TASK", help="items of a corpus (default: asr tts)")
+
+    encode = add("encode", "sound files in an examples file -> codes")
+    encode.add_argument("input", metavar="INPUT", help="examples .jsonl with sound files")
+    encode.add_argument("output", metavar="OUTPUT", help="examples .jsonl with codes")
+    encode.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the files, e.g. codec.path=DIR")
+    encode.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML that names the codec")
+    encode.add_argument("--batch", type=int, default=32, metavar="N", help="sound files encoded together (default 32)")
+
+    check = add("check", "counts, lengths, broken records, duplicates, train-test overlap")
+    check.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or mixes")
+    check.add_argument("--test", nargs="+", default=[], metavar="DATA", help="test data that must not be in the others")
+    check.add_argument("--num-codes", type=int, default=0, metavar="N", help="size of the code book, if no --tokenizer is given")
+    check.add_argument("--frame-rate", type=float, default=12.5, metavar="HZ", help="frames of a second of audio (default 12.5)")
+    check.add_argument("--row-tokens", type=int, default=0, metavar="N", help="count examples that are longer")
+    check.add_argument("--words", type=int, default=13, metavar="N", help="words in a row that make an overlap (default 13)")
+    check.add_argument("--codes", type=int, default=26, metavar="N", help="frames in a row that make an overlap (default 26)")
+    check.add_argument("--fail-on", nargs="+", default=[], metavar="WHAT", help="also exit with 1 on: duplicates overlap warnings")
+    check.add_argument("--json", action="store_true", help="the whole report as JSON")
+
+    pack = add("pack", "examples, mixes or stores -> a store that training maps into memory")
+    pack.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or a mix .json")
+    pack.add_argument("--out", required=True, metavar="DIR", help="folder of the store")
+    pack.add_argument("--prompt-rule", default="labels", help="what may be noised: labels (default) | official")
+    pack.add_argument("--shard-tokens", type=int, default=1 << 26, metavar="N", help="tokens of a shard (default 2^26)")
+    for one, needed in ((check, False), (pack, True)):
+        one.add_argument("--tokenizer", required=needed, default="", metavar="DIR", help="folder with tokenizer.json")
+        one.add_argument("--literal-specials", action="store_true", help="text may spell special tokens, as in the reference")
+        one.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (the result is the same)")

@@ -1,16 +1,15 @@
 """What is in data files, and what is wrong with them: counts, lengths, broken records, duplicates, train-test overlap.
 
-Records are read one at a time, by several processes if asked.  Memory per example: 44 bytes (lengths and hashes), and the
+Records are read one at a time, by several processes if asked.  Memory per example: 36 bytes (place, length, hashes), and the
 runs of the test set; the training files may be of any size.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from ttt.data.pack import chunks, in_order
 from ttt.data.records import RecordError, raw_records, reason_of
 from ttt.data.spans import encode_example
 from ttt.data.store import Store, hash_bytes, is_store
+from ttt.data.tally import SHOWN, Facts, FileReport, Keys, histogram, summary
 from ttt.errors import DataError
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, TokenStream
 
 BLOCK = 64
-SHOWN = 5
+Tables = tuple[Table, Table]  # runs of words, runs of codes of the test examples; None while these are being collected
 
 
 @dataclass(frozen=True)
@@ -43,87 +43,6 @@ class Settings:
     words: int = WORDS  # consecutive words that make an overlap
     codes: int = CODES  # consecutive frames that make an overlap
     literal_specials: bool = False  # text may spell special tokens
-
-
-@dataclass
-class Facts:
-    """One example, boiled down."""
-
-    where: str
-    uid: int
-    length: int
-    frames: int
-    styles: Counter[str]
-    warnings: tuple[str, ...]
-    text: int
-    codes: int
-    text_runs: np.ndarray | None = None
-    code_runs: np.ndarray | None = None
-    text_hits: np.ndarray | None = None
-    code_hits: np.ndarray | None = None
-
-
-@dataclass
-class FileReport:
-    """One file: counts, and messages by reason."""
-
-    path: str
-    records: int = 0
-    examples: int = 0
-    tokens: int = 0
-    frames: int = 0
-    styles: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    warnings: Counter[str] = field(default_factory=Counter)
-    shown: dict[str, list[str]] = field(default_factory=dict)  # reason -> first messages
-
-    def error(self, reason: str, message: str) -> None:
-        """Count an error and keep the first messages."""
-        self.errors[reason] += 1
-        self._show(reason, message)
-
-    def warn(self, reason: str, message: str) -> None:
-        """Count a warning and keep the first messages."""
-        self.warnings[reason] += 1
-        self._show(reason, message)
-
-    def _show(self, reason: str, message: str) -> None:
-        kept = self.shown.setdefault(reason, [])
-        if len(kept) < SHOWN:
-            kept.append(message)
-
-
-class _Keys:
-    """Per example: where it is, its length, and hashes of its name, text and codes."""
-
-    def __init__(self) -> None:
-        self.files: list[str] = []
-        self.place = array("Q")  # file << 40 | number in the file
-        self.length = array("I")
-        self.keys = {name: array("Q") for name in ("uid", "text", "codes")}
-
-    def add(self, facts: Facts) -> None:
-        file, number = split_place(facts.where)
-        if not self.files or self.files[-1] != file:
-            self.files.append(file)
-        self.place.append((len(self.files) - 1) << 40 | number)
-        self.length.append(facts.length)
-        for name, value in (("uid", facts.uid), ("text", facts.text), ("codes", facts.codes)):
-            self.keys[name].append(value)
-
-    def where(self, index: int) -> str:
-        file, number = divmod(self.place[index], 1 << 40)
-        path = self.files[file]
-        return f"{path}:{number}" if ".jsonl" in Path(path).name else f"{path}[{number}]"
-
-    def doubles(self, *names: str) -> tuple[int, list[tuple[str, str]]]:
-        """Examples that repeat an earlier one in all ``names``, and the first few pairs of places."""
-        columns = [np.frombuffer(self.keys[n], dtype="u8") if len(self.length) else np.zeros(0, "u8") for n in names]
-        present = np.flatnonzero(np.all([c != 0 for c in columns], axis=0))
-        order = present[np.lexsort([present, *(c[present] for c in columns)])]
-        same = np.all([c[order][1:] == c[order][:-1] for c in columns], axis=0)
-        pairs = [(self.where(int(order[i + 1])), self.where(int(order[i]))) for i in np.flatnonzero(same)[:SHOWN]]
-        return int(same.sum()), pairs
 
 
 @dataclass
@@ -161,13 +80,13 @@ def audit(paths: Sequence[str | Path], test: Sequence[str | Path], settings: Set
 
     Raises `DataError` only for what cannot be read at all; everything else is in the report.
     """
-    test_keys, keys = _Keys(), _Keys()
-    text_table = code_table = None
+    test_keys, keys = Keys(), Keys()
+    tables: Tables | None = (Table.empty(), Table.empty())
     test_reports: list[FileReport] = []
     if test:
         runs: dict[str, list[np.ndarray]] = {"text": [], "codes": []}
         owners: dict[str, list[np.ndarray]] = {"text": [], "codes": []}
-        for report, facts in _examine(test, settings, jobs, None, None, test_reports):
+        for report, facts in _examine(test, settings, jobs, None, test_reports):
             _count(report, facts, test_keys)
             for name, found in (("text", facts.text_runs), ("codes", facts.code_runs)):
                 assert found is not None
@@ -180,13 +99,13 @@ def audit(paths: Sequence[str | Path], test: Sequence[str | Path], settings: Set
         )
     reports: list[FileReport] = []
     first_hit: dict[str, dict[int, str]] = {"text": {}, "codes": {}}
-    for report, facts in _examine(paths, settings, jobs, text_table, code_table, reports):
+    for report, facts in _examine(paths, settings, jobs, tables, reports):
         _count(report, facts, keys)
         for name, hits in (("text", facts.text_hits), ("codes", facts.code_hits)):
             for owner in () if hits is None else hits.tolist():
                 first_hit[name].setdefault(owner, facts.where)
-    for some, found in ((reports, keys), (test_reports, test_keys)):
-        _double_names(some, found)
+    _double_names(reports, keys)
+    _double_names(test_reports, test_keys)
     unit = "tokens" if settings.tokenizer or any(is_store(p) for p in paths) else "words and codes"
     duplicates = {}
     for label, names in (("text", ("text",)), ("codes", ("codes",)), ("both", ("text", "codes"))):
@@ -196,7 +115,7 @@ def audit(paths: Sequence[str | Path], test: Sequence[str | Path], settings: Set
     return Audit(settings, reports, test_reports, np.asarray(keys.length, dtype=np.int64), unit, duplicates, overlap)
 
 
-def _overlap(first_hit: dict[str, dict[int, str]], test: _Keys) -> dict[str, Any]:
+def _overlap(first_hit: dict[str, dict[int, str]], test: Keys) -> dict[str, Any]:
     either = set(first_hit["text"]) | set(first_hit["codes"])
     out: dict[str, Any] = {"test_examples": len(test.length), "either": len(either)}
     for name, hits in first_hit.items():
@@ -205,7 +124,7 @@ def _overlap(first_hit: dict[str, dict[int, str]], test: _Keys) -> dict[str, Any
     return out
 
 
-def _count(report: FileReport, facts: Facts, keys: _Keys) -> None:
+def _count(report: FileReport, facts: Facts, keys: Keys) -> None:
     report.examples += 1
     report.tokens += facts.length
     report.frames += facts.frames
@@ -215,7 +134,7 @@ def _count(report: FileReport, facts: Facts, keys: _Keys) -> None:
     keys.add(facts)
 
 
-def _double_names(reports: Sequence[FileReport], keys: _Keys) -> None:
+def _double_names(reports: Sequence[FileReport], keys: Keys) -> None:
     """Names must differ within a file; a name in two files is two examples."""
     if not len(keys.length):
         return
@@ -233,24 +152,27 @@ def _double_names(reports: Sequence[FileReport], keys: _Keys) -> None:
 
 
 def _examine(
-    paths: Sequence[str | Path], settings: Settings, jobs: int, text: Table | None, codes: Table | None, reports: list[FileReport]
+    paths: Sequence[str | Path], settings: Settings, jobs: int, tables: Tables | None, reports: list[FileReport]
 ) -> Iterator[tuple[FileReport, Facts]]:  # fmt: skip
     pool = None
     if jobs > 1:
         pool = ProcessPoolExecutor(
-            jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings, text, codes)
+            jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(settings, tables)
         )
     else:
-        _start_worker(settings, text, codes)
+        _start_worker(settings, tables)
     try:
         for source in (s for p in paths for s in sources_of(p)):
             report = FileReport(str(source.path))
             reports.append(report)
-            for facts, bad in in_order(pool, _examine_block, _work(source), 3 * jobs):
-                report.records += len(facts) + len(bad)
-                for error in bad:
-                    report.error(error.reason, str(error))
-                yield from ((report, one) for one in facts)
+            try:
+                for facts, bad in in_order(pool, _examine_block, _work(source), 3 * jobs):
+                    report.records += len(facts) + len(bad)
+                    for error in bad:
+                        report.error(error.reason, str(error))
+                    yield from ((report, one) for one in facts)
+            except RecordError as error:  # the rest of a list in one .json file cannot be found again
+                report.error(error.reason, f"{error}; nothing behind it was read")
     finally:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -267,9 +189,9 @@ def _work(source: Source) -> Iterator[tuple[Source, Any]]:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(settings: Settings, text: Table | None, codes: Table | None) -> None:
+def _start_worker(settings: Settings, tables: Tables | None) -> None:
     tokenizer = TextTokenizer.load(settings.tokenizer) if settings.tokenizer else None
-    _worker.update(settings=settings, tokenizer=tokenizer, text=text, codes=codes, stores={})
+    _worker.update(settings=settings, tokenizer=tokenizer, tables=tables, stores={})
 
 
 def _examine_block(work: tuple[Source, Any]) -> tuple[list[Facts], list[RecordError]]:
@@ -345,52 +267,20 @@ def _stream_facts(where: str, stream: TokenStream) -> Facts:
 def _facts(
     where: str, uid: str, length: int, texts: list[str], arrays: list[np.ndarray], styles: Counter[str], warnings: list[str]
 ) -> Facts:  # fmt: skip
-    settings, text, codes = (_worker[k] for k in ("settings", "text", "codes"))
+    settings, tables = _worker["settings"], _worker["tables"]
     if settings.row_tokens and length > settings.row_tokens:
         warnings = [*warnings, f"longer than {settings.row_tokens}"]
-    nothing = np.zeros(0, dtype=np.uint64)
-    text_runs = np.concatenate([nothing, *(word_runs(t, settings.words) for t in texts)])
-    codes_runs = np.concatenate([nothing, *(code_runs(a, settings.codes) for a in arrays)])
     facts = Facts(
         where, hash_bytes(uid.encode()), length, sum(len(a) for a in arrays), styles, tuple(warnings), text_key(texts),
         codes_key(arrays),
     )  # fmt: skip
-    if text is None or codes is None:
+    if tables is not None and not any(len(t.hashes) for t in tables):
+        return facts
+    nothing = np.zeros(0, dtype=np.uint64)
+    text_runs = np.concatenate([nothing, *(word_runs(t, settings.words) for t in texts)])
+    codes_runs = np.concatenate([nothing, *(code_runs(a, settings.codes) for a in arrays)])
+    if tables is None:
         facts.text_runs, facts.code_runs = text_runs, codes_runs
     else:
-        facts.text_hits, facts.code_hits = text.hits(text_runs), codes.hits(codes_runs)
+        facts.text_hits, facts.code_hits = tables[0].hits(text_runs), tables[1].hits(codes_runs)
     return facts
-
-
-# ---- numbers ---------------------------------------------------------------------------------------------
-
-
-def split_place(where: str) -> tuple[str, int]:
-    """("file", number) of a place.
-
-    >>> split_place("a/b.json[7]"), split_place("b.jsonl:12")
-    (('a/b.json', 7), ('b.jsonl', 12))
-    """
-    file, _, number = where.rstrip("]").rpartition("[" if where.endswith("]") else ":")
-    return file, int(number)
-
-
-def summary(lengths: np.ndarray) -> dict[str, float]:
-    """Count, mean, spread and percentiles."""
-    if not len(lengths):
-        return {"n": 0}
-    percentiles = {f"p{p}": float(np.percentile(lengths, p)) for p in (5, 25, 50, 75, 95, 99)}
-    return {
-        "n": len(lengths), "sum": int(lengths.sum()), "mean": float(lengths.mean()), "std": float(lengths.std()),
-        "min": int(lengths.min()), **percentiles, "max": int(lengths.max()),
-    }  # fmt: skip
-
-
-def histogram(lengths: np.ndarray, bins: int = 16) -> list[tuple[int, int, int]]:
-    """(from, up to, examples) of equal bins over [min, max]."""
-    if not len(lengths):
-        return []
-    low, high = int(lengths.min()), int(lengths.max())
-    width = max(1, -(-(high - low + 1) // bins))
-    counts = np.bincount((lengths - low) // width)
-    return [(low + i * width, low + (i + 1) * width - 1, int(n)) for i, n in enumerate(counts)]

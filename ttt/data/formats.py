@@ -206,7 +206,14 @@ def example_of(where: str, raw: Any, source: str = "") -> Example:
     name = where.rpartition("/")[2]
     if source:
         name = source + name[len(source.rpartition("/")[2]) :]
-    return example_from_json(decode(where, raw), where, name)
+    record = decode(where, raw)
+    try:
+        return example_from_json(record, where, name)
+    except RecordError as error:
+        uid = record.get("uid", record.get("id")) if isinstance(record, Mapping) else None
+        if uid is None:
+            raise
+        raise RecordError(error.where, error.reason, f"uid {uid!r}: {error.message}") from error
 
 
 def iter_examples(path: str | Path) -> Iterator[tuple[str, Example]]:

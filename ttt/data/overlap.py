@@ -90,6 +90,17 @@ class Table:
         order = np.argsort(hashes, kind="stable")
         self.hashes, self.owners = hashes[order], owners[order]
 
+    @classmethod
+    def empty(cls) -> Table:
+        """Nothing to look up."""
+        return cls(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def of(cls, hashes: Sequence[np.ndarray], owners: Sequence[np.ndarray]) -> Table:
+        """All runs of several test examples; ``owners`` [n] beside ``hashes`` [n] of each."""
+        none = cls.empty()
+        return cls(np.concatenate([none.hashes, *hashes]), np.concatenate([none.owners, *owners]))
+
     def hits(self, hashes: np.ndarray) -> np.ndarray:
         """Owners i64 (test examples) that share one of these runs, each once."""
         if not len(self.hashes) or not len(hashes):

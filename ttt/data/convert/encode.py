@@ -14,7 +14,6 @@ from ttt.errors import DataError
 from ttt.interfaces import Codec
 from ttt.types import Waveform
 
-
 Waiting = list[tuple[dict[str, Any], list[tuple[dict[str, Any], Waveform]]]]  # records, and their (span, sound) pairs
 
 

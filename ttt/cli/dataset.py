@@ -1,0 +1,196 @@
+"""``ttt data``: convert foreign formats, encode their sound files, check files, pack them into a store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.cli.stage import Stage
+from ttt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ttt.data.audit import Audit
+    from ttt.data.tally import FileReport
+
+log = logging.getLogger(__name__)
+FAILABLE = ("duplicates", "overlap", "warnings")
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """Run one of the verbs below ``ttt data``."""
+    return {"convert": convert, "encode": encode, "check": check, "pack": pack}[arguments.data_verb](arguments)
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """A foreign format -> examples JSONL, or -> a corpus folder (manifest, items, cut wavs)."""
+    from ttt.config.load import read_layers, to_plain
+    from ttt.data.convert.core import Report, results, write_records
+    from ttt.data.convert.corpus import write_corpus
+    from ttt.registry.core import family
+    from ttt.registry.plugins import load_plugins
+
+    load_plugins(arguments.plugins)
+    converter = family("converter").build({"name": arguments.format, **read_layers([], arguments.overrides)}, "--from")
+    source, out = Path(arguments.input), Path(arguments.output)
+    examples = converter.makes == "examples"
+    marker = out.with_suffix(".convert.done.json") if examples else out / f"{arguments.split}.convert.done.json"
+    outputs = [out] if examples else [out / f"{arguments.split}.jsonl", out / f"{arguments.split}.items.jsonl"]
+    if examples and out.suffix != ".jsonl":
+        raise ConfigError(f"{out}: {arguments.format!r} makes examples; name a .jsonl file to write")
+    settings = {"converter": to_plain(converter), "skip_bad": arguments.skip_bad, "limit": arguments.limit}
+    if not examples:
+        settings |= {"split": arguments.split, "tasks": arguments.tasks}
+    stage = Stage("data convert", marker, [source], outputs, settings, "name the data to convert")
+    if stage.is_done(arguments.overwrite):
+        return 0
+    started = time.perf_counter()
+    if examples:
+        report = Report()
+        write_records(results(converter, source, report, skip_bad=arguments.skip_bad, limit=arguments.limit), out)
+    else:
+        report = write_corpus(
+            converter, source, out, arguments.split, arguments.tasks, skip_bad=arguments.skip_bad, limit=arguments.limit
+        )
+    report.seconds = time.perf_counter() - started
+    stage.finish({**asdict(report), "skipped": dict(report.skipped)}, report.seconds)
+    _log_skipped(report.first_skipped)
+    log.info("convert: %s -> %s: %s", source, out, report.summary())
+    return 0
+
+
+def encode(arguments: argparse.Namespace) -> int:
+    """Sound files in an examples file -> codes of the configured codec."""
+    from ttt.cli.common import configure
+    from ttt.config.load import to_plain
+    from ttt.data.convert.core import Report, write_records
+    from ttt.data.convert.encode import encode_records
+
+    config = configure(arguments, ("codec",))
+    source, out = Path(arguments.input), Path(arguments.output)
+    if out.suffix != ".jsonl" or out.resolve() == source.resolve():
+        raise ConfigError(f"{out}: name another .jsonl file to write")
+    codec = config.codec.load()
+    settings = {"codec": codec.codec_id, "skip_bad": arguments.skip_bad, "fields": to_plain(config.codec)}
+    stage = Stage(
+        "data encode", out.with_suffix(".encode.done.json"), [source], [out], settings, "run 'ttt data convert' first"
+    )
+    if stage.is_done(arguments.overwrite):
+        return 0
+    started, report = time.perf_counter(), Report()
+    write_records(encode_records(source, codec, report, batch=arguments.batch, skip_bad=arguments.skip_bad), out)
+    report.seconds = time.perf_counter() - started
+    stage.finish({**asdict(report), "skipped": dict(report.skipped), "codec": codec.codec_id}, report.seconds)
+    _log_skipped(report.first_skipped)
+    log.info("encode: %s -> %s: %s", source, out, report.summary())
+    return 0
+
+
+def pack(arguments: argparse.Namespace) -> int:
+    """Examples files, mixes or stores -> one store of tokens that training maps into memory."""
+    from ttt.data.mix import Source, is_mix, named, sources_of
+    from ttt.data.pack import Settings
+    from ttt.data.pack import pack as run
+
+    out = Path(arguments.out)
+    sources: list[Source] = [s for path in arguments.inputs for s in sources_of(path)]
+    if len(arguments.inputs) > 1:
+        sources = named(sources)
+    settings = Settings(arguments.tokenizer, arguments.prompt_rule, arguments.literal_specials)
+    if arguments.jobs < 1 or arguments.shard_tokens < 1:
+        raise ConfigError("--jobs and --shard-tokens must be >= 1")
+    inputs = [*dict.fromkeys([*(Path(p) for p in arguments.inputs if is_mix(p)), *(s.path for s in sources)])]
+    stage = Stage(
+        "data pack", out / "pack.done.json", [*inputs, Path(arguments.tokenizer)], [out / "store.json"],
+        {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens,
+         "sources": [[s.name, s.ratio] for s in sources]},
+    )  # fmt: skip
+    if stage.is_done(arguments.overwrite):
+        return 0
+    store, report = run(
+        sources, out, settings, jobs=arguments.jobs, skip_bad=arguments.skip_bad, shard_tokens=arguments.shard_tokens
+    )
+    stage.finish({"examples": len(store), "tokens": store.about["tokens"], "skipped": dict(report.bad)}, report.seconds)
+    for reason, n in report.bad.most_common():
+        log.warning("pack: %d skipped: %s; first: %s", n, reason, report.first_bad[reason])
+    speed = len(store) / max(report.seconds, 1e-9)
+    log.info(
+        "pack: %d examples, %d tokens in %d shards, %.1f s (%.0f examples/s) -> %s",
+        len(store), store.about["tokens"], len(store.about["shards"]), report.seconds, speed, out,
+    )  # fmt: skip
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Examine data files.  Exit code 1 when a record is broken (or what ``--fail-on`` names was found)."""
+    from ttt.data.audit import Settings, audit
+
+    unknown = set(arguments.fail_on) - set(FAILABLE)
+    if unknown:
+        raise ConfigError(f"--fail-on: {sorted(unknown)[0]!r} is none of {', '.join(FAILABLE)}")
+    if min(arguments.words, arguments.codes, arguments.jobs) < 1 or not arguments.frame_rate > 0:
+        raise ConfigError("--words, --codes, --jobs must be >= 1 and --frame-rate > 0")
+    settings = Settings(
+        arguments.tokenizer, arguments.num_codes, arguments.frame_rate, arguments.row_tokens, arguments.words, arguments.codes,
+        arguments.literal_specials,
+    )  # fmt: skip
+    report = audit(arguments.inputs, arguments.test, settings, arguments.jobs)
+    print(json.dumps(report.as_json(), indent=1, ensure_ascii=False) if arguments.json else _page(report))
+    found = {
+        "duplicates": report.duplicates["both"]["examples"], "overlap": (report.overlap or {}).get("either", 0),
+        "warnings": sum(sum(f.warnings.values()) for f in (*report.files, *report.test_files)),
+    }  # fmt: skip
+    return 1 if report.errors or any(found[name] for name in arguments.fail_on) else 0
+
+
+def _page(report: Audit) -> str:
+    lines: list[str] = []
+    for title, files in (("data", report.files), ("test", report.test_files)):
+        for file in files:
+            lines += _file_lines(title, file, report.settings.frame_rate_hz)
+    from ttt.data.tally import histogram, summary
+
+    numbers = summary(report.lengths)
+    if numbers["n"]:
+        keys = ("mean", "std", "min", "p5", "p25", "p50", "p75", "p95", "p99", "max")
+        lines += [f"length ({report.unit}): " + "  ".join(f"{k} {numbers[k]:.0f}" for k in keys)]
+        bins = histogram(report.lengths)
+        most = max(n for _, _, n in bins)
+        width = len(str(bins[-1][1]))
+        lines += [f"  {a:{width}d} .. {b:{width}d}  {'#' * round(48 * n / most):48}  {n}" for a, b, n in bins]
+    for label, words in (("text", "the same text"), ("codes", "the same codes"), ("both", "the same text and codes")):
+        found = report.duplicates[label]
+        lines.append(f"duplicates: {found['examples']} examples have {words} as an earlier one")
+        lines += [f"  {again} = {first}" for again, first in found["pairs"]]
+    if report.overlap is not None:
+        n, s = report.overlap["test_examples"], report.settings
+        share = report.overlap["either"] / n if n else 0.0
+        lines.append(f"overlap: {report.overlap['either']} of {n} test examples ({share:.1%}) are in the data")
+        for name, what in (("text", f"{s.words} words in a row"), ("codes", f"{s.codes} frames in a row")):
+            found = report.overlap[name]
+            lines.append(f"  by {name} ({what}, or a shorter whole): {found['examples']}")
+            lines += [f"    {a} ~ {b}" for a, b in found["pairs"]]
+    lines.append(f"{report.errors} errors" if report.errors else "no errors")
+    return "\n".join(lines)
+
+
+def _file_lines(title: str, file: FileReport, frame_rate_hz: float) -> Sequence[str]:
+    hours = file.frames / frame_rate_hz / 3600
+    spans = ", ".join(f"{n} {style}" for style, n in file.styles.most_common()) or "none"
+    heard = f"{file.frames} frames = {hours:.2f} h at {frame_rate_hz:g} Hz"
+    lines = [f"{title}: {file.path}", f"  {file.records} records, {file.examples} usable; {heard}; spans: {spans}"]
+    for kind, counts in (("ERROR", file.errors), ("warning", file.warnings)):
+        for reason, n in counts.most_common():
+            lines.append(f"  {kind} {n} x {reason}")
+            lines += [f"    {message}" for message in file.shown[reason]]
+    return lines
+
+
+def _log_skipped(first: dict[str, Any]) -> None:
+    for message in first.values():
+        log.warning("skipped, for example: %s", message)
