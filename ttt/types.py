@@ -322,12 +322,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What the network sees: ids and positions [B, T], a mask made for its attention, flat positions ``select`` [N]."""
+    """What the network sees: ids and positions [B, T], a mask made for its attention, flat positions ``select`` [N].
+
+    With ``targets`` i64 [N] it answers with their negative log-likelihoods [N] instead of logits [N, V]; ``weight`` f32 [N]:
+    the factor each of them will have in the loss, up to a common one (a hint: gradients are right without it too).
+    """
 
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Any
     select: Tensor
+    targets: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError, suggest
 from ttt.interfaces import Initializer
 from ttt.masks.materialize import IMPLEMENTATIONS
+from ttt.model.packed_attention import register as register_attention
 from ttt.rng import generator
 from ttt.text.vocab import Vocabulary
 
@@ -69,6 +70,7 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
     else:
         raise ConfigError("model.path: missing; give a local folder, or a shape with model.preset=" + "|".join(PRESETS))
     _refuse_sliding(hf.config)
+    _refuse_scaled_logits(hf.config)
     initialize_rows(hf, section.init, vocab, first_new, seed, code_vectors)
     hf.config.use_cache = False
     for token, value in (("pad_token_id", vocab.pad_id), ("eos_token_id", vocab.im_end_id)):
@@ -102,6 +104,7 @@ def load_hf(
     from transformers import AutoModelForCausalLM
 
     quiet()
+    register_attention()
     folder = Path(path)
     check_folder(folder)
     more = {} if quantization is None else {"quantization_config": quantization}
@@ -192,6 +195,7 @@ def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: tor
     from transformers import AutoConfig, AutoModelForCausalLM
 
     quiet()
+    register_attention()
     if section.preset not in PRESETS:
         raise ConfigError(
             f"model.preset: no shape named {section.preset!r}.{suggest(section.preset, PRESETS)} Shapes: {', '.join(PRESETS)}"
@@ -216,4 +220,18 @@ def _refuse_sliding(config: Any) -> None:
         raise ConfigError(
             f"model: layers of kind {', '.join(sorted(kinds - {'full_attention'}))} would ignore their window under a "
             "custom mask; use a backbone with full attention only"
+        )
+
+
+# By the names of transformers' configurations: what some backbones do to logits behind their output layer.
+_LOGIT_FACTORS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+def _refuse_scaled_logits(config: Any) -> None:
+    found = {n: getattr(config, n) for n in _LOGIT_FACTORS if getattr(config, n, None) not in (None, 1, 1.0)}
+    if found:
+        name, value = next(iter(found.items()))
+        raise ConfigError(
+            f"model: {config.model_type} changes its logits behind the output layer ({name}: {value}), which losses and "
+            "samplers here do not do; use a backbone whose logits are those of its output layer"
         )

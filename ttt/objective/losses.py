@@ -1,11 +1,10 @@
-"""Plan + network -> sums and counts.  Logits exist only at the positions that carry loss."""
+"""Plan + network -> sums and counts.  Logits exist only at the positions that carry loss, some of them at a time."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ttt.masks.materialize import materialize
@@ -17,24 +16,30 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     device = next(model.parameters()).device
     used = {name: term for name, term in plan.terms.items() if len(term.source)}
     lm: Any = getattr(model, "module", model)  # engines wrap the model
-    # A batch without targets runs the network too: engines that shard its weights need every rank's forward pass.
-    select = torch.cat([t.source for t in used.values()]) if used else torch.zeros(1, dtype=torch.long)
-    # One logit row may serve several terms (none does today, but plug-ins may); compute it once.
-    unique, inverse = torch.unique(select, return_inverse=True)
+    if used:
+        select = torch.cat([t.source for t in used.values()])
+        targets = torch.cat([t.target for t in used.values()])
+        # What each position will count for if this is all there is to the update; else up to a factor, mostly.
+        weight = torch.cat([t.weight * (t.scale / t.count if t.count else 0.0) for t in used.values()])
+    else:
+        # A batch without targets runs the network too: engines that shard its weights need every rank's forward pass.
+        select = plan.layout.visible.flatten().nonzero()[:1, 0]
+        targets, weight = torch.zeros_like(select), torch.zeros(len(select))
     inputs = ModelInputs(
         input_ids=plan.input_ids.to(device),
         position_ids=plan.position_ids.to(device),
         attention_mask=materialize(plan.mask, plan.layout.to(device), lm.attention, lm.dtype),
-        select=unique.to(device),
+        select=select.to(device),
+        targets=targets.to(device),
+        weight=weight.to(device),
     )
-    logits = model(inputs)  # [N, V]
-    rows = inverse.to(device).split([len(t.source) for t in used.values()]) if used else ()
+    every = model(inputs)  # -log p of the targets [N]
     terms: dict[str, LossTerm] = {}
     stats: dict[str, tuple[float, float]] = {}
-    for (name, term), at in zip(used.items(), rows, strict=True):
-        nll = F.cross_entropy(logits[at], term.target.to(device), reduction="none")  # [n]
+    parts = every.split([len(t.source) for t in used.values()]) if used else ()
+    plain_parts = every.detach().float().cpu().split([len(p) for p in parts]) if used else ()
+    for (name, term), nll, plain in zip(used.items(), parts, plain_parts, strict=True):
         terms[name] = LossTerm((nll * term.weight.to(device)).sum(), term.count, term.scale)
-        plain = nll.detach().float().cpu()
         stats[f"nll/{name}"] = (float(plain.sum()), float(len(plain)))
         for partition in term.partitions:
             for number, label in enumerate(partition.names):
@@ -42,5 +47,5 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
                 if inside.any():
                     stats[f"nll/{name}/{label}"] = (float(plain[inside].sum()), float(inside.sum()))
     for name, term in plan.terms.items():
-        terms.setdefault(name, LossTerm(logits.sum() * 0.0, term.count, term.scale))
+        terms.setdefault(name, LossTerm(every.sum() * 0.0, term.count, term.scale))
     return LossTerms(terms, stats)
