@@ -92,11 +92,7 @@ def audit(paths: Sequence[str | Path], test: Sequence[str | Path], settings: Set
                 assert found is not None
                 runs[name].append(found)
                 owners[name].append(np.full(len(found), len(test_keys.length) - 1, dtype=np.int64))
-        nothing = np.zeros(0, dtype=np.uint64)
-        text_table, code_table = (
-            Table(np.concatenate([nothing, *runs[n]]), np.concatenate([nothing.astype(np.int64), *owners[n]]))
-            for n in runs
-        )
+        tables = (Table.of(runs["text"], owners["text"]), Table.of(runs["codes"], owners["codes"]))
     reports: list[FileReport] = []
     first_hit: dict[str, dict[int, str]] = {"text": {}, "codes": {}}
     for report, facts in _examine(paths, settings, jobs, tables, reports):

@@ -115,10 +115,19 @@ def summary(lengths: np.ndarray) -> dict[str, float]:
 
 
 def histogram(lengths: np.ndarray, bins: int = 16) -> list[tuple[int, int, int]]:
-    """(from, up to, examples) of equal bins over [min, max]."""
+    """(from, up to, examples): equal bins up to the 99th percentile, and one bin for what is longer.
+
+    >>> histogram(np.array([1, 2, 2, 9]), bins=2)
+    [(1, 5, 3), (6, 9, 1)]
+    """
     if not len(lengths):
         return []
     low, high = int(lengths.min()), int(lengths.max())
-    width = max(1, -(-(high - low + 1) // bins))
-    counts = np.bincount((lengths - low) // width)
-    return [(low + i * width, low + (i + 1) * width - 1, int(n)) for i, n in enumerate(counts)]
+    usual = int(np.percentile(lengths, 99, method="higher"))
+    width = -(-(usual - low + 1) // bins)
+    counts = np.bincount(np.minimum((lengths - low) // width, bins))
+    edges = [low + i * width for i in range(len(counts))]
+    return [
+        (a, high if i == len(edges) - 1 else a + width - 1, int(n))
+        for i, (a, n) in enumerate(zip(edges, counts, strict=True))
+    ]
