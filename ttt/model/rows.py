@@ -49,6 +49,11 @@ class SplitEmbedding(SplitTable):
 class SplitHead(SplitTable):
     """Hidden states [..., D] -> logits [..., V]."""
 
+    @property
+    def out_features(self) -> int:
+        """Width of the logits, as of any linear layer."""
+        return self.num_embeddings
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Both parts' products, side by side."""
         return torch.cat([F.linear(hidden, t.weight.to(hidden.dtype)) for t in (self.old, self.new)], -1)
