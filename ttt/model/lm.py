@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError
+from ttt.masks.segments import Segments
 from ttt.model.backbone import build_backbone, check_tokenizer, load_hf
+from ttt.model.cross_entropy import chunked_nll
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs
 
@@ -71,11 +73,30 @@ class SpeechTextLM(nn.Module):
         return self.hf.get_input_embeddings().weight.device
 
     def forward(self, x: ModelInputs) -> Tensor:
-        """Logits f32 [N, V] at the flat positions ``x.select``; never [B, T, V]."""
-        return self.head(self.hidden(x.input_ids, x.position_ids, x.attention_mask).flatten(0, 1)[x.select])
+        """Logits f32 [N, V] at the flat positions ``x.select``, or with ``x.targets`` their -log p [N]; never [B, T, V]."""
+        mask = x.attention_mask
+        if isinstance(mask, Segments):
+            hidden = self._packed_hidden(x.input_ids, x.position_ids, mask)[0, mask.places(x.select)]
+        else:
+            hidden = self.hidden(x.input_ids, x.position_ids, mask).flatten(0, 1)[x.select]
+        if x.targets is None:
+            return self.head(hidden)
+        return chunked_nll(self.hf.get_output_embeddings(), hidden, x.targets, x.weight)
+
+    def _packed_hidden(self, input_ids: Tensor, position_ids: Tensor, mask: Segments) -> Tensor:
+        """Last hidden states [1, N, D] of the real positions in the order of ``mask``."""
+        # The mask travels as a keyword argument that backbones hand down to their attention; an empty tensor in its
+        # place keeps them from making one of their own, and one that drops the argument from going unnoticed.
+        nothing = torch.zeros((1, 1, 0, 0), dtype=torch.bool, device=input_ids.device)
+        return self.hf.get_decoder()(
+            input_ids=mask.pack(input_ids), position_ids=mask.pack(position_ids), attention_mask=nothing, use_cache=False,
+            segments=mask,
+        ).last_hidden_state  # fmt: skip
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any, cache: Any = None) -> Tensor:
-        """Last hidden states [B, T, D] of the decoder."""
+        """Last hidden states [B, T, D] of the decoder; zeros on padding where rows are packed."""
+        if isinstance(attention_mask, Segments):
+            return attention_mask.unpack(self._packed_hidden(input_ids, position_ids, attention_mask))
         return self.hf.get_decoder()(
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
             past_key_values=cache, use_cache=cache is not None,
