@@ -32,8 +32,7 @@ def chunked_nll(
     ``hidden`` [N, D], ``targets`` i64 [N]; ``expected`` f32 [N]: factor of each row in the loss, up to a common one
     (None: all alike); ``rows`` of a chunk (0: by `CHUNK_BYTES`).
     """
-    weight = getattr(head, "weight", None)
-    size = rows or chunk_rows(weight.shape[0] if isinstance(weight, Tensor) and weight.ndim == 2 else 0, hidden.device)
+    size = rows or chunk_rows(getattr(head, "out_features", 0), hidden.device)
     if not is_plain(head):
         return _called(head, hidden, targets, size)
     if torch.is_autocast_enabled(hidden.device.type):
