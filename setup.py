@@ -27,6 +27,7 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.16"],
     "lora": ["peft>=0.15", "bitsandbytes"],
     "corpus": ["espeakng-loader"],
+    "parquet": ["pyarrow>=15"],
     "lm-eval": ["lm-eval>=0.4"],
     "dev": ["pytest>=8", "pytest-xdist", "pytest-timeout", "ruff", "mypy"],
 }
