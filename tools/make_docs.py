@@ -24,7 +24,7 @@ a project to copy: a mask, a schedule, a sampler, a task, and a plug-in in a sin
 
 `ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tries the named properties of a family on a plug-in, one line each,
 in some seconds and without training. It knows mask, noise (also called schedule), weighting, strategy, objective, sampler,
-remask, length, codec, task and metric. A broken property shows its counter-example; a mask's is drawn, with `X` at the cell
+remask, length, codec, task, metric and converter. A broken property shows its counter-example; a mask's is drawn, with `X` at the cell
 that is wrong:
 
 ```

@@ -61,7 +61,7 @@ def stream(verb: argparse.ArgumentParser) -> None:
 def check(verb: argparse.ArgumentParser) -> None:
     """``ttt check``: which plug-in, with which fields."""
     verb.add_argument("family", help="mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, "
-                      "codec, task, metric")  # fmt: skip
+                      "codec, task, metric, converter")  # fmt: skip
     verb.add_argument("name", help="registered name (see 'ttt list FAMILY')")
     verb.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the plug-in")
 
