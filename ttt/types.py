@@ -6,6 +6,7 @@ Letters: ``B`` rows, ``T`` positions, ``V`` vocabulary, ``N`` selected positions
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -209,6 +210,25 @@ class TokenStream:
             uid=self.uid, ids=longer(self.ids), kind=kind, span=audio_runs(kind), target=longer(self.target),
             answer=longer(self.answer), segments=tuple(map(moved, self.segments)), task=self.task,
             prompt_length=self.prompt_length,
+        )  # fmt: skip
+
+    def repeat_last(self, times: int) -> TokenStream:
+        """The stream with its last token, a text token, written ``times`` more times as part of the last turn."""
+        if self.kind[-1] != Kind.TEXT:
+            raise DataError(f"stream {self.uid!r}: ends inside an audio span; there is no last text token to repeat")
+        size = len(self)
+
+        def longer(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values, np.repeat(values[-1:], times)])
+
+        segments = (
+            dataclasses.replace(s, turn_stop=s.turn_stop + times) if s.turn_stop == size else s for s in self.segments
+        )
+        kind = longer(self.kind)
+        return dataclasses.replace(
+            self, ids=longer(self.ids), kind=kind, span=audio_runs(kind), target=longer(self.target),
+            answer=longer(self.answer), segments=tuple(segments),
+            content=None if self.content is None else longer(self.content),
         )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Training strategies: BANOM, PPM, SST (paper of TtT, section 3.4; spec, section 5), LLaDA's random lengths, two of ours.
+"""Training strategies: BANOM, PPM, SST (paper of TtT, section 3.4; spec, section 5), LLaDA's random lengths and
+padding, two of ours.
 
 Each is drawn anew at every step or epoch.
 """
@@ -14,7 +15,7 @@ from torch import Generator, Tensor
 from ttt.diffusion.corrupt import per_position, span_starts
 from ttt.interfaces import Strategy
 from ttt.registry.families import STRATEGY
-from ttt.types import PackedBatch, Segment, TokenStream
+from ttt.types import Kind, PackedBatch, Segment, TokenStream
 
 
 def _check(p: float, scope: str, scopes: tuple[str, ...]) -> None:
@@ -172,6 +173,38 @@ class EndPadding(Strategy):
 
     def _closed(self, stream: TokenStream) -> list[int]:
         return [i for i, s in enumerate(stream.segments) if s.target and s.style in ("span", "last")]
+
+
+@STRATEGY.register("answer_padding")
+@dataclass(frozen=True)
+class AnswerPadding(Strategy):
+    """With probability ``p`` the last answer is filled up to ``length`` tokens with its last token (LLaDA, arXiv 2502.09992).
+
+    For models that write the whole answer at once: decoding begins with a canvas of masks longer than the answer, so where
+    an answer ends has to be learnt, and what stands behind the end too.  LLaDA pads with its end token; here the token behind
+    ``<|im_end|>``, a newline, is repeated.  Longer answers, unclosed ones and pre-training documents stay as they are.
+    """
+
+    p: float = 1.0
+    scope: str = "sample"
+    length: int = 128
+
+    def __post_init__(self) -> None:
+        _check(self.p, self.scope, ("sample",))
+        if self.length < 1:
+            raise ValueError(f"length must be >= 1, got {self.length}")
+
+    def growth(self, stream: TokenStream) -> int:
+        """What the last answer lacks of ``length`` tokens."""
+        if stream.target.all() or not stream.target[-1] or stream.kind[-1] != Kind.TEXT:
+            return 0
+        before = (~stream.target).nonzero()[0]
+        return max(0, self.length - (len(stream) - 1 - int(before[-1])))
+
+    def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
+        """Repeat the last token."""
+        missing = self.growth(stream)
+        return stream.repeat_last(missing) if missing and gen.random() < self.p else stream
 
 
 @STRATEGY.register("clean_history")

@@ -1,4 +1,4 @@
-"""`end_padding` and `clean_history`: ours, for block-wise decoding."""
+"""`end_padding` and `clean_history`, ours, for block-wise decoding; `answer_padding`, LLaDA's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 from tests.conftest import audio, chat, gen, pack, text
 from ttt.data.spans import encode_example
-from ttt.diffusion.strategies import CleanHistory, EndPadding
-from ttt.types import Kind
+from ttt.diffusion.strategies import AnswerPadding, CleanHistory, EndPadding
+from ttt.errors import DataError
+from ttt.types import Example, Kind, Turn
 
 
 @pytest.fixture
@@ -45,6 +46,41 @@ def test_end_padding_leaves_open_and_text_only_answers(tokenizer):
         one = encode_example(chat("a", [text("hm")], spans), tokenizer)
         assert strategy.growth(one) == 0
         assert strategy.on_stream(one, np.random.default_rng(0)) is one
+
+
+def test_answers_are_filled_up_to_their_length(stream, tokenizer):
+    answer = int(stream.target.sum())
+    strategy = AnswerPadding(length=answer + 7)
+    longer = strategy.on_stream(stream, np.random.default_rng(0))
+    assert strategy.growth(stream) == 7 == len(longer) - len(stream)
+    assert longer.ids[: len(stream)].tolist() == stream.ids.tolist() and (longer.ids[-8:] == stream.ids[-1]).all()
+    assert longer.target[-8:].all() and longer.answer[-8:].all() and (longer.kind[-7:] == Kind.TEXT).all()
+    assert longer.segments[-1].turn_stop == len(longer) and longer.segments[0] == stream.segments[0]
+    assert int(longer.target.sum()) == answer + 7
+    again = AnswerPadding(length=answer)
+    assert again.growth(stream) == 0 and again.on_stream(stream, np.random.default_rng(0)) is stream
+
+
+def test_only_the_last_answer_of_a_chat_counts(tokenizer):
+    turns = (("user", "hm"), ("assistant", "yes yes yes"), ("user", "oh"), ("assistant", "no"))
+    stream = encode_example(Example("a", tuple(Turn(role, (text(words),)) for role, words in turns)), tokenizer)
+    last = len(stream) - 1 - int((~stream.target).nonzero()[0][-1])
+    assert last < int(stream.target.sum())
+    assert AnswerPadding(length=last + 3).growth(stream) == 3
+
+
+def test_answer_padding_leaves_open_answers_and_documents(tokenizer):
+    strategy = AnswerPadding(length=99)
+    for example in (
+        chat("a", [text("hm")], [text("yes"), audio([1, 2, 3], "open_last")]),
+        Example("d", (Turn("document", (text("a page"),)),)),
+    ):
+        one = encode_example(example, tokenizer)
+        assert strategy.growth(one) == 0 and strategy.on_stream(one, np.random.default_rng(0)) is one
+    with pytest.raises(DataError, match="inside an audio span"):
+        encode_example(chat("a", [text("hm")], [audio([1, 2], "open_last")]), tokenizer).repeat_last(2)
+    with pytest.raises(ValueError, match="length must be >= 1"):
+        AnswerPadding(length=0)
 
 
 def test_clean_history_keeps_a_uniform_share_of_the_last_span(stream):
