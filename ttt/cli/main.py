@@ -9,7 +9,7 @@ import os
 import sys
 
 import ttt
-from ttt.cli import options
+from ttt.cli import eval_options, options
 from ttt.errors import TttError
 
 VERBS = {
@@ -26,6 +26,7 @@ VERBS = {
     "stream": ("ttt.cli.stream:stream", "ask a model and hear it while it answers; wavs piece by piece, latency percentiles"),
     "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers of example files: text exact, audio bounded"),
+    "eval": ("ttt.cli.lm_eval:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard (what did training cost the text model?)"),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
     "ablate": ("ttt.cli.ablate:ablate", "a table of experiments: every row under every seed, intervals, tests, plots"),
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
@@ -58,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
         elif name == "check":
             options.check(verb)
+        elif name == "eval":
+            eval_options.evaluate(verb)
         else:
             verb.add_argument(
                 "--config", action="append", default=[], metavar="FILE", help="recipe YAML; later ones win"

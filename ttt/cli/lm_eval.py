@@ -1,0 +1,146 @@
+"""The verb ``eval``: text benchmarks of a checkpoint.  Everything that can be refused is refused before a model is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttt.cli.stage import Stage
+from ttt.cli.text_model import checkpoint_folder, make_scorer, read_config, settings_from
+from ttt.config.load import to_plain
+from ttt.config.schema import MISSING, RunConfig
+from ttt.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """``ttt eval lm-eval | mmlu-redux | guard``."""
+    for name in ("tasks", "subject"):  # settings that stand behind a list of names
+        given = getattr(arguments, name, [])
+        arguments.overrides = [*arguments.overrides, *(g for g in given if "=" in g)]
+        setattr(arguments, name, [g for g in given if "=" not in g])
+    if arguments.limit < 0:
+        raise ConfigError(f"--limit: must be >= 0, got {arguments.limit}")
+    if arguments.benchmark == "guard":
+        from ttt.cli.guard import guard
+
+        return guard(arguments)
+    if arguments.benchmark == "mmlu-redux":
+        from ttt.cli.mmlu_redux import mmlu_redux
+
+        return mmlu_redux(arguments)
+    config, folder, out = prepare(arguments)
+    run_tasks(arguments, config, folder, out)
+    return 0
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[RunConfig, Path, Path]:
+    """(configuration, folder with weights, folder of the results) of one model."""
+    model = arguments.model
+    given = [o.partition("=")[2] for o in arguments.overrides if o.startswith(("run.dir=", "eval.checkpoint="))]
+    config = read_config(model or (given or ["."])[-1], arguments.config, arguments.overrides, arguments.plugins)
+    if not model:
+        model = config.eval.checkpoint or ("" if config.run.dir == MISSING else config.run.dir)
+    folder = checkpoint_folder(model)
+    if config.run.threads:
+        import torch
+
+        torch.set_num_threads(config.run.threads)
+    out = Path(arguments.out) if arguments.out else Path(model) / "eval" / arguments.benchmark
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"--out: missing; {folder} is a model folder, which results do not belong into")
+    return config, folder, out
+
+
+def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, out: Path) -> None:
+    """Tasks of the harness -> ``card.json`` and ``items.jsonl`` in ``out``; prints the table."""
+    from ttt.cli.run import decode_settings
+    from ttt.eval.harness.tasks import check_documents, choose, harness_version, load, task_digest
+
+    settings = settings_from(arguments, config)
+    chosen = choose(arguments.tasks, arguments.task_dir)
+    told = {
+        "tasks": sorted(arguments.tasks), "chat": arguments.chat, "system": arguments.system, "shots": arguments.shots,
+        "limit": arguments.limit, "harness": harness_version(), **reading_settings(config, settings),
+    }  # fmt: skip
+    stage = Stage(
+        "eval lm-eval", out / "eval.done.json", [folder, *chosen.files], [out / "card.json", out / "items.jsonl"], told
+    )
+    if stage.is_done(arguments.overwrite):
+        show_card(out / "card.json")
+        return
+    tasks, groups = load(chosen)
+    check_documents(tasks, arguments.limit)
+    if any(task.OUTPUT_TYPE == "generate_until" for task in tasks.values()) and config.objective.canvas == "answer":
+        decode_settings(config)
+    if arguments.dry_run:
+        for name, task in tasks.items():
+            n = min(arguments.limit or len(task.eval_docs), len(task.eval_docs))
+            print(f"{name}: {n} of {len(task.eval_docs)} documents, {task.OUTPUT_TYPE}, digest {task_digest(task, ())}")
+        return
+    from ttt.eval.harness.run import evaluate as run
+
+    started = time.perf_counter()
+    result = run(
+        make_scorer(folder, config, settings), chosen.manager, tasks, groups, limit=arguments.limit, chat=arguments.chat,
+        shots=arguments.shots, system=arguments.system, resamples=config.eval.bootstrap, seed=config.run.seed,
+    )  # fmt: skip
+    finish(stage, config, out, result, told, chosen.files, arguments.limit, time.perf_counter() - started)
+
+
+def reading_settings(config: RunConfig, settings: Any) -> dict[str, Any]:
+    """What decides how a model reads and writes, for markers and cards."""
+    return {
+        "objective": getattr(type(config.objective), "registered_name", ""),
+        "mask": to_plain(getattr(config.objective, "mask", None)), "dtype": config.model.dtype,
+        "sampler": to_plain(config.eval.sampler) if config.objective.canvas == "answer" else None,
+        **dataclasses.asdict(settings),
+    }  # fmt: skip
+
+
+def finish(
+    stage: Stage, config: RunConfig, out: Path, result: Mapping[str, Any], told: Mapping[str, Any], files: Sequence[Path],
+    limit: int, seconds: float,
+) -> None:  # fmt: skip
+    """Write items, card and marker, in this order; print the table."""
+    from ttt.data.manifest import write_jsonl
+    from ttt.eval.cards import make_card, plain, write_card
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_jsonl(out / "items.jsonl", map(plain, result["items"]))
+    card = make_card(
+        result, config=to_plain(config), seeds={"run": config.run.seed}, data=files,
+        decode={**told, "tasks": result["tasks"]}, limited=f"first {limit} items of each task" if limit else "",
+    )  # fmt: skip
+    if "harness" in result:
+        card["versions"]["lm_eval"] = result["harness"]
+    write_card(out / "card.json", card)
+    stage.finish({"items": len(result["items"])}, seconds)
+    log.info("eval: %d items in %.1f s -> %s", len(result["items"]), seconds, out / "card.json")
+    show_card(out / "card.json")
+
+
+def show_card(path: Path) -> None:
+    """The card as a table."""
+    from ttt.eval.cards import read_card
+    from ttt.eval.tables import Row, text_table
+
+    card = read_card(path)
+    rows = [
+        Row(
+            key.rpartition("/")[0],
+            key.rpartition("/")[2],
+            entry.get("unit", "score"),
+            {" ": entry},
+            entry.get("higher_is_better"),
+        )
+        for key, entry in card["metrics"].items()
+    ]
+    notes = [f"{name}: {count}" for name, count in card["counts"].items() if count and "cut" in name]
+    print(text_table(rows, f"{path.parent}", notes, card["limited"]))
