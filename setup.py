@@ -28,7 +28,7 @@ EXTRAS = {
     "lora": ["peft>=0.15", "bitsandbytes"],
     "corpus": ["espeakng-loader"],
     "parquet": ["pyarrow>=15"],
-    "lm-eval": ["lm-eval>=0.4"],
+    "lm-eval": ["lm-eval>=0.4.13"],
     "dev": ["pytest>=8", "pytest-xdist", "pytest-timeout", "ruff", "mypy"],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
