@@ -103,7 +103,9 @@ def _over(node: Any, place: str) -> dict[str, Any]:
 def _label(node: Any) -> str:
     if not isinstance(node, Mapping):
         return str(node)
-    rest = ", ".join(f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in node.items() if k != "name")
+    rest = ", ".join(
+        f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in node.items() if k != "name"
+    )
     return f"{node.get('name')}({rest})" if rest else str(node.get("name"))
 
 
@@ -158,7 +160,11 @@ def _decode(
 
 
 def _score(
-    answers: Mapping[str, list[Answered]], prompts: Mapping[str, Example], model: SpeechTextLM, config: RunConfig, draws: Any
+    answers: Mapping[str, list[Answered]],
+    prompts: Mapping[str, Example],
+    model: SpeechTextLM,
+    config: RunConfig,
+    draws: Any,
 ) -> dict[str, list[Answered]]:
     from ttt.eval.compare import score_likelihood
 
@@ -238,6 +244,8 @@ def _write(out: Path, report: Mapping[str, Any], answers: Mapping[str, Sequence[
     text = f"# Samplers\n\n{len(report['uids'])} prompts, {report['draws']} answers each.\n\n{markdown_table(report['samplers'])}\n"
     text += f"\n## Answers\n\n```text\n{shown}\n```\n" if shown else ""
     (partial / "samplers.md").write_text(text, encoding="utf-8")
-    (partial / MARKER).write_text(json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    (partial / MARKER).write_text(
+        json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
     shutil.rmtree(out, ignore_errors=True)
     partial.replace(out)

@@ -32,6 +32,7 @@ VERBS = {
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
+    "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
     "bench": ("ttt.cli.bench:bench", "how fast: train | decode | loader, beside a reference loop; prints a table, writes JSON"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (_, help_line) in VERBS.items():
         verb = verbs.add_parser(name, help=help_line, description=help_line)
-        if name in ("ablate", "bench", "chat", "doctor", "inspect", "replay", "repro", "stream"):
+        if name in ("ablate", "bench", "chat", "doctor", "inspect", "new", "replay", "repro", "stream"):
             getattr(options, name)(verb)
         elif name == "data":
             options.data(verb)

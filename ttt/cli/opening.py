@@ -43,5 +43,7 @@ def results_folder(arguments: argparse.Namespace, name: str, marker: str) -> Pat
         raise ConfigError(f"{place}: lies in no run folder; say where results go with --out")
     out = Path(arguments.out) if arguments.out else run / "inspect" / name  # type: ignore[operator]
     if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
-        raise ConfigError(f"{out}: holds something else than 'ttt inspect {name}' writes; name another folder with --out")
+        raise ConfigError(
+            f"{out}: holds something else than 'ttt inspect {name}' writes; name another folder with --out"
+        )
     return out

@@ -200,3 +200,16 @@ def data(verb: argparse.ArgumentParser) -> None:
         one.add_argument("--tokenizer", required=needed, default="", metavar="DIR", help="folder with tokenizer.json")
         one.add_argument("--literal-specials", action="store_true", help="text may spell special tokens, as in the reference")
         one.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (the result is the same)")
+
+
+def new(verb: argparse.ArgumentParser) -> None:
+    """``ttt new``: what, under which name, where."""
+    kinds = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
+    recipe = kinds.add_parser("recipe", help="a recipe folder that runs as it is", description="write a recipe folder")
+    recipe.add_argument("name", metavar="NAME", help="small letters, digits and underscores")
+    recipe.add_argument("dir", metavar="DIR", help="folder to make; must be new or empty")
+    recipe.add_argument("--from", dest="source", default="ttt", metavar="KIND", help="ttt (default) | dual_stream | ar | nar")
+    plugin = kinds.add_parser("plugin", help="a plug-in file that keeps its family's promises", description="write a plug-in")
+    plugin.add_argument("family", metavar="FAMILY", help="see 'ttt list'")
+    plugin.add_argument("name", metavar="NAME", help="the name to register it under")
+    plugin.add_argument("file", metavar="FILE.py", help="file to write; must be new")

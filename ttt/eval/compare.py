@@ -199,7 +199,8 @@ def text_table(found: Mapping[str, Mapping[str, Any]], width: int = 110) -> str:
     blocks = []
     for part in parts:
         lines = [
-            "  ".join(r[c].ljust(widths[c]) if c == 0 else r[c].rjust(widths[c]) for c in part).rstrip() for r in [heads, *rows]
+            "  ".join(r[c].ljust(widths[c]) if c == 0 else r[c].rjust(widths[c]) for c in part).rstrip()
+            for r in [heads, *rows]
         ]
         blocks.append("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]))
     return "\n\n".join(blocks)
