@@ -28,13 +28,13 @@ def converted(converter: Converter, path: Path) -> list[tuple[str, Any]]:
     return [(where, converter.convert(where, row)) for where, row in converter.rows(path)]
 
 
-@prop("converter", "sample", "its sample holds at least one row, and all rows convert")
+@prop("converter", "sample", "its sample holds at least one row")
 def _sample(converter: Converter) -> None:
     with sample(converter) as path:
-        need(converted(converter, path), f"no rows in its sample {path.name}")
+        need(list(converter.rows(path)), f"no rows in its sample {path.name}")
 
 
-@prop("converter", "form", "results are example records, or utterances with an id, a sound file and a text")
+@prop("converter", "form", "all of its sample converts, to example records, or to utterances with an id, a sound file and a text")
 def _form(converter: Converter) -> None:
     need(converter.makes in ("examples", "utterances"), f"makes is {converter.makes!r}")
     with sample(converter) as path:

@@ -13,6 +13,7 @@ import torch
 
 from ttt.audio.codecs import Toy
 from ttt.check.core import MODULES, check, family_key, properties
+from ttt.data.convert.chats import Alpaca
 from ttt.diffusion.schedules import Linear
 from ttt.diffusion.strategies import Ppm
 from ttt.diffusion.weightings import Uniform
@@ -406,6 +407,53 @@ class Drifting(Fixed):
     def max_codes(self, last):
         self.asked.append(1)
         return self.limit + len(self.asked)
+
+
+# ----------------------------------------------------------------------------------------------------- converters
+
+
+@fault("converter", "sample")
+@dataclass(frozen=True)
+class EmptySample(Alpaca):
+    def sample(self, folder):
+        (folder / "none.json").write_text("[]")
+        return folder / "none.json"
+
+
+@fault("converter", "form")
+@dataclass(frozen=True)
+class OtherRoles(Alpaca):
+    def convert(self, where, row):
+        made = super().convert(where, row)
+        return {**made, "turns": [{**made["turns"][0], "role": "human"}]}
+
+
+@fault("converter", "places")
+@dataclass(frozen=True)
+class RowNumbers(Alpaca):
+    def rows(self, path):
+        return ((f"row {n}", row) for n, (_, row) in enumerate(super().rows(path)))
+
+
+@fault("converter", "names")
+@dataclass(frozen=True)
+class OneName(Alpaca):
+    def convert(self, where, row):
+        return {**super().convert(where, row), "uid": "row"}
+
+
+@fault("converter", "refusals")
+@dataclass(frozen=True)
+class Forgiving(Alpaca):
+    def convert(self, where, row):
+        return super().convert(where, row if row != {} else {"instruction": "?", "output": "!"})
+
+
+@fault("converter", "missing")
+@dataclass(frozen=True)
+class SilentlyEmpty(Alpaca):
+    def rows(self, path):
+        return super().rows(path) if path.is_file() else iter(())
 
 
 # --------------------------------------------------------------------------------------------------------- codecs
