@@ -47,11 +47,11 @@ def tiny_model(kind: str = "qwen2", layers: int = 2, seed: int = 0, attention: s
     from ttt.model.lm import SpeechTextLM
 
     class Biased(SpeechTextLM):
-        def head(self, hidden):
+        def head(self, hidden, ids=None):
             logits = super().head(hidden)
             for token, b in (bias or {}).items():
                 logits[..., token] += b
-            return logits
+            return logits if ids is None else logits[..., ids]
 
     return Biased(tiny_hf(kind, layers, seed, attention), tiny_tokenizer())
 

@@ -293,6 +293,6 @@ def decode_settings(config: RunConfig) -> Any:
         )
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
-        min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, use_cache=e.use_cache,
+        min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,
         seed=config.run.seed, length=e.length,
     )  # fmt: skip

@@ -10,9 +10,9 @@ from ttt.sampling.session import Prompt, Session
 from ttt.sampling.unmask import Blockwise, SpanRequest
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("cache", ["exact", "none"])
 @pytest.mark.parametrize("case", cases("span.json"))
-def test_span_sampler_token_identical(case, vocab, models, use_cache):
+def test_span_sampler_token_identical(case, vocab, models, cache):
     p = case["params"]
     blocks = -(-p["gen_length"] // p["block_length"])
     sampler = Blockwise(
@@ -21,7 +21,7 @@ def test_span_sampler_token_identical(case, vocab, models, use_cache):
     )  # fmt: skip
     calls = 0
     with torch.no_grad():
-        session = Session(models(case["model"]), Hybrid(), [Prompt("x", case["prompt_ids"])], use_cache, room=64)
+        session = Session(models(case["model"]), Hybrid(), [Prompt("x", case["prompt_ids"])], cache, room=64)
 
         def predict(rows, tails, last, unconditional=""):
             nonlocal calls
@@ -37,9 +37,9 @@ def test_span_sampler_token_identical(case, vocab, models, use_cache):
     assert calls == case["forwards"]
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("cache", ["exact", "none"])
 @pytest.mark.parametrize("case", cases("generate.json"))
-def test_generation_token_identical(case, vocab, models, use_cache):
+def test_generation_token_identical(case, vocab, models, cache):
     p = case["params"]
     sampler = Blockwise(
         block_length=p["block_length"], gen_length=p["diffusion_gen_length"], diffusion_steps=p["diffusion_steps"],
@@ -47,7 +47,7 @@ def test_generation_token_identical(case, vocab, models, use_cache):
     )  # fmt: skip
     settings = DecodeSettings(
         max_tokens=p["max_gen_len"], temperature=p["ar_temperature"], top_k=p["top_k"] or 0, top_p=p["top_p"] or 1.0,
-        min_text_tokens_after_audio=p["min_text_tokens_after_audio"], strict=False, use_cache=use_cache,
+        min_text_tokens_after_audio=p["min_text_tokens_after_audio"], strict=False, cache=cache,
     )  # fmt: skip
     decoder = Decoder(models(case["model"]), Hybrid(), sampler, settings)
     (answer,) = decoder.generate([Prompt("x", case["prompt_ids"])])

@@ -18,7 +18,7 @@ from ttt.sampling.unmask import Blockwise, SpanRequest
 ITERATIVE = {
     "fixed_length": FixedLength, "semi_autoregressive_origin": SemiArOrigin, "semi_autoregressive_padding": SemiArPadding,
 }  # fmt: skip
-CACHE = pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
+CACHE = pytest.mark.parametrize("cache", ["exact", "none"])
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def files():
     }
 
 
-def run(sampler, model, vocab, prompts, use_cache, ends=(), strict=False, limit=10**9):
+def run(sampler, model, vocab, prompts, cache, ends=(), strict=False, limit=10**9):
     """New ids per row, and the number of network calls."""
     calls = 0
     with torch.no_grad():
-        session = Session(model, Full(), [Prompt(str(i), p) for i, p in enumerate(prompts)], use_cache, room=64)
+        session = Session(model, Full(), [Prompt(str(i), p) for i, p in enumerate(prompts)], cache, room=64)
 
         def predict(rows, tails, last, unconditional=""):
             nonlocal calls
@@ -73,12 +73,12 @@ def iterative(params, length, **fields):
 
 @CACHE
 @pytest.mark.parametrize("case", cases("llada_generate.json"))
-def test_llada_generate_token_identical(case, vocab, models, files, use_cache):
+def test_llada_generate_token_identical(case, vocab, models, files, cache):
     visible = case["attention_mask"]
     prompts = [[t for t, v in zip(p, m, strict=True) if v] for p, m in zip(case["prompt_ids"], visible, strict=True)]
     expected = [o[len(p) :] for o, p in zip(case["output_ids"], case["prompt_ids"], strict=True)]
     model = models(files["llada_generate.json"]["model"])
-    new, calls = run(blockwise(case["params"]), model, vocab, prompts, use_cache)
+    new, calls = run(blockwise(case["params"]), model, vocab, prompts, cache)
     assert new == expected and calls == case["forwards"]
 
 
@@ -115,11 +115,11 @@ def test_transfer_schedule(files):
 
 @CACHE
 @pytest.mark.parametrize("case", cases("iterative_samplers.json"))
-def test_iterative_samplers_token_identical(case, vocab, models, files, use_cache):
+def test_iterative_samplers_token_identical(case, vocab, models, files, cache):
     p = case["params"]
     new, calls = run(
         iterative(p, case["max_new_tokens"], official=True), models(files["iterative_samplers.json"]["model"]), vocab,
-        case["prompt_ids"], use_cache, ends=(p["eos_token_id"],),
+        case["prompt_ids"], cache, ends=(p["eos_token_id"],),
     )  # fmt: skip
     assert new == [o[len(i) :] for o, i in zip(case["output_ids"], case["prompt_ids"], strict=True)]
     assert calls == case["forwards"]
@@ -132,7 +132,7 @@ def test_iterative_samplers_without_their_faults(case, vocab, models, files):
     p = case["params"]
     model = models(files["iterative_samplers.json"]["model"])
     new, calls = run(
-        iterative(p, case["max_new_tokens"]), model, vocab, case["prompt_ids"], True, ends=(p["eos_token_id"],)
+        iterative(p, case["max_new_tokens"]), model, vocab, case["prompt_ids"], "exact", ends=(p["eos_token_id"],)
     )
     assert all(vocab.mask_id not in ids for ids in new)
     if any(case["masks_left"]):

@@ -122,7 +122,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "batch_size",
         "max_tokens",
         "strict",
-        "use_cache",
+        "cache",
         "temperature",
         "top_k",
         "top_p",

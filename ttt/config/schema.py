@@ -119,7 +119,7 @@ class EvalSection:
     batch_size: int = 16  # prompts decoded together
     max_tokens: int = 512  # new tokens per answer
     strict: bool = True  # restrict the vocabulary by modality and the end token by the span; false: official behaviour
-    use_cache: bool = True
+    cache: str = "exact"  # keys kept between network calls: exact | block (an approximation where blocks look ahead) | none
     temperature: float = 0.0  # text; 0: greedy
     top_k: int = 0  # text; 0: off
     top_p: float = 1.0  # text; 1: off

@@ -1,97 +1,112 @@
-"""Keys and values of tokens that can no longer change, one length per row: the only file that knows HF's cache classes.
+"""Keys and values of tokens that are settled, and the attention that reads them: rows of any length, without padding.
 
-Columns are preallocated; a call writes its new keys behind each row's own length and hands out the filled part.  Keeping
-them is a matter of raising the length, dropping them of leaving it: no copies, no concatenation.
+A decoding call packs the new tokens of all its rows into one sequence [1, N], so that every linear layer does exactly the
+work there is; only attention is done row by row, each row's queries against that row's own keys.  `RowCall` says whose
+tokens are whose.  It reaches the attention of every layer as a keyword argument of the backbone, which all models of
+transformers' attention interface hand down (Qwen2, Qwen3 and Llama are tested).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_utils import AttentionInterface
+
+ROWS = "ttt_rows"  # name of the attention implementation registered below
 
 
-class _SlotLayer(CacheLayerMixin):
-    def __init__(self, owner: SlotCache) -> None:
-        super().__init__()
-        self.owner = owner
+@dataclass(frozen=True)
+class Segment:
+    """One row's tokens in a call: ``count`` of them at positions ``start`` to ``start + count - 1``.
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        _, heads, _, width = key_states.shape
-        shape = (len(self.owner.lengths), heads, self.owner.capacity, width)
-        # Zeros, not empty: masked columns must not hold NaN, since 0 * NaN is NaN.
-        self.keys = torch.zeros(shape, dtype=key_states.dtype, device=key_states.device)
-        self.values = torch.zeros(shape, dtype=value_states.dtype, device=value_states.device)
-        self.is_initialized = True
+    ``slot``: the cache's row, which holds the keys before ``start``; None: nothing is kept, and ``start`` is 0.
+    ``mask`` bool [count, start + count]: which keys each token sees; None: all.
+    """
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        owner, new = self.owner, key_states.shape[2]
-        if self.keys.shape[2] < owner.capacity:
-            self.keys, self.values = (_grow(x, owner.capacity) for x in (self.keys, self.values))
-        starts, rows, end = owner.starts, owner.rows, owner.width
-        if rows is None and owner.uniform is not None:
-            at = owner.uniform
-            self.keys[:, :, at : at + new] = key_states
-            self.values[:, :, at : at + new] = value_states
-            return self.keys[:, :, :end], self.values[:, :, :end]
-        index = torch.arange(len(self.keys), device=self.keys.device) if rows is None else rows
-        columns = starts[:, None] + torch.arange(new, device=starts.device)  # [R, new]
-        self.keys[index[:, None], :, columns] = key_states.transpose(1, 2)
-        self.values[index[:, None], :, columns] = value_states.transpose(1, 2)
-        if rows is None:
-            return self.keys[:, :, :end], self.values[:, :, :end]
-        return self.keys[index, :, :end], self.values[index, :, :end]
+    slot: int | None
+    start: int
+    count: int
+    mask: Tensor | None = None
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.width, 0
-
-    def get_seq_length(self) -> int:
-        return int(self.owner.lengths.max())
-
-    def get_max_length(self) -> int:
-        return -1
+    @property
+    def stop(self) -> int:
+        """One past the last position."""
+        return self.start + self.count
 
 
 class SlotCache:
-    """Per-row cache for ``rows`` sequences and ``layers`` layers.
+    """Keys and values [slots, heads, capacity, width] of every layer.
 
-    ``lengths`` i64 [rows]: settled columns.  `begin` prepares one network call; `keep` settles what it wrote.
+    Columns are preallocated.  Which of them are settled is for the caller to know: a call writes its new columns behind
+    ``Segment.start`` and whatever stood there is gone, so dropping tentative keys costs nothing.
     """
 
-    def __init__(self, rows: int, layers: int, capacity: int, device: Any) -> None:
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.capacity = capacity
-        self.hf = Cache(layers=[_SlotLayer(self) for _ in range(layers)])
-        self.rows: Tensor | None = None
-        self.starts = self.lengths
-        self.uniform: int | None = 0
-        self.width = 0
+    def __init__(self, slots: int, capacity: int) -> None:
+        self.slots, self.capacity = slots, max(1, capacity)
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
 
-    def begin(self, rows: Tensor, new: int) -> Cache:
-        """Prepare a call that writes ``new`` columns for the rows ``rows`` i64 [R]; returns HF's view of the cache."""
-        everything = len(rows) == len(self.lengths) and bool(
-            (rows == torch.arange(len(rows), device=rows.device)).all()
-        )
-        self.rows = None if everything else rows
-        self.starts = self.lengths[rows]
-        first, last = int(self.starts.min()), int(self.starts.max())
-        self.uniform = first if first == last else None
-        self.width = last + new
-        while self.capacity < self.width:
+    def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer; ``like`` [1, heads, N, width] says how wide they are and where."""
+        if number not in self._keys:
+            shape = (self.slots, like.shape[1], self.capacity, like.shape[3])
+            # Zeros, not empty: a masked column must not hold NaN, since 0 * NaN is NaN.
+            self._keys[number], self._values[number] = like.new_zeros(shape), like.new_zeros(shape)
+        elif self._keys[number].shape[2] < self.capacity:
+            self._keys[number] = _grown(self._keys[number], self.capacity)
+            self._values[number] = _grown(self._values[number], self.capacity)
+        return self._keys[number], self._values[number]
+
+    def reserve(self, columns: int) -> None:
+        """Make room for ``columns`` positions a row."""
+        while self.capacity < columns:
             self.capacity *= 2
-        return self.hf
-
-    def keep(self, rows: Tensor, lengths: Tensor) -> None:
-        """Settle: the first ``lengths`` i64 [R] columns of ``rows`` hold keys that will not change."""
-        self.lengths[rows] = lengths
 
 
-def _grow(x: Tensor, capacity: int) -> Tensor:
+@dataclass(frozen=True)
+class RowCall:
+    """What attention has to know about one packed call: the rows' segments, in the order of their tokens."""
+
+    cache: SlotCache
+    segments: Sequence[Segment]
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, scaling: float | None = None,
+    rows: RowCall | None = None, **others: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention of a packed call: query [1, H, N, d], key and value [1, G, N, d] -> [1, N, H, d]."""
+    if rows is None:
+        raise TypeError(f"{type(module).__name__} does not hand keyword arguments down to its attention")
+    # Layers of one kind share the function; only the layer's number tells their caches apart.
+    keys, values = rows.cache.layer(module.layer_idx, key)
+    grouped = query.shape[1] != key.shape[1]
+    out, at = [], 0
+    for s in rows.segments:
+        new = slice(at, at + s.count)
+        k, v = key[:, :, new], value[:, :, new]
+        if s.slot is not None:
+            keys[s.slot, :, s.start : s.stop] = k[0]
+            values[s.slot, :, s.start : s.stop] = v[0]
+            k, v = keys[s.slot : s.slot + 1, :, : s.stop], values[s.slot : s.slot + 1, :, : s.stop]
+        out.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                query[:, :, new], k, v, attn_mask=s.mask, scale=scaling, enable_gqa=grouped
+            )
+        )
+        at += s.count
+    whole = out[0] if len(out) == 1 else torch.cat(out, 2)
+    return whole.transpose(1, 2), None
+
+
+AttentionInterface.register(ROWS, attend)
+
+
+def _grown(x: Tensor, capacity: int) -> Tensor:
     out = x.new_zeros((*x.shape[:2], capacity, x.shape[3]))
     out[:, :, : x.shape[2]] = x
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from ttt.model.backbone import build_backbone, check_tokenizer, load_hf
 from ttt.model.cross_entropy import chunked_nll
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs
+
+if TYPE_CHECKING:
+    from ttt.model.cache import RowCall
 
 
 class SpeechTextLM(nn.Module):
@@ -93,15 +96,35 @@ class SpeechTextLM(nn.Module):
             segments=mask,
         ).last_hidden_state  # fmt: skip
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any, cache: Any = None) -> Tensor:
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any) -> Tensor:
         """Last hidden states [B, T, D] of the decoder; zeros on padding where rows are packed."""
         if isinstance(attention_mask, Segments):
             return attention_mask.unpack(self._packed_hidden(input_ids, position_ids, attention_mask))
         return self.hf.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
-            past_key_values=cache, use_cache=cache is not None,
-        ).last_hidden_state  # fmt: skip
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits f32 [..., V] of hidden states [..., D]."""
-        return self.hf.get_output_embeddings()(hidden).float()
+    def hidden_of_rows(self, input_ids: Tensor, position_ids: Tensor, rows: RowCall) -> Tensor:
+        """Last hidden states [N, D] of the new tokens of all rows of a decoding call, packed: ids and positions i64 [N].
+
+        Whatever attention the model was loaded with, rows are attended by `ttt.model.cache.attend`.
+        """
+        from ttt.model.cache import ROWS
+
+        config, before = self.hf.config, self.attention
+        config._attn_implementation = ROWS
+        try:
+            return self.hf.get_decoder()(
+                input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, rows=rows
+            ).last_hidden_state[0]
+        finally:
+            config._attn_implementation = before
+
+    def head(self, hidden: Tensor, ids: slice | None = None) -> Tensor:
+        """Logits f32 [..., V] of hidden states [..., D]; ``ids``: only the columns of these ids, [..., stop - start]."""
+        head = self.hf.get_output_embeddings()
+        if ids is None:
+            return head(hidden).float()
+        if type(head) is not nn.Linear:  # an adapter around the head: its weight alone is not what it computes
+            return head(hidden)[..., ids].float()
+        return nn.functional.linear(hidden, head.weight[ids], None if head.bias is None else head.bias[ids]).float()

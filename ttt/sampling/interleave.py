@@ -1,27 +1,33 @@
 """Text until a token opens a span, the span by the sampler, back to text: batched, cached, streaming.
 
-Every row keeps its own state.  Rows in text mode take one step together until each of them waits for a span or is done;
-then all waiting spans are filled together.  A sampler whose canvas is the whole answer writes everything itself.
+Every row goes its own way.  Each network call serves whatever the rows want next, one token of text here and a block of a
+span there, and a row that is done makes room for the next prompt.  A sampler whose canvas is the whole answer writes
+everything itself.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, MaskRule, SpanSampler
 from ttt.model.lm import SpeechTextLM
 from ttt.rng import generator
+from ttt.sampling.allowed import Allowed
+from ttt.sampling.filling import Filling, Row
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
-from ttt.sampling.session import Prompt, Session
+from ttt.sampling.session import CACHES, Ask, Prompt, Session
+from ttt.sampling.steps import Block, Call
 from ttt.sampling.unmask import Listener, SpanRequest
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Generation, Span
@@ -33,7 +39,7 @@ class DecodeSettings:
 
     ``strict``: text mode writes text ids only, a span writes codes and the end token that fits its opening token, the first
     end token of any kind ends it, and nothing goes beyond ``max_tokens``.  False reproduces the official code, quirks
-    included (spec of TtT, sections 8 and 12).
+    included (spec of TtT, sections 8 and 12).  ``cache``: see `ttt.sampling.session.Session`.
     """
 
     max_tokens: int = 512
@@ -42,7 +48,7 @@ class DecodeSettings:
     top_p: float = 1.0
     min_text_tokens_after_audio: int = 0
     strict: bool = True
-    use_cache: bool = True
+    cache: str = "exact"
     seed: int = 1
     length: LengthRule = field(default_factory=UntilEoa)
 
@@ -51,8 +57,8 @@ class DecodeSettings:
 class Event:
     """Something settled in one row: ``kind`` is "text", "block" or "end"; ``ids`` are final.
 
-    ``scores``: probabilities of tokens written one by one (text; audio of the ar sampler) among what was allowed there,
-    before temperature; only when somebody listens (``on_commit``).
+    ``row``: number of the prompt.  ``scores``: probabilities of tokens written one by one (text; audio of the ar sampler)
+    among what was allowed there, before temperature; only when somebody listens (``on_commit``).
     """
 
     row: int
@@ -62,19 +68,8 @@ class Event:
     scores: tuple[float, ...] = ()
 
 
-@dataclass
-class _Row:
-    gen: Generator
-    mode: str = "text"  # text | audio | done
-    last: bool = False  # the open span is the answer's last one
-    open: bool = False  # inside a span that is written token by token (ar sampler)
-    codes: int = 0  # codes written into the open span (ar sampler)
-    enforce: int = 0  # text tokens still owed before <|im_end|> is allowed
-    new: int = 0
-
-
 class Decoder:
-    """Decodes one batch of prompts; `events` streams, `generate` collects."""
+    """Decodes prompts; `events` streams, `generate` collects."""
 
     def __init__(
         self, model: SpeechTextLM, mask: MaskRule, sampler: SpanSampler, settings: DecodeSettings | None = None
@@ -84,128 +79,150 @@ class Decoder:
         self.vocab = model.tokenizer.vocab
         if self.settings.max_tokens < 1:
             raise ConfigError(f"eval.max_tokens: must be >= 1, got {self.settings.max_tokens}")
+        if self.settings.cache not in CACHES:
+            raise ConfigError(f"eval.cache: must be one of {', '.join(CACHES)}, got {self.settings.cache!r}")
         if sampler.canvas == "answer":
             _check_answer_settings(self.settings)
-        v = self.vocab
-        ids = torch.arange(model.hf.get_output_embeddings().weight.shape[0])
-        known = ids < v.size
-        self._text = known & (ids < v.audio_start) & (ids != v.user_end_id) & (ids != v.im_start_id) & (ids != v.pad_id)
-        self._codes = (ids >= v.code_start) & (ids < v.code_stop)
-        self._answer = self._text | self._codes | (ids == v.eoa_id) | (ids == v.eoa_last_id)
+        self._may = Allowed.of(model, self.settings.strict)
         self.calls = {"ar": 0, "diffusion": 0}
         self._row_calls: list[dict[str, int]] = []
+        self._shares: list[float] = []
+        self._admitted_s: list[float] = []
         self._on_remask: Listener | None = None
 
     @torch.no_grad()  # not inference_mode: the backbone keeps tensors between calls, and training may follow
     def events(
-        self, prompts: Sequence[Prompt], on_commit: Listener | None = None, on_remask: Listener | None = None
-    ) -> Iterator[Event]:
-        """Stream of settled text tokens and audio blocks; rows in one batch interleave.
+        self, prompts: Sequence[Prompt], on_commit: Listener | None = None, on_remask: Listener | None = None,
+        batch_size: int = 0,
+    ) -> Generator[Event, None, None]:  # fmt: skip
+        """Stream of settled text tokens and audio blocks; rows interleave.
 
-        ``on_commit`` hears what each call of a sampler wrote, ``on_remask`` what it predicted and took back.
+        ``on_commit`` hears what each call of a sampler wrote, ``on_remask`` what it predicted and took back.  At most
+        ``batch_size`` prompts (0: all) are in work at a time; what a prompt gets does not depend on it.
         """
         was_training = self.model.training
         self.model.eval()
         self._on_remask = on_remask
         try:
-            yield from self._events(prompts, on_commit)
+            yield from self._events(prompts, on_commit, batch_size)
         finally:
             self.model.train(was_training)
 
     def calls_of(self, row: int) -> dict[str, int]:
-        """Network calls that a row has taken part in so far, by "ar" and "diffusion", in the batch being decoded."""
+        """Network calls that a prompt has taken part in so far, by "ar" and "diffusion"."""
         return dict(self._row_calls[row])
 
-    def generate(self, prompts: Sequence[Prompt], tracer: Any = None) -> list[Generation]:
-        """One `Generation` per prompt, in order; ``seconds`` is the batch's wall time divided by its rows.
+    def generate(self, prompts: Sequence[Prompt], tracer: Any = None, batch_size: int = 0) -> list[Generation]:
+        """One `Generation` per prompt, in order; the wall time of each call is shared by the rows that took part.
 
-        ``tracer``: a `ttt.sampling.trace.Tracer`, which writes down every step.
+        ``tracer``: a `ttt.sampling.trace.Tracer`, which writes down every step.  ``batch_size``: see `events`.
         """
         started = time.perf_counter()
         ids: list[list[int]] = [[] for _ in prompts]
         first: list[float | None] = [None] * len(prompts)
         stopped = [""] * len(prompts)
-        for event in self.events(prompts) if tracer is None else tracer.watch(self, prompts):
+        watched = self.events if tracer is None else partial(tracer.watch, self)
+        for event in watched(prompts, batch_size=batch_size):
             ids[event.row].extend(event.ids)
             if event.kind == "block" and first[event.row] is None:
-                first[event.row] = time.perf_counter() - started
+                first[event.row] = time.perf_counter() - self._admitted_s[event.row]
             if event.kind == "end":
                 stopped[event.row] = event.reason
-        seconds = (time.perf_counter() - started) / max(1, len(prompts))
+        seconds = time.perf_counter() - started
+        whole = sum(self._shares)
         return [
             Generation(
-                uid=p.uid, ids=tuple(i), spans=spans_of(i, self.model.tokenizer), calls=c, seconds=seconds,
+                uid=p.uid, ids=tuple(i), spans=spans_of(i, self.model.tokenizer), calls=c, seconds=seconds * w / whole,
                 first_block_s=f, stopped=s,
             )
-            for p, i, c, f, s in zip(prompts, ids, self._row_calls, first, stopped, strict=True)
+            for p, i, c, w, f, s in zip(prompts, ids, self._row_calls, self._shares, first, stopped, strict=True)
         ]  # fmt: skip
 
-    def _events(self, prompts: Sequence[Prompt], on_commit: Any) -> Iterator[Event]:
-        if not prompts:
-            return
+    def _events(self, prompts: Sequence[Prompt], on_commit: Listener | None, batch_size: int) -> Iterator[Event]:
         s = self.settings
-        session = Session(self.model, self.mask, prompts, s.use_cache, room=s.max_tokens + 64)
-        rows = [_Row(generator(s.seed, f"decode/{p.uid}")) for p in prompts]
-        self._row_calls = [{"ar": 0, "diffusion": 0} for _ in prompts]
         self.calls = {"ar": 0, "diffusion": 0}
-        if self.sampler.canvas == "answer":
-            yield from self._fill_answers(session, rows, on_commit)
-            return
-        while any(r.mode != "done" for r in rows):
-            text = [i for i, r in enumerate(rows) if r.mode == "text"]
-            if text:
-                yield from self._text_step(session, rows, text, on_commit is not None)
-                continue
-            yield from self._fill_spans(session, rows, [i for i, r in enumerate(rows) if r.mode == "audio"], on_commit)
+        self._row_calls = [{"ar": 0, "diffusion": 0} for _ in prompts]
+        self._shares, self._admitted_s = [0.0] * len(prompts), [0.0] * len(prompts)
+        slots = min(batch_size or len(prompts), len(prompts))
+        session = Session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
+        session.cache.reserve(max((len(p.ids) for p in prompts), default=0) + s.max_tokens + 64)
+        first_mode = "audio" if self.sampler.canvas == "answer" else "text"
+        waiting, free = deque(enumerate(prompts)), list(range(slots))
+        rows: list[Row] = []
+        fillings: list[Filling] = []
+        while waiting or rows:
+            while waiting and free:
+                number, prompt = waiting.popleft()
+                rows.append(Row(number, free.pop(0), generator(s.seed, f"decode/{prompt.uid}"), first_mode))
+                session.admit(rows[-1].slot, prompt)
+                self._admitted_s[number] = time.perf_counter()
+            opened = [r for r in rows if r.mode == "audio"]
+            if opened:
+                fillings.append(self._fill(session, opened, on_commit))
+                yield from self._advance(session, fillings[-1], None)
+            yield from self._call(session, [r for r in rows if r.mode == "text"], fillings, on_commit is not None)
+            fillings = [f for f in fillings if f.calls]
+            free += [r.slot for r in rows if r.mode == "done"]
+            rows = [r for r in rows if r.mode != "done"]
 
-    def _text_step(self, session: Session, rows: list[_Row], active: list[int], scored: bool) -> Iterator[Event]:
+    def _call(self, session: Session, text: list[Row], fillings: list[Filling], scored: bool) -> Iterator[Event]:
+        """One network call for everybody, and what follows from it."""
+        asks = [Ask(r.slot, _NOTHING, _LAST, self._may.in_span if r.open else self._may.in_text) for r in text]
+        parts = [f.asks() for f in fillings]
+        asks += [a for part in parts for a in part]
+        if not asks:
+            return
+        filling = [r for f in fillings for r in f.members()]
+        self._count("ar", text)
+        self._count("diffusion", filling)
+        for row in (*text, *filling):
+            self._shares[row.number] += 1 / (len(text) + len(filling))
+        answers = session.run(asks)
+        for some in ([n for n, r in enumerate(text) if not r.open], [n for n, r in enumerate(text) if r.open]):
+            if some:
+                logits = torch.cat([answers[n] for n in some])  # [R, ids]
+                yield from self._write(session, [text[n] for n in some], logits, scored)
+        at = len(text)
+        for f, part in zip(fillings, parts, strict=True):
+            yield from self._advance(session, f, answers[at : at + len(part)])
+            at += len(part)
+
+    # ------------------------------------------------------------------------------------------- token by token
+
+    def _write(self, session: Session, rows: list[Row], logits: Tensor, scored: bool) -> Iterator[Event]:
+        """One token for each row; all of them stand in text, or all in a span that is written token by token."""
         s, v = self.settings, self.vocab
-        index = torch.tensor(active)
-        logits = session.logits(index, torch.empty((len(active), 0), dtype=torch.long), last=1)[:, 0]  # [R, V]
-        self._count("ar", active)
+        inside = rows[0].open
+        ids = self._may.in_span if inside else self._may.in_text
+        first = 0 if ids is None else ids.start
         if s.strict:
-            allowed = torch.stack([self._allowed(rows[i]) for i in active]).to(logits.device)
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        for n, i in enumerate(active):
-            if rows[i].enforce > 0:
-                logits[n, v.im_end_id] = -torch.inf
-        chosen = self._choose(logits, [rows[i] for i in active])
-        scores: list[tuple[float, ...]] = [()] * len(active)
+            may = [self._may.inside(r.codes, r.last, s.length) if inside else self._may.text for r in rows]
+            allowed = torch.stack(may)
+            logits = logits.masked_fill(~allowed[:, ids].to(logits.device), -torch.inf)
+        for n, row in enumerate(rows):
+            if row.enforce > 0 and not inside:
+                logits[n, v.im_end_id - first] = -torch.inf
+        how: Any = self.sampler if inside else s  # audio tokens may be drawn with settings of their own
+        columns = choose_text(logits, how.temperature, how.top_k, how.top_p, [r.gen for r in rows])
+        scores: list[tuple[float, ...]] = [()] * len(rows)
         if scored:
-            scores = [(p,) for p in logits.softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()]
-        for i, token, score in zip(active, chosen.tolist(), scores, strict=True):
-            row = rows[i]
-            inside = row.open
+            scores = [(p,) for p in logits.softmax(-1).gather(1, columns[:, None])[:, 0].tolist()]
+        for row, token, score in zip(rows, (columns + first).tolist(), scores, strict=True):
             row.new += 1
-            ended_span = False
-            if self.sampler.autoregressive:
-                ended_span = self._advance_autoregressive(row, token)
-            session.append(i, torch.tensor([token]), closed=ended_span)
-            yield Event(i, "block" if inside else "text", (token,), scores=score)
+            ended_span = self._advance_autoregressive(row, token) if self.sampler.autoregressive else False
+            session.append(row.slot, torch.tensor([token]), closed=ended_span)
+            yield Event(row.number, "block" if inside else "text", (token,), scores=score)
             if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
-                row.mode, row.enforce, row.last = "audio", 0, token == v.soa_last_id
+                row.mode, row.enforce, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
             elif token == v.im_end_id and not inside:
-                row.mode = "done"
-                yield Event(i, "end", (), "im_end")
+                yield self._done(row, "im_end")
                 continue
             elif row.enforce > 0 and not inside:
                 row.enforce -= 1
             if row.new >= s.max_tokens:
-                row.mode = "done"
-                yield Event(i, "end", (), "length")
+                yield self._done(row, "length")
 
-    def _choose(self, logits: Tensor, rows: list[_Row]) -> Tensor:
-        s = self.settings
-        if not self.sampler.autoregressive:
-            return choose_text(logits, s.temperature, s.top_k, s.top_p, [r.gen for r in rows])
-        audio = self.sampler  # audio tokens may be drawn with settings of their own
-        out = []
-        for n, row in enumerate(rows):
-            how: Any = audio if row.open else s
-            out.append(choose_text(logits[n : n + 1], how.temperature, how.top_k, how.top_p, [row.gen]))
-        return torch.cat(out)
-
-    def _advance_autoregressive(self, row: _Row, token: int) -> bool:
+    def _advance_autoregressive(self, row: Row, token: int) -> bool:
         v = self.vocab
         if token in (v.soa_id, v.soa_last_id):
             row.open, row.last, row.codes, row.enforce = True, token == v.soa_last_id, 0, 0
@@ -217,98 +234,107 @@ class Decoder:
             row.codes += 1
         return False
 
-    def _allowed(self, row: _Row) -> Tensor:
-        if not row.open:
-            return self._text
-        end = self.vocab.eoa_last_id if row.last else self.vocab.eoa_id
-        length = self.settings.length
-        exact = length.exact_codes(row.last)
-        only_end = row.codes >= (length.max_codes(row.last) if exact is None else exact)
-        allowed = torch.zeros_like(self._codes) if only_end else self._codes.clone()
-        allowed[end] = exact is None or only_end
-        return allowed
+    def _done(self, row: Row, reason: str) -> Event:
+        row.mode = "done"
+        return Event(row.number, "end", (), reason)
 
-    def _fill_spans(self, session: Session, rows: list[_Row], active: list[int], on_commit: Any) -> Iterator[Event]:
+    # ------------------------------------------------------------------------------------------- by a sampler
+
+    def _fill(self, session: Session, rows: list[Row], on_commit: Listener | None) -> Filling:
+        """Set the sampler to work on rows whose spans opened together, or on whole answers."""
         s, v = self.settings, self.vocab
+        whole = self.sampler.canvas == "answer"
         both = (v.eoa_id, v.eoa_last_id)
-        ends = [((v.eoa_last_id,) if rows[i].last else (v.eoa_id,)) if s.strict else both for i in active]
+        ends = [((v.eoa_last_id,) if r.last else (v.eoa_id,)) if s.strict else both for r in rows]
+        numbers = [r.number for r in rows]
+        ids = self._may.in_answer if whole else self._may.in_span
         allowed = None
         if s.strict:
-            allowed = torch.stack([self._codes] * len(active))
-            for n, end in enumerate(ends):
-                allowed[n, list(end)] = True
-            allowed = allowed.to(session.device)
-        open_ = set(range(len(active)))
-
-        # The end token takes one of the tokens that are left.
-        budget = [s.max_tokens - rows[i].new - 1 for i in active]
+            may = [self._may.answer if whole else self._may.span(end) for end in ends]
+            allowed = torch.stack(may)[:, ids].to(session.device)
+        filling = Filling(rows, ids)
+        # A span's end token takes one of the tokens that are left.
+        budget = [s.max_tokens - r.new - 1 for r in rows]
         request = SpanRequest(
-            predict=self._predict(session, active), mask_id=v.mask_id, end_ids=ends, allowed=allowed,
-            exact=[s.length.exact_codes(rows[i].last) if s.strict else None for i in active],
-            limit=[min(s.length.max_codes(rows[i].last), b) for i, b in zip(active, budget, strict=True)],
-            gens=[rows[i].gen for i in active], forbidden=(v.im_end_id,), strict=s.strict, device=session.device,
-            on_commit=_renumbered(on_commit, active), on_remask=_renumbered(self._on_remask, active),
+            predict=self._predict(session, filling), mask_id=v.mask_id, allowed=allowed,
+            end_ids=[(v.im_end_id,)] * len(rows) if whole else ends,
+            exact=[s.length.exact_codes(r.last) if s.strict and not whole else None for r in rows],
+            limit=[s.max_tokens if whole else min(s.length.max_codes(r.last), b) for r, b in zip(rows, budget, strict=True)],
+            gens=[r.gen for r in rows], forbidden=() if whole else (v.im_end_id,), strict=s.strict,
+            on_commit=_renumbered(on_commit, numbers), on_remask=_renumbered(self._on_remask, numbers),
+            force_end=not whole, pad_id=v.pad_id if whole else None, first=0 if ids is None else ids.start,
         )  # fmt: skip
-        collected: dict[int, list[Tensor]] = {n: [] for n in range(len(active))}
-        for block in self.sampler.span(request):
-            i, ids, ended = active[block.row], block.ids, block.ended
-            if (
-                ended and not s.strict
-            ):  # the sampler cuts by the order of its end tokens; the loop at the first of any kind
-                at = torch.isin(ids, torch.tensor(both, device=ids.device)).nonzero()
-                ids = ids[: int(at[0]) + 1]
-            collected[block.row].append(ids)
-            rows[i].new += len(ids)
-            yield Event(i, "block", tuple(ids.tolist()))
-            if ended:
-                rows[i].mode = "text"
-                rows[i].enforce = max(rows[i].enforce, s.min_text_tokens_after_audio)
-                open_.discard(block.row)
-        for n, parts in collected.items():
-            i = active[n]
-            if parts:
-                session.append(i, torch.cat(parts), closed=s.strict and n not in open_)
-            if rows[i].new >= s.max_tokens:
-                rows[i].mode = "done"
-                yield Event(i, "end", (), "length")
+        filling.start(self.sampler, request)
+        for row in rows:
+            row.mode, row.settled = "filling", 0
+        return filling
 
-    def _fill_answers(self, session: Session, rows: list[_Row], on_commit: Any) -> Iterator[Event]:
-        """The sampler writes whole answers: text, delimiters and codes, up to ``<|im_end|>``."""
-        s, v = self.settings, self.vocab
-        active = list(range(len(rows)))
-        request = SpanRequest(
-            predict=self._predict(session, active), mask_id=v.mask_id, end_ids=[(v.im_end_id,)] * len(rows),
-            allowed=torch.stack([self._answer] * len(rows)).to(session.device) if s.strict else None,
-            exact=[None] * len(rows), limit=[s.max_tokens] * len(rows), gens=[r.gen for r in rows], strict=s.strict,
-            device=session.device, on_commit=on_commit, on_remask=self._on_remask, force_end=False, pad_id=v.pad_id,
-        )  # fmt: skip
-        for block in self.sampler.span(request):
-            ids = block.ids.tolist()
-            if block.ended:  # some samplers' official behaviour goes on behind the end
-                ids = ids[: ids.index(v.im_end_id) + 1]
-            yield Event(block.row, "block", tuple(ids))
-            if block.ended:
-                rows[block.row].mode = "done"
-                yield Event(block.row, "end", (), "im_end")
-        for i, row in enumerate(rows):
-            if row.mode != "done":
-                row.mode = "done"
-                yield Event(i, "end", (), "length")
+    def _predict(self, session: Session, filling: Filling) -> Any:
+        """Network calls of samplers that make them themselves: other rows have to wait."""
 
-    def _predict(self, session: Session, active: Sequence[int]) -> Any:
-        index = torch.tensor(active)
-
-        def predict(local: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
-            if not unconditional:  # a guided call is one call on two stacked rows
-                self._count("diffusion", [active[n] for n in local.tolist()])
-            return session.logits(index[local.cpu()], tails, last, unconditional)
+        def predict(rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
+            places = torch.arange(tails.shape[1] - last, tails.shape[1]).expand(len(rows), -1)
+            filling.calls = [Call(rows, tails, places, last, unconditional)]
+            if not unconditional:
+                self._count("diffusion", filling.members())
+                for row in filling.members():
+                    self._shares[row.number] += 1 / len(rows)
+            logits = torch.stack(session.run(filling.asks()))
+            filling.calls = []
+            return logits
 
         return predict
 
-    def _count(self, kind: str, active: list[int]) -> None:
-        self.calls[kind] += 1
-        for i in active:
-            self._row_calls[i][kind] += 1
+    def _advance(self, session: Session, filling: Filling, answers: Sequence[Tensor] | None) -> Iterator[Event]:
+        whole = self.sampler.canvas == "answer"
+        for block in filling.advance(answers):
+            row = filling.rows[block.row]
+            if block.ended:
+                filling.unended.discard(block.row)
+            yield from self._answer_block(session, row, block) if whole else self._span_block(session, row, block)
+        if filling.calls:
+            return
+        for row in (filling.rows[n] for n in sorted(filling.unended)):
+            row.mode = "audio"
+            if whole or row.new >= self.settings.max_tokens:
+                yield self._done(row, "length")
+
+    def _span_block(self, session: Session, row: Row, block: Block) -> Iterator[Event]:
+        s, v = self.settings, self.vocab
+        ids = block.ids
+        if (
+            block.ended and not s.strict
+        ):  # the sampler cuts by the order of its end tokens; the loop at the first of any kind
+            at = torch.isin(ids, torch.tensor((v.eoa_id, v.eoa_last_id), device=ids.device)).nonzero()
+            ids = ids[: int(at[0]) + 1]
+        session.append(row.slot, ids, closed=s.strict and block.ended)
+        row.new += len(ids)
+        row.settled += len(ids)
+        yield Event(row.number, "block", tuple(ids.tolist()))
+        if block.ended:
+            row.mode = "text"
+            row.enforce = max(row.enforce, s.min_text_tokens_after_audio)
+            if row.new >= s.max_tokens:
+                yield self._done(row, "length")
+
+    def _answer_block(self, session: Session, row: Row, block: Block) -> Iterator[Event]:
+        ids = block.ids
+        if block.ended:  # some samplers' official behaviour goes on behind the end
+            ids = ids[: int((ids == self.vocab.im_end_id).nonzero()[0]) + 1]
+        session.append(row.slot, ids)
+        row.settled += len(ids)
+        yield Event(row.number, "block", tuple(ids.tolist()))
+        if block.ended:
+            yield self._done(row, "im_end")
+
+    def _count(self, kind: str, rows: Sequence[Row]) -> None:
+        self.calls[kind] += bool(rows)
+        for row in rows:
+            self._row_calls[row.number][kind] += 1
+
+
+_NOTHING = torch.empty(0, dtype=torch.long)
+_LAST = torch.tensor([-1])
 
 
 def _renumbered(listener: Listener | None, rows: Sequence[int]) -> Listener | None:

@@ -21,7 +21,8 @@ from ttt.interfaces import SpanSampler
 from ttt.registry import component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.logits import choose_each
-from ttt.sampling.unmask import Block, SpanRequest, check_canvas
+from ttt.sampling.steps import Block, Call, Steps, drive, together
+from ttt.sampling.unmask import SpanRequest, check_canvas
 
 
 def remasked(size: int, ratio: float) -> int:
@@ -69,11 +70,15 @@ class Iterative(SpanSampler):
         return calls
 
     @abstractmethod
-    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Iterator[Block]:
+    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:
         """Fill rows whose answers may have ``total`` tokens, the forced end token included."""
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
-        """Fill one span per row; rows of one length share their network calls."""
+        """Fill one span per row."""
+        yield from drive(self.steps(request), request.predict)
+
+    def steps(self, request: SpanRequest) -> Steps:
+        """`span` as a coroutine (`ttt.sampling.steps`); rows of one length are worked on together."""
         if self.official and request.strict:
             raise ConfigError(
                 "eval.sampler.official: leaves masks or padding in answers; set eval.strict=false with it"
@@ -81,8 +86,7 @@ class Iterative(SpanSampler):
         groups: dict[int, list[int]] = {}
         for row in range(request.rows):
             groups.setdefault(request.total(row, self.gen_length), []).append(row)
-        for total, rows in sorted(groups.items()):
-            yield from self.fill(request, rows, total)
+        yield from together([self.fill(request, rows, total) for total, rows in sorted(groups.items())])
 
     def blank(self, request: SpanRequest, rows: list[int], length: int, total: int) -> Tensor:
         """Mask tokens i64 [R, length]; forced end tokens stand in place ``total`` - 1."""
@@ -93,7 +97,7 @@ class Iterative(SpanSampler):
                 canvas[i, -1] = request.mask_id if forced is None else forced
         return canvas
 
-    def refine(self, request: SpanRequest, rows: list[int], canvas: Tensor, window: Tensor) -> Tensor:
+    def refine(self, request: SpanRequest, rows: list[int], canvas: Tensor, window: Tensor) -> Steps:
         """The canvas i64 [R, L] with the positions ``window`` bool [R, L] (equally many in each row) predicted anew."""
         index = torch.tensor(rows, device=request.device)
         gens = [request.gens[row] for row in rows]
@@ -101,10 +105,11 @@ class Iterative(SpanSampler):
         for iteration in range(self.num_iterations):
             if not at.shape[1]:
                 break
-            logits = request.predict(index, canvas, canvas.shape[1])
-            logits = request.restricted(index, logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1])))
-            chosen = choose_each(logits, self.temperature, self.top_k, self.top_p, gens)  # [R, m]
-            score = self.remask.score(logits, chosen, gens)
+            (logits,) = yield [Call(index, canvas, at, canvas.shape[1])]
+            logits = request.restricted(index, logits)
+            columns = choose_each(logits, self.temperature, self.top_k, self.top_p, gens)  # [R, m]
+            score = self.remask.score(logits, columns, gens).to(request.device)
+            chosen = columns.to(request.device) + request.first
             canvas = canvas.scatter(1, at, chosen)
             again = torch.zeros_like(chosen, dtype=torch.bool)
             if iteration + 1 < self.num_iterations:
@@ -141,10 +146,10 @@ class FixedLength(Iterative):
     ``official``: an end token does not cut the answer.
     """
 
-    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Iterator[Block]:
+    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:
         """One refinement."""
         canvas = self.blank(request, rows, total, total)
-        canvas = self.refine(request, rows, canvas, canvas == request.mask_id)
+        canvas = yield from self.refine(request, rows, canvas, canvas == request.mask_id)
         for row, ids in zip(rows, canvas, strict=True):
             yield self.settled(request, row, ids)
 
@@ -167,7 +172,7 @@ class SemiArOrigin(Iterative):
         if self.initial_length < 1 or self.length_increment < 1:
             raise ValueError("initial_length and length_increment must be >= 1")
 
-    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Iterator[Block]:
+    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:
         """Refine and extend; rows that have their end drop out."""
         canvas = self.blank(request, rows, min(self.initial_length, total), total)
         while not (self.official and canvas.shape[1] >= total):
@@ -175,7 +180,7 @@ class SemiArOrigin(Iterative):
             window = torch.ones_like(canvas, dtype=torch.bool)
             if canvas.shape[1] == total:
                 window[:, -1] = canvas[:, -1] == request.mask_id
-            canvas = self.refine(request, rows, canvas, window)
+            canvas = yield from self.refine(request, rows, canvas, window)
             ended = [self.has_end(request, row, ids) for row, ids in zip(rows, canvas, strict=True)]
             if canvas.shape[1] >= total or (any(ended) if self.official else all(ended)):
                 break
@@ -210,14 +215,14 @@ class SemiArPadding(Iterative):
         if self.official and self.canvas == "span":
             raise ValueError("official fills answers up with padding, which spans cannot hold; it needs canvas: answer")
 
-    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Iterator[Block]:
+    def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:
         """One block per window."""
         canvas = self.blank(request, rows, total, total)
         for start in range(0, total, self.initial_length):
             stop = min(start + self.initial_length, total)
             window = torch.zeros_like(canvas, dtype=torch.bool)
             window[:, start:stop] = canvas[:, start:stop] == request.mask_id
-            canvas = self.refine(request, rows, canvas, window)
+            canvas = yield from self.refine(request, rows, canvas, window)
             if self.official:
                 ended = [self.has_end(request, row, ids[start:stop]) for row, ids in zip(rows, canvas, strict=True)]
                 if any(ended):

@@ -1,8 +1,11 @@
-"""Rows of tokens that grow together, and the network calls on them: what is cached is exactly what cannot change."""
+"""Rows of tokens that grow, and the network calls on them: what is kept from call to call is what cannot change.
+
+A call packs what every row needs and no more: a row's settled positions are read from the cache, only the others run, and
+logits are computed only at places that were asked for and only for ids that may be written there.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,10 +14,13 @@ from torch import Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import MaskRule
-from ttt.masks.materialize import carry, dense
-from ttt.model.cache import SlotCache
+from ttt.masks.materialize import dense
+from ttt.model.cache import RowCall, Segment, SlotCache
 from ttt.model.lm import SpeechTextLM
+from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, Layout
+
+CACHES = ("exact", "block", "none")
 
 
 @dataclass(frozen=True)
@@ -30,128 +36,213 @@ class Prompt:
     answer: Sequence[bool] | None = None
 
 
-class Session:
-    """Token rows with per-row state.
+@dataclass(frozen=True)
+class Ask:
+    """Logits wanted of one row that holds its committed tokens and, behind them, ``tail`` i64 [m].
 
-    `logits` runs the network on committed tokens plus a tentative tail; `append` commits.  With a cache only positions
-    that may still change (by the mask rule's own word) are run again, so every result equals the uncached one.
+    ``places`` i64 [p]: offsets in the tail; -1 is the last committed token.  ``ids``: the range of ids to compute logits for.
+    ``unconditional``: a guidance mode (`ttt.sampling.unmask.CFG_MODES`); everything but the last ``visible`` tokens is then
+    replaced by mask tokens, as that mode says.
+    """
+
+    slot: int
+    tail: Tensor
+    places: Tensor
+    ids: slice | None = None
+    unconditional: str = ""
+    visible: int = 0
+
+
+class Session:
+    """Token rows with a cache; ``prompts`` take the first of ``slots`` rows (default: as many as there are prompts).
+
+    ``cache``: ``exact`` keeps the keys that the mask rule itself calls frozen (`MaskRule.frozen_prefix`), so every result
+    equals the uncached one; ``block`` keeps those of all committed tokens from one commit to the next, an approximation
+    wherever the rule lets them look ahead (exact where it does not); ``none`` keeps nothing.
     """
 
     def __init__(
-        self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt], use_cache: bool, room: int
-    ) -> None:
-        if model.attention == "flex_attention":
-            raise ConfigError(
-                "decoding needs model.attention=sdpa or eager: a block mask cannot carry single query rows"
-            )
-        self.model, self.mask, self.vocab = model, mask, model.tokenizer.vocab
+        self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt] = (), cache: str = "exact",
+        room: int = 64, slots: int = 0,
+    ) -> None:  # fmt: skip
+        if cache not in CACHES:
+            raise ConfigError(f"eval.cache: must be one of {', '.join(CACHES)}, got {cache!r}")
+        self.model, self.mask, self.keeps, self.room = model, mask, cache, room
         self.device = model.device
-        self.lengths = torch.tensor([len(p.ids) for p in prompts])
-        capacity = int(self.lengths.max()) + room
-        self.ids = torch.full((len(prompts), capacity), self.vocab.pad_id, dtype=torch.long)
-        self.content = torch.zeros((len(prompts), capacity), dtype=torch.bool)
-        self.asked = torch.zeros((len(prompts), int(self.lengths.max())), dtype=torch.bool)  # the prompt, answers left out
-        for row, prompt in enumerate(prompts):
-            self.ids[row, : len(prompt.ids)] = torch.tensor(list(prompt.ids), dtype=torch.long)
-            if prompt.content is not None:
-                self.content[row, : len(prompt.ids)] = torch.tensor(list(prompt.content))
-            self.asked[row, : len(prompt.ids)] = True
-            if prompt.answer is not None:
-                self.asked[row, : len(prompt.ids)] = ~torch.tensor(list(prompt.answer))
-        self.closed = torch.zeros(len(prompts), dtype=torch.bool)
-        layers = model.hf.config.num_hidden_layers
-        self.cache = SlotCache(len(prompts), layers, capacity, self.device) if use_cache else None
+        longest = max((len(p.ids) for p in prompts), default=0)
+        self.cache = SlotCache(slots or len(prompts), longest + room)
+        self.rows: list[_Row | None] = [None] * self.cache.slots
+        for slot, prompt in enumerate(prompts):
+            self.admit(slot, prompt)
 
-    def row(self, row: int) -> list[int]:
+    def admit(self, slot: int, prompt: Prompt) -> None:
+        """Begin a prompt in row ``slot``, whatever was there before."""
+        self.rows[slot] = _Row(self.model.tokenizer.vocab, prompt, self.room)
+
+    def row(self, slot: int) -> list[int]:
         """All committed tokens of one row."""
-        return self.ids[row, : int(self.lengths[row])].tolist()
+        row = self._row(slot)
+        return row.ids[: row.length].tolist()
 
-    def append(self, row: int, ids: Tensor, closed: bool = False) -> None:
+    def append(self, slot: int, ids: Tensor, closed: bool = False) -> None:
         """Commit tokens; ``closed``: no audio will follow a trailing audio run."""
-        start, n = int(self.lengths[row]), len(ids)
-        while start + n > self.ids.shape[1]:
-            self.ids = torch.cat([self.ids, torch.full_like(self.ids, self.vocab.pad_id)], 1)
-            self.content = torch.cat([self.content, torch.zeros_like(self.content)], 1)
-        self.ids[row, start : start + n] = ids.cpu()
-        self.lengths[row] += n
-        self.closed[row] = closed
+        row = self._row(slot)
+        row.write(ids.cpu())
+        row.length += len(ids)
+        row.closed = closed
+        row.kept = min(row.kept, row.frozen)
+
+    def run(self, asks: Sequence[Ask]) -> list[Tensor]:
+        """Logits f32 [p, ids] of every ask, by one network call."""
+        work = [self._guided(a) if a.unconditional else self._plain(a) for a in asks]
+        segments = [w.segment for w in work]
+        self.cache.reserve(max(s.stop for s in segments))
+        hidden = self.model.hidden_of_rows(
+            torch.cat([w.ids for w in work]).to(self.device),
+            torch.cat([torch.arange(s.start, s.stop) for s in segments]).to(self.device),
+            RowCall(self.cache, segments),
+        )  # [N, D]
+        for a in asks:
+            if not a.unconditional:
+                self._settle(self._row(a.slot))
+        return self._heads(asks, work, hidden)
 
     def logits(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
         """Logits f32 [R, last, V] at the last positions of (committed tokens + ``tails`` i64 [R, m])."""
-        rows = rows.cpu()
-        committed = self.lengths[rows]  # [R]
-        full, lengths = self._joined(rows, committed, tails.cpu())
-        if unconditional:
-            hide = torch.arange(full.shape[1]) < (lengths - last)[:, None]
-            if unconditional == "mask_prompt_content":
-                content = torch.zeros_like(hide)
-                width = min(full.shape[1], self.content.shape[1])
-                content[:, :width] = self.content[rows, :width]
-                hide &= content
-            full = full.masked_fill(hide, self.vocab.mask_id)
-            return self._run(rows, full, lengths, torch.zeros_like(lengths), last, None)
-        starts = torch.zeros_like(lengths) if self.cache is None else self.cache.lengths[rows.to(self.device)].cpu()
-        return self._run(rows, full, lengths, starts, last, committed)
+        places = torch.arange(tails.shape[1] - last, tails.shape[1])
+        pairs = zip(rows.tolist(), tails.cpu(), strict=True)
+        return torch.stack(self.run([Ask(r, t, places, None, unconditional, last) for r, t in pairs]))
 
-    def _joined(self, rows: Tensor, committed: Tensor, tails: Tensor) -> tuple[Tensor, Tensor]:
-        lengths = committed + tails.shape[1]
-        width = int(lengths.max())
-        full = torch.full((len(rows), width), self.vocab.pad_id, dtype=torch.long)
-        have = min(width, self.ids.shape[1])
-        full[:, :have] = self.ids[rows, :have]
-        columns = torch.arange(width)
-        full.masked_fill_(columns >= committed[:, None], self.vocab.pad_id)
-        if tails.shape[1]:
-            full.scatter_(1, committed[:, None] + torch.arange(tails.shape[1]), tails)
-        return full, lengths
+    def _row(self, slot: int) -> _Row:
+        row = self.rows[slot]
+        assert row is not None, f"slot {slot} holds no prompt"
+        return row
 
-    def _layout(self, full: Tensor, lengths: Tensor, rows: Tensor) -> Layout:
-        visible = torch.arange(full.shape[1]) < lengths[:, None]
-        audio = self.vocab.is_audio(full) & visible
-        kind = torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8)
-        columns = torch.arange(full.shape[1]).expand_as(full)
-        asked = torch.zeros_like(visible)
-        width = min(full.shape[1], self.asked.shape[1])
-        asked[:, :width] = self.asked[rows, :width]
+    def _plain(self, ask: Ask) -> _Work:
+        row = self._row(ask.slot)
+        row.write(ask.tail)
+        stop = row.length + len(ask.tail)
+        start = min(row.kept, row.length + int(ask.places[0]))
+        mask = row.seen(self.mask, start, stop, self.device)
+        slot = None if self.keeps == "none" else ask.slot
+        return _Work(row.ids[start:stop], Segment(slot, start, stop - start, mask), row.length + ask.places - start)
+
+    def _guided(self, ask: Ask) -> _Work:
+        """The whole row, without a cache: hidden tokens are mask tokens, which changes what every position sees."""
+        row = self._row(ask.slot)
+        row.write(ask.tail)
+        stop = row.length + len(ask.tail)
+        hide = torch.arange(stop) < stop - ask.visible
+        if ask.unconditional == "mask_prompt_content":
+            hide &= row.content[:stop]
+        ids = row.ids[:stop].masked_fill(hide, row.vocab.mask_id)
+        empty = row.hidden
+        if empty is None or len(empty.ids) < stop:
+            empty = row.hidden = _Row(row.vocab, Prompt("", ()), 2 * stop)
+            empty.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : empty.prompt.shape[1]]
+        empty.write(ids)
+        return _Work(ids, Segment(None, 0, stop, empty.seen(self.mask, 0, stop, self.device)), row.length + ask.places)
+
+    def _settle(self, row: _Row) -> None:
+        if self.keeps == "none":
+            return
+        row.freeze(self.mask)
+        row.kept = row.frozen if self.keeps == "exact" else row.length
+
+    def _heads(self, asks: Sequence[Ask], work: Sequence[_Work], hidden: Tensor) -> list[Tensor]:
+        by_ids: dict[tuple[int, int] | None, list[int]] = {}
+        for n, ask in enumerate(asks):
+            by_ids.setdefault(None if ask.ids is None else (ask.ids.start, ask.ids.stop), []).append(n)
+        offsets = [0]
+        for w in work:
+            offsets.append(offsets[-1] + w.segment.count)
+        out: list[Tensor] = [hidden] * len(asks)
+        for ids, members in by_ids.items():
+            at = torch.cat([offsets[n] + work[n].places for n in members]).to(self.device)
+            logits = self.model.head(hidden[at], None if ids is None else slice(*ids))
+            for n, part in zip(members, logits.split([len(work[n].places) for n in members]), strict=True):
+                out[n] = part
+        return out
+
+
+@dataclass(frozen=True)
+class _Work:
+    """``ids`` i64 [count] to run as ``segment``; ``places`` i64 [p] of them need logits."""
+
+    ids: Tensor
+    segment: Segment
+    places: Tensor
+
+
+class _Row:
+    """One row: committed tokens, and behind them room for tentative ones.
+
+    ``kept``: positions whose keys the cache holds; ``frozen``: how many of those can never change.
+    """
+
+    def __init__(self, vocab: Vocabulary, prompt: Prompt, room: int) -> None:
+        self.vocab = vocab
+        self.length = self.kept = self.frozen = 0
+        self.closed = False
+        self.hidden: _Row | None = None  # what the row looks like to unconditional calls
+        self._mask: tuple[object, Tensor | None] = ((), None)
+        self._frozen_of = (0, False)
+        n = len(prompt.ids)
+        capacity = n + room
+        self.ids = torch.full((capacity,), vocab.pad_id, dtype=torch.long)
+        self.kind = torch.zeros((1, capacity), dtype=torch.uint8)
+        self.span = torch.zeros((1, capacity), dtype=torch.long)
+        self.prompt = torch.zeros((1, capacity), dtype=torch.bool)  # what was asked, the model's own turns left out
+        self.content = torch.zeros(capacity, dtype=torch.bool)
+        self.prompt[0, :n] = True if prompt.answer is None else ~torch.tensor(list(prompt.answer), dtype=torch.bool)
+        if prompt.content is not None:
+            self.content[:n] = torch.tensor(list(prompt.content), dtype=torch.bool)
+        self.write(torch.tensor(list(prompt.ids), dtype=torch.long))
+        self.length = n
+
+    def write(self, ids: Tensor) -> None:
+        """Put ``ids`` behind the committed tokens."""
+        start, stop = self.length, self.length + len(ids)
+        while stop > len(self.ids):
+            self._grow()
+        audio = self.vocab.is_audio(ids)
+        self.ids[start:stop] = ids
+        self.kind[0, start:stop] = torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT))
+        before = int(self.span[0, start - 1]) if start else 0
+        self.span[0, start:stop] = before + torch.cumsum(~audio, 0)
+
+    def _grow(self) -> None:
+        def longer(x: Tensor) -> Tensor:
+            return torch.cat([x, torch.zeros_like(x)], -1)
+
+        self.ids, self.kind, self.span = longer(self.ids), longer(self.kind), longer(self.span)
+        self.prompt, self.content = longer(self.prompt), longer(self.content)
+
+    def layout(self, stop: int) -> Layout:
+        """The first ``stop`` positions as one visible document."""
+        nothing = torch.zeros((1, stop), dtype=torch.long)
         return Layout(
-            kind=kind, span=torch.cumsum(~audio, 1), doc=torch.zeros_like(full), position=columns,
-            prompt=asked, visible=visible, stream=torch.zeros_like(kind),
+            kind=self.kind[:, :stop], span=self.span[:, :stop], doc=nothing, position=torch.arange(stop)[None],
+            prompt=self.prompt[:, :stop], visible=nothing == 0, stream=nothing,
         )  # fmt: skip
 
-    def _run(
-        self, rows: Tensor, full: Tensor, lengths: Tensor, starts: Tensor, last: int, committed: Tensor | None
-    ) -> Tensor:
-        layout = self._layout(full, lengths, rows)
-        width = int((lengths - starts).max())
-        at = starts[:, None] + torch.arange(width)  # [R, w] absolute positions of the new columns
-        inside = at.clamp(max=full.shape[1] - 1)
-        cache = None
-        keys = int(starts.max()) + width
-        if keys > full.shape[1]:  # rows that start late leave unused columns behind short rows
-            layout = _widen(layout, keys)
-        if self.cache is not None and committed is not None:
-            cache = self.cache.begin(rows.to(self.device), width)
-        allowed = dense(self.mask, layout, at)
-        mask = carry(allowed, self.model.attention, self.model.dtype, at)
-        hidden = self.model.hidden(
-            full.gather(1, inside).to(self.device), inside.to(self.device), mask.to(self.device), cache
-        )  # [R, w, D]
-        if cache is not None and committed is not None and self.cache is not None:
-            frozen = self.mask.frozen_prefix(_committed(layout, committed), self.closed[rows])
-            self.cache.keep(rows.to(self.device), torch.maximum(frozen, starts).to(self.device))
-        columns = (lengths - starts)[:, None] - last + torch.arange(last)  # [R, last]
-        wanted = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]).to(self.device))
-        return self.model.head(wanted)
+    def seen(self, rule: MaskRule, start: int, stop: int, device: torch.device) -> Tensor | None:
+        """Bool [stop - start, stop]: what the positions from ``start`` on may look at; None: all of it."""
+        # Masks look at kinds, never at ids: while a block is denoised the answer stays the same.
+        key = (start, stop, self.length, self.kind[0, min(start, self.length) : stop].numpy().tobytes())
+        if self._mask[0] != key:
+            queries = torch.arange(start, stop)
+            allowed = dense(rule, self.layout(stop), queries[None])[0]
+            mask = None
+            if not bool(allowed.all()):
+                lost = ~allowed.any(1)  # softmax over nothing would be NaN
+                allowed[lost, queries[lost]] = True
+                mask = allowed.to(device)
+            self._mask = (key, mask)
+        return self._mask[1]
 
-
-def _widen(layout: Layout, width: int) -> Layout:
-    def pad(x: Tensor, value: int) -> Tensor:
-        return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=value)
-
-    fills = {"doc": -1}
-    return Layout(**{f.name: pad(getattr(layout, f.name), fills.get(f.name, 0)) for f in dataclasses.fields(layout)})
-
-
-def _committed(layout: Layout, committed: Tensor) -> Layout:
-    columns = torch.arange(layout.kind.shape[1], device=layout.kind.device)
-    return dataclasses.replace(layout, visible=layout.visible & (columns < committed.to(columns.device)[:, None]))
+    def freeze(self, rule: MaskRule) -> None:
+        """All committed tokens have run: note how many of them can never look at anything that comes later."""
+        if self.length and self._frozen_of != (self.length, self.closed):
+            self._frozen_of = (self.length, self.closed)
+            self.frozen = int(rule.frozen_prefix(self.layout(self.length), torch.tensor([self.closed])))

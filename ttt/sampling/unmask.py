@@ -1,5 +1,5 @@
-"""Samplers that fill spans, or whole answers, block by block.  They see a callable, never a model: a table of logits is
-enough to test them.
+"""Samplers that fill spans, or whole answers, block by block.  They say which logits they want and never see a model: a
+table of logits is enough to test them.
 
 `BlockSampler` owns what all of them share (blocks, guidance, restriction, the forced end, cutting); a sampler adds in
 which order candidates rank (`rank`) and which of them a step commits (`commit`).
@@ -8,7 +8,7 @@ which order candidates rank (`rank`) and which of them a step commits (`commit`)
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +20,7 @@ from ttt.interfaces import SpanSampler
 from ttt.registry import component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.logits import choose_audio, guide, transfer_counts
+from ttt.sampling.steps import Block, Call, Steps, drive, together
 
 CFG_MODES = ("mask_all", "mask_prompt_content")
 CANVASES = ("span", "answer")
@@ -42,11 +43,13 @@ Listener = Callable[[int, Tensor, Tensor, Tensor], None]
 class SpanRequest:
     """One span (or one whole answer) to fill in each of n rows.
 
-    ``end_ids``: per row the tokens that end its span, in order of precedence.  ``allowed`` bool [n, V] or None: ids that
-    may be written.  ``exact``: per row a fixed number of codes or None; ``limit``: per row the number of codes after which
-    the end token is forced (``force_end``) or decoding just stops.  ``gens``: one generator per row, so that batching
-    changes no draw.  ``strict`` False is the official behaviour: whole blocks, no forced end, nothing excluded but
-    ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if anything does (LLaDA's EOS).
+    ``predict``: answers the calls of `SpanSampler.span`.  ``first``: the id that the first column of all logits stands for (0
+    unless the caller computes logits for a range of ids only).  ``end_ids``: per row the tokens that end its span, in order
+    of precedence.  ``allowed`` bool [n, columns] or None: ids that may be written.  ``exact``: per row a fixed number of codes
+    or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
+    stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
+    whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
+    anything does (LLaDA's EOS).
     """
 
     predict: Predict
@@ -63,6 +66,7 @@ class SpanRequest:
     on_remask: Listener | None = None  # what a call predicted and masked again
     force_end: bool = True
     pad_id: int | None = None
+    first: int = 0
 
     @property
     def rows(self) -> int:
@@ -83,21 +87,26 @@ class SpanRequest:
         return self.end_ids[row][0] if self.strict and self.force_end else None
 
     def restricted(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """Logits [R, m, V] of ``rows`` i64 [R] with everything that may not be written at minus infinity.
+        """Logits [R, p, columns] of ``rows`` i64 [R] with everything that may not be written at minus infinity.
 
         Raises `CheckpointError` for logits that are not numbers.
         """
-        if bool(logits.isnan().any()):
+        if logits.numel() and bool(logits.amax().isnan()):  # a maximum passes NaN on
             raise CheckpointError("decoding: the model's logits are NaN; look at the checkpoint's weights and dtype")
-        if len(self.forbidden):
-            logits[..., list(self.forbidden)] = -torch.inf
+        forbidden = self.columns(self.forbidden, logits.shape[-1])
+        if forbidden:
+            logits[..., forbidden] = -torch.inf
         if self.allowed is None:
             return logits
-        allowed = self.allowed[rows].clone()  # [R, V]
+        allowed = self.allowed[rows.to(self.allowed.device)]  # [R, columns], a copy
         for i, row in enumerate(rows.tolist()):
             if self.exact[row] is not None:
-                allowed[i, list(self.end_ids[row])] = False
+                allowed[i, self.columns(self.end_ids[row], logits.shape[-1])] = False
         return logits.masked_fill(~allowed[:, None], -torch.inf)
+
+    def columns(self, ids: Iterable[int], width: int) -> list[int]:
+        """Those of ``ids`` that logits of ``width`` columns hold, as columns."""
+        return [i - self.first for i in ids if 0 <= i - self.first < width]
 
     def cut(self, row: int, ids: Tensor) -> tuple[Tensor, bool]:
         """``ids`` up to and with the end token, and whether there was one."""
@@ -118,15 +127,6 @@ class SpanRequest:
             at = commit[i].nonzero().flatten()
             if len(at):
                 self.on_commit(row, start + at, chosen[i, at], score[i, at].float())
-
-
-@dataclass(frozen=True)
-class Block:
-    """A settled block of one row: its ids (end token included, nothing after it) and whether the span is over."""
-
-    row: int
-    ids: Tensor
-    ended: bool
 
 
 @dataclass(frozen=True)
@@ -202,41 +202,54 @@ class BlockSampler(SpanSampler):
     def rank(
         self, request: SpanRequest, logits: Tensor, chosen: Tensor, state: Any, gens: Sequence[Generator]
     ) -> Tensor:
-        """Scores [L, w] of the candidates ``chosen`` i64 [L, w] from logits [L, w, V]; the highest are committed first."""
+        """Scores [L, p] of the candidates ``chosen`` i64 [L, p] at the p open places of each row; the highest are committed
+        first.
+
+        ``logits`` [L, p, columns]; candidates are columns of it (ids less ``request.first``); ``state``: see `begin`.
+        """
 
     @abstractmethod
     def commit(self, step: Step) -> Tensor:
         """bool [L, w]: which open positions are written in this step."""
 
     def begin(self, gens: Sequence[Generator], width: int, device: Any) -> Tensor | None:
-        """What a block draws once, [R, ...], handed to `rank`; by default nothing."""
+        """What a block draws once, [R, w]; `rank` is handed the open places' share, [L, p].  By default nothing."""
         return None
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
         """Fill one span per row, block by block; rows whose span ended drop out."""
-        done = {row: torch.empty(0, dtype=torch.long, device=request.device) for row in range(request.rows)}
-        while done:
-            # Rows share calls when their blocks have one width, one number of open places, equally long histories and futures.
-            groups: dict[tuple[int, int, bool, int], list[int]] = {}
-            for row, before in done.items():
-                total = request.total(row, self.gen_length)
-                width = min(self.block_length, total - len(before))
-                last = request.forced(row) is not None and len(before) + width >= total
-                ahead = total - len(before) - width if self.whole_canvas else 0
-                groups.setdefault((len(before), width, last, ahead), []).append(row)
-            for (_, width, last, ahead), rows in sorted(groups.items()):
-                before = torch.stack([done[row] for row in rows])
-                index = torch.tensor(rows, device=request.device)
-                for row, ids in zip(rows, self._denoise(request, index, before, width, last, ahead), strict=True):
-                    ids, ended = request.cut(row, ids)
-                    done[row] = torch.cat([done[row], ids])
-                    if ended or len(done[row]) >= request.total(row, self.gen_length):
-                        del done[row]
-                    yield Block(row, ids, ended)
+        yield from drive(self.steps(request), request.predict)
 
-    def _denoise(
-        self, request: SpanRequest, rows: Tensor, before: Tensor, width: int, last: bool, ahead: int
-    ) -> Tensor:
+    def steps(self, request: SpanRequest) -> Steps:
+        """`span` as a coroutine (`ttt.sampling.steps`)."""
+        nothing = torch.empty((request.rows, 0), dtype=torch.long, device=request.device)
+        yield from together(self._groups(request, list(range(request.rows)), nothing))
+
+    def _groups(self, request: SpanRequest, rows: Sequence[int], done: Tensor) -> list[Steps]:
+        """The next blocks of ``rows``, which have written ``done`` i64 [R, n]; rows with blocks of one shape go together."""
+        groups: dict[tuple[int, bool, int], list[int]] = {}
+        for i, row in enumerate(rows):
+            left = request.total(row, self.gen_length) - done.shape[1]
+            width = min(self.block_length, left)
+            last = request.forced(row) is not None and width >= left
+            groups.setdefault((width, last, left - width if self.whole_canvas else 0), []).append(i)
+        return [
+            self._block(request, [rows[i] for i in members], done[members], width, last, ahead)
+            for (width, last, ahead), members in sorted(groups.items())
+        ]
+
+    def _block(self, request: SpanRequest, rows: list[int], done: Tensor, width: int, last: bool, ahead: int) -> Steps:
+        index = torch.tensor(rows, device=request.device)
+        canvas = yield from self._denoise(request, index, done, width, last, ahead)
+        going = []
+        for i, row in enumerate(rows):
+            ids, ended = request.cut(row, canvas[i])
+            if not ended and done.shape[1] + len(ids) < request.total(row, self.gen_length):
+                going.append(i)
+            yield Block(row, ids, ended)
+        return self._groups(request, [rows[i] for i in going], torch.cat([done, canvas], 1)[going])
+
+    def _denoise(self, request: SpanRequest, rows: Tensor, before: Tensor, width: int, last: bool, ahead: int) -> Steps:
         mask_id, device = request.mask_id, request.device
         canvas = torch.full((len(rows), width), mask_id, dtype=torch.long, device=device)  # [R, w]
         future = torch.full((len(rows), ahead), mask_id, dtype=torch.long, device=device)
@@ -259,12 +272,10 @@ class BlockSampler(SpanSampler):
             if not bool(open_.any()) or (not request.strict and number >= self.most_calls(open_at_start)):
                 return canvas
             live = open_.any(1).nonzero().flatten()  # rows that are complete take no part in further calls
-            tails = torch.cat([before, canvas, future], 1)[live]
-            logits = request.restricted(rows[live], self._logits(request, rows[live], tails, before.shape[1], width))
-            some = [gens[i] for i in live.tolist()]
-            chosen = choose_audio(logits, self.temperature, some)  # [L, w]
-            score = self.rank(request, logits, chosen, None if state is None else state[live], some)
-            score = score.masked_fill(~open_[live], -torch.inf)
+            tails = torch.cat([before, canvas, future], 1)
+            chosen, score = yield from self._candidates(
+                request, rows, tails, open_, live, before.shape[1], gens, state
+            )  # [L, w]
             commit = self.commit(Step(chosen, score, open_[live], ends, number, open_at_start)) & open_[live]
             if request.strict and not bool(commit.any(1).all()):
                 raise ConfigError("eval.sampler: no candidate has a finite score, so the block would never end")
@@ -275,16 +286,45 @@ class BlockSampler(SpanSampler):
                 alive = positions <= first
             number += 1
 
-    def _logits(self, request: SpanRequest, rows: Tensor, tails: Tensor, start: int, width: int) -> Tensor:
-        """Guided logits [L, w, V] of the block that starts at ``start`` of ``tails``."""
+    def _candidates(
+        self, request: SpanRequest, rows: Tensor, tails: Tensor, open_: Tensor, live: Tensor, start: int,
+        gens: Sequence[Generator], state: Tensor | None,
+    ) -> Steps:  # fmt: skip
+        """Candidates i64 [L, w] and their scores [L, w] (-inf where nothing is open) of the block at ``start`` of ``tails``."""
+        device = request.device
+        counts = open_[live].sum(1)
+        # Rows with equally many open places are worked on together, so that no row's draws depend on its company.
+        groups = [live[counts == n] for n in counts.unique().tolist()]
+        places = [open_[g].nonzero()[:, 1].view(len(g), -1) for g in groups]
+        calls = [
+            c for g, p in zip(groups, places, strict=True) for c in self._calls(rows[g], tails[g], p + start, start)
+        ]
+        answers = yield calls
+        chosen = torch.full_like(open_, request.mask_id, dtype=torch.long)
+        score = torch.full(open_.shape, -torch.inf, dtype=torch.float64, device=device)
+        for g, at in zip(groups, places, strict=True):
+            logits = answers.pop(0)
+            if self.cfg_scale > 0:
+                logits = guide(logits, answers.pop(0), self.cfg_scale)
+            logits = self._allowed(request, rows[g], logits)
+            some = [gens[i] for i in g.tolist()]
+            columns = choose_audio(logits, self.temperature, some)  # [G, p]
+            drawn = None if state is None else state[g].gather(1, at)
+            rank = self.rank(request, logits, columns, drawn, some)
+            chosen[g[:, None], at] = columns.to(device) + request.first
+            score[g[:, None], at] = rank.to(device, torch.float64)
+        return chosen[live], score[live]
+
+    def _calls(self, rows: Tensor, tails: Tensor, places: Tensor, start: int) -> list[Call]:
         reach = tails.shape[1] - start
-        logits = request.predict(rows, tails, reach)[:, :width]
+        calls = [Call(rows, tails, places, reach)]
         if self.cfg_scale > 0:
             # With a whole canvas only the prompt is hidden (LLaDA), else everything before the block (TtT).
-            seen = tails.shape[1] if self.whole_canvas else reach
-            hidden = request.predict(rows, tails, seen, self.cfg_mode)
-            logits = guide(logits, hidden[:, seen - reach : seen - reach + width], self.cfg_scale)
-        return logits
+            calls.append(Call(rows, tails, places, tails.shape[1] if self.whole_canvas else reach, self.cfg_mode))
+        return calls
+
+    def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor) -> Tensor:
+        return request.restricted(rows, logits)
 
 
 def check_canvas(canvas: str) -> None:
@@ -315,14 +355,13 @@ class Ranked(BlockSampler):
         if not self.confidence_eos_eot_inf:
             return score
         late = {e for ends in request.end_ids for e in ends} | ({request.pad_id} - {None})
-        is_late = torch.isin(chosen, torch.tensor(sorted(late), device=chosen.device))
+        is_late = torch.isin(chosen + request.first, torch.tensor(sorted(late), device=chosen.device))
         return torch.where(is_late, score.double() - LATE, score.double())
 
-    def _logits(self, request: SpanRequest, rows: Tensor, tails: Tensor, start: int, width: int) -> Tensor:
-        logits = super()._logits(request, rows, tails, start, width)
+    def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor) -> Tensor:
         if self.logits_eos_inf and request.pad_id is not None:
-            logits[..., request.pad_id] = -torch.inf
-        return logits
+            logits[..., request.columns((request.pad_id,), logits.shape[-1])] = -torch.inf
+        return super()._allowed(request, rows, logits)
 
 
 @SAMPLER.register("blockwise")

@@ -96,8 +96,8 @@ def test_training_shows_exactly_the_states_of_decoding(block_length):
         columns = (group[0] == number).nonzero().flatten()
         begin = int(wide.position[0, columns[0]])
         prompt = Prompt("a", stream.ids[:begin].tolist(), answer=stream.answer[:begin].tolist())
-        for use_cache in (False, True):
-            session = Session(model, objective.mask, [prompt], use_cache, room=64)
+        for cache in ("none", "exact", "block"):
+            session = Session(model, objective.mask, [prompt], cache, room=64)
             tails = torch.full((1, len(columns)), batch.mask_id)
             with torch.no_grad():
                 session.logits(torch.tensor([0]), torch.empty((1, 0), dtype=torch.long), last=1)  # fills the cache

@@ -60,10 +60,10 @@ def ids_of(d, some):
 def test_cached_uncached_batched_and_alone_are_identical(name, canvas, mask):
     some = prompts()
     assert len({len(p.ids) for p in some}) == 3, "shorter prompts are padded in the batch"
-    d = {c: decoder(name, mask=mask, s={"canvas": canvas}, use_cache=c) for c in (True, False)}
-    reference = [ids_of(d[False], [p])[0] for p in some]
-    assert all(reference) and ids_of(d[False], some) == reference
-    assert ids_of(d[True], some[::-1]) == reference[::-1] and ids_of(d[True], some[1:2]) == reference[1:2]
+    d = {c: decoder(name, mask=mask, s={"canvas": canvas}, cache=c) for c in ("exact", "none")}
+    reference = [ids_of(d["none"], [p])[0] for p in some]
+    assert all(reference) and ids_of(d["none"], some) == reference
+    assert ids_of(d["exact"], some[::-1]) == reference[::-1] and ids_of(d["exact"], some[1:2]) == reference[1:2]
 
 
 @EVERY

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import SENTENCES, audio, chat, gen, random_batch, text, tiny_hf, tiny_model, tiny_tokenizer
+from tests.conftest import (
+    SENTENCES,
+    audio,
+    chat,
+    gen,
+    layout_of,
+    random_batch,
+    text,
+    tiny_hf,
+    tiny_model,
+    tiny_tokenizer,
+)
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
@@ -74,26 +85,26 @@ def test_cached_uncached_batched_and_alone_are_identical(kind, seed, variant):
     model, some = talker(kind, seed), prompts(seed, 3)
     assert len({len(p.ids) for p in some}) == 3, "shorter prompts are padded in the batch"
 
-    def run(some, use_cache):
-        return ids_of(decoder(model, mask, sampler, fields, use_cache=use_cache, **settings), some)
+    def run(some, cache):
+        return ids_of(decoder(model, mask, sampler, fields, cache=cache, **settings), some)
 
-    reference = [run([p], False)[0] for p in some]
+    reference = [run([p], "none")[0] for p in some]
     assert any(set(i) & {V.soa_id, V.soa_last_id} for i in reference), "the comparison must see spans"
-    assert run(some, False) == reference
-    assert run(some[::-1], True) == reference[::-1]
-    assert run(some[1:2], True) == reference[1:2]
+    assert run(some, "none") == reference
+    assert run(some[::-1], "exact") == reference[::-1]
+    assert run(some[1:2], "exact") == reference[1:2]
 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_official_mode_caches_exactly_too(strict):
     some = prompts(5)
-    on, off = (ids_of(decoder(use_cache=c, strict=strict), some) for c in (True, False))
+    on, off = (ids_of(decoder(cache=c, strict=strict), some) for c in ("exact", "none"))
     assert on == off
 
 
 def test_an_uncacheable_mask_goes_through_the_cache():
     some = prompts(1)
-    on, off = (ids_of(decoder(mask=Full(), use_cache=c), some) for c in (True, False))
+    on, off = (ids_of(decoder(mask=Full(), cache=c), some) for c in ("exact", "none"))
     assert on == off and any(on)
 
 
@@ -103,24 +114,18 @@ def test_session_equals_one_plain_forward():
     from ttt.types import ModelInputs
 
     model = tiny_model()
-    g = gen(3)
+    g, some = gen(3), prompts(2, 2)
     with torch.no_grad():
-        session = Session(model, Hybrid(), prompts(2, 2), True, room=8)
+        session = Session(model, Hybrid(), some, "exact", room=8)
         for step in range(8):
             tail = torch.randint(V.code_start, V.code_stop, (2, 3), generator=g)
             got = session.logits(torch.tensor([0, 1]), tail, 3)
             for row in range(2):
                 ids = torch.tensor([session.row(row) + tail[row].tolist()])
-                layout = session._layout(ids, torch.tensor([ids.shape[1]]), torch.tensor([row]))
                 n = ids.shape[1]
-                whole = model(
-                    ModelInputs(
-                        ids,
-                        torch.arange(n)[None],
-                        materialize(Hybrid(), layout, "sdpa", torch.float32),
-                        torch.arange(n - 3, n),
-                    )
-                )
+                layout = layout_of(ids[0].tolist(), V.audio_start, len(some[row].ids))
+                mask = materialize(Hybrid(), layout, "sdpa", torch.float32)
+                whole = model(ModelInputs(ids, torch.arange(n)[None], mask, torch.arange(n - 3, n)))
                 assert torch.allclose(got[row], whole, atol=1e-4)  # float32, other order of sums
             for row in range(2 if step % 2 else 1):  # rows drift apart
                 new = torch.randint(0, V.audio_start, (1 + step % 3,), generator=g) if step % 3 else tail[row, :2]
@@ -186,10 +191,10 @@ def test_text_tokens_after_audio(owed):
     model = tiny_model()
     head, texts = model.head, []
 
-    def biased(hidden):
-        logits = head(hidden)
-        if logits.shape[1] == 1:
-            logits[..., V.soa_id if not texts else V.im_end_id] += 100.0
+    def biased(hidden, ids):
+        logits = head(hidden, ids)
+        if ids.start <= V.soa_id < ids.stop:
+            logits[..., (V.soa_id if not texts else V.im_end_id) - ids.start] += 100.0
             texts.append(1)
         return logits
 
@@ -201,13 +206,13 @@ def test_text_tokens_after_audio(owed):
 
 
 @pytest.mark.parametrize("mode", ["mask_all", "mask_prompt_content"])
-def test_guidance_runs_and_batches(mode, use_cache=True):
+def test_guidance_runs_and_batches(mode):
     model, some = talker(), prompts(2, 2)
-    d = decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=use_cache, max_tokens=20)
+    d = decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, cache="exact", max_tokens=20)
     together = ids_of(d, some)
     assert together == [ids_of(d, [p])[0] for p in some]
     assert together == ids_of(
-        decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, use_cache=not use_cache, max_tokens=20), some
+        decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, cache="none", max_tokens=20), some
     )
 
 
@@ -237,13 +242,21 @@ def test_nothing_to_do_and_impossible_settings():
     assert decoder().generate([]) == []
     with pytest.raises(ConfigError, match="eval.max_tokens: must be >= 1"):
         decoder(max_tokens=0)
-    flex = tiny_model()
-    flex.hf.config._attn_implementation, before = "flex_attention", flex.hf.config._attn_implementation
+    with pytest.raises(ConfigError, match="^eval.cache: must be one of exact, block, none, got 'all'"):
+        decoder(cache="all")
+
+
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_the_attention_of_training_does_not_matter(attention):
+    """Rows are attended by the decoder's own attention; the model's stays what it was."""
+    some, model = prompts(0, 2), talker()
+    expected = ids_of(decoder(model), some)
+    config = model.hf.config
+    config._attn_implementation, before = attention, config._attn_implementation
     try:
-        with pytest.raises(ConfigError, match="decoding needs model.attention=sdpa or eager"):
-            decoder(flex).generate(prompts(0, 1))
+        assert ids_of(decoder(model), some) == expected and model.attention == attention
     finally:
-        flex.hf.config._attn_implementation = before
+        config._attn_implementation = before
 
 
 def test_seed_and_uid_decide_the_draws():
