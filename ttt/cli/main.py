@@ -9,7 +9,7 @@ import os
 import sys
 
 import ttt
-from ttt.cli import eval_options, options
+from ttt.cli import eval_options, model_options, options
 from ttt.errors import TttError
 
 VERBS = {
@@ -34,6 +34,7 @@ VERBS = {
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
+    "model": ("ttt.cli.model:model", "model folders: import | export (plain or in the official layout) | merge (adapters) | show"),
     "bench": ("ttt.cli.bench:bench", "how fast: train | decode | loader, beside a reference loop; prints a table, writes JSON"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
     "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),
@@ -53,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=help_line, description=help_line)
         if name in ("ablate", "bench", "chat", "doctor", "inspect", "new", "replay", "repro", "stream"):
             getattr(options, name)(verb)
+        elif name == "model":
+            model_options.model(verb)
         elif name == "data":
             options.data(verb)
         elif name == "list":

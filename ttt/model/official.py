@@ -1,0 +1,218 @@
+"""Model folders in the layout of the official TtT code (`Qwen2ForARDiffLM`): read, checked and written as files.
+
+The layout is Qwen2's with five keys of its own in ``config.json``; tensors have the same names, so they are copied, never
+recomputed.  The official code runs on transformers 4, whose spelling of rotary settings and number types is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ttt.errors import CheckpointError, ConfigError, DataError, suggest
+from ttt.model.backbone import check_folder
+from ttt.model.shape import expected_weights
+from ttt.text.tokenizer import TextTokenizer
+
+ARCHITECTURE = "Qwen2ForARDiffLM"
+PLAIN = "Qwen2ForCausalLM"
+# What the official code assumes where a key is absent (spec, section 9.4); mask_token has no default.
+DEFAULTS = {
+    "audio_token_id_start": 151684, "unmasked_audio_prob": 0.1, "prefix_preservation_ratio": 0.3, "learn_padding": False,
+}  # fmt: skip
+KEYS = ("mask_token", *DEFAULTS)
+LAYOUTS = ("hf", "official")
+DTYPES = ("float32", "bfloat16")
+INDEX = "model.safetensors.index.json"
+
+
+def import_official(source: Path, out: Path, overwrite: bool = False) -> TextTokenizer:
+    """``source`` in the official layout -> ``out``, a model folder of this toolkit (`SpeechTextLM.load`, ``model.path``).
+
+    Tensors and further config keys stay as they are.  Raises `CheckpointError` / `DataError` naming the file for pickled,
+    missing or superfluous weights, for another layout, and for ids that are not the tokenizer's.
+    """
+    check_folder(source)
+    config = read_config(source)
+    if ARCHITECTURE not in (config.get("architectures") or []) and "mask_token" not in config:
+        raise CheckpointError(
+            f"{source / 'config.json'}: architectures {config.get('architectures')} is not the official layout "
+            f"({ARCHITECTURE}); a text backbone needs no import, name it with model.path"
+        )
+    _qwen2(config, source)
+    if not (source / "tokenizer.json").is_file():
+        raise DataError(
+            f"{source}: no tokenizer.json; write one with AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+    tokenizer = TextTokenizer.load(source)
+    vocab = tokenizer.vocab
+    wanted = {"mask_token": vocab.mask_id, "audio_token_id_start": vocab.audio_start}
+    for key, value in wanted.items():
+        found = config.get(key, DEFAULTS.get(key))
+        if found != value:
+            raise CheckpointError(
+                f"{source / 'config.json'}: {key} is {found}, the tokenizer beside it says {value}; they do not belong together"
+            )
+    check_weights(source)
+    with written_aside(out, overwrite) as partial:
+        copy_weights(source, partial)
+        _write_config(partial, {**config, "architectures": [PLAIN]})
+        tokenizer.save(partial)
+    return tokenizer
+
+
+def export(
+    source: Path, out: Path, layout: str = "hf", dtype: str = "", probabilities: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+) -> None:  # fmt: skip
+    """A model folder of this toolkit -> ``out`` for plain transformers (``hf``) or for the official code (``official``).
+
+    ``dtype`` converts the weights (empty: as they are).  ``probabilities``: the official keys ``unmasked_audio_prob`` and
+    ``prefix_preservation_ratio`` of the run; else what the folder says, else the official defaults.
+    """
+    for key, value, known in (("--layout", layout, LAYOUTS), ("--dtype", dtype, ("", *DTYPES))):
+        if value not in known:
+            raise ConfigError(f"{key}: no {value!r}.{suggest(value, known)} Known: {', '.join(k for k in known if k)}")
+    check_folder(source)
+    config, tokenizer = read_config(source), TextTokenizer.load(source)
+    check_weights(source)
+    if layout == "official":
+        _qwen2(config, source)
+        own = {k: config.get(k, v) for k, v in DEFAULTS.items()} | dict(probabilities or {})
+        own |= {"mask_token": tokenizer.vocab.mask_id, "audio_token_id_start": tokenizer.vocab.audio_start}
+        config = {**spelled_for_transformers_4(config), **own, "architectures": [ARCHITECTURE]}
+    else:
+        config = {k: v for k, v in config.items() if k not in KEYS}
+    if dtype:
+        config = {**config, ("torch_dtype" if "torch_dtype" in config else "dtype"): dtype}
+    with written_aside(out, overwrite) as partial:
+        copy_weights(source, partial, dtype)
+        _write_config(partial, config)
+        tokenizer.save(partial)
+
+
+def spelled_for_transformers_4(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` -> ``rope_theta`` (and ``rope_scaling``), ``dtype`` -> ``torch_dtype``; version 5 reads both."""
+    out = dict(config)
+    rope = out.pop("rope_parameters", None)
+    if rope:
+        rope = dict(rope)
+        out["rope_theta"] = rope.pop("rope_theta", out.get("rope_theta", 10000.0))
+        out["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
+    if "dtype" in out:
+        out["torch_dtype"] = out.pop("dtype")
+    return out
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json``.  Raises `CheckpointError`."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return dict(found)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: not readable: {error}") from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model folder: the index's, or all there are.  Raises `CheckpointError` for a missing shard."""
+    index = folder / INDEX
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not readable: {error}") from error
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{index}: lists {name}, which is not there; copy the folder again")
+    return [folder / name for name in names]
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Tensor name -> (shape, type as safetensors spells it), from the files' headers."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (no mapping)
+                    part = file.get_slice(name)
+                    found[name] = (tuple(part.get_shape()), str(part.get_dtype()))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not readable as safetensors: {error}; copy it again") from error
+    return found
+
+
+def check_weights(folder: Path) -> None:
+    """Compare names and shapes of the stored tensors with what ``config.json`` describes: what is missing would be drawn
+    at random by whoever loads the folder."""
+    stored = {name: shape for name, (shape, _) in weight_shapes(folder).items()}
+    expected, optional = expected_weights(folder)
+    missing = sorted(set(expected) - set(stored) - optional)
+    unknown = sorted(n for n in set(stored) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
+    shapes = sorted(n for n in stored if n in expected and stored[n] != expected[n])
+    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
+        if names:
+            detail = f": {stored[names[0]]} stored, {expected[names[0]]} by config.json" if names is shapes else ""
+            raise CheckpointError(
+                f"{folder}: {len(names)} of {len(expected)} weights {what}, first {names[0]!r}{detail}; the weights and "
+                "config.json do not belong together"
+            )
+
+
+def copy_weights(source: Path, out: Path, dtype: str = "") -> None:
+    """Copy the safetensors, and their index, byte by byte; with ``dtype`` shard by shard through memory."""
+    index = source / INDEX
+    record = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else None
+    size = 0
+    for path in weight_files(source):
+        if not dtype:
+            shutil.copyfile(path, out / path.name)
+            continue
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        wanted = getattr(torch, dtype)
+        tensors = {k: v.to(wanted) if v.is_floating_point() else v for k, v in load_file(path).items()}
+        size += sum(v.numel() * v.element_size() for v in tensors.values())
+        save_file(tensors, out / path.name, metadata={"format": "pt"})
+    if record is not None:
+        if dtype:
+            record.setdefault("metadata", {})["total_size"] = size
+        (out / INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if (source / "generation_config.json").is_file():
+        shutil.copyfile(source / "generation_config.json", out / "generation_config.json")
+
+
+@contextlib.contextmanager
+def written_aside(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``out`` to write to; it takes its place when the block ends well, and is gone when it does not."""
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise ConfigError(f"{out}: is there already; name another folder, or give --overwrite")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _qwen2(config: Mapping[str, Any], folder: Path) -> None:
+    if config.get("model_type") != "qwen2":
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model_type {config.get('model_type')!r}: the official layout holds Qwen2 backbones "
+            "only; use --layout hf"
+        )
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
