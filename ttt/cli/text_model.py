@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.config.load import load_config
-from ttt.config.schema import ModelSection, RunConfig
+from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
+from ttt.registry.families import INITIALIZER
 
 if TYPE_CHECKING:
     from ttt.eval.harness.scorer import ScorerSettings, TextScorer
@@ -70,8 +71,9 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
         raise ConfigError(f"--vocabulary full: {folder} is a text model, so there is nothing else; use text")
     own = Tokenizer.from_file(str(file)).get_vocab_size(with_added_tokens=True)
     log.info("%s: a text model of %d tokens; speech tokens are added in memory and never asked", folder, own)
+    init = INITIALIZER.build("normal", "model.init")
     section = dataclasses.replace(
-        config.model, path=str(folder), preset="", attention=attention, overrides={}, init=ModelSection().init
+        config.model, path=str(folder), preset="", attention=attention, overrides={}, init=init
     )
     model = SpeechTextLM.build(section, TextTokenizer.extended(folder, 1), config.run.seed)
     return model.to(pick_device(config)), own

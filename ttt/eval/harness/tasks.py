@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chosen:
-    """Tasks that were asked for.  ``specs``: what the harness's manager loads; ``files``: the YAML files that say them."""
+    """Tasks that were asked for.  ``specs``: what the harness's manager loads; ``files``: YAML and data files of local tasks."""
 
     manager: Any
     specs: list[Any]
@@ -77,7 +77,11 @@ def choose(names: Sequence[str], folders: Sequence[str | Path] = ()) -> Chosen:
         if isinstance(config, Mapping) and name == config["task"]:  # groups and tags find it there too
             manager.task_index[name].cfg, manager.task_index[name].yaml_path = dict(config), None
     specs = [_with_local_data(Path(name)) if name in paths else name for name in names]
-    return Chosen(manager, specs, [*map(Path, paths), *(local[n] for n in wanted if n in local)])
+    # which tasks a tag or a group of the folder takes is the harness's to say: all of the folder count
+    all_ = bool(tags.intersection(wanted)) or any("group" in _read(local[n]) for n in wanted if n in local)
+    used = [*map(Path, paths), *(file for name, file in local.items() if all_ or name in wanted)]
+    data = [f for file in used for f in _data_files(_with_local_data(file))]
+    return Chosen(manager, specs, list(dict.fromkeys([*used, *data])))
 
 
 def load(chosen: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -175,6 +179,19 @@ def _with_local_data(path: Path) -> Any:
         raise DataError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     config["dataset_kwargs"] = {**config["dataset_kwargs"], "data_files": _beside(files, path.parent)}
     return config
+
+
+def _data_files(config: Any) -> list[Path]:
+    """The local data files of a task, if there are any."""
+
+    def flat(files: Any) -> list[Path]:
+        if isinstance(files, Mapping):
+            files = list(files.values())
+        if isinstance(files, list):
+            return [f for one in files for f in flat(one)]
+        return [Path(files)] if Path(str(files)).is_file() else []
+
+    return flat((config.get("dataset_kwargs") or {}).get("data_files") or []) if isinstance(config, Mapping) else []
 
 
 def _beside(files: Any, folder: Path) -> Any:
