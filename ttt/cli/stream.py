@@ -75,6 +75,7 @@ def stream(arguments: argparse.Namespace) -> int:
     """Ask a model, one question at a time."""
     from ttt.api import load
     from ttt.audio.streaming import CHUNK_FRAMES
+    from ttt.train.environment import collect
 
     chunks = parse_chunks(arguments.chunks) if arguments.chunks else CHUNK_FRAMES
     if arguments.warmup < 0 or arguments.limit < 0:
@@ -102,7 +103,8 @@ def stream(arguments: argparse.Namespace) -> int:
     timings = []
     for number, (uid, _) in enumerate(questions):
         timings.append(_answer(uid, ask(number), out, quiet=arguments.report))
-    found = report(timings, _conditions(model, chunks if sound else (), arguments.warmup))
+    environment = collect()
+    found = report(timings, _conditions(model, chunks if sound else (), arguments.warmup, environment), environment)
     print(table(found))
     if out is not None:
         _write_json(out / "stream.json", found)
@@ -197,10 +199,8 @@ _MEASURES = {
 }  # fmt: skip
 
 
-def report(timings: Sequence[Timing], conditions: Mapping[str, Any]) -> dict[str, Any]:
+def report(timings: Sequence[Timing], conditions: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     """Percentiles of every measure over the answers that have it, the answers themselves, and the conditions."""
-    from ttt.train.environment import collect
-
     measures = {}
     for name in _MEASURES:
         values = [v for t in timings if (v := getattr(t, name)) is not None and (name != "sound_s" or v)]
@@ -209,7 +209,7 @@ def report(timings: Sequence[Timing], conditions: Mapping[str, Any]) -> dict[str
                 "n": len(values), **{f"p{p}": percentile(values, p) for p in PERCENTILES}, "max": max(values),
             }  # fmt: skip
     rows = [{k: v for k, v in asdict(t).items() if not k.startswith("_")} | {"rtf": t.rtf} for t in timings]
-    return {"measures": measures, "conditions": dict(conditions), "answers": rows, "environment": collect()}
+    return {"measures": measures, "conditions": dict(conditions), "answers": rows, "environment": dict(environment)}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -234,11 +234,9 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _conditions(model: Model, chunks: Sequence[int], warmup: int) -> dict[str, Any]:
+def _conditions(model: Model, chunks: Sequence[int], warmup: int, e: Mapping[str, Any]) -> dict[str, Any]:
     from ttt.config.load import to_plain
-    from ttt.train.environment import collect
 
-    e = collect()
     device = str(model.lm.device)
     hardware = ", ".join(e["gpus"]) if device.startswith("cuda") else f"{e['cpu']}, {e['cpus']} cores"
     sampler = to_plain(model.config.eval.sampler)
