@@ -138,7 +138,8 @@ class Steps:
         self.autocast = arguments.autocast == "bfloat16"
         self.model: SpeechTextLM = network(made.vocab, arguments.seed, arguments.attention).to(self.device)
         if arguments.checkpointing:
-            self.model.hf.gradient_checkpointing_enable()
+            name = "activation_checkpointing_enable"  # its name since transformers 5
+            getattr(self.model.hf, name if hasattr(self.model.hf, name) else "gradient_checkpointing_enable")()
         if arguments.compile:
             self.model.hf.model.compile(dynamic=True)
         self.objective = TtT(Hybrid(), NOISE.build("linear", "bench"), WEIGHTING.build("inverse_p", "bench"), ())
