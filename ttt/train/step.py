@@ -59,7 +59,7 @@ def train_step(
         # Dropout, if the backbone has any, draws from torch's global generator; this makes it a function of the batch too.
         torch.manual_seed(derive_seed(seed, "dropout", update, numbers[i]))
         with engine.micro_batch(last=i == len(plans) - 1):
-            loss, live, found = engine.compute(partial(_loss, objective=objective, plan=plan, counts=counts))
+            loss, (live, found) = engine.compute(partial(_loss, objective=objective, plan=plan, counts=counts))
             if live or engine.lockstep:
                 engine.backward(loss * engine.world_size)
         sums.append([(name, t.sum.detach()) for name, t in live.items()])
@@ -105,7 +105,7 @@ def validation_losses(
             i = min(number, len(batches) - 1)
             batch = batches[i]
             plan = objective.clean_plan(batch, generator(seed, "dev", i))
-            found = engine.compute(partial(objective.terms, plan=plan))
+            found = engine.evaluate(partial(objective.terms, plan=plan))
             if i != number:  # a rank without a batch of its own kept the others company
                 continue
             factors.update(scales([plan]))
@@ -133,8 +133,8 @@ def draw_plan(objective: Objective, batch: PackedBatch, seed: int, update: int, 
 
 def _loss(
     model: nn.Module, objective: Objective, plan: Plan, counts: Mapping[str, float]
-) -> tuple[Tensor, dict[str, LossTerm], LossTerms]:
-    """(loss [], terms that count, all that the objective found) of one micro-batch."""
+) -> tuple[Tensor, tuple[dict[str, LossTerm], LossTerms]]:
+    """(loss [], (terms that count, all that the objective found)) of one micro-batch."""
     found = objective.terms(model, plan)
     unknown = sorted(set(found.terms) - set(plan.terms))
     if unknown:
@@ -144,7 +144,7 @@ def _loss(
         loss = sum(t.scale * t.sum / counts[name] for name, t in live.items())
     else:
         loss = sum(t.sum * 0.0 for t in found.terms.values())
-    return loss, live, found  # type: ignore[return-value]
+    return loss, (live, found)  # type: ignore[return-value]
 
 
 def total_counts(plans: Sequence[Plan]) -> dict[str, float]:

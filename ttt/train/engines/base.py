@@ -40,10 +40,14 @@ class Engine(ABC):
         """How many processes there are."""
         return self.ranks.size
 
-    def compute(self, work: Callable[[nn.Module], T]) -> T:
-        """``work(model)`` in the number type to compute in: every forward pass, with the loss made from it."""
+    def compute(self, work: Callable[[nn.Module], tuple[Tensor, T]]) -> tuple[Tensor, T]:
+        """``work(model)`` in the number type to compute in: one forward pass -> (loss [] for `backward`, anything else)."""
         with self.autocast():
             return work(self.model)
+
+    def evaluate(self, work: Callable[[nn.Module], T]) -> T:
+        """``work(model)`` in the number type to compute in, where no gradient is wanted."""
+        return self.compute(lambda model: (torch.zeros(()), work(model)))[1]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The number type to compute in."""

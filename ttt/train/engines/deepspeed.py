@@ -14,6 +14,7 @@ import copy
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class _Work(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, work: Callable[[nn.Module], T]) -> T:
+    def forward(self, work: Callable[[nn.Module], Tensor]) -> Tensor:
         return work(self.model)
 
 
@@ -74,9 +75,7 @@ class DeepSpeedEngine(Engine):
     def __init__(self, model: nn.Module, train: TrainSection, device: str = "auto") -> None:
         check_deepspeed(train)
         self.device = pick_device(device)
-        if self.device.type == "cpu":
-            os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
-        deepspeed = _import()
+        deepspeed = _import(self.device)
         self.ranks = Ranks(self.device, train.rank_timeout_s, always=True)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         self.model = model
@@ -115,9 +114,16 @@ class DeepSpeedEngine(Engine):
         if bf16:
             self._set_weights(full)  # DeepSpeed made the masters from weights it had rounded to bfloat16
 
-    def compute(self, work: Callable[[nn.Module], T]) -> T:
+    def compute(self, work: Callable[[nn.Module], tuple[Tensor, T]]) -> tuple[Tensor, T]:
         """See `Engine.compute`; every rank has to come here equally often."""
-        return self._ds(work)
+        rest: list[T] = []
+
+        def inside(model: nn.Module) -> Tensor:  # DeepSpeed hooks every tensor that comes out: only the loss may
+            loss, other = work(model)
+            rest.append(other)
+            return loss
+
+        return self._ds(inside), rest[0]
 
     @contextlib.contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -300,7 +306,7 @@ class DeepSpeedEngine(Engine):
     def _gathered(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
         if self.stage < 3:
             return nullcontext()
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         return GatheredParameters([parameter], modifier_rank=modifier_rank)
 
@@ -315,14 +321,22 @@ class DeepSpeedEngine(Engine):
         return age.clone().to(flat.device if beside else "cpu")
 
 
-def _import() -> Any:
+def _import(device: torch.device) -> Any:
+    on_cpu = device.type == "cpu"
+    if on_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
     try:
         import deepspeed
+        import deepspeed.ops
     except ImportError as error:
         raise MissingExtraError(
             f"train.engine: deepspeed: {error}; 'pip install deepspeed' or train.engine=local"
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # DeepSpeed's calls, not the user's
+    if on_cpu:
+        # DeepSpeed would compile a kernel for ranks of one machine (minutes, at the first start); gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 

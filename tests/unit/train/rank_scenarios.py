@@ -1,0 +1,211 @@
+"""What the tests of several ranks run: tiny trainings under every engine, killed, refused, resumed elsewhere.
+
+Each function gets an empty folder and returns plain values for the test to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+import torch
+import torch._dynamo
+from rank_worlds import Ended, World
+from tiny_training import TinyLM, Toy, ToyLoader, lines, trainer
+
+from ttt.train.engine import world
+from ttt.types import LossTerm, LossTerms
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "local": {},
+    "zero1": {"engine": "deepspeed", "zero_stage": 1},
+    "zero2": {"engine": "deepspeed", "zero_stage": 2},
+    "zero3": {"engine": "deepspeed", "zero_stage": 3},
+}
+MICRO_BATCHES = 4  # of one update, over all ranks
+
+
+def settings(engine: str, folder: Path, size: int) -> dict[str, Any]:
+    """Fields of the train section.  Stage 3 leaves small parameters whole unless it is told not to."""
+    values = {
+        **ENGINES[engine], "accumulate": MICRO_BATCHES // size, "steps": 6, "save_every_steps": 3, "log_every_steps": 1,
+        "eval_every_steps": 3, "clip_norm": 0.1, "lr": 0.02,
+    }  # fmt: skip
+    if engine == "zero3":
+        path = folder / "zero3.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}))
+        values["deepspeed"] = str(path)
+    return values
+
+
+def train(
+    engine: str, folder: Path, size: int, loader: type[ToyLoader] = ToyLoader, objective: Callable[[], Toy] = Toy,
+    model: Callable[[int], torch.nn.Module] = TinyLM, **more: Any,
+) -> World:  # fmt: skip
+    """Start a run of `tiny_training` on ``size`` ranks."""
+    values = {**settings(engine, folder.parent, size), **more}
+
+    def work() -> int:
+        rank, ranks = world()
+        # Rank zero's weights count.
+        return trainer(folder, loader(rank, ranks), model(rank), objective(), **values).run().exit_code
+
+    return World(size, work, folder.parent / f"{folder.name}-logs")
+
+
+def told(ended: list[Ended]) -> dict[str, Any]:
+    return {
+        "status": [e.status for e in ended], "text": [e.text[-4000:] for e in ended], "seconds": [e.seconds for e in ended],
+    }  # fmt: skip
+
+
+def in_update(step: int, act: Callable[[ToyLoader], None]) -> type[ToyLoader]:
+    """A loader that calls ``act(loader)`` when update ``step`` (from 0) asks for its first batch."""
+
+    class Acting(ToyLoader):
+        def micro_batch(self, update: int, index: int):
+            if update == step and index == 0:
+                act(self)
+            return super().micro_batch(update, index)
+
+    return Acting
+
+
+class Untargeted(ToyLoader):
+    """Rank zero's second micro-batch has nothing to predict: no rank may wait for it."""
+
+    def micro_batch(self, update: int, index: int):
+        batch = super().micro_batch(update, index)
+        if index * self.world + self.rank == 2:
+            batch.target.zero_()
+        return batch
+
+
+def engines(root: Path) -> dict[str, Any]:
+    """Uninterrupted runs: one process, and every engine on two ranks.  Then resumes on other engines and ranks."""
+    found: dict[str, Any] = {}
+    for name, engine, size in [("one", "local", 1), *((e, e, 2) for e in ENGINES)]:
+        found[name] = told(train(engine, root / name, size, Untargeted).wait())
+        found[name]["lines"] = lines(root / name)
+    for name, source, engine, size in (
+        ("zero3 again", "zero3", "zero3", 2), ("zero3 to zero2 on one", "zero3", "zero2", 1),
+        ("zero2 to local", "zero2", "local", 1), ("local to zero3", "one", "zero3", 2),
+    ):  # fmt: skip
+        shutil.copytree(root / source, root / name)
+        shutil.rmtree(root / name / "checkpoints/step-00000006")
+        found[name] = told(train(engine, root / name, size, Untargeted).wait())
+        found[name]["lines"] = lines(root / name)
+    return found
+
+
+def failures(root: Path) -> dict[str, Any]:
+    """A rank that is killed, a second run in the folder, a signal to one rank, a loss that is not finite, refusals."""
+    found: dict[str, Any] = {}
+
+    def die(loader: ToyLoader) -> None:
+        if loader.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for engine in ("local", "zero2", "zero3"):
+        started = train(engine, root / f"lost {engine}", 2, in_update(4, die), rank_timeout_s=20)
+        found[f"lost {engine}"] = told(started.wait())
+
+    def stay(loader: ToyLoader) -> None:
+        (root / "here").touch()
+        while not (root / "go").exists():
+            time.sleep(0.01)
+
+    first = train("zero2", root / "signal", 2, in_update(4, stay))
+    while not (root / "here").exists():
+        time.sleep(0.01)
+    found["second"] = told(train("zero2", root / "signal", 2).wait())
+    first.kill(1, signal.SIGTERM)
+    (root / "go").touch()
+    found["signal"] = told(first.wait())
+    found["signal"]["resumed"] = told(train("zero2", root / "signal", 2).wait())
+    found["signal"]["lines"] = lines(root / "signal")
+
+    class Inf(Toy):
+        def terms(self, model, plan):
+            made = super().terms(model, plan)
+            if plan.input_ids.shape[0] == 5:
+                return LossTerms({"ar": LossTerm(made.terms["ar"].sum * float("inf"), 1.0)})
+            return made
+
+    def widen(loader: ToyLoader) -> None:
+        if loader.rank == 1:
+            from tiny_training import batch
+
+            loader.micro_batch = lambda update, index: batch(55, 5)  # type: ignore[method-assign]
+
+    found["nan"] = told(train("zero2", root / "nan", 2, in_update(3, widen), Inf, save_every_steps=1).wait())
+    found["nan"]["files"] = sorted(p.name for p in (root / "nan").glob("crash-*/*"))
+
+    class Spare(TinyLM):
+        def __init__(self, seed: int = 0) -> None:
+            super().__init__(seed)
+            self.spare = torch.nn.Linear(2, 2)
+
+    found["unused"] = told(train("zero2", root / "unused", 1, model=Spare).wait())
+
+    class Steep(TinyLM):
+        def __init__(self, seed: int = 0) -> None:
+            super().__init__(seed)
+            self.mix.weight.register_hook(lambda g: g * float("inf"))
+
+    for engine in ("zero2", "zero3"):
+        name = f"gradient {engine}"
+        found[name] = told(train(engine, root / name, 1, model=Steep).wait())
+    return found
+
+
+def endurance(root: Path, engine: str, size: str, kills: str, seed: str, steps: str = "60") -> dict[str, Any]:
+    """``kills`` times kill -9 at a random moment, every third within a save; then to the end, against an uninterrupted run."""
+    ranks, draw = int(size), random.Random(int(seed))
+    more = {"steps": int(steps), "save_every_steps": 4, "eval_every_steps": 20}
+    whole = told(train(engine, root / "whole", ranks, **more).wait(600))
+    moments: list[str] = []
+    folder = root / "killed"
+    span = max(0.3, whole["seconds"][0] - 1.0)
+    while len(moments) < int(kills):
+        running = train(engine, folder, ranks, **more)
+        saving = len(moments) % 3 == 2
+        wait = draw.uniform(0.0, 0.02 if saving else span * 0.5)
+        until = time.monotonic() + 60
+        before = set((folder / "checkpoints").glob("*")) if saving else set()
+        while saving and time.monotonic() < until:  # a folder that is being written
+            if any(p.name.startswith(".") for p in set((folder / "checkpoints").glob("*")) - before):
+                break
+            time.sleep(0.0005)
+        time.sleep(wait)
+        for rank in draw.sample(range(ranks), ranks):
+            try:
+                running.kill(rank)
+            except ProcessLookupError:
+                pass
+        ended = running.wait()
+        if all(e.status == 0 for e in ended):
+            break  # it was faster than the kill: nothing is left to be killed
+        kept = sorted(p.name for p in (folder / "checkpoints").glob("*")) if folder.exists() else []
+        logged = len(lines(folder)) if (folder / "metrics.jsonl").exists() and _whole(folder) else -1
+        moments.append(
+            f"{'save' if saving else 'any'} {wait:.3f} s: {', '.join(kept) or 'nothing yet'}; {logged} lines"
+        )
+    ended = told(train(engine, folder, ranks, **more).wait(600))
+    return {"whole": whole, "moments": moments, "end": ended, "lines": [lines(root / "whole"), lines(folder)],
+            "left": [p.name for p in (folder / "checkpoints").glob(".*")]}  # fmt: skip
+
+
+def _whole(folder: Path) -> bool:
+    text = (folder / "metrics.jsonl").read_text()
+    return text.endswith("\n") or not text
