@@ -103,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0
     except TttError as error:
-        print(f"ttt {arguments.verb}: {error}", file=sys.stderr)
+        if not getattr(error, "quiet", False):  # another rank of the same run says it
+            print(f"ttt {arguments.verb}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"ttt {arguments.verb}: interrupted", file=sys.stderr)

@@ -37,12 +37,13 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.loader import Loader, fixed_batches
     from ttt.data.mix import open_streams
     from ttt.data.spans import encode_example
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.start import starting_model
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.checkpoint import check_model_folder
-    from ttt.train.engine import world
+    from ttt.train.engine import check_engine, world
     from ttt.train.trainer import Trainer
 
+    check_engine(config.train)
     if arguments.overwrite:
         import dataclasses
 
@@ -50,6 +51,8 @@ def train(arguments: argparse.Namespace) -> int:
     tokenizer = TextTokenizer.load(config.data.tokenizer)
     rule = config.data.prompt_rule
     rank, size = world()
+    if rank:  # what every rank would say is said once
+        logging.getLogger("ttt").setLevel(logging.WARNING)
     loader = Loader(
         open_streams(config.data.train, tokenizer, prompt_rule=rule, mix=config.data.mix), tokenizer.vocab,
         row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens, seed=config.run.seed,
@@ -68,10 +71,10 @@ def train(arguments: argparse.Namespace) -> int:
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         check_model_folder(start, tokenizer.vocab.digest)
-        model = SpeechTextLM.load(start, config.model.attention)
+        model = starting_model(config.model, tokenizer, config.run.seed, start=start)
     else:
         vectors = codec.code_vectors() if codec is not None else None
-        model = SpeechTextLM.build(config.model, tokenizer, config.run.seed, vectors)
+        model = starting_model(config.model, tokenizer, config.run.seed, vectors)
     callbacks = []
     if config.train.generate_items:
         from ttt.eval.answer import AnswersInTraining
