@@ -13,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 stage=0 stop_stage=4 model="" train="" dev="" test="" exp=exp/ttt conf=base gpus=1 overwrite=false
 . recipes/_shared/stages.sh
+. recipes/_shared/launch.sh
 parse_options "$@"
 
 [ -f "recipes/ttt/conf/$conf.yaml" ] || die "no recipes/ttt/conf/$conf.yaml; there are: $(cd recipes/ttt/conf && echo ./*.yaml)"
@@ -40,11 +41,7 @@ if in_range 2; then
     [ -n "$train" ] || die "stage 2: --train FILE is missing"
     need "$exp/tokenizer/tokenizer.json" 1
     say 2 "training on $gpus process(es)"
-    if [ "$gpus" -gt 1 ]; then
-        torchrun --nproc_per_node "$gpus" --no-python "$TTT" train "${common[@]}"
-    else
-        "$TTT" train "${common[@]}"
-    fi
+    launch "$gpus" "$TTT" train "${common[@]}"
 fi
 if in_range 3; then
     [ -n "$test" ] || { echo "run.sh: no --test FILE: nothing to decode"; exit 0; }
