@@ -50,15 +50,10 @@ def load_scorer(**arguments: Any) -> TextScorer:
     overrides += [f"model.dtype={own['dtype']}"] * bool(own["dtype"])
     plugins = [p for p in own["plugins"].split(":") if p]
     config = read_config(own["pretrained"], [own["config"]] if own["config"] else [], overrides, plugins)
-    settings = ScorerSettings(
-        **{
-            "seed": config.run.seed,
-            **{n: _number(v, n) if n in ("batch_size", "seed") else v for n, v in arguments.items() if n in fields},
-            "draws": Draws(
-                int(drawn["mc_num"]), str(drawn["estimator"]), int(drawn["mc_batch"]), False, float(drawn["cfg"])
-            ),
-        }
-    )
+    given: dict[str, Any] = {n: v for n, v in arguments.items() if n in fields}
+    given |= {n: _number(given[n], n) for n in ("batch_size", "seed") if n in given}
+    draws = Draws(int(drawn["mc_num"]), str(drawn["estimator"]), int(drawn["mc_batch"]), False, float(drawn["cfg"]))
+    settings = ScorerSettings(**{"seed": config.run.seed, **given, "draws": draws})
     return make_scorer(folder, config, settings)
 
 

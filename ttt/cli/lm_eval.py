@@ -88,7 +88,7 @@ def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, ou
 
     started = time.perf_counter()
     result = run(
-        make_scorer(folder, config, settings), chosen.manager, tasks, groups, limit=arguments.limit, chat=arguments.chat,
+        make_scorer(folder, config, settings), tasks, groups, limit=arguments.limit, chat=arguments.chat,
         shots=arguments.shots, system=arguments.system, resamples=config.eval.bootstrap, seed=config.run.seed,
     )  # fmt: skip
     finish(stage, config, out, result, told, chosen.files, arguments.limit, time.perf_counter() - started)

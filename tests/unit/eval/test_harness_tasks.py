@@ -249,3 +249,40 @@ def test_generative_mmlu_redux_parses_as_the_harness(written):
         for number, letter in enumerate(LETTERS):
             theirs = exact_match_fn(predictions=[text.strip()], references=[letter], ignore_case=True, ignore_punctuation=True)
             assert (parse(written, how) == number) == bool(theirs["exact_match"])
+
+
+def test_a_plain_model_gets_the_numbers_of_the_harness_s_own(tmp_path):
+    """The harness's Hugging Face model and ours on one folder: log-likelihoods, greediness, whole texts, answers."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.unit.cli.test_tokenizer_verb import plain_bpe
+    from ttt.cli.harness import load_scorer
+    from ttt.eval.harness.model import HarnessModel, request
+
+    plain = plain_bpe([d["question"] for d in documents("choices.jsonl")])
+    plain.add_special_tokens(["<|endoftext|>"])
+    config = AutoConfig.for_model(
+        "qwen2", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, vocab_size=plain.get_vocab_size(), tie_word_embeddings=False, initializer_range=0.2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    plain.save(str(tmp_path / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    theirs = HFLM(pretrained=str(tmp_path), device="cpu", dtype="float32", max_length=40, batch_size=4)
+    ours = HarnessModel(load_scorer(pretrained=str(tmp_path), max_length=40, device="cpu"))
+    asked = [(f"Q: {d['question']}\nA: ", o) for d in documents("choices.jsonl")[:4] for o in d["options"]]
+    asked += [("", "a cat"), ("one two " * 30, "three")]  # a beginning; a context that is cut
+    requests = [request("loglikelihood", *a) for a in asked]
+    a, b = theirs.loglikelihood(requests, disable_tqdm=True), ours.loglikelihood(requests)
+    assert np.allclose([x[0] for x in a], [x[0] for x in b], atol=1e-3) and [x[1] for x in a] == [x[1] for x in b]
+    whole = [request("loglikelihood_rolling", " ".join(d["question"] for d in documents("choices.jsonl")[:n])) for n in (1, 9)]
+    assert np.allclose(theirs.loglikelihood_rolling(whole, disable_tqdm=True), ours.loglikelihood_rolling(whole), atol=1e-2)
+    how = {"until": ["zz"], "max_gen_toks": 8, "do_sample": False}
+    prompts = [request("generate_until", context, dict(how)) for context, _ in asked[:6:2]]
+    assert theirs.generate_until(prompts, disable_tqdm=True) == ours.generate_until(prompts)

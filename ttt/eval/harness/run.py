@@ -22,27 +22,26 @@ _SLOW = 2_000_000  # values handed to an aggregation function of the harness in 
 
 
 def evaluate(
-    scorer: TextScorer, manager: Any, tasks: Mapping[str, Any], groups: Mapping[str, Any], *, limit: int = 0, chat: bool = False,
+    scorer: TextScorer, tasks: Mapping[str, Any], groups: Mapping[str, Any], *, limit: int = 0, chat: bool = False,
     shots: int | None = None, system: str = "", resamples: int = 1000, seed: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """What `ttt.eval.cards.make_card` takes, with ``items`` (lines of items.jsonl) and ``tasks`` (digests and sizes) beside.
 
-    ``manager``, ``tasks``, ``groups``: of `ttt.eval.harness.tasks`.  ``limit``: first documents of each task (0:
-    all).  ``chat``: context and shots become a chat of the model's template.
+    ``tasks``, ``groups``: of `ttt.eval.harness.tasks`.  ``limit``: first documents of each task (0: all).  ``chat``: context
+    and shots become a chat of the model's template.
     """
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.evaluator import evaluate as run_harness
 
     from ttt.eval.harness.model import HarnessModel
 
     started = time.perf_counter()
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    inner = {g.name for group in groups.values() for g in group.get_all_groups()}
-    roots = [group for name, group in groups.items() if name not in inner]
-    chosen = [*roots, *(t for n, t in tasks.items() if not _inside(n, groups))]
-    found = simple_evaluate(
-        model=HarnessModel(scorer), tasks=chosen, num_fewshot=shots, limit=limit or None, bootstrap_iters=0,
-        log_samples=True, apply_chat_template=chat, system_instruction=system or None, random_seed=seed,
-        numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, task_manager=manager,
+    for name, task in tasks.items():
+        _set_shots(name, task, shots, seed)
+    found = run_harness(
+        lm=HarnessModel(scorer), task_dict={"tasks": dict(tasks), "groups": dict(groups)}, limit=limit or None,
+        bootstrap_iters=0, log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat,
+        system_instruction=system or None,
     )  # fmt: skip
     samples: dict[str, list[dict[str, Any]]] = found["samples"]
     metrics: dict[str, dict[str, Any]] = {}
@@ -71,8 +70,14 @@ def evaluate(
     }  # fmt: skip
 
 
-def _inside(name: str, groups: Mapping[str, Any]) -> bool:
-    return any(name == t.task_name for g in groups.values() for t in g.get_all_tasks())
+def _set_shots(name: str, task: Any, shots: int | None, seed: int) -> None:
+    """Number of examples and the seed they are drawn with; a task that fixes 0 keeps it, as in the harness."""
+    own = task.get_config("num_fewshot")
+    if shots is not None and own == 0 and shots:
+        log.warning("%s: fixes 0 examples in its file; --shots %d does not apply", name, shots)
+    elif shots is not None or own is None:
+        task.set_config(key="num_fewshot", value=shots or 0)
+    task.set_fewshot_seed(seed=seed)
 
 
 def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
