@@ -42,7 +42,7 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
     cells: dict[int, Cell] = {}
     final = 0
     steps = list(zip(record.call, record.kind, record.position, record.token, record.confidence, strict=True))
-    reach = _reaches(record)
+    canvases = _canvases(record)
     at = 0
     while at < len(steps):
         call = steps[at][0]
@@ -50,25 +50,26 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
         cells = {p: MASK if c.state == "remasked" else Cell(c.state, c.token, c.confidence) for p, c in cells.items()}
         if at and steps[at - 1][1] == "x":
             cells = {p: c for p, c in cells.items() if p < final}
-        width = 0
+        width, given = 0, {}
         while at < len(steps) and steps[at][0] == call:
             _, kind, position, token, confidence = steps[at]
             if kind in "sx":
                 # What is dropped stays in the picture of the call that wrote it, unless something is written over it.
                 if kind == "x" and at + 1 < len(steps) and steps[at + 1][0] == call:
                     cells = {p: c for p, c in cells.items() if p < position}
-                    width = 0
+                    width, given = 0, {}
                 final = position
             else:
                 state = {"t": "text", "a": "audio", "c": "committed", "r": "remasked", "g": "given"}[kind]
-                cells[position] = Cell(state, token, confidence, new=True)
-                width = max(width, reach[at])
+                stood = kind == "g" and cells.get(position, MASK).state == "given"
+                cells[position] = Cell(state, token, confidence, new=not stood)
+                width, given = max(width, canvases[at][0]), {**given, **canvases[at][1]}
                 if kind in "ta":
                     final = position + 1
             at += 1
         size = max([width, *(p + 1 for p in cells)])
         for p in range(size):
-            cells.setdefault(p, MASK)
+            cells.setdefault(p, Cell("given", given[p], new=True) if p in given else MASK)
         yield Frame(call, tuple(cells[p] for p in range(size)), final)
     if steps:
         rest = tuple(Cell(c.state, c.token, c.confidence) for p, c in sorted(cells.items()) if p < len(record.ids))
@@ -76,24 +77,30 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
             yield Frame(steps[-1][0], rest, len(record.ids))
 
 
-def _reaches(record: TraceRecord) -> list[int]:
-    """For each step, one past the last position that is on the canvas then.
+def _canvases(record: TraceRecord) -> list[tuple[int, dict[int, int]]]:
+    """For each step: one past the last position on the canvas then, and what stood there from the block's start (forced ends).
 
     A sampler that masks again has predicted all of its canvas, so its canvas is what it has touched; else a block's is
     all that is written before the block is settled.
     """
-    out = [0] * len(record.kind)
+    out: list[tuple[int, dict[int, int]]] = [(0, {})] * len(record.kind)
     start = 0
     for at, kind in enumerate(record.kind):
         if kind in "ta":
-            out[at], start = record.position[at] + 1, at + 1
+            out[at], start = (record.position[at] + 1, {}), at + 1
         elif kind in "sx" or at + 1 == len(out):
             block = range(start, at + 1)
             ends = [record.position[i] + (record.kind[i] not in "sx") for i in block]
+            predicted = {record.position[i] for i in block if record.kind[i] in "cr"}
+            given = {
+                record.position[i]: record.token[i]
+                for i in block
+                if record.kind[i] == "g" and record.position[i] not in predicted
+            }
             grows = any(record.kind[i] == "r" for i in block)
             reach = 0 if grows else max(ends)
             for i, end in zip(block, ends, strict=True):
                 reach = max(reach, end)
-                out[i] = reach
+                out[i] = (reach, given)
             start = at + 1
     return out

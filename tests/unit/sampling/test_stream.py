@@ -33,7 +33,7 @@ SAMPLERS = {
 
 def talker(seed=0, **bias):
     """A random model that likes to open spans, to close them and to end."""
-    likes = {V.soa_id: 2.5, V.soa_last_id: 2.5, V.im_end_id: 2.0, V.eoa_id: 1.5, V.eoa_last_id: 1.5}
+    likes = {V.soa_id: 4.5, V.soa_last_id: 3.5, V.im_end_id: 0.5, V.eoa_id: 1.5, V.eoa_last_id: 1.5}
     return tiny_model(seed=seed, bias={**likes, **{getattr(V, k): b for k, b in bias.items()}})
 
 
@@ -139,7 +139,7 @@ def test_nothing_asked():
 @pytest.mark.parametrize("leave_after", ["text", "block", "sound"])
 def test_leaving_early(sampler, leave_after):
     """The model is back in its mode, gradients are on, and the next answer is what it would have been."""
-    model = talker(soa_id=4.0)
+    model = talker(soa_id=5.0, im_end_id=-9.0)
     d = decoder(sampler, model, max_tokens=60)
     some = prompts(2, 1)
     expected = d.generate(some)[0].ids

@@ -81,7 +81,7 @@ def test_the_last_frame_is_the_answer_and_tracing_changes_nothing(sampler):
 
 
 def test_confidences_are_those_the_sampler_ranked_by():
-    d, (prompt,) = decoder(model=talker(soa_id=4.0)), prompts(2, 1)
+    d, (prompt,) = decoder(model=talker(soa_id=5.0, im_end_id=-9.0)), prompts(2, 1)
     heard = []
     for _ in d.events([prompt], lambda row, at, ids, scores: heard.extend(zip(ids.tolist(), scores.tolist()))):
         pass
@@ -132,14 +132,15 @@ def test_frames_by_hand():
         Frame(4, (Cell("text", 5, 0.9), Cell("committed", 40, 0.8), Cell("committed", 41, 0.7), Cell("given", 90),
                   Cell("text", 6, 0.6, True)), 5),
     ]  # fmt: skip
-    later = dataclasses.replace(record, kind="tcccgst")
-    assert list(frames(later))[1].cells[2:] == (Cell("committed", 44, 0.1, True), MASK), (
-        "a block's later places are masks"
-    )
+    second, third = list(frames(dataclasses.replace(record, kind="tccccst")))[1:3]
+    assert second.cells[2:] == (Cell("committed", 44, 0.1, True), MASK), "a block's later places are masks"
+    second, third = list(frames(dataclasses.replace(record, kind="tcccgst")))[1:3]
+    assert second.cells[3] == Cell("given", 90, None, True), "but a forced end stands there from the start"
+    assert third.cells[3] == Cell("given", 90)
 
 
 def test_leaving_early_records_what_was_seen():
-    d, some = decoder(model=talker(soa_id=4.0)), prompts(2, 2)
+    d, some = decoder(model=talker(soa_id=5.0, im_end_id=-9.0)), prompts(2, 2)
     tracer = Tracer()
     events = tracer.watch(d, some)
     for _ in range(5):
@@ -157,7 +158,7 @@ def test_leaving_early_records_what_was_seen():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    d, some = decoder("fixed_length", talker(soa_id=4.0)), prompts(2, 2)
+    d, some = decoder("fixed_length", talker(soa_id=5.0, im_end_id=-9.0)), prompts(2, 2)
     _, records = traced(d, some)
     path = tmp_path_factory.mktemp("trace") / "some.trace.jsonl"
     write_trace(path, header(tiny_tokenizer(), d.sampler, {"seed": 1}), records)
