@@ -55,11 +55,14 @@ def chunk_rows(vocab: int, device: torch.device) -> int:
 
 def is_plain(head: nn.Module) -> bool:
     """Is ``head`` nothing but its own matrix and bias, whole on this rank?"""
+    # ZeRO-3 marks the parameters it shards and hooks every module.  Its engine holds the output layer's whole for all of a
+    # pass, and ranks with different numbers of chunks must not call the module, which would gather it anew each time.
+    if type(head) is nn.Linear and hasattr(head.weight, "ds_id"):
+        return head.weight.numel() == getattr(head.weight, "ds_numel", 0)
     hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
     if type(head) is not nn.Linear or hooks:
         return False
-    # DeepSpeed's ZeRO-3 marks the parameters it shards; other sharding replaces their type.
-    return type(head.weight) is nn.Parameter and not hasattr(head.weight, "ds_id")
+    return type(head.weight) is nn.Parameter  # other kinds of sharding replace the type
 
 
 def _called(head: nn.Module, hidden: Tensor, targets: Tensor, size: int) -> Tensor:

@@ -98,8 +98,8 @@ def engines(root: Path) -> dict[str, Any]:
         found[name] = told(train(engine, root / name, size, Untargeted).wait())
         found[name]["lines"] = lines(root / name)
     for name, source, engine, size in (
-        ("zero3 again", "zero3", "zero3", 2), ("zero3 to zero2 on one", "zero3", "zero2", 1),
-        ("zero2 to local", "zero2", "local", 1), ("local to zero3", "one", "zero3", 2),
+        ("zero3 again", "zero3", "zero3", 2), ("zero3 to local on one", "zero3", "local", 1),
+        ("local on one to zero2", "one", "zero2", 2),
     ):  # fmt: skip
         shutil.copytree(root / source, root / name)
         shutil.rmtree(root / name / "checkpoints/step-00000006")
@@ -116,7 +116,7 @@ def failures(root: Path) -> dict[str, Any]:
         if loader.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for engine in ("local", "zero2", "zero3"):
+    for engine in ("local", "zero2"):
         started = train(engine, root / f"lost {engine}", 2, in_update(4, die), rank_timeout_s=20)
         found[f"lost {engine}"] = told(started.wait())
 
@@ -132,8 +132,7 @@ def failures(root: Path) -> dict[str, Any]:
     first.kill(1, signal.SIGTERM)
     (root / "go").touch()
     found["signal"] = told(first.wait())
-    found["signal"]["resumed"] = told(train("zero2", root / "signal", 2).wait())
-    found["signal"]["lines"] = lines(root / "signal")
+    found["signal"]["kept"] = sorted(p.name for p in (root / "signal/checkpoints").iterdir())
 
     class Inf(Toy):
         def terms(self, model, plan):
@@ -150,6 +149,23 @@ def failures(root: Path) -> dict[str, Any]:
 
     found["nan"] = told(train("zero2", root / "nan", 2, in_update(3, widen), Inf, save_every_steps=1).wait())
     found["nan"]["files"] = sorted(p.name for p in (root / "nan").glob("crash-*/*"))
+
+    def full(loader: ToyLoader) -> None:
+        import errno
+
+        import safetensors.torch
+
+        real = safetensors.torch.save_file
+
+        def save_file(tensors, path, *rest, **more):
+            if ".step-00000006" in str(path) and loader.rank == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(tensors, path, *rest, **more)
+
+        safetensors.torch.save_file = save_file
+
+    found["disk"] = told(train("zero2", root / "disk", 2, in_update(4, full)).wait())
+    found["disk"]["files"] = sorted(p.name for p in (root / "disk/checkpoints").iterdir())
 
     class Spare(TinyLM):
         def __init__(self, seed: int = 0) -> None:
@@ -169,15 +185,15 @@ def failures(root: Path) -> dict[str, Any]:
     return found
 
 
-def endurance(root: Path, engine: str, size: str, kills: str, seed: str, steps: str = "60") -> dict[str, Any]:
+def endurance(root: Path, engine: str, ranks: int, kills: int, seed: int, steps: int) -> dict[str, Any]:
     """``kills`` times kill -9 at a random moment, every third within a save; then to the end, against an uninterrupted run."""
-    ranks, draw = int(size), random.Random(int(seed))
-    more = {"steps": int(steps), "save_every_steps": 4, "eval_every_steps": 20}
+    draw = random.Random(seed)
+    more = {"steps": steps, "save_every_steps": 4, "eval_every_steps": 20}
     whole = told(train(engine, root / "whole", ranks, **more).wait(600))
     moments: list[str] = []
     folder = root / "killed"
     span = max(0.3, whole["seconds"][0] - 1.0)
-    while len(moments) < int(kills):
+    while len(moments) < kills:
         running = train(engine, folder, ranks, **more)
         saving = len(moments) % 3 == 2
         wait = draw.uniform(0.0, 0.02 if saving else span * 0.5)
@@ -204,6 +220,66 @@ def endurance(root: Path, engine: str, size: str, kills: str, seed: str, steps: 
     ended = told(train(engine, folder, ranks, **more).wait(600))
     return {"whole": whole, "moments": moments, "end": ended, "lines": [lines(root / "whole"), lines(folder)],
             "left": [p.name for p in (folder / "checkpoints").glob(".*")]}  # fmt: skip
+
+
+def language_model(root: Path) -> dict[str, Any]:
+    """A Hugging Face network under ZeRO-3: logits in chunks, decoding in between, bfloat16, a plain folder in the end."""
+    import ttt.model.cross_entropy
+    from ttt.check.world import batch, network
+    from ttt.registry.families import OBJECTIVE
+
+    ttt.model.cross_entropy.CHUNK_BYTES["cpu"] = 1
+    ttt.model.cross_entropy.LEAST_ROWS = 4  # ranks have different numbers of chunks
+    made = network()
+    objective = OBJECTIVE.build({"name": "ttt"}, "objective")
+
+    class Loader(ToyLoader):
+        def micro_batch(self, update: int, index: int):
+            return batch(10 * update + index * self.world + self.rank)
+
+    def callback(running, step):
+        seen = batch(3)
+        for _ in range(1 + running.engine.rank):  # the ranks need not keep step here
+            with torch.no_grad():
+                hidden = running.model.hidden(seen.ids, seen.position, None)
+        return {"eval/hidden": float(running.model.head(hidden).float().mean())}
+
+    def start(engine: str, name: str, size: int, **more: Any) -> World:
+        values = {**settings(engine, root, size), "steps": 2, "save_every_steps": 1, "eval_every_steps": 1, **more}
+
+        def work() -> int:
+            from tiny_training import config
+
+            from ttt.train.trainer import Trainer
+
+            rank, ranks = world()
+            run = Trainer(
+                config(root / name, **values),
+                made.train(),
+                objective,
+                Loader(rank, ranks),
+                [batch(7)],
+                callbacks=[callback],
+            )
+            return run.run().exit_code
+
+        return World(size, work, root / f"{name}-logs")
+
+    found: dict[str, Any] = {}
+    for engine, name, size, more in (
+        ("local", "one", 1, {}), ("zero3", "zero3", 2, {}), ("local", "one-bf16", 1, {"autocast": "bfloat16"}),
+        ("zero3", "zero3-bf16", 2, {"autocast": "bfloat16"}),
+    ):  # fmt: skip
+        found[name] = told(start(engine, name, size, **more).wait())
+        found[name]["lines"] = lines(root / name)
+        if name == "zero3-bf16":
+            shutil.copytree(root / name, root / "again")
+            shutil.rmtree(root / "again/checkpoints/step-00000002")
+            found["again"] = told(start(engine, "again", size, **more).wait())
+            found["again"]["lines"] = lines(root / "again")
+    found["folder"] = str(root / "zero3/checkpoints/step-00000002/model")
+    found["one folder"] = str(root / "one/checkpoints/step-00000002/model")
+    return found
 
 
 def _whole(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """Several ranks without a launcher's start-up time: heavy packages are imported once, each world forks its ranks.
 
-``python rank_worlds.py SCENARIO FOLDER`` runs one function of `rank_scenarios` and prints what it returns as JSON.
+``python rank_worlds.py`` reads lines ``[scenario, folder, arguments...]`` and answers each with what that function of
+`rank_scenarios` returns; both as JSON.
 """
 
 from __future__ import annotations
@@ -103,4 +104,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     import rank_scenarios
 
-    print(json.dumps(getattr(rank_scenarios, sys.argv[1])(Path(sys.argv[2]), *sys.argv[3:])))
+    for line in sys.stdin:
+        scenario, folder, *arguments = json.loads(line)
+        print(json.dumps(getattr(rank_scenarios, scenario)(Path(folder), *arguments)), flush=True)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_training import TinyLM, Toy, ToyLoader, batch, lines, trainer
 
 from ttt.errors import CheckpointError, ConfigError, DataError
-from ttt.train.checkpoint import DiskFullError, complete_checkpoints, latest_complete, read_state
+from ttt.train.checkpoint import DiskFullError, complete_checkpoints, latest_complete, read_state, verify
 from ttt.train.crash import load_crash
 from ttt.train.engine import load_weights
 from ttt.train.step import NonFiniteError
@@ -312,6 +312,34 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(uninterrupted, tmp_path, mon
     trainer(tmp_path, keep_checkpoints=1).run()
     assert lines(tmp_path) == lines(uninterrupted)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000012"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with little room; ``small_disk(size)`` makes it larger.  Needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> bool:
+        return subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode == 0
+
+    if not mount("-t", "tmpfs", "-o", "size=112k", "tmpfs"):
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder, lambda size: mount("-o", f"remount,size={size}")
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(uninterrupted, small_disk):
+    folder, resize = small_disk
+    with pytest.raises(DiskFullError, match=r"the disk is full: a checkpoint needs about .* free; make room"):
+        trainer(folder, keep_checkpoints=100, save_every_steps=1).run()
+    kept = complete_checkpoints(folder / "checkpoints")
+    assert kept and {p.name for p in (folder / "checkpoints").iterdir()} == {p.name for p in kept}
+    for path in kept:
+        verify(path)
+    assert resize("4m")
+    assert trainer(folder, keep_checkpoints=100, save_every_steps=1).run().step == 12
+    assert lines(folder) == lines(uninterrupted)
 
 
 # ---- run folders -------------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ class DeepSpeedEngine(Engine):
             raise ConfigError(
                 f"train.engine: deepspeed refuses {where}: {' '.join(str(error).split())[:400]}"
             ) from error
+        if self.stage == 3:
+            self._hold_output_layer()
         self._fragments = self._find_fragments()
         self._seen: set[str] = set()
         for name in self._trained:
@@ -253,6 +255,15 @@ class DeepSpeedEngine(Engine):
         """The optimiser of the recipe, which knows flat pieces by now."""
         return self._zero.optimizer
 
+    def _hold_output_layer(self) -> None:
+        """The loss uses the output layer's matrix by itself, some rows at a time: it stays whole for all of a pass."""
+        from deepspeed.runtime.zero import register_external_parameter
+
+        head = getattr(getattr(self.model, "hf", None), "get_output_embeddings", lambda: None)()
+        if head is not None:
+            for parameter in head.parameters():
+                register_external_parameter(self._ds.module, parameter)
+
     def _find_fragments(self) -> dict[str, Fragment]:
         """By parameter; a rank has one piece of it at most."""
         found = {}
@@ -333,7 +344,8 @@ def _import(device: torch.device) -> Any:
             f"train.engine: deepspeed: {error}; 'pip install deepspeed' or train.engine=local"
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # DeepSpeed's calls, not the user's
+    # Of DeepSpeed's calls; the user can do nothing about them.
+    warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)
     if on_cpu:
         # DeepSpeed would compile a kernel for ranks of one machine (minutes, at the first start); gloo does without.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
