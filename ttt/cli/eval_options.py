@@ -36,7 +36,7 @@ def _common(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="recipe YAML (default: the run's own)"
     )
-    one.add_argument("--out", default="", metavar="DIR", help="folder of the results (default: RUN/eval/BENCHMARK)")
+    one.add_argument("--out", default="", metavar="DIR", help="folder of the results (default: in RUN/eval)")
     one.add_argument(
         "--limit", type=int, default=0, metavar="N", help="first N items of each task or subject (default: all)"
     )

@@ -40,8 +40,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[RunConfig, Path, Path]:
-    """(configuration, folder with weights, folder of the results) of one model."""
+def prepare(arguments: argparse.Namespace, name: str = "lm-eval") -> tuple[RunConfig, Path, Path]:
+    """(configuration, folder with weights, folder of the results) of one model; ``name``: of that folder in a run."""
     model = arguments.model
     given = [o.partition("=")[2] for o in arguments.overrides if o.startswith(("run.dir=", "eval.checkpoint="))]
     config = read_config(model or (given or ["."])[-1], arguments.config, arguments.overrides, arguments.plugins)
@@ -52,7 +52,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[RunConfig, Path, Path]:
         import torch
 
         torch.set_num_threads(config.run.threads)
-    out = Path(arguments.out) if arguments.out else Path(model) / "eval" / arguments.benchmark
+    out = Path(arguments.out) if arguments.out else Path(model) / "eval" / name
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--out: missing; {folder} is a model folder, which results do not belong into")
     return config, folder, out
@@ -114,8 +114,11 @@ def finish(
 
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / "items.jsonl", map(plain, result["items"]))
+    # as the report's tables want them
+    metrics = {key: {"task": key.rpartition("/")[0], "split": "", **entry} for key, entry in result["metrics"].items()}
+    result = {"normalizer": "each task's own", **result, "metrics": metrics}
     card = make_card(
-        result, config=to_plain(config), seeds={"run": config.run.seed}, data=files,
+        result, name=stage.name.removeprefix("eval "), config=to_plain(config), seeds={"run": config.run.seed}, data=files,
         decode={**told, "tasks": result["tasks"]}, limited=f"first {limit} items of each task" if limit else "",
     )  # fmt: skip
     if "harness" in result:

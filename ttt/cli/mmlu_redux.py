@@ -21,14 +21,16 @@ def mmlu_redux(arguments: argparse.Namespace) -> int:
     from ttt.eval.harness.mmlu_redux import Protocol, read_folder, subject_files
 
     protocol = Protocol(arguments.protocol, arguments.labels, arguments.only_ok, arguments.parse, arguments.instruction)
-    config, folder, out = prepare(arguments)
+    config, folder, out = prepare(arguments, f"mmlu-redux-{protocol.name}")
     settings = settings_from(arguments, config)
     chosen = read_folder(arguments.data, arguments.subject, protocol, arguments.limit)
     told = {
         "protocol": vars(protocol), "subjects": sorted({q.subject for q in chosen.questions}), "limit": arguments.limit,
         **reading_settings(config, settings),
     }  # fmt: skip
-    stage = Stage("eval mmlu-redux", out / "eval.done.json", [folder, *chosen.files], [out / "card.json"], told)
+    stage = Stage(
+        f"eval mmlu-redux-{protocol.name}", out / "eval.done.json", [folder, *chosen.files], [out / "card.json"], told
+    )
     if stage.is_done(arguments.overwrite):
         show_card(out / "card.json")
         return 0

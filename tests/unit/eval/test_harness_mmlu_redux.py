@@ -287,3 +287,18 @@ def test_a_plain_text_model_is_asked_by_its_own_vocabulary(tmp_path, questions):
     out = tmp_path / "o"
     assert main(["eval", "mmlu-redux", str(questions), "--model", str(tmp_path / "m"), "--out", str(out), "run.device=cpu"]) == 0
     assert main(["eval", "mmlu-redux", str(questions), "--model", str(tmp_path / "m")]) == 2  # results need a place
+
+
+def test_a_run_says_how_it_is_read_and_reports_what_was_found(questions, tmp_path, capsys):
+    run = tmp_path / "run"
+    tiny_model(seed=3).save(run / "model")
+    (run / "config.yaml").write_text("objective: {name: nar}\nrun: {device: cpu}\n")
+    assert main(["eval", "mmlu-redux", str(questions), "--model", str(run), "--limit", "3"]) == 0
+    card = read_card(run / "eval/mmlu-redux-letters/card.json")
+    assert card["decode"]["objective"] == "nar" and card["decode"]["mask"]["name"] == "full" and card["name"] == "mmlu-redux-letters"
+    assert card["limited"] == "first 3 items of each task" and card["metrics"]["philosophy/acc"]["n"] == 3
+    capsys.readouterr()
+    assert main(["report", f"run.dir={run}"]) == 0
+    shown = capsys.readouterr().out
+    assert "anatomy" in shown and "macro_acc" in shown and "first 3 items" in shown
+    assert "mmlu-redux-letters/anatomy/acc" in json.loads((run / "report.json").read_text())

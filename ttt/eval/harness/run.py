@@ -61,8 +61,8 @@ def evaluate(
     }  # fmt: skip
     mass = scorer.speech_mass()
     if len(mass):
-        metrics["text/speech_mass"] = _entry(bootstrap(mass, lambda s: s[0] / s[1], resamples, seed), "rate", False, "ids outside "
-                                        "the vocabulary in use, mean probability on scored tokens")  # fmt: skip
+        metrics["text/speech_mass"] = _entry(bootstrap(mass, lambda s: s[0] / s[1], resamples, seed), "rate", False, "speech_mass: "
+                                        "mean probability of other ids on scored tokens")  # fmt: skip
     return {
         "metrics": metrics, "items": items, "tasks": told,
         "counts": {"items": sum(t["n"] for t in told.values()), **scorer.counts},
