@@ -24,7 +24,7 @@ def read_readme() -> str:
 
 
 EXTRAS = {
-    "deepspeed": ["deepspeed>=0.16"],
+    "deepspeed": ["deepspeed>=0.19"],
     "lora": ["peft>=0.15", "bitsandbytes"],
     "corpus": ["espeakng-loader"],
     "parquet": ["pyarrow>=15"],

@@ -81,6 +81,8 @@ class DeepSpeedEngine(Engine):
         self.model = model
         if train.autocast == "none" and any(p.dtype == torch.bfloat16 for p in model.parameters()):
             raise ConfigError("model.dtype: bfloat16 weights need train.autocast=bfloat16 with train.engine=deepspeed")
+        if not all(p.is_floating_point() for p in model.parameters()):
+            raise ConfigError("model.lora: quantized weights cannot be spread; use train.engine=local, or no quantization")
         self._named = dict(model.named_parameters())
         self._numel = sum(p.numel() for p in self._named.values())
         self._shapes = {n: p.shape for n, p in self._named.items()}
@@ -202,37 +204,23 @@ class DeepSpeedEngine(Engine):
 
     def save_model(self, folder: Path) -> None:
         """Gathered to rank zero's host memory in float32, one parameter at a time, and written as any model."""
-        import torch.distributed as dist
-
-        with torch.no_grad():
-            whole = self._by_name(self._shell) if self._shell is not None else {}
-            for name, parameter in self._named.items():
-                if name in self._trained:
-                    value = self._gather(name)
-                    dist.reduce(value, 0)
-                else:
-                    value = self._frozen(parameter)
-                if self.rank == 0:
-                    whole[name].data = value.view(self._shapes[name]).to("cpu", copy=True)
-            if self._shell is not None:
-                for mine, theirs in zip(self._shell.buffers(), self.model.buffers(), strict=True):
-                    mine.data.copy_(theirs)
-                try:
-                    self._shell.save(folder)  # type: ignore[operator]
-                finally:
-                    _empty(self._shell)
+        self._fill_shell()
+        if self._shell is not None:
+            try:
+                self._shell.save(folder)  # type: ignore[operator]
+            finally:
+                _empty(self._shell)
 
     def load_model(self, folder: Path) -> None:
         """Rank zero reads, everyone takes its share."""
         import torch.distributed as dist
 
+        self._fill_shell()  # a folder may hold some of the weights only (adapters)
         full: dict[str, Tensor] = {}
         with self.ranks.together():
             if self._shell is not None:
-                for name, parameter in self._by_name(self._shell).items():
-                    parameter.data = torch.empty(self._shapes[name], dtype=parameter.dtype)
                 load_weights(self._shell, folder)
-                full = {n: p.data for n, p in self._by_name(self._shell).items()}
+                full = {n: p.data for n, p in self._shell.named_parameters()}
         self._set_weights(full)
         for number, buffer in enumerate(self.model.buffers()):
             if self._shell is not None:
@@ -291,6 +279,25 @@ class DeepSpeedEngine(Engine):
             value[fragment.start : fragment.start + fragment.number] = fragment.part(fragment.flat.data).to(self.device)
         return value
 
+    @torch.no_grad()
+    def _fill_shell(self) -> None:
+        """Gather all weights into rank zero's shell, one at a time."""
+        import torch.distributed as dist
+
+        whole = dict(self._shell.named_parameters()) if self._shell is not None else {}
+        trained = set(self._trained)
+        for name, parameter in self._named.items():
+            if name in trained:
+                value = self._gather(name)
+                dist.reduce(value, 0)
+            else:
+                value = self._frozen(parameter)
+            if self.rank == 0:
+                whole[name].data = value.view(self._shapes[name]).to("cpu", whole[name].dtype, copy=True)
+        if self._shell is not None:
+            for mine, theirs in zip(self._shell.buffers(), self.model.buffers(), strict=True):
+                mine.data.copy_(theirs)
+
     def _frozen(self, parameter: nn.Parameter) -> Tensor:
         with self._gathered(parameter):
             return parameter.data.detach().clone().flatten()
@@ -320,9 +327,6 @@ class DeepSpeedEngine(Engine):
         from deepspeed.runtime.zero import GatheredParameters
 
         return GatheredParameters([parameter], modifier_rank=modifier_rank)
-
-    def _by_name(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        return dict(module.named_parameters())
 
     def _step_like(self, age: Tensor | None, flat: Tensor) -> Tensor:
         """Fused and capturable optimisers keep their count beside the numbers, the others on the CPU."""
