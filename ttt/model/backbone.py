@@ -52,9 +52,7 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
         raise ConfigError(
             f"model.attention: {section.attention!r} cannot take a custom mask; use {', '.join(IMPLEMENTATIONS)}"
         )
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(section.dtype)
-    if dtype is None:
-        raise ConfigError(f"model.dtype: {section.dtype!r} is none of float32, bfloat16")
+    dtype = weight_type(section)
     if section.path:
         from ttt.model.lora import quantization
 
@@ -77,10 +75,23 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
         setattr(hf.config, token, value)
         setattr(hf.generation_config, token, value)
     if section.gradient_checkpointing:
-        # Renamed in transformers 5; the old name goes in 6.
-        name = "activation_checkpointing_enable"
-        getattr(hf, name if hasattr(hf, name) else "gradient_checkpointing_enable")()
+        enable_checkpointing(hf)
     return hf
+
+
+def weight_type(section: ModelSection) -> torch.dtype:
+    """``model.dtype`` as torch's.  Raises `ConfigError`."""
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(section.dtype)
+    if dtype is None:
+        raise ConfigError(f"model.dtype: {section.dtype!r} is none of float32, bfloat16")
+    return dtype
+
+
+def enable_checkpointing(hf: Any) -> None:
+    """Keep one hidden state a layer and compute the rest again in the backward pass."""
+    # Renamed in transformers 5; the old name goes in 6.
+    name = "activation_checkpointing_enable"
+    getattr(hf, name if hasattr(hf, name) else "gradient_checkpointing_enable")()
 
 
 def quiet() -> None:
