@@ -168,11 +168,9 @@ def test_a_model_folder_needs_a_recipe(run, tmp_path):
 
 
 def test_import_is_cheap_and_names_are_known():
-    code = (
-        "import sys, ttt; print({'torch', 'transformers', 'omegaconf'} & set(sys.modules), sorted(dir(ttt)), ttt.load)"
-    )
+    code = "import sys, ttt; print({'torch', 'transformers', 'omegaconf'} & set(sys.modules), set(dir(ttt)) >= {'Answer', 'Model', 'load'}, ttt.load)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.startswith("set() ['Answer', 'Model'") and "function load" in done.stdout, done.stderr
+    assert done.stdout.startswith("set() True <function load"), done.stderr
     with pytest.raises(AttributeError, match="module 'ttt' has no attribute 'laod'"):
         ttt.laod
 

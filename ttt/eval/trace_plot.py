@@ -81,12 +81,13 @@ def trace_picture(record: TraceRecord, head: Mapping[str, Any], out: str | Path)
     ended = f"{len(record.ids)} tokens, {sum(record.calls.values())} calls, stopped: {record.stopped}"
     body.set_title(f"{record.uid}: {ended}", fontsize=9)
     body.tick_params(labelbottom=False)
-    patches = [Patch(facecolor=MASKED, label="mask")]
+    patches = [Patch(facecolor=MASKED, label="mask")] if (what == 1).any() else []
     if (what == 4).any():
         patches.append(Patch(facecolor=TAKEN_BACK, label="masked again"))
     if ((what >= 2) & (what != 4) & ~np.isfinite(confidence)).any():
         patches.append(Patch(facecolor=REST, label="not predicted"))
-    plot.legend(handles=patches, fontsize=7, loc="outside lower center", ncol=3, frameon=False)
+    if patches:
+        plot.legend(handles=patches, fontsize=7, loc="outside lower center", ncol=3, frameon=False)
 
     strip = plot.add_subplot(grid[1], sharex=body)
     vocabulary = head.get("vocabulary", {})
