@@ -230,7 +230,7 @@ def test_pictures_of_samplers(tmp_path, sampler):
         return float((np.abs(rgb - wanted) <= 2).all(1).mean())
 
     assert (share("#f56565") > 0.005) == (sampler == "semi_ar_origin"), "red: masked again"
-    assert bool((states(r)[1] == 1).any()) == (sampler != "ar"), "masks"
+    assert bool((states(r)[1] == 1).any()) == (sampler in ("blockwise", "first_hitting")), "masks"
     assert share("#dd6b20") > 0.002, "orange: audio"
 
 
