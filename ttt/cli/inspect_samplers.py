@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import shutil
@@ -47,7 +48,10 @@ def samplers(arguments: argparse.Namespace) -> int:
     _write(out, report, answers, shown)
     from ttt.eval.compare import text_table
 
-    print(text_table(report["samplers"]) + (f"\n\n{shown}" if shown else ""))
+    width = max(map(len, contenders))
+    for name, line in report["what"].items():
+        print(f"{name:{width}}  {line}")
+    print("\n" + text_table(report["samplers"]) + (f"\n\n{shown}" if shown else ""))
     print(f"\n{MARKER}, samplers.md and answers.jsonl in {out}")
     return 0
 
@@ -60,9 +64,11 @@ def read_contenders(config: RunConfig, specs: Sequence[str]) -> dict[str, RunCon
     """
     found: dict[str, RunConfig] = {}
     for spec in specs:
-        for label, node in _nodes(spec):
-            if label in found:
-                raise ConfigError(f"--samplers: {label!r} is there twice; give labels: {{first: ..., second: ...}}")
+        for label, node, named in _nodes(spec):
+            if label in found and named:
+                raise ConfigError(f"--samplers: {label!r} is there twice; give another label")
+            again = sum(known == label or known.startswith(f"{label} ") for known in found)
+            label = f"{label} {again + 1}" if again and not named else label
             try:
                 found[label] = build_config(merge(to_plain(config), {"eval": node}))
                 decode_settings(found[label])
@@ -71,8 +77,8 @@ def read_contenders(config: RunConfig, specs: Sequence[str]) -> dict[str, RunCon
     return found
 
 
-def _nodes(spec: str) -> list[tuple[str, dict[str, Any]]]:
-    """(label, keys over the section ``eval``) of one ``--samplers``."""
+def _nodes(spec: str) -> list[tuple[str, dict[str, Any], bool]]:
+    """(label, keys over the section ``eval``, was the label given?) of one ``--samplers``."""
     import yaml
 
     path = Path(spec)
@@ -85,9 +91,9 @@ def _nodes(spec: str) -> list[tuple[str, dict[str, Any]]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{place}: not readable as YAML: {' '.join(str(error).split())}") from error
     if isinstance(node, Mapping) and "name" not in node:
-        return [(str(k), _over(v, place)) for k, v in node.items()]
+        return [(str(k), _over(v, place), True) for k, v in node.items()]
     items = node if isinstance(node, list) else [node]
-    return [(_label(item), _over(item, place)) for item in items]
+    return [(_label(item), _over(item, place), False) for item in items]
 
 
 def _over(node: Any, place: str) -> dict[str, Any]:
@@ -101,12 +107,7 @@ def _over(node: Any, place: str) -> dict[str, Any]:
 
 
 def _label(node: Any) -> str:
-    if not isinstance(node, Mapping):
-        return str(node)
-    rest = ", ".join(
-        f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in node.items() if k != "name"
-    )
-    return f"{node.get('name')}({rest})" if rest else str(node.get("name"))
+    return str(node.get("name")) if isinstance(node, Mapping) else str(node)
 
 
 def _examples(config: RunConfig, arguments: argparse.Namespace) -> list[Example]:
@@ -185,13 +186,25 @@ def _report(
 
     rate = getattr(config.codec, "frame_rate_hz", None) if config.codec is not None else None
     return {
-        "format": "ttt-samplers-1",
+        "format": "ttt-samplers-1", "what": {name: one_line(c) for name, c in contenders.items()},
         "samplers": {name: summarise(some, rate, config.eval.bootstrap, config.run.seed) for name, some in answers.items()},
         "settings": {name: settings_of(c) for name, c in contenders.items()},
         "examples": arguments.examples, "uids": [e.uid for e in examples], "draws": arguments.draws,
         "likelihood_draws": arguments.likelihood_draws, "checkpoint": str(checkpoint), "versions": versions(),
         "git": git_state(), "hardware": hardware(),
     }  # fmt: skip
+
+
+def one_line(config: RunConfig) -> str:
+    """What a sampler is: its name and the fields that are not the default, and the text's temperature if it is drawn."""
+    sampler = config.eval.sampler
+    default = {f.name: to_plain(f.default) for f in dataclasses.fields(sampler)}
+    given = {k: v for k, v in to_plain(sampler).items() if k != "name" and v != default.get(k)}
+    given = {k: v["name"] if isinstance(v, Mapping) and v == {"name": v.get("name")} else v for k, v in given.items()}
+    text = f"; text at temperature {config.eval.temperature:g}" if config.eval.temperature else ""
+    name = getattr(type(sampler), "registered_name", type(sampler).__name__)
+    fields = ", ".join(f"{k} {v}" for k, v in given.items() if v != default.get(k))
+    return f"{name}: {fields or 'defaults'}{text}"
 
 
 def side_by_side(answers: Mapping[str, Sequence[Answered]], examples: Sequence[Example], limit: int) -> str:
@@ -241,7 +254,9 @@ def _write(out: Path, report: Mapping[str, Any], answers: Mapping[str, Sequence[
         for name, some in answers.items() for a in some
     ]  # fmt: skip
     (partial / "answers.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    text = f"# Samplers\n\n{len(report['uids'])} prompts, {report['draws']} answers each.\n\n{markdown_table(report['samplers'])}\n"
+    what = "".join(f"* {name}: {line}\n" for name, line in report["what"].items())
+    text = f"# Samplers\n\n{len(report['uids'])} prompts, {report['draws']} answers each.\n\n{what}\n"
+    text += f"{markdown_table(report['samplers'])}\n"
     text += f"\n## Answers\n\n```text\n{shown}\n```\n" if shown else ""
     (partial / "samplers.md").write_text(text, encoding="utf-8")
     (partial / MARKER).write_text(
