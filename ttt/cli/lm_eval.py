@@ -72,7 +72,7 @@ def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, ou
     stage = Stage(
         "eval lm-eval", out / "eval.done.json", [folder, *chosen.files], [out / "card.json", out / "items.jsonl"], told
     )
-    if stage.is_done(arguments.overwrite):
+    if not arguments.dry_run and stage.is_done(arguments.overwrite):
         show_card(out / "card.json")
         return
     tasks, groups = load(chosen)

@@ -31,7 +31,7 @@ def mmlu_redux(arguments: argparse.Namespace) -> int:
     stage = Stage(
         f"eval mmlu-redux-{protocol.name}", out / "eval.done.json", [folder, *chosen.files], [out / "card.json"], told
     )
-    if stage.is_done(arguments.overwrite):
+    if not arguments.dry_run and stage.is_done(arguments.overwrite):
         show_card(out / "card.json")
         return 0
     if protocol.name == "generate" and config.objective.canvas == "answer":

@@ -374,3 +374,17 @@ def test_cut_contexts_are_counted(model):
     asked.loglikelihood([(CONTEXTS[2], " a"), ("a", " a")])
     asked.generate([(CONTEXTS[2], {"max_gen_toks": 2})])
     assert asked.counts["contexts cut on the left"] == 2 and asked.counts["scored requests"] == 2
+
+
+def test_long_jobs_tell_how_far_they_are(model, monkeypatch, caplog):
+    from ttt.eval.harness import scorer as module
+
+    wanted = [s.logprob for s in scorer(model).loglikelihood(REQUESTS)]
+    monkeypatch.setattr(module, "_TOGETHER", 4)
+    monkeypatch.setattr(module, "_TELL_S", 0.0)
+    with caplog.at_level("INFO"):
+        found = [s.logprob for s in scorer(model).loglikelihood(REQUESTS)]
+        scorer(model, batch_size=1).generate([(c, {"max_gen_toks": 2}) for c in CONTEXTS])
+    told = [r.message for r in caplog.records]
+    assert np.allclose(found, wanted, atol=1e-4)
+    assert any(t.startswith("scored 8 of 12") for t in told) and any(t.startswith("written 2 of 3") for t in told)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,11 +37,28 @@ if TYPE_CHECKING:
     from ttt.interfaces import Objective, SpanSampler
     from ttt.model.lm import SpeechTextLM
 
+log = logging.getLogger(__name__)
 MC_DRAWS = Draws(draws=128, estimator="spread", group=16)  # LLaDA's numbers of draws
+_TOGETHER = 1024  # requests that are sorted by length and scored together
+_TELL_S = 20.0  # seconds between two lines of progress
 _GENERATION = {
     "until": (), "max_gen_toks": None, "max_new_tokens": None, "max_tokens": None, "do_sample": False, "temperature": 0.0,
     "top_k": 0, "top_p": 1.0,
 }  # fmt: skip
+
+
+class _Progress:
+    """A line in the log now and then."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self.started = self.last = time.perf_counter()
+
+    def __call__(self, done: int) -> None:
+        now = time.perf_counter()
+        if now - self.last >= _TELL_S and done:
+            self.last = now
+            log.info("%s %d of %d, %.0f s", self.what, done, self.total, now - self.started)
 
 
 @dataclass(frozen=True)
@@ -115,17 +134,24 @@ class TextScorer:
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """The same for pairs of ids; equal pairs are computed once."""
         unique = list(dict.fromkeys(pairs))
-        s = self.settings
-        if self.diffusion:
-            found = bound_scores(
-                self.model, self.mask, unique, self.allowed, s.batch_tokens, s.draws, s.seed, s.check_greedy
-            )
-        else:
-            found = chain_scores(self.model, self.mask, unique, self.allowed, s.batch_tokens)
-            self.elsewhere += [(x.elsewhere, x.tokens) for x in found]
+        found: list[Scored] = []
+        told = _Progress("scored", len(unique))
+        for start in range(0, len(unique), _TOGETHER):
+            found += self._score(unique[start : start + _TOGETHER])
+            told(len(found))
         self.counts["scored requests"] += len(pairs)
         by_pair = dict(zip(unique, found, strict=True))
         return [by_pair[p] for p in pairs]
+
+    def _score(self, pairs: Sequence[Pair]) -> list[Scored]:
+        s = self.settings
+        if self.diffusion:
+            return bound_scores(
+                self.model, self.mask, pairs, self.allowed, s.batch_tokens, s.draws, s.seed, s.check_greedy
+            )
+        found = chain_scores(self.model, self.mask, pairs, self.allowed, s.batch_tokens)
+        self.elsewhere += [(x.elsewhere, x.tokens) for x in found]
+        return found
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
         """log p of whole texts, in windows of ``max_length``; the first token is predicted by a padding token."""
@@ -153,7 +179,10 @@ class TextScorer:
         training = self.model.training
         self.model.eval()
         try:
+            told, done = _Progress("written", len(asks)), 0
             for rows in self._generation_batches(asks):
+                done += len(rows)
+                told(done - len(rows))
                 for i, text in zip(rows, self._write([asks[i] for i in rows]), strict=True):
                     out[i] = text
         finally:
