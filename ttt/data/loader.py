@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ttt.data.packing import PackingReport, collate, pack_lengths
+from ttt.data.packing import PackingReport, collate, longest_first, pack_lengths
 from ttt.data.streams import Streams, as_streams
 from ttt.data.streams import streams_digest as streams_digest
 from ttt.errors import ConfigError, DataError
@@ -26,6 +26,7 @@ from ttt.types import PackedBatch, TokenStream
 log = logging.getLogger(__name__)
 Rows = list[list[int]]  # rows of example numbers
 POOL_BATCHES = 8
+POOL_ROWS = 32  # rows that are filled from one pool of examples, the longest first
 WINDOW = 1 << 16
 
 
@@ -139,7 +140,9 @@ class Loader:
 
     def _packed(self, order: np.ndarray, rng: np.random.Generator) -> list[Rows]:
         numbers = order.tolist()
-        places = pack_lengths(self.lengths[order].tolist(), self.row_tokens, range(len(numbers)))
+        lengths = self.lengths[order].tolist()
+        first = longest_first(lengths, range(len(numbers)), POOL_ROWS * self.row_tokens)
+        places = pack_lengths(lengths, self.row_tokens, first)
         rows = [[numbers[i] for i in row] for row in places]
         # Best-fit closes rows in an order that depends on length; shuffle so that a batch is a fair sample.
         rows = [rows[i] for i in rng.permutation(len(rows))]

@@ -58,6 +58,26 @@ def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) 
     return rows
 
 
+def longest_first(lengths: Sequence[int], order: Sequence[int], pool_tokens: int) -> list[int]:
+    """``order`` in pools of about ``pool_tokens`` tokens, each with its longest first (ties in the given order).
+
+    Best-fit fills rows better when long examples come first; in pools, so that who shares a row still changes with the order.
+
+    >>> longest_first([1, 3, 2, 4], [0, 1, 2, 3], pool_tokens=5)
+    [1, 2, 0, 3]
+    """
+    found: list[int] = []
+    pool: list[int] = []
+    tokens = 0
+    for index in order:
+        pool.append(int(index))
+        tokens += int(lengths[index])
+        if tokens >= pool_tokens:
+            found += sorted(pool, key=lambda i: -int(lengths[i]))
+            pool, tokens = [], 0
+    return found + sorted(pool, key=lambda i: -int(lengths[i]))
+
+
 def collate(rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int, mask_id: int) -> PackedBatch:
     """Rows of streams -> one `PackedBatch` [B, T]; T is the longest row, at most ``row_tokens``."""
     width = min(row_tokens, max(sum(len(s) for s in row) for row in rows))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.conftest import pack, random_streams
-from ttt.data.packing import collate, pack_lengths
+from ttt.data.packing import collate, longest_first, pack_lengths
 from ttt.errors import DataError
 from ttt.types import PackedBatch
 
@@ -63,3 +63,13 @@ def test_batches_check_their_shapes():
     x = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(DataError, match="must share one"):
         PackedBatch(x, x, x, x, x, x, x, x[:, :2], 1, 9)
+
+
+def test_the_longest_first_in_pools_keep_every_example_and_fill_better():
+    rng = np.random.default_rng(0)
+    lengths = (rng.gamma(2.0, 150.0, size=2000).astype(int) + 20).clip(max=2048)
+    order = rng.permutation(2000)
+    first = longest_first(lengths, order, 32 * 2048)
+    assert sorted(first) == list(range(2000)) and first != sorted(first, key=lambda i: -lengths[i])
+    fills = [lengths.sum() / (len(pack_lengths(lengths, 2048, o)) * 2048) for o in (order, first)]
+    assert fills[1] > 0.99 and fills[1] > fills[0]
