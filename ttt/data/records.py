@@ -18,6 +18,7 @@ from ttt.errors import DataError, MissingExtraError
 
 CHUNK_CHARS = 1 << 20
 PARQUET_ROWS = 256
+NUMBER_CHARS = 32
 KINDS = (".jsonl", ".json", ".parquet")
 Raw = tuple[str, Any]  # (place, bytes of a line | decoded record)
 
@@ -174,7 +175,8 @@ def _decode_list(path: Path, buffer: _Buffer) -> Iterator[Any]:
         while True:
             try:
                 item, stop = decoder.raw_decode(buffer.text, buffer.at)
-                if stop < len(buffer.text) or buffer.ended:  # a number could go on behind the window
+                # A number could go on behind the window: "3." is 3 and a point so far.
+                if buffer.ended or len(buffer.text) - stop > NUMBER_CHARS:
                     break
             except json.JSONDecodeError as error:
                 cut_off = error.msg.startswith("Unterminated") or error.pos >= len(buffer.text) - 16

@@ -51,7 +51,7 @@ class Block:
 def pack_streams(streams: Sequence[TokenStream]) -> Block:
     """Flat arrays of some streams; positions are relative to the block."""
     index = np.zeros(len(streams), dtype=INDEX)
-    tasks = sorted({s.task for s in streams})
+    tasks = list(dict.fromkeys(s.task for s in streams))
     uids = [s.uid.encode() for s in streams]
     segments = [
         (g.start, g.stop, AUDIO_STYLES.index(g.style), g.turn, g.turn_stop, int(g.target))
