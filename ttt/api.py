@@ -127,15 +127,13 @@ class Model:
         self, questions: Sequence[Question], task: str = "", system: str = "", uids: Sequence[str] | None = None,
         trace: bool = False,
     ) -> list[Answer]:  # fmt: skip
-        """Answers to several questions, decoded together (``eval.batch_size`` at a time)."""
+        """Answers to several questions, at most ``eval.batch_size`` of them in work at a time."""
         from ttt.sampling.trace import Tracer
 
         names: Sequence[str] = uids if uids is not None else [""] * len(questions)
         prompts = [self.prompt(q, task, system, u) for q, u in zip(questions, names, strict=True)]
         tracer = Tracer() if trace else None
-        made: list[Generation] = []
-        for at in range(0, len(prompts), self.config.eval.batch_size):
-            made += self.decoder.generate(prompts[at : at + self.config.eval.batch_size], tracer)
+        made = self.decoder.generate(prompts, tracer, self.config.eval.batch_size)
         return [Answer(g, self._sound(g), tracer.records[g.uid] if tracer else None) for g in made]
 
     def stream(

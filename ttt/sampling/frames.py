@@ -40,14 +40,16 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
     was predicted, so masks that nobody predicted, and the masks of later blocks, are not shown.)
     """
     cells: dict[int, Cell] = {}
+    fresh: set[int] = set()  # positions that look otherwise a call later
     final = 0
     steps = list(zip(record.call, record.kind, record.position, record.token, record.confidence, strict=True))
     canvases = _canvases(record)
     at = 0
     while at < len(steps):
         call = steps[at][0]
-        # What was new or taken back a call ago is settled into place or masked again.
-        cells = {p: MASK if c.state == "remasked" else Cell(c.state, c.token, c.confidence) for p, c in cells.items()}
+        for p in fresh & cells.keys():
+            cells[p] = _later(cells[p])
+        fresh = set()
         if at and steps[at - 1][1] == "x":
             cells = {p: c for p, c in cells.items() if p < final}
         width, given = 0, {}
@@ -63,18 +65,26 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
                 state = {"t": "text", "a": "audio", "c": "committed", "r": "remasked", "g": "given"}[kind]
                 stood = kind == "g" and cells.get(position, MASK).state == "given"
                 cells[position] = Cell(state, token, confidence, new=not stood)
+                fresh.add(position)
                 width, given = max(width, canvases[at][0]), {**given, **canvases[at][1]}
                 if kind in "ta":
                     final = position + 1
             at += 1
         size = max([width, *(p + 1 for p in cells)])
         for p in range(size):
-            cells.setdefault(p, Cell("given", given[p], new=True) if p in given else MASK)
+            if p not in cells:
+                cells[p] = Cell("given", given[p], new=True) if p in given else MASK
+                fresh.add(p)
         yield Frame(call, tuple(cells[p] for p in range(size)), final)
     if steps:
-        rest = tuple(Cell(c.state, c.token, c.confidence) for p, c in sorted(cells.items()) if p < len(record.ids))
+        rest = tuple(_later(c) for p, c in sorted(cells.items()) if p < len(record.ids))
         if len(rest) != len(cells):
             yield Frame(steps[-1][0], rest, len(record.ids))
+
+
+def _later(cell: Cell) -> Cell:
+    """What a cell is a call later: not new any more, or a mask again."""
+    return MASK if cell.state in ("mask", "remasked") else Cell(cell.state, cell.token, cell.confidence)
 
 
 def _canvases(record: TraceRecord) -> list[tuple[int, dict[int, int]]]:

@@ -128,6 +128,15 @@ def test_a_terminal_shows_the_last_frame_alone(monkeypatch):
     assert pauses == [0.25] * 5 and out.getvalue().endswith("\x1b[?25h"), "the cursor is back"
 
 
+def test_answers_higher_than_the_terminal_show_their_newest_lines(monkeypatch):
+    monkeypatch.setenv("LINES", "5")
+    monkeypatch.setenv("COLUMNS", "20")
+    long = record(pieces=("a" * 18 + "b" * 18 + "c" * 18, "", "", "", "", "d"))
+    out = Terminal()
+    show(out, Drawing(HEAD, long, width=20), frames(long), 0.0, alive=True)
+    assert out.screen()[-4:] == ["call 5/5  final 6  masks 0", "  " + "c" * 18, "  [█▒]d", ""]
+
+
 def test_the_cursor_comes_back_after_an_interrupt(monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
