@@ -44,7 +44,8 @@ def load_scorer(**arguments: Any) -> TextScorer:
     own = {name: str(arguments.get(name, default) or default) for name, default in _OWN.items()}
     drawn: dict[str, Any] = {name: arguments.get(name, default) for name, default in _DRAWS.items()}
     folder = checkpoint_folder(own["pretrained"])
-    device = own["device"].partition(":")[0]
+    # the harness asks for "cuda:0" wherever nobody said otherwise
+    device = "auto" if own["device"].startswith("cuda") else own["device"]
     overrides = [f"run.device={device}"]
     overrides += [f"objective={own['objective']}"] * bool(own["objective"])
     overrides += [f"model.dtype={own['dtype']}"] * bool(own["dtype"])

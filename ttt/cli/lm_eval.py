@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,8 @@ def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, ou
     if arguments.dry_run:
         for name, task in tasks.items():
             n = min(arguments.limit or len(task.eval_docs), len(task.eval_docs))
-            print(f"{name}: {n} of {len(task.eval_docs)} documents, {task.OUTPUT_TYPE}, digest {task_digest(task, ())}")
+            digest = task_digest(task, itertools.islice(task.eval_docs, n))
+            print(f"{name}: {n} of {len(task.eval_docs)} documents, {task.OUTPUT_TYPE}, digest {digest}")
         return
     from ttt.eval.harness.run import evaluate as run
 

@@ -295,7 +295,8 @@ def test_a_run_says_how_it_is_read_and_reports_what_was_found(questions, tmp_pat
     (run / "config.yaml").write_text("objective: {name: nar}\nrun: {device: cpu}\n")
     assert main(["eval", "mmlu-redux", str(questions), "--model", str(run), "--limit", "3"]) == 0
     card = read_card(run / "eval/mmlu-redux-letters/card.json")
-    assert card["decode"]["objective"] == "nar" and card["decode"]["mask"]["name"] == "full" and card["name"] == "mmlu-redux-letters"
+    assert card["decode"]["objective"] == "nar" and card["decode"]["mask"]["name"] == "full"
+    assert card["name"] == "mmlu-redux-letters"
     assert card["limited"] == "first 3 items of each task" and card["metrics"]["philosophy/acc"]["n"] == 3
     capsys.readouterr()
     assert main(["report", f"run.dir={run}"]) == 0

@@ -98,6 +98,8 @@ def test_scores_equal_a_computation_by_hand(folder, tmp_path, capsys):
     mine = [i for i in items if i["task"] == "tiny_choice"]
     assert [i["statistics"]["acc"] for i in mine] == [[r, 1.0] for r in right]
     assert len(items) == 150
+    assert run(folder, out, "--tasks", "tiny_choice", "--dry-run") == 0
+    assert capsys.readouterr().out == f"tiny_choice: 50 of 50 documents, multiple_choice, digest {told['digest']}\n"
     # a second call does nothing; other settings ask
     assert run(folder, out, "--tasks", "tiny_choice", "tiny_write", "tiny_text", "eval.bootstrap=200") == 0
     assert capsys.readouterr().out == shown
@@ -217,7 +219,7 @@ def test_the_harness_finds_the_model_itself(folder, monkeypatch):
     register(load_scorer)
     for name in ("ttt", "unitlm"):
         made = get_model(name).create_from_arg_string(
-            f"pretrained={folder},text_vocab_only=False,max_length=64", {"batch_size": "4", "device": "cpu"}
+            f"pretrained={folder},text_vocab_only=False,max_length=64", {"batch_size": "4", "device": "cuda:0"}
         )
         assert made.scorer.settings.vocabulary == "full" and made.max_length == 64 and made.scorer.settings.batch_size == 4
         ((logprob, greedy),) = made.loglikelihood([request("loglikelihood", "a cat", " sat")])

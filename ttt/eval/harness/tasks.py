@@ -131,10 +131,10 @@ def check_documents(tasks: Mapping[str, Any], limit: int = 0) -> None:
 def task_digest(task: Any, documents: Iterable[Any]) -> str:
     """Digest of what decides a task's score beside the model: its configuration, its code, and the documents in use.
 
-    Where the documents lie does not count.
+    Where the documents lie does not count; the number of examples is told apart.
     """
     total = hashlib.blake2b(digest_size=8)
-    config = {k: v for k, v in task.dump_config().items() if k not in ("metadata", "dataset_kwargs")}
+    config = {k: v for k, v in task.dump_config().items() if k not in ("metadata", "dataset_kwargs", "num_fewshot")}
     total.update(json.dumps(config, sort_keys=True, default=_named).encode())
     for document in documents:
         total.update(json.dumps(document, sort_keys=True, default=_named).encode())
