@@ -207,13 +207,7 @@ def _examine_block(work: tuple[Source, Any]) -> tuple[list[Facts], list[RecordEr
         except RecordError as error:
             bad.append(RecordError(where, error.reason, str(error).removeprefix(f"{where}: ")))
         except DataError as error:
-            reason = reason_of(error)
-            for words_, name in (
-                ("outside the code book", "code out of range"),
-                ("special token", "special token in text"),
-            ):
-                reason = name if words_ in str(error) else reason
-            bad.append(RecordError(where, reason, str(error)))
+            bad.append(RecordError(where, reason_of(error), str(error)))
     return found, bad
 
 

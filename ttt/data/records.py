@@ -20,6 +20,10 @@ CHUNK_CHARS = 1 << 20
 PARQUET_ROWS = 256
 NUMBER_CHARS = 32
 KINDS = (".jsonl", ".json", ".parquet")
+REASONS = {
+    "outside the code book": "code out of range", "special token": "special token in text", "has no tokens": "no tokens",
+    "expected codes [F": "other number of code books",
+}  # fmt: skip
 Raw = tuple[str, Any]  # (place, bytes of a line | decoded record)
 
 
@@ -35,8 +39,10 @@ class RecordError(DataError):
 
 
 def reason_of(error: DataError) -> str:
-    """What an error is counted under."""
-    return error.reason if isinstance(error, RecordError) else "not usable"
+    """What an error is counted under; those that are raised below this package are told by their words."""
+    if isinstance(error, RecordError):
+        return error.reason
+    return next((reason for words, reason in REASONS.items() if words in str(error)), "not usable")
 
 
 def kind_of(path: Path) -> str:
