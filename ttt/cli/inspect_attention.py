@@ -116,7 +116,7 @@ def _look(
 ) -> dict[str, Any]:  # fmt: skip
     """Run the network on every plan, draw, add up; prints a table per time."""
     from ttt.eval.attention import measure, summary, table
-    from ttt.eval.attention_plots import layers_figure, pixels, save_figure
+    from ttt.eval.attention_plots import layers_figure, pixels, save_pixels
     from ttt.model.attention import attention_maps
 
     board = _board(folder / "tensorboard")
@@ -130,8 +130,9 @@ def _look(
             else:
                 known.add(tally)
         for name, figure in _pictures(maps, plan, model, config, example, time, layers, arguments.heads):
-            save_figure(figure, folder / f"{name}.png")
-            board.add_image(f"maps/{name}", pixels(figure), 0, dataformats="HWC")
+            image = pixels(figure)
+            save_pixels(image, folder / f"{name}.png")
+            board.add_image(f"maps/{name}", image, 0, dataformats="HWC")
     found = []
     for time, tallies in totals.items():
         values = summary(tallies)
@@ -141,9 +142,9 @@ def _look(
         )
         title += f"{len(plans) // len(totals)} examples"
         print(f"{title}\n{table(values, arguments.heads)}\n")
-        figure = layers_figure(values, title)
-        save_figure(figure, folder / f"layers.{label}.png")
-        board.add_image(f"layers/{label}", pixels(figure), 0, dataformats="HWC")
+        image = pixels(layers_figure(values, title))
+        save_pixels(image, folder / f"layers.{label}.png")
+        board.add_image(f"layers/{label}", image, 0, dataformats="HWC")
         _scalars(board, label, values)
         found.append({"time": time, "queries": values})
     board.close()

@@ -40,7 +40,7 @@ def plugin_source(registry: Registry, name: str) -> str:
     above, below = _imports(module, named, base.__name__, sample)
     constant = next(k for k, v in _families().items() if v is registry)
     lines = [
-        f'"""The {registry.title} ``{name}``: {_small(sample.says)}', "", _hint(registry.key, name), '"""', "",
+        f'"""The {registry.title} ``{name}``.', "", _hint(registry.key, name), '"""', "",
         "from __future__ import annotations", "", above, "", below,
         f'@{constant}.register("{name}")', f"@dataclass{'(frozen=True)' * sample.frozen}", f"class {cls}({base.__name__}):",
         textwrap.indent(f'"""{sample.says}\n\n{_promise(base)}\n"""', "    "), "",
@@ -56,11 +56,6 @@ def _hint(key: str, name: str) -> str:
 
     verb = f"ttt check {key} {name}" if key in MODULES else f"ttt list {key}"
     return f"Try it: ``{verb} --plugins THIS_FILE``."
-
-
-def _small(says: str) -> str:
-    """A sentence as the end of another one."""
-    return says if says[1:2].isupper() else says[0].lower() + says[1:]
 
 
 def _families() -> dict[str, Registry]:

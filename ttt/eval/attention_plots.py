@@ -19,23 +19,23 @@ _FLOOR = 1.0e-3  # everything below is drawn like this: a linear scale would sho
 _COLUMNS = 4
 
 
-def save_figure(figure: Any, out: str | Path) -> None:
-    """Write a PNG under a temporary name, then rename."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    out = Path(out)
-    temporary = out.with_name(f".{out.name}.tmp")
-    FigureCanvasAgg(figure).print_png(str(temporary), metadata={"Software": None})
-    temporary.replace(out)
-
-
 def pixels(figure: Any) -> np.ndarray:
-    """The figure as u8 [height, width, 3]."""
+    """The figure, drawn: u8 [height, width, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_pixels(image: np.ndarray, out: str | Path) -> None:
+    """Write what `pixels` gave as a PNG, under a temporary name first (drawing takes long, so it is done once)."""
+    from matplotlib.image import imsave
+
+    out = Path(out)
+    temporary = out.with_name(f".{out.name}.tmp")
+    imsave(temporary, image, format="png", metadata={"Software": None})
+    temporary.replace(out)
 
 
 def map_figure(maps: np.ndarray, allowed: np.ndarray, kinds: np.ndarray, names: Sequence[str], title: str = "") -> Any:
