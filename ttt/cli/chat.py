@@ -58,10 +58,7 @@ def chat(arguments: argparse.Namespace) -> int:
         session.kept, session.player = out is not None, arguments.play
         if arguments.room:
             session.talk.room = arguments.room
-        if arguments.task:
-            session.set_task(arguments.task)
-        if arguments.system:
-            session.talk.system = arguments.system
+        session.talk.system = arguments.system or (session.system_of(arguments.task) if arguments.task else "")
         session.greet()
         return session.run(terminal() if sys.stdin.isatty() else piped(screen))
 
@@ -184,8 +181,10 @@ class Chat:
         self.screen.note(
             f"{self.folder}: objective {names[0]}, sampler {names[1]}, room for {self.talk.room} tokens, codec {sound}"
         )
-        systems = {t.label: getattr(t, "system", "") for t in self.config.tasks}
-        if systems and not self.talk.system:
+        systems = {t.label: self.system_of(t.label) for t in self.config.tasks}
+        if self.talk.system:
+            self.screen.note(f"system message: {self.talk.system!r}")
+        elif systems:
             said = ", ".join(f"{label} ({system!r})" for label, system in systems.items())
             self.screen.note(f"no system message; /task NAME sets the one of a task of this run: {said}")
         self.screen.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
@@ -339,14 +338,18 @@ class Chat:
 
     # ---------------------------------------------------------------------------------------------- commands
 
+    def system_of(self, task: str) -> str:
+        """The system message that a task of the run was trained with."""
+        systems = {t.label: getattr(t, "system", "") for t in self.config.tasks}
+        if task not in systems:
+            raise ConfigError(
+                f"no task {task!r} in this run.{suggest(task, systems)} Tasks: {', '.join(systems) or 'none'}"
+            )
+        return systems[task]
+
     def set_task(self, name: str) -> None:
         """/task NAME"""
-        systems = {t.label: getattr(t, "system", "") for t in self.config.tasks}
-        if name not in systems:
-            raise ConfigError(
-                f"no task {name!r} in this run.{suggest(name, systems)} Tasks: {', '.join(systems) or 'none'}"
-            )
-        self.talk.system = systems[name]
+        self.talk.system = self.system_of(name)
         self.screen.note(f"system message: {self.talk.system!r}")
 
     def set_system(self, text: str) -> None:

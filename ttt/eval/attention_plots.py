@@ -34,7 +34,8 @@ def save_pixels(image: np.ndarray, out: str | Path) -> None:
 
     out = Path(out)
     temporary = out.with_name(f".{out.name}.tmp")
-    imsave(temporary, image, format="png", metadata={"Software": None})
+    nothing: dict[str, Any] = {"Software": None}  # no version in the file: the same picture is the same bytes
+    imsave(temporary, image, format="png", metadata=nothing)
     temporary.replace(out)
 
 
