@@ -134,6 +134,6 @@ def test_killed_at_random_moments_equals_uninterrupted(scenario, tmp_path, engin
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("engine", "ranks"), [("local", 1), ("zero2", 2)])
 def test_killed_twenty_times_equals_uninterrupted(scenario, tmp_path, engine, ranks):
-    found = scenario("endurance", tmp_path, engine, ranks, 20, 11, 200)
+    found = scenario("endurance", tmp_path, engine, ranks, 20, 11, 120)
     print("\n".join(found["moments"]))
     judge_endurance(found, 20)
