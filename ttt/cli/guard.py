@@ -34,7 +34,7 @@ def guard(arguments: argparse.Namespace) -> int:
 def _evaluated(arguments: argparse.Namespace, side: str) -> Path:
     """The result folder of one side, made first if a model was named."""
     named = Path(getattr(arguments, side))
-    if (named / "items.jsonl").is_file() and (named / "card.json").is_file():
+    if (named / "questions.jsonl").is_file() and (named / "card.json").is_file():
         return named
     if not arguments.out:
         raise ConfigError(

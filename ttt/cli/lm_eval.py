@@ -60,7 +60,7 @@ def prepare(arguments: argparse.Namespace, name: str = "lm-eval") -> tuple[RunCo
 
 
 def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, out: Path) -> None:
-    """Tasks of the harness -> ``card.json`` and ``items.jsonl`` in ``out``; prints the table."""
+    """Tasks of the harness -> ``card.json`` and ``questions.jsonl`` in ``out``; prints the table."""
     from ttt.cli.run import decode_settings
     from ttt.eval.harness.tasks import check_documents, choose, harness_version, load, task_digest
 
@@ -71,7 +71,11 @@ def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, ou
         "limit": arguments.limit, "harness": harness_version(), **reading_settings(config, settings),
     }  # fmt: skip
     stage = Stage(
-        "eval lm-eval", out / "eval.done.json", [folder, *chosen.files], [out / "card.json", out / "items.jsonl"], told
+        "eval lm-eval",
+        out / "eval.done.json",
+        [folder, *chosen.files],
+        [out / "card.json", out / "questions.jsonl"],
+        told,
     )
     if not arguments.dry_run and stage.is_done(arguments.overwrite):
         show_card(out / "card.json")
@@ -115,7 +119,7 @@ def finish(
     from ttt.eval.cards import make_card, plain, write_card
 
     out.mkdir(parents=True, exist_ok=True)
-    write_jsonl(out / "items.jsonl", map(plain, result["items"]))
+    write_jsonl(out / "questions.jsonl", map(plain, result["items"]))
     # as the report's tables want them
     metrics = {key: {"task": key.rpartition("/")[0], "split": "", **entry} for key, entry in result["metrics"].items()}
     result = {"normalizer": "each task's own", **result, "metrics": metrics}

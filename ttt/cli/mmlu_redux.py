@@ -16,7 +16,7 @@ from ttt.cli.text_model import make_scorer, settings_from
 
 
 def mmlu_redux(arguments: argparse.Namespace) -> int:
-    """Write ``card.json``, ``items.jsonl`` and ``predictions_MODEL_SUBJECT.csv``; print the table."""
+    """Write ``card.json``, ``questions.jsonl`` and ``predictions_MODEL_SUBJECT.csv``; print the table."""
     from ttt.cli.run import decode_settings
     from ttt.eval.harness.mmlu_redux import Protocol, read_folder, subject_files
 

@@ -52,9 +52,9 @@ class Scored:
 
 
 def read_scored(folder: str | Path) -> Scored:
-    """``card.json`` and ``items.jsonl`` of ``ttt eval``."""
+    """``card.json`` and ``questions.jsonl`` of ``ttt eval``."""
     folder = Path(folder)
-    return Scored(folder, read_card(folder / "card.json"), read_items(folder / "items.jsonl"))
+    return Scored(folder, read_card(folder / "card.json"), read_items(folder / "questions.jsonl"))
 
 
 def compare(before: Scored, after: Scored, margin: float = 0.02, resamples: int = 1000, seed: int = 1) -> list[Change]:

@@ -19,7 +19,7 @@ def scored(folder, right, task="quiz", **decode):
     items = [
         {"uid": f"{task}/{i}", "task": task, "split": "test", "statistics": {"acc": [float(r), 1.0]}} for i, r in enumerate(right)
     ]
-    (folder / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
     entry = {"value": float(np.mean(right)), "low": 0.0, "high": 1.0, "n": len(right), "higher_is_better": True}
     write_card(folder / "card.json", make_card({"metrics": {f"{task}/acc": entry}}, decode={"limit": 0, **decode}))
     return read_scored(folder)

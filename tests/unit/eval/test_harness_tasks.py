@@ -94,7 +94,7 @@ def test_scores_equal_a_computation_by_hand(folder, tmp_path, capsys):
     assert set(card["data"]) == {"tiny_choice.yaml", "tiny_write.yaml", "tiny_text.yaml", "choices.jsonl", "answers.jsonl"}
     assert 0 < card["metrics"]["text/speech_mass"]["value"] < 1
     assert "tiny_choice" in shown and "acc_norm" in shown
-    items = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    items = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
     mine = [i for i in items if i["task"] == "tiny_choice"]
     assert [i["statistics"]["acc"] for i in mine] == [[r, 1.0] for r in right]
     assert len(items) == 150
@@ -125,7 +125,7 @@ def test_chat_and_shots_change_what_is_asked(folder, tmp_path):
     prompts = {}
     for name, more in (("plain", ()), ("chat", ("--chat", "--system", "be brief")), ("shots", ("--shots", "2"))):
         assert run(folder, tmp_path / name, "--tasks", "tiny_choice", "--limit", "3", *more) == 0
-        prompts[name] = json.loads((tmp_path / name / "items.jsonl").read_text().splitlines()[0])["prompt"]
+        prompts[name] = json.loads((tmp_path / name / "questions.jsonl").read_text().splitlines()[0])["prompt"]
     question = documents("choices.jsonl")[0]["question"]
     assert prompts["plain"] == f"Q: {question}\nA:"
     assert prompts["shots"].endswith("\n\n" + prompts["plain"]) and prompts["shots"].count("Q: ") == 3

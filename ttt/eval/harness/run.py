@@ -25,7 +25,7 @@ def evaluate(
     scorer: TextScorer, tasks: Mapping[str, Any], groups: Mapping[str, Any], *, limit: int = 0, chat: bool = False,
     shots: int | None = None, system: str = "", resamples: int = 1000, seed: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """What `ttt.eval.cards.make_card` takes, with ``items`` (lines of items.jsonl) and ``tasks`` (digests and sizes) beside.
+    """What `ttt.eval.cards.make_card` takes, with ``items`` (lines of questions.jsonl) and ``tasks`` (digests, sizes) beside.
 
     ``tasks``, ``groups``: of `ttt.eval.harness.tasks`.  ``limit``: first documents of each task (0: all).  ``chat``: context
     and shots become a chat of the model's template.
