@@ -95,9 +95,8 @@ class Model:
     codec: Codec | None = None
     _asked: int = field(default=0, repr=False)
 
-    @cached_property
     def decoder(self) -> Decoder:
-        """Decodes token ids; see `ttt.sampling.interleave`."""
+        """A new decoder of token ids (`ttt.sampling.interleave`): one for every answer, because it counts its calls."""
         from ttt.sampling.interleave import Decoder
 
         mask = getattr(self.config.objective, "mask", None)
@@ -133,7 +132,7 @@ class Model:
         names: Sequence[str] = uids if uids is not None else [""] * len(questions)
         prompts = [self.prompt(q, task, system, u) for q, u in zip(questions, names, strict=True)]
         tracer = Tracer() if trace else None
-        made = self.decoder.generate(prompts, tracer, self.config.eval.batch_size)
+        made = self.decoder().generate(prompts, tracer, self.config.eval.batch_size)
         return [Answer(g, self._sound(g), tracer.records[g.uid] if tracer else None) for g in made]
 
     def stream(
@@ -153,7 +152,7 @@ class Model:
                 "stream: there is no codec to make sound with; configure codec=, or stream(..., sound=False)"
             )
         sizes = CHUNK_FRAMES if chunk_frames is None else chunk_frames
-        return stream(self.decoder, [self.prompt(question, task, system, uid)], self.codec if sound else None, sizes)
+        return stream(self.decoder(), [self.prompt(question, task, system, uid)], self.codec if sound else None, sizes)
 
     def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
         """The question as the model reads it."""

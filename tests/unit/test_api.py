@@ -87,6 +87,34 @@ def test_batches_and_names(run, talkative):
     assert len(set(drawn)) > 1, "questions without a name are different questions"
 
 
+def test_streams_do_not_disturb_each_other(run, talkative):
+    model = ttt.load(run, "eval.temperature=1.0")
+
+    def listen(uid, meanwhile=lambda: None):
+        out = []
+        for e in model.stream("a cat", uid=uid, chunk_frames=(2,)):
+            meanwhile()
+            out.append((e.kind, e.calls, e.text, None if e.generation is None else e.generation.ids))
+        return out
+
+    alone = [listen("a"), listen("b")]
+    other = model.stream("a cat", uid="b", chunk_frames=(2,))
+    taken = []
+
+    def meanwhile():
+        taken.extend(
+            (e.kind, e.calls, e.text, None if e.generation is None else e.generation.ids) for e in [*next_of(other)]
+        )
+        model.generate("x", uid="c")
+
+    assert listen("a", meanwhile) == alone[0] and taken == alone[1][: len(taken)] and len(taken) > 3
+
+
+def next_of(events):
+    event = next(events, None)
+    return [] if event is None else [event]
+
+
 def test_questions_of_every_kind_are_the_same_prompt(run, tmp_path):
     """Text, turns and examples; a wave, its file, and its codes."""
     from ttt.audio.wav import write
@@ -168,7 +196,10 @@ def test_a_model_folder_needs_a_recipe(run, tmp_path):
 
 
 def test_import_is_cheap_and_names_are_known():
-    code = "import sys, ttt; print({'torch', 'transformers', 'omegaconf'} & set(sys.modules), set(dir(ttt)) >= {'Answer', 'Model', 'load'}, ttt.load)"
+    code = (
+        "import sys, ttt; print({'torch', 'transformers', 'omegaconf'} & set(sys.modules), "
+        "set(dir(ttt)) >= {'Answer', 'Model', 'load'}, ttt.load)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("set() True <function load"), done.stderr
     with pytest.raises(AttributeError, match="module 'ttt' has no attribute 'laod'"):
