@@ -187,12 +187,13 @@ def units(value: Any, num_codes: int, where: str) -> np.ndarray:
     """
     if isinstance(value, str):
         value = value.replace("<", " ").replace(">", " ").replace(",", " ").split()
-    if isinstance(value, list | tuple) and any(isinstance(v, str) for v in value):
-        if not all(isinstance(v, int) or (isinstance(v, str) and v.strip().isdecimal()) for v in value):
+    if isinstance(value, list | tuple) and isinstance(next(iter(value), None), str):
+        try:
+            value = [int(v) for v in value]
+        except ValueError:
             raise RecordError(
                 where, "not codes", f"units are no whole numbers: {str(value)[:40]}; mend or drop the row"
-            )
-        value = [int(v) for v in value]
+            ) from None
     if value is None or not len(value):
         raise RecordError(where, "no codes", "the answer has no speech units; drop the row")
     codes = codes_array(value, where)
