@@ -140,7 +140,8 @@ def _look(
         title = f"{_name(config.objective)}, mask {_name(plans[0][2].mask)}, " + (
             "" if time is None else f"t = {time:g}, "
         )
-        title += f"{len(plans) // len(totals)} examples"
+        number = len(plans) // len(totals)
+        title += f"{number} example{'s' * (number != 1)}"
         print(f"{title}\n{table(values, arguments.heads)}\n")
         image = pixels(layers_figure(values, title))
         save_pixels(image, folder / f"layers.{label}.png")
