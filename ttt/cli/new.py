@@ -16,11 +16,11 @@ def new(arguments: argparse.Namespace) -> int:
 
 def plugin(arguments: argparse.Namespace) -> int:
     """Write a plug-in of a family; says how to check and use it."""
-    from ttt.check.core import MODULES
+    from ttt.check.core import ALIASES, MODULES
     from ttt.cli.new_plugin import plugin_source
     from ttt.registry.core import family
 
-    registry, path = family(arguments.family), Path(arguments.file)
+    registry, path = family(ALIASES.get(arguments.family, arguments.family)), Path(arguments.file)
     if path.suffix != ".py":
         raise ConfigError(f"{path}: a plug-in is a Python file; give it the ending .py")
     source = plugin_source(registry, arguments.name)
