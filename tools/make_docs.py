@@ -18,7 +18,8 @@ objective: {name: ttt, noise: {name: polynomial, power: 3}, strategies: [{name: 
 
 It is found when its file or module is listed under `plugins:` in a recipe, given with `--plugins`, or installed under the
 entry-point group `ttt.plugins`. Names are for ever: checkpoints hold them. [`examples/plugin`](../examples/plugin/README.md) is
-a project to copy: a mask, a schedule, a sampler, a task, and a plug-in in a single file.
+a project to copy: a mask, a schedule, a sampler, a task, and a plug-in in a single file. `ttt new plugin FAMILY NAME FILE.py`
+writes one to start from ([tools.md](tools.md)).
 
 ## Does mine keep the family's promises?
 
