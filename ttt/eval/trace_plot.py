@@ -57,6 +57,7 @@ def trace_picture(record: TraceRecord, head: Mapping[str, Any], out: str | Path)
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_rgb
     from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
     known = confidence[np.isfinite(confidence)]
     probabilities = not known.size or (known.min() >= 0 and known.max() <= 1)
@@ -111,6 +112,8 @@ def trace_picture(record: TraceRecord, head: Mapping[str, Any], out: str | Path)
     settled.grid(alpha=0.25)
     for axes in (body, strip, settled):
         axes.tick_params(labelsize=7)
+    for axis in (body.yaxis, settled.yaxis, settled.xaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     rule = head.get("confidence", {}).get("c") or "score"
     bar = plot.colorbar(ScalarMappable(scale, ramp), ax=[body, strip, settled], fraction=0.025, pad=0.01)
     bar.set_label(f"confidence ({rule}; text: probability)", fontsize=7)
