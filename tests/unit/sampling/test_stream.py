@@ -180,3 +180,29 @@ def test_another_codec_is_refused_before_anything_runs():
         stream(decoder(), prompts(1, 1), Toy(num_codes=16))
     with pytest.raises(ConfigError, match="chunk sizes"):
         stream(decoder(), prompts(1, 1), Toy(), (0,))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_frames_of_several_books_come_whole(size):
+    """Ids that arrive in any pieces give the spans of `spans_of`: a frame when its last book is there, half frames never."""
+    import dataclasses
+    from types import SimpleNamespace
+
+    from ttt.sampling.interleave import Event, spans_of
+
+    vocab = dataclasses.replace(V, num_books=2, num_codes=16)
+    tokenizer = SimpleNamespace(vocab=vocab, decode=tiny_tokenizer().decode)
+    c, hi = V.code_start, tiny_tokenizer().encode("hi")
+    ids = [*hi, V.soa_id, c, c + 17, c + 3, c + 18, c + 5, V.eoa_id, *hi, V.soa_last_id, c + 2, c + 16, V.eoa_last_id]
+
+    def events(prompts):
+        for at in range(0, len(ids), size):
+            yield Event(0, "block", tuple(ids[at : at + size]))
+        yield Event(0, "end", (), "im_end")
+
+    fake = SimpleNamespace(model=SimpleNamespace(tokenizer=tokenizer), events=events, calls_of=lambda row: {})
+    (row,) = collected(stream(fake, [Prompt("p", [])]), 1)
+    spans = spans_of(ids, tokenizer)
+    assert row["codes"] == {1: [[0, 1], [3, 2]], 3: [[2, 0]]}
+    assert row["codes"] == {i: s.codes.tolist() for i, s in enumerate(spans) if s.kind == "audio"}
+    assert row["text"] == {0: "hi", 2: "hi"} and row["end"].spans[1].codes.shape == (2, 2)
