@@ -8,6 +8,7 @@ from typing import Any
 from ttt.registry import component, components, nested
 
 MISSING = "???"
+CACHES = ("exact", "block", "none")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class DataSection:
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
     num_codes: int = 16384  # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
     pack: bool = (
-        True  # several documents a row; false: one a row, rows of similar length together (fast with sdpa on CPU)
+        True  # several documents a row; false: one a row, rows of similar length together (for model.attention=sdpa)
     )
     row_tokens: int = 512  # longest row
     batch_tokens: int = 2048  # positions per micro-batch and rank (a whole number of rows when packed)
     max_drop_share: float = 0.01  # fail when a larger share of examples is longer than a row
+    prefetch: int = 2  # micro-batches made ahead in a thread; 0: each when it is asked for
     prompt_rule: str = "labels"  # what may be noised: labels (targets) | official (position >= prompt_length)
 
 
@@ -64,7 +66,8 @@ class ModelSection:
     path: str = ""  # local folder with weights (from_pretrained); wins over preset
     preset: str = ""  # name of a shape in ttt.model.backbone.PRESETS: random weights
     overrides: dict[str, Any] = field(default_factory=dict)  # config fields of the preset, e.g. {hidden_size: 128}
-    attention: str = "sdpa"  # sdpa | eager | flex_attention
+    attention: str = "auto"  # auto (flex_attention on CUDA, packed elsewhere) | packed | sdpa | eager | flex_attention
+    compile: bool = False  # torch.compile everything of a layer but its attention (needs a C++ compiler on CPU)
     dtype: str = "float32"  # float32 | bfloat16 (weights; autocast is train.autocast)
     init: Any = component("initializer", "normal")  # how added token rows start
     gradient_checkpointing: bool = False  # trade time for memory
@@ -128,6 +131,10 @@ class EvalSection:
     bootstrap: int = 1000  # resamples per interval
     samples: int = 10  # wavs and mel plots written per task
     note: str = ""  # printed above every table, e.g. "quick run: small corpus, few steps"
+
+    def __post_init__(self) -> None:
+        if self.cache not in CACHES:
+            raise ValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}")
 
 
 @dataclass(frozen=True)

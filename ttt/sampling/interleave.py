@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttt.config.schema import CACHES
 from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, MaskRule, SpanSampler
 from ttt.model.lm import SpeechTextLM
@@ -26,7 +27,7 @@ from ttt.sampling.allowed import Allowed
 from ttt.sampling.filling import Filling, Row
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
-from ttt.sampling.session import CACHES, Ask, Prompt, Session
+from ttt.sampling.session import Ask, Prompt, Session
 from ttt.sampling.steps import Block, Call
 from ttt.sampling.unmask import Listener, SpanRequest
 from ttt.text.tokenizer import TextTokenizer
@@ -202,12 +203,11 @@ class Decoder:
         for n, row in enumerate(rows):
             if row.enforce > 0 and not inside:
                 logits[n, v.im_end_id - first] = -torch.inf
-        how: Any = self.sampler if inside else s  # audio tokens may be drawn with settings of their own
-        columns = choose_text(logits, how.temperature, how.top_k, how.top_p, [r.gen for r in rows])
+        chosen = self.choose(logits, rows, inside, first)
         scores: list[tuple[float, ...]] = [()] * len(rows)
         if scored:
-            scores = [(p,) for p in logits.softmax(-1).gather(1, columns[:, None])[:, 0].tolist()]
-        for row, token, score in zip(rows, (columns + first).tolist(), scores, strict=True):
+            scores = [(p,) for p in logits.softmax(-1).gather(1, chosen[:, None] - first)[:, 0].tolist()]
+        for row, token, score in zip(rows, chosen.tolist(), scores, strict=True):
             row.new += 1
             ended_span = self._advance_autoregressive(row, token) if self.sampler.autoregressive else False
             session.append(row.slot, torch.tensor([token]), closed=ended_span)
@@ -221,6 +221,11 @@ class Decoder:
                 row.enforce -= 1
             if row.new >= s.max_tokens:
                 yield self._done(row, "length")
+
+    def choose(self, logits: Tensor, rows: Sequence[Row], inside: bool, first: int) -> Tensor:
+        """Ids i64 [R] of the next tokens, in text or ``inside`` spans; column 0 of logits [R, ids] stands for id ``first``."""
+        how: Any = self.sampler if inside else self.settings  # audio tokens may be drawn with settings of their own
+        return choose_text(logits, how.temperature, how.top_k, how.top_p, [r.gen for r in rows]) + first
 
     def _advance_autoregressive(self, row: Row, token: int) -> bool:
         v = self.vocab

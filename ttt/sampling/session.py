@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ttt.config.schema import CACHES
 from ttt.errors import ConfigError
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
@@ -19,8 +20,6 @@ from ttt.model.cache import RowCall, Segment, SlotCache
 from ttt.model.lm import SpeechTextLM
 from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, Layout
-
-CACHES = ("exact", "block", "none")
 
 
 @dataclass(frozen=True)
