@@ -1,0 +1,195 @@
+"""ttt data convert | encode | check | pack from the command line, and training from what they made."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from tests.conftest import random_example, tiny_tokenizer
+from ttt.audio.codecs import Toy
+from ttt.audio.wav import write
+from ttt.cli.main import main
+from ttt.data.formats import read_examples, write_examples
+from ttt.data.store import Store
+from ttt.types import AudioCodes
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    tiny_tokenizer().save(folder / "tok")
+    rng = np.random.default_rng(0)
+    write_examples(folder / "train.jsonl", [random_example(rng, f"t{i}") for i in range(60)])
+    write_examples(folder / "test.jsonl", [random_example(rng, f"x{i}") for i in range(5)])
+    (folder / "mix.json").write_text(json.dumps([{"path": "train.jsonl", "sample_ratio": 0.5, "data_type": "IT"}]))
+    return folder
+
+
+def run(*words):
+    return main([str(w) for w in words])
+
+
+def one_line(capsys):
+    err = capsys.readouterr().err.strip()
+    assert "\n" not in err
+    return err
+
+
+def test_pack_twice_changes_nothing(world, tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    call = ["data", "pack", world / "mix.json", "--out", tmp_path / "s", "--tokenizer", world / "tok"]
+    assert run(*call) == 0 and "60 examples" in caplog.text
+    stamp = (tmp_path / "s" / "store.json").stat().st_mtime_ns
+    assert run(*call, "--jobs", "2") == 0 and "data pack: up to date" in caplog.text, (
+        "the number of processes decides nothing"
+    )
+    assert (tmp_path / "s" / "store.json").stat().st_mtime_ns == stamp
+    assert run(*call, "--prompt-rule", "official") == 2
+    assert "setting prompt_rule" in one_line(capsys) and Store(tmp_path / "s").about["prompt_rule"] == "labels"
+    assert run(*call, "--prompt-rule", "official", "--overwrite") == 0
+    assert Store(tmp_path / "s").about["prompt_rule"] == "official"
+
+
+def test_pack_stops_at_a_broken_record_and_leaves_nothing(world, tmp_path, caplog, capsys):
+    lines = (world / "train.jsonl").read_text().splitlines()
+    (tmp_path / "x.jsonl").write_text("\n".join([*lines[:4], "{", *lines[4:]]))
+    call = ["data", "pack", tmp_path / "x.jsonl", "--out", tmp_path / "s", "--tokenizer", world / "tok"]
+    assert run(*call) == 2
+    assert "x.jsonl:5: not JSON" in one_line(capsys) and [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+    assert run(*call, "--skip-bad") == 0 and "1 skipped: not JSON" in caplog.text and len(Store(tmp_path / "s")) == 60
+
+
+def test_check_prints_counts_and_fails_on_errors(world, tmp_path, capsys):
+    assert (
+        run("data", "check", world / "train.jsonl", "--test", world / "test.jsonl", "--tokenizer", world / "tok") == 0
+    )
+    page = capsys.readouterr().out
+    assert (
+        "60 records, 60 usable" in page
+        and "length (tokens): mean" in page
+        and "#####" in page
+        and page.endswith("no errors\n")
+    )
+    (tmp_path / "x.jsonl").write_text((world / "train.jsonl").read_text() + '{"text": "<|begin_of_audio|>"}\n')
+    assert run("data", "check", tmp_path / "x.jsonl", "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["errors"] == 1 and report["files"][0]["errors"] == {"span without an end": 1}
+    assert f"{tmp_path}/x.jsonl:61: " in report["files"][0]["shown"]["span without an end"][0]
+    assert run("data", "check", tmp_path / "x.jsonl") == 1
+    assert "ERROR 1 x span without an end" in capsys.readouterr().out
+
+
+def test_check_fails_on_what_it_is_told_to(world, tmp_path, capsys):
+    call = ["data", "check", world / "train.jsonl", "--test", world / "train.jsonl"]
+    assert run(*call) == 0 and run(*call, "--fail-on", "overlap") == 1
+    capsys.readouterr()
+    assert run(*call, "--fail-on", "overlaps") == 2 and "'overlaps' is none of" in one_line(capsys)
+    assert run("data", "check", tmp_path / "gone.jsonl") == 2 and "no such file" in one_line(capsys)
+
+
+def test_convert_to_examples(tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    rows = [{"question": "q", "answer": "a b c", "answer_cosyvoice_speech_token": [1, 2, 3]}, {"question": "q"}]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    call = [
+        "data",
+        "convert",
+        "--from",
+        "slam_omni",
+        tmp_path / "s.jsonl",
+        tmp_path / "out.jsonl",
+        "text_chunk=2",
+        "audio_chunk=2",
+    ]
+    assert run(*call) == 2
+    assert "s.jsonl:2: field 'answer' must be text" in one_line(capsys) and not (tmp_path / "out.jsonl").exists()
+    assert (
+        run(*call, "--skip-bad") == 0 and "2 rows, 1 written" in caplog.text and "1 skipped: no answer" in caplog.text
+    )
+    (example,) = read_examples(tmp_path / "out.jsonl")
+    assert [s.text or s.codes[:, 0].tolist() for s in example.turns[2].spans] == ["a b", [1, 2], " c", [3]]
+    assert run(*call, "--skip-bad") == 0 and "up to date" in caplog.text
+    capsys.readouterr()
+    assert run("data", "convert", "--from", "slam-omni", tmp_path / "s.jsonl", tmp_path / "o.jsonl") == 2
+    assert "no data converter named 'slam-omni'. Did you mean 'slam_omni'" in one_line(capsys)
+    assert run(*call[:-2], "text_chunks=2") == 2 and "no such key" in one_line(capsys)
+    assert run("data", "convert", "--from", "alpaca", tmp_path / "s.jsonl", tmp_path / "folder") == 2
+    assert "name a .jsonl file" in one_line(capsys)
+
+
+def test_a_plugin_adds_a_format(tmp_path):
+    (tmp_path / "lines.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from ttt.data.convert.core import record\n"
+        "from ttt.interfaces import Converter\n"
+        "from ttt.registry.families import CONVERTER\n\n\n"
+        "@CONVERTER.register('plain_lines')\n@dataclass(frozen=True)\nclass PlainLines(Converter):\n"
+        '    """One document a line."""\n\n'
+        "    def rows(self, path):\n        return ((f'{path}:{n}', s) for n, s in enumerate(path.open(), 1))\n\n"
+        "    def convert(self, where, row):\n"
+        "        return record(where.rpartition('/')[2], [('document', [{'text': row.strip()}])], 'document')\n\n"
+        "    def sample(self, folder):\n        (folder / 'x.txt').write_text('one\\ntwo\\n')\n        return folder / 'x.txt'\n"
+    )
+    (tmp_path / "x.txt").write_text("once upon a time\nthere was\n")
+    call = ["--from", "plain_lines", tmp_path / "x.txt", tmp_path / "x.jsonl", "--plugins", tmp_path / "lines.py"]
+    assert run("data", "convert", *call) == 0
+    assert [e.turns[0].spans[0].text for e in read_examples(tmp_path / "x.jsonl")] == ["once upon a time", "there was"]
+    from ttt.registry.families import CONVERTER
+
+    del CONVERTER._entries["plain_lines"]
+
+
+def test_recordings_to_a_corpus_and_chats_to_codes(tmp_path, capsys):
+    codec = Toy().load()
+    sound = codec.decode([AudioCodes(np.array([[3], [1], [4]] * 4, np.int32), codec.frame_rate_hz, codec.codec_id)])[0]
+    write(tmp_path / "in" / "ann" / "u.wav", sound)
+    (tmp_path / "in" / "ann" / "u.txt").write_text("w3 w1 w4")
+    assert (
+        run(
+            "data",
+            "convert",
+            "--from",
+            "folder",
+            tmp_path / "in",
+            tmp_path / "corpus",
+            "--split",
+            "dev",
+            "--tasks",
+            "asr",
+        )
+        == 0
+    )
+    assert sorted(p.name for p in (tmp_path / "corpus").iterdir()) == [
+        "dev.convert.done.json",
+        "dev.items.jsonl",
+        "dev.jsonl",
+    ]
+    messages = [{"role": "user", "content": "<|audio|>"}, {"role": "assistant", "content": "w3"}]
+    (tmp_path / "v.jsonl").write_text(json.dumps({"messages": messages, "audios": ["in/ann/u.wav"]}) + "\n")
+    assert run("data", "convert", "--from", "vita_audio", tmp_path / "v.jsonl", tmp_path / "w.jsonl") == 0
+    assert run("data", "encode", tmp_path / "w.jsonl", tmp_path / "c.jsonl", "codec=toy") == 0
+    (example,) = read_examples(tmp_path / "c.jsonl")
+    assert example.turns[1].spans[0].codes[:, 0].tolist() == [3, 1, 4] * 4
+    assert run("data", "encode", tmp_path / "w.jsonl", tmp_path / "w.jsonl", "codec=toy") == 2
+    assert "name another .jsonl file" in one_line(capsys)
+
+
+def test_training_from_a_store_a_mix_and_a_file(world, tmp_path, capsys):
+    """The same examples give the same losses, whichever way they come; `ttt show` reads a store too."""
+    assert run("data", "pack", world / "train.jsonl", "--out", tmp_path / "s", "--tokenizer", world / "tok") == 0
+    (tmp_path / "mix.json").write_text(json.dumps([{"path": str(world / "train.jsonl"), "sample_ratio": 1}]))
+    losses = []
+    for number, data in enumerate((world / "train.jsonl", tmp_path / "s", tmp_path / "mix.json")):
+        settings = {
+            "run.dir": tmp_path / f"run{number}", "data.train": data, "data.tokenizer": world / "tok", "data.row_tokens": 128,
+            "data.batch_tokens": 256, "model.preset": "toy", "train.steps": 2, "train.log_every_steps": 1,
+            "train.tensorboard": False, "run.device": "cpu", "data.max_drop_share": 0.5,
+        }  # fmt: skip
+        assert run("train", *(f"{k}={v}" for k, v in settings.items())) == 0
+        log = [json.loads(line) for line in (tmp_path / f"run{number}" / "metrics.jsonl").read_text().splitlines()]
+        losses.append([r["train/loss"] for r in log if "train/loss" in r])
+    assert losses[0] == losses[1] == losses[2] and len(losses[0]) == 2
+    capsys.readouterr()
+    assert run("show", f"data.train={tmp_path / 's'}", f"data.tokenizer={world / 'tok'}", "--uid", "t7") == 0
+    assert capsys.readouterr().out.startswith("t7  task chat")
