@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ttt.api import decode_settings, open_codec
+from ttt.api import Model, open_codec
 from ttt.cli.opening import load_model, open_config
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
@@ -170,9 +170,7 @@ class Chat:
         self._warned = False
 
     def _decoder(self, config: RunConfig) -> Decoder:
-        from ttt.sampling.interleave import Decoder
-
-        return Decoder(self.model, config.objective.mask, config.eval.sampler, decode_settings(config))
+        return Model(config, self.model).decoder()
 
     def greet(self) -> None:
         """What is being talked to, and how to begin."""
@@ -409,10 +407,15 @@ class Chat:
 
     def again(self, rest: str = "") -> None:
         """/again"""
+        before = list(self.talk.turns)
         question = self.talk.take_back()
         if question is None:
             raise ConfigError("/again: nothing was asked yet")
-        self.ask(question)
+        try:
+            self.ask(question)
+        except TttError:  # the first answer stays
+            self.talk.turns = before
+            raise
 
     def save(self, rest: str) -> None:
         """/save FILE"""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttt.api import decode_settings
+from ttt.api import Model, decode_settings
 from ttt.cli.opening import load_model, open_config, results_folder
 from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
@@ -141,7 +141,6 @@ def _decode(
 ) -> dict[str, list[Answered]]:
     from ttt.data.spans import encode_example
     from ttt.eval.compare import decode
-    from ttt.sampling.interleave import Decoder
     from ttt.sampling.session import Prompt
 
     asked = []
@@ -149,9 +148,7 @@ def _decode(
         stream = encode_example(example, model.tokenizer, open_answer=True)
         assert stream.content is not None
         asked.append(Prompt(uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist()))
-    decoders = {
-        name: Decoder(model, c.objective.mask, c.eval.sampler, decode_settings(c)) for name, c in contenders.items()
-    }
+    decoders = {name: Model(c, model).decoder() for name, c in contenders.items()}
     next(iter(decoders.values())).generate(asked[:1])  # the first call of a process is slow, whoever makes it
     answers = {}
     for name, decoder in decoders.items():
