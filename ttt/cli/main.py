@@ -35,6 +35,7 @@ VERBS = {
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
     "model": ("ttt.cli.model:model", "model folders: import | export (plain or in the official layout) | merge (adapters) | show"),
+    "estimate": ("ttt.cli.estimate:estimate", "what a recipe costs: parameters, memory by ZeRO stage, speed, hours, price"),
     "bench": ("ttt.cli.bench:bench", "how fast: train | decode | loader, beside a reference loop; prints a table, writes JSON"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
     "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),
@@ -54,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=help_line, description=help_line)
         if name in ("ablate", "bench", "chat", "doctor", "inspect", "new", "replay", "repro", "stream"):
             getattr(options, name)(verb)
-        elif name == "model":
-            model_options.model(verb)
+        elif name in ("model", "estimate"):
+            getattr(model_options, name)(verb)
         elif name == "data":
             options.data(verb)
         elif name == "list":
