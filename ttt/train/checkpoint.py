@@ -74,12 +74,14 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
                 (partial / "engine").mkdir()
         with engine.ranks.together():
             engine.save_model(partial / "model")
-            engine.save(partial / "engine")
+            # Who writes a file digests it: ranks work side by side, and a shared folder may show it to others late.
+            own = {p.relative_to(partial).as_posix(): _entry(p) for p in engine.save(partial / "engine")}
+        entries = {name: entry for part in engine.ranks.tell(own) for name, entry in part.items()}
         with engine.ranks.together():
             if engine.rank == 0:
                 for name, text in {**files, "state.json": json.dumps(asdict(state), indent=1) + "\n"}.items():
                     (partial / name).write_text(text, encoding="utf-8")
-                _publish(partial, target, state.step)
+                _publish(partial, target, state.step, entries)
     except Exception as error:
         if engine.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -199,11 +201,14 @@ def is_disk_full(error: BaseException) -> bool:
     return "No space left on device" in str(error) or f"os error {errno.ENOSPC})" in str(error)
 
 
-def _publish(partial: Path, target: Path, step: int) -> None:
-    files = {}
-    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        _sync(path)
-        files[path.relative_to(partial).as_posix()] = {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
+def _entry(path: Path) -> dict[str, int | str]:
+    _sync(path)
+    return {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
+
+
+def _publish(partial: Path, target: Path, step: int, known: Mapping[str, Mapping[str, int | str]]) -> None:
+    here = {p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()}
+    files = {name: known[name] if name in known else _entry(partial / name) for name in sorted(here | set(known))}
     marker = partial / MARKER
     marker.write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
     _sync(marker)

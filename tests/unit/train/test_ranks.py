@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ttt.train.checkpoint import verify
+
 pytest.importorskip("deepspeed")
 HERE = Path(__file__).parent
 ENGINES = ("local", "zero1", "zero2", "zero3")
@@ -61,6 +63,10 @@ def test_every_engine_equals_one_process_and_goes_on_with_any_other(scenario, tm
     for engine in ENGINES:
         ended(runs[engine], 0, 0)
         same(runs[engine]["lines"], one, 2e-5)
+    checkpoint = tmp_path / "zero2/checkpoints/step-00000006"
+    verify(checkpoint)
+    listed = json.loads((checkpoint / "COMPLETE").read_text())["files"]
+    assert {f"engine/optimizer-0000{r}-of-00002.safetensors" for r in (0, 1)} < set(listed)
     ended(runs["zero3 again"], 0, 0)
     assert runs["zero3 again"]["lines"] == runs["zero3"]["lines"]  # bit for bit
     # A checkpoint belongs to no engine and no number of ranks.

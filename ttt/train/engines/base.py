@@ -69,8 +69,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the optimiser's state; called on every rank.  No pickle."""
+    def save(self, folder: Path) -> list[Path]:
+        """Write the optimiser's state; called on every rank.  No pickle.  -> files that only this rank knows of."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:

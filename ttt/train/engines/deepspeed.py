@@ -82,7 +82,9 @@ class DeepSpeedEngine(Engine):
         if train.autocast == "none" and any(p.dtype == torch.bfloat16 for p in model.parameters()):
             raise ConfigError("model.dtype: bfloat16 weights need train.autocast=bfloat16 with train.engine=deepspeed")
         if not all(p.is_floating_point() for p in model.parameters()):
-            raise ConfigError("model.lora: quantized weights cannot be spread; use train.engine=local, or no quantization")
+            raise ConfigError(
+                "model.lora: quantized weights cannot be spread; use train.engine=local, or no quantization"
+            )
         self._named = dict(model.named_parameters())
         self._numel = sum(p.numel() for p in self._named.values())
         self._shapes = {n: p.shape for n, p in self._named.items()}
@@ -169,7 +171,7 @@ class DeepSpeedEngine(Engine):
 
         return unwrap_model_for_generation(self._ds)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> list[Path]:
         """Every rank its share; nothing is gathered."""
         tensors: dict[str, Tensor] = {}
         starts: dict[str, int] = {}
@@ -178,9 +180,9 @@ class DeepSpeedEngine(Engine):
             for moment, value in self._base.state.get(fragment.flat, {}).items():
                 own = value if value.ndim == 0 else fragment.part(value)
                 tensors[f"{moment}/{fragment.name}"] = own.detach().cpu().clone()
-        write_share(folder, self.rank, self.world_size, tensors, starts)
         if self.rank == 0:
             write_record(folder, self._base, self._groups)
+        return [write_share(folder, self.rank, self.world_size, tensors, starts)]
 
     def load(self, folder: Path) -> None:
         """This rank's share of what any engine on any number of ranks wrote."""

@@ -68,10 +68,10 @@ class LocalEngine(Engine):
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> list[Path]:
         """One tensor per parameter and moment, by rank zero."""
         if self.rank:
-            return
+            return []
         write_whole(folder, {
             f"{key}/{self.names[id(parameter)]}": value.detach().contiguous()
             for parameter, state in self.optimizer.state.items()
@@ -82,6 +82,7 @@ class LocalEngine(Engine):
             for g in self.optimizer.param_groups
         ]
         write_record(folder, self.optimizer, groups)
+        return []
 
     def load(self, folder: Path) -> None:
         """Moments by parameter name."""

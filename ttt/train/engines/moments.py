@@ -36,12 +36,13 @@ def write_whole(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(dict(tensors), folder / "optimizer.safetensors")
 
 
-def write_share(folder: Path, rank: int, size: int, tensors: Mapping[str, Tensor], starts: Mapping[str, int]) -> None:
-    """One rank's flat pieces; ``starts``: by parameter, where its piece begins in the flattened parameter."""
+def write_share(folder: Path, rank: int, size: int, tensors: Mapping[str, Tensor], starts: Mapping[str, int]) -> Path:
+    """One rank's flat pieces; ``starts``: by parameter, where its piece begins in the flattened parameter.  -> the file."""
     from safetensors.torch import save_file
 
     path = folder / f"optimizer-{rank:05d}-of-{size:05d}.safetensors"
     save_file(dict(tensors), path, metadata={"starts": json.dumps(dict(starts))})
+    return path
 
 
 class Moments:
