@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -13,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ttt.api import Model, open_codec
 from ttt.cli.opening import load_model, open_config
+from ttt.cli.screen import Read, Screen, piped, terminal, visible
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ttt.types import Span, Turn
 
 LEAVE = ("quit", "exit", "q")
-Read = Callable[[], "str | None"]
 
 
 def chat(arguments: argparse.Namespace) -> int:
@@ -54,98 +53,12 @@ def chat(arguments: argparse.Namespace) -> int:
             raise
         screen.note(f"no sound: {error}")
     with tempfile.TemporaryDirectory(prefix="ttt-chat-") as scratch:
-        session = Chat(config, model, folder, codec, screen, out or (Path(scratch) if arguments.play else None))
+        folder_out = out or (Path(scratch) if arguments.play else None)
+        session = Chat(config, model, folder, codec, screen, folder_out, arguments.room)
         session.kept, session.player = out is not None, arguments.play
-        if arguments.room:
-            session.talk.room = arguments.room
         session.talk.system = arguments.system or (session.system_of(arguments.task) if arguments.task else "")
         session.greet()
         return session.run(terminal() if sys.stdin.isatty() else piped(screen))
-
-
-class Screen:
-    """What is written, and how: counters are rewritten in place and colours used on a terminal only."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-        self.live = out.isatty()
-        self._colour = self.live and "NO_COLOR" not in os.environ
-        self._counter = ""
-        self._last = "\n"
-
-    def write(self, text: str) -> None:
-        """Text as it is."""
-        self.out.write(text)
-        self.out.flush()
-        self._last = text[-1:] or self._last
-
-    def gap(self) -> None:
-        """A blank, unless there is one."""
-        if not self._last.isspace():
-            self.write(" ")
-
-    def line(self, text: str = "") -> None:
-        """A whole line."""
-        self.write(text + "\n")
-
-    def note(self, text: str) -> None:
-        """A line that neither side of the conversation said."""
-        self.line(f"\x1b[2m{text}\x1b[0m" if self._colour else text)
-
-    def counter(self, text: str, final: bool = False) -> None:
-        """A number that grows: in place on a terminal, else only its last state."""
-        if not self.live and not final:
-            return
-        if not self._counter:
-            self.gap()
-        back = "\b" * len(self._counter)
-        self.write(back + text + " " * max(0, len(self._counter) - len(text)))
-        self._counter = "" if final else text
-
-
-def visible(text: str) -> str:
-    """Text that a terminal cannot take for commands: control characters but line feed and tab are spelled out.
-
-    >>> visible("a" + chr(27) + "[2J b")
-    'a\\\\x1b[2J b'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-def terminal() -> Read:
-    """Lines typed at a terminal, with editing where the platform has it; None at the end of input."""
-    try:
-        import readline  # noqa: F401  (importing it gives `input` line editing)
-    except ImportError:
-        pass
-
-    def read() -> str | None:
-        try:
-            return input("you> ")
-        except EOFError:
-            print()
-            return None
-
-    return read
-
-
-def piped(screen: Screen) -> Read:
-    """Lines of standard input, echoed so that the output reads as a conversation."""
-
-    def read() -> str | None:
-        raw = sys.stdin.buffer.readline()
-        if not raw:
-            return None
-        try:
-            text = raw.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            screen.note("chat: a line of the input is not UTF-8 and is left out")
-            return ""
-        if text.strip():
-            screen.line(f"you> {text}")
-        return text
-
-    return read
 
 
 class Chat:
@@ -159,12 +72,13 @@ class Chat:
         codec: Codec | None,
         screen: Screen,
         out: Path | None,
+        room: int = 0,
     ) -> None:
         from ttt.cli.conversation import Conversation
 
         self.model, self.folder, self.codec, self.screen, self.out = model, folder, codec, screen, out
         self.kept, self.player = True, ""
-        self.talk = Conversation(model.tokenizer, room_of(model))
+        self.talk = Conversation(model.tokenizer, room_of(model, room))
         self.config, self.decoder = config, self._decoder(config)
         self._written: set[Path] = set()
         self._warned = False
@@ -201,6 +115,8 @@ class Chat:
                 self.take(line.strip())
             except TttError as error:
                 self.screen.note(f"chat: {error}")
+            except KeyboardInterrupt:  # answers catch it themselves
+                self.screen.note("stopped")
 
     def take(self, line: str) -> None:
         """One line: a command, or something said (``//`` says a line that begins with a slash)."""
@@ -460,12 +376,17 @@ COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
 }
 
 
-def room_of(model: SpeechTextLM) -> int:
-    """Positions the backbone has.  Raises `ConfigError` for one that does not say."""
-    found = getattr(model.hf.config, "max_position_embeddings", None)
-    if not found:
+def room_of(model: SpeechTextLM, asked: int = 0) -> int:
+    """Most tokens of history and answer: the backbone's positions, or ``asked`` if that is fewer (0: not asked).
+
+    Raises `ConfigError` for more than there are, and for a backbone that does not say.
+    """
+    found = int(getattr(model.hf.config, "max_position_embeddings", 0) or 0)
+    if asked < 0 or found and asked > found:
+        raise ConfigError(f"--room: must lie in 1 to {found} (positions of the model), got {asked}")
+    if not (asked or found):
         raise ConfigError("the model does not say how many positions it has; give --room TOKENS")
-    return int(found)
+    return asked or found
 
 
 def replace_text(path: Path, text: str) -> None:

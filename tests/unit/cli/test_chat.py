@@ -7,9 +7,10 @@ from tests.conftest import tiny_model
 from tests.unit.cli.opened_runs import SYSTEMS, make_run, talk
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
-from ttt.cli.chat import Chat, Screen, visible
+from ttt.cli.chat import Chat, room_of
 from ttt.cli.chat_settings import DECODING, changed
 from ttt.cli.main import main
+from ttt.cli.screen import Screen, visible
 from ttt.config.load import load_config
 from ttt.data.formats import read_examples
 from ttt.data.spans import encode_example
@@ -209,3 +210,11 @@ def test_the_player_gets_the_sound(runs, tmp_path, monkeypatch, capsys):
     (tmp_path / "player").write_text("#!/bin/sh\necho no device >&2\nexit 1\n")
     code, out = talk(monkeypatch, capsys, runs["nar"], lines, *options)
     assert code == 0 and "failed: no device" in out and out.count("model> ") == 2
+
+
+def test_room():
+    model = tiny_model()
+    assert room_of(model) == 1024 and room_of(model, 90) == 90
+    for wrong in (2000, -1):
+        with pytest.raises(ConfigError, match=r"--room: must lie in 1 to 1024 \(positions of the model\), got"):
+            room_of(model, wrong)

@@ -1,0 +1,95 @@
+"""What a chat writes and reads: a terminal, or a pipe that reads as a conversation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+Read = Callable[[], "str | None"]
+
+
+class Screen:
+    """What is written, and how: counters are rewritten in place and colours used on a terminal only."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.live = out.isatty()
+        self._colour = self.live and "NO_COLOR" not in os.environ
+        self._counter = ""
+        self._last = "\n"
+
+    def write(self, text: str) -> None:
+        """Text as it is."""
+        self.out.write(text)
+        self.out.flush()
+        self._last = text[-1:] or self._last
+
+    def gap(self) -> None:
+        """A blank, unless there is one."""
+        if not self._last.isspace():
+            self.write(" ")
+
+    def line(self, text: str = "") -> None:
+        """A whole line."""
+        self.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """A line that neither side of the conversation said."""
+        self.line(f"\x1b[2m{text}\x1b[0m" if self._colour else text)
+
+    def counter(self, text: str, final: bool = False) -> None:
+        """A number that grows: in place on a terminal, else only its last state."""
+        if not self.live and not final:
+            return
+        if not self._counter:
+            self.gap()
+        back = "\b" * len(self._counter)
+        self.write(back + text + " " * max(0, len(self._counter) - len(text)))
+        self._counter = "" if final else text
+
+
+def visible(text: str) -> str:
+    """Text that a terminal cannot take for commands: control characters but line feed and tab are spelled out.
+
+    >>> visible("a" + chr(27) + "[2J b")
+    'a\\\\x1b[2J b'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def terminal() -> Read:
+    """Lines typed at a terminal, with editing where the platform has it; None at the end of input."""
+    try:
+        import readline  # noqa: F401  (importing it gives `input` line editing)
+    except ImportError:
+        pass
+
+    def read() -> str | None:
+        try:
+            return input("you> ")
+        except EOFError:
+            print()
+            return None
+
+    return read
+
+
+def piped(screen: Screen) -> Read:
+    """Lines of standard input, echoed so that the output reads as a conversation."""
+
+    def read() -> str | None:
+        raw = sys.stdin.buffer.readline()
+        if not raw:
+            return None
+        try:
+            text = raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            screen.note("chat: a line of the input is not UTF-8 and is left out")
+            return ""
+        if text.strip():
+            screen.line(f"you> {text}")
+        return text
+
+    return read
