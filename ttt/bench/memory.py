@@ -53,7 +53,7 @@ def peak_of(way: str, seed: int, device: str, attention: str) -> int:
     made = work(seed, VOCAB, [(LENGTH // DOCUMENTS,) * DOCUMENTS])
     if way.endswith("loss"):
         gen = torch.Generator().manual_seed(seed)
-        head = torch.nn.Linear(SHAPE["hidden_size"], VOCAB, bias=False).to(device)  # type: ignore[call-overload]
+        head = torch.nn.Linear(SHAPE["hidden_size"], VOCAB, bias=False).to(device)
         hidden = torch.randn(LENGTH, head.in_features, generator=gen).to(device).requires_grad_()
         targets = torch.randint(VOCAB, (LENGTH,), generator=gen).to(device)
 

@@ -19,6 +19,8 @@ from ttt.bench.workload import LENGTHS, PADDED, SHAPE, Work, network, packed, wo
 from ttt.errors import ConfigError, TttError
 from ttt.masks.library import Hybrid
 from ttt.masks.materialize import materialize
+from ttt.model.backbone import enable_checkpointing
+from ttt.model.compiled import compile_layers
 from ttt.objective.library import TtT
 from ttt.registry.families import NOISE, WEIGHTING
 from ttt.rng import generator
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autocast", choices=("none", "bfloat16"), default="none", help="as train.autocast (default none)"
     )
-    parser.add_argument("--compile", action="store_true", help="our step with the decoder compiled (model.compile)")
+    parser.add_argument("--compile", action="store_true", help="our step with model.compile")
     parser.add_argument("--checkpointing", action="store_true", help="our step with gradient checkpointing")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default cpu)")
 
@@ -138,10 +140,9 @@ class Steps:
         self.autocast = arguments.autocast == "bfloat16"
         self.model: SpeechTextLM = network(made.vocab, arguments.seed, arguments.attention).to(self.device)
         if arguments.checkpointing:
-            name = "activation_checkpointing_enable"  # its name since transformers 5
-            getattr(self.model.hf, name if hasattr(self.model.hf, name) else "gradient_checkpointing_enable")()
+            enable_checkpointing(self.model.hf)
         if arguments.compile:
-            self.model.hf.model.compile(dynamic=True)
+            compile_layers(self.model.hf)
         self.objective = TtT(Hybrid(), NOISE.build("linear", "bench"), WEIGHTING.build("inverse_p", "bench"), ())
         self.others: dict[str, SpeechTextLM] = {}
 

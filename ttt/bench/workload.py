@@ -31,7 +31,7 @@ TEXT_CHUNK, AUDIO_CHUNK = 20, 37  # tokens of text and audio that take turns in 
 PROMPT = (95, 150)  # tokens of a prompt, of which USER_AUDIO are the user's
 USER_AUDIO = (30, 80)
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "model_type": "qwen2", "vocab_size": 20_000, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
     "num_key_value_heads": 2, "intermediate_size": 768, "rope_theta": 1.0e6, "rms_norm_eps": 1.0e-6,
     "tie_word_embeddings": True, "max_position_embeddings": 32_768, "hidden_act": "silu", "attention_dropout": 0.0,
@@ -61,7 +61,7 @@ def vocabulary(size: int) -> Vocabulary:
     )  # fmt: skip
 
 
-def work(seed: int, vocab_size: int = SHAPE["vocab_size"], lengths: Any = LENGTHS) -> Work:  # type: ignore[assignment]
+def work(seed: int, vocab_size: int = SHAPE["vocab_size"], lengths: Any = LENGTHS) -> Work:
     """Documents of the given lengths, one tuple a round; equal for equal seeds."""
     vocab = vocabulary(vocab_size)
     rng = np.random.default_rng(derive_seed(seed, "bench"))

@@ -36,6 +36,7 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.formats import read_examples
     from ttt.data.loader import Loader, fixed_batches
     from ttt.data.mix import open_streams
+    from ttt.data.prefetch import Prefetcher
     from ttt.data.spans import encode_example
     from ttt.model.start import starting_model
     from ttt.text.tokenizer import TextTokenizer
@@ -75,6 +76,10 @@ def train(arguments: argparse.Namespace) -> int:
     else:
         vectors = codec.code_vectors() if codec is not None else None
         model = starting_model(config.model, tokenizer, config.run.seed, vectors)
+    if config.model.compile:
+        from ttt.model.compiled import compile_layers
+
+        compile_layers(model.hf)
     callbacks = []
     if config.train.generate_items:
         from ttt.eval.answer import AnswersInTraining
@@ -88,7 +93,8 @@ def train(arguments: argparse.Namespace) -> int:
             [e for found in asked.values() for e in found], tasks, judge, codec, config.eval.normalizer,
             folder / "generated", config.eval.batch_size, config.eval.samples, folder / "tensorboard",
         ))  # fmt: skip
-    return Trainer(config, model, config.objective, loader, dev, callbacks=callbacks).run().exit_code
+    ahead = Prefetcher(loader, config.train.accumulate, config.data.prefetch) if config.data.prefetch else loader
+    return Trainer(config, model, config.objective, ahead, dev, callbacks=callbacks).run().exit_code
 
 
 def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
