@@ -301,17 +301,20 @@ class Trainer:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a checkpoint after the running update; a second one acts at once."""
+        """SIGTERM and SIGINT ask for a checkpoint after the running update; a SIGINT after either acts at once.
+
+        Schedulers signal every process of a job, and launchers hand the signal on: a second SIGTERM means nothing new.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before: dict[signal.Signals, Any] = {}
 
         def note(number: int, frame: Any) -> None:
-            self._signal = signal.Signals(number).name
-            for known, handler in before.items():
-                signal.signal(known, handler)
-            log.warning("%s: saving after this update; once more stops at once", self._signal)
+            if not self._signal:
+                self._signal = signal.Signals(number).name
+                signal.signal(signal.SIGINT, before[signal.SIGINT])
+                log.warning("%s: saving after this update; Ctrl-C stops at once", self._signal)
 
         for number in SIGNALS:
             before[number] = signal.signal(number, note)
