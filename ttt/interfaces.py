@@ -222,7 +222,7 @@ class Codec(ABC):
 
     @abstractmethod
     def stream_decoder(self) -> StreamDecoder:
-        """A fresh streaming decoder."""
+        """A fresh streaming decoder; `ttt.audio.streaming.WindowStream` makes one of any `decode`."""
 
     def code_vectors(self) -> np.ndarray | None:
         """One vector per code, f32 [Q, num_codes, E], to initialise embeddings; None if the codec has none."""
