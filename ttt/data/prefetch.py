@@ -35,13 +35,9 @@ class Prefetcher:
         if depth < 1:
             raise ConfigError(f"data.prefetch: must be >= 1 to read ahead, got {depth}")
         self.source, self.accumulate, self.depth = source, accumulate, depth
+        self.digest = source.digest
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="ttt-loader")
         self._ahead: dict[tuple[int, int], Future[PackedBatch]] = {}
-
-    @property
-    def digest(self) -> str:
-        """That of the source."""
-        return self.source.digest
 
     def epoch_of(self, update: int) -> float:
         """That of the source."""
