@@ -55,6 +55,20 @@ def test_auto_means_the_recipe(tmp_path):
     assert "auto" not in json.dumps(config) and "optimizer" not in config
 
 
+def test_the_options_of_published_files_pass_through(tmp_path):
+    zero = {
+        "stage": 3, "allgather_partitions": True, "allgather_bucket_size": 5e8, "overlap_comm": True, "reduce_scatter": True,
+        "contiguous_gradients": True, "sub_group_size": 1e9, "stage3_max_live_parameters": 1e9, "stage3_max_reuse_distance": 1e9,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }  # fmt: skip
+    autos = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+    own = {"zero_optimization": {**zero, **dict.fromkeys(autos, "auto")}, "zero_allow_untested_optimizer": True}
+    config = made(tmp_path, own, hidden=1000)
+    assert config["zero_optimization"] == {**zero, **dict(zip(autos, (1_000_000, 900_000, 10_000)))}
+    left = made(tmp_path, own, hidden=None)["zero_optimization"]
+    assert left == zero  # without a size to go by, DeepSpeed's own defaults
+
+
 def test_values_that_agree_are_welcome(tmp_path):
     own = {
         "gradient_accumulation_steps": 16, "gradient_clipping": 1, "bf16": {"enabled": True}, "steps_per_print": 100,
