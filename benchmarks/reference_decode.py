@@ -35,8 +35,8 @@ class Work:
     """How an answer is decoded.
 
     ``block`` tokens at a time in ``steps`` steps; at most ``max_tokens`` tokens, and ``most`` codes a span.  ``codes``: spans
-    have exactly that many codes (None: up to their end token).  ``text``: what is written at the text steps whatever the model says (None: greedy).
-    ``block_causal``: earlier blocks of a span do not see later ones.
+    have exactly that many codes (None: up to their end token).  ``text``: what is written at the text steps whatever the model
+    says (None: greedy).  ``block_causal``: earlier blocks of a span do not see later ones.
     """
 
     block: int
@@ -104,7 +104,9 @@ def states(prompt: Sequence[int], v: Ids, work: Work) -> Generator[list[int], Te
         if token not in (v.open_span, v.open_last):
             continue
         end = v.end_last if token == v.open_last else v.end_span
-        room = max(1, work.max_tokens - (len(ids) - len(prompt)) - 1)
+        room = work.max_tokens - (len(ids) - len(prompt)) - 1
+        if room < 0:
+            break
         limit = min(room, work.most if work.codes is None else work.codes)
         allowed = (index >= v.code_start) & (index < v.code_stop)
         allowed[end] = work.codes is None

@@ -1,0 +1,84 @@
+"""`ttt bench decode` on a tiny network: the plain reference loop and the decoder write the same tokens."""
+
+import pytest
+import torch
+
+from tests.conftest import tiny_model, tiny_tokenizer
+from ttt.bench.common import reference_loop
+from ttt.bench.decode import BLOCK, BLOCKS, Bench, Reference, ids_of
+from ttt.bench.workload import SHAPE
+from ttt.errors import TttError
+from ttt.masks.library import BlockCausal, Hybrid
+from ttt.sampling.interleave import Decoder, DecodeSettings
+from ttt.sampling.remask import LowConfidence
+from ttt.sampling.session import Prompt
+from ttt.sampling.unmask import Blockwise
+
+V = tiny_tokenizer().vocab
+TINY = {**SHAPE, "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 48, "initializer_range": 0.3}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench(1, 2, TINY, prompt=20)
+
+
+def test_the_work_is_what_it_says(bench):
+    """41 text steps, two spans of 4 x 26 tokens, one call a place that is open; twice as many tokens for two prompts."""
+    decoder = bench.decoder(Hybrid(), BLOCK, "exact")
+    (made,) = decoder.generate(bench.prompts[:1])
+    assert decoder.calls == {"ar": 41, "diffusion": 2 * (BLOCK * BLOCKS - 1)} and len(made.ids) == 41 + 2 * 104
+    assert [len(s.codes) for s in made.spans if s.kind == "audio"] == [103, 103] and made.stopped == "im_end"
+    assert bench.way(Hybrid(), 6, "block", 2)(0) == 2 * 249
+    fast = bench.decoder(Hybrid(), 6, "exact")
+    fast.generate(bench.prompts[:1])
+    assert fast.calls == {"ar": 41, "diffusion": 2 * 6 * BLOCKS}
+
+
+def test_the_reference_writes_the_same_tokens(bench):
+    reference = Reference(bench, reference_loop("reference_decode"))
+    (note,) = reference.check(bench.decoder(Hybrid(), BLOCK, "exact"))
+    assert "tokens of exact = tokens" in note and len(reference.states) == 41 + 206
+    tokens, calls = reference.plain.decode(bench.model.hf, reference.prompt, reference.ids, reference.work)
+    assert tokens == list(bench.decoder(Hybrid(), BLOCK, "exact").generate(bench.prompts[:1])[0].ids)
+    assert calls == len(reference.states) and reference.whole(0) == 249
+    assert sum(reference.sample(n) for n in range(12)) == pytest.approx(249)
+
+
+def test_other_tokens_are_an_error(bench):
+    decoder = bench.decoder(Hybrid(), BLOCK, "exact")
+    decoder.script = [*bench.script[:5], bench.script[6], *bench.script[6:]]
+    with pytest.raises(TttError, match="the decoder's tokens differ from the reference's from token 5 on"):
+        Reference(bench, reference_loop("reference_decode")).check(decoder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mask", [Hybrid(), BlockCausal(5)], ids=["hybrid", "block_causal"])
+def test_free_text_and_free_ends(seed, mask):
+    """Greedy answers of a network that opens and closes spans as it likes: token for token those of the plain loop."""
+    plain = reference_loop("reference_decode")
+    model = tiny_model(seed=seed)
+    head = model.hf.get_output_embeddings()
+    sampler = Blockwise(block_length=5, gen_length=20, diffusion_steps=12, remask=LowConfidence())
+    bias = torch.zeros(head.weight.shape[0])
+    bias[[V.soa_id, V.soa_last_id, V.im_end_id, V.eoa_id, V.eoa_last_id]] = torch.tensor([6.0, 5.0, 2.0, 1.5, 1.5])
+    head.bias = torch.nn.Parameter(bias)
+    try:
+        spans = 0
+        for n in range(3):
+            prompt = [V.im_start_id, 5 + n, 6, V.soa_id, *range(V.code_start, V.code_start + 3 * n), V.user_end_id, 7]
+            ours = Decoder(model, mask, sampler, DecodeSettings(max_tokens=40)).generate([Prompt("a", prompt)])[0]
+            work = plain.Work(5, 3, 40, 20, block_causal=isinstance(mask, BlockCausal))
+            tokens, calls = plain.decode(model.hf, prompt, ids_of(plain, V), work)
+            assert tokens == list(ours.ids) and calls == sum(ours.calls.values())
+            spans += sum(s.kind == "audio" for s in ours.spans)
+        assert spans > 2
+    finally:
+        head.bias = None
+
+
+def test_sweep(bench):
+    report = bench.sweep(1, (20, 40, 80))
+    assert [t.name for t in report.timings] == ["prompt_20", "prompt_40", "prompt_80"]
+    assert "growth_over_attention" in report.ratios and "prompt_80" in report.table()
