@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ttt.api import Model, open_codec
 from ttt.cli.opening import load_model, open_config
-from ttt.cli.screen import Read, Screen, piped, terminal, visible
+from ttt.cli.screen import Read, Screen, first_word, piped, terminal, visible
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
@@ -113,7 +113,7 @@ class Chat:
                 return 0
             try:
                 self.take(line.strip())
-            except TttError as error:
+            except (TttError, OSError) as error:
                 self.screen.note(f"chat: {error}")
             except KeyboardInterrupt:  # answers catch it themselves
                 self.screen.note("stopped")
@@ -280,15 +280,11 @@ class Chat:
 
         if self.codec is None:
             raise ConfigError("/audio: this run has no codec to encode speech with; give codec= or --config")
-        try:
-            words = shlex.split(rest)
-        except ValueError as error:
-            raise ConfigError(f"/audio: {error}; quote a path with blanks: /audio 'my file.wav'") from error
-        if not words:
+        path, said = first_word(rest)
+        if not path:
             raise ConfigError("/audio: which file? /audio question.wav, or with words after it")
-        (codes,) = self.codec.encode([resample(read(words[0], mono=True), self.codec.rate_hz)])
-        self.screen.note(f"       ({words[0]}: {self._length(codes.ids.size)})")
-        said = " ".join(words[1:])
+        (codes,) = self.codec.encode([resample(read(path, mono=True), self.codec.rate_hz)])
+        self.screen.note(f"       ({path}: {self._length(codes.ids.size)})")
         heard = Span("audio", codes=codes.ids, style="user")
         self.ask(Turn("user", (heard, Span("text", said)) if said else (heard,)))
 

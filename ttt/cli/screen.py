@@ -93,3 +93,17 @@ def piped(screen: Screen) -> Read:
         return text
 
     return read
+
+
+def first_word(text: str) -> tuple[str, str]:
+    """A path, which may stand in quotes, and what follows it.
+
+    >>> first_word("'my file.wav' what's this"), first_word("a.wav"), first_word("")
+    (('my file.wav', "what's this"), ('a.wav', ''), ('', ''))
+    """
+    quote = text[:1]
+    if quote and quote in "'\"" and quote in text[1:]:
+        path, _, rest = text[1:].partition(quote)
+    else:
+        path, _, rest = text.partition(" ")
+    return path, rest.strip()

@@ -58,11 +58,15 @@ def test_answers_are_written_with_their_sound(runs, tmp_path, monkeypatch, capsy
     (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id)])
     write(tmp_path / "my question.wav", wave)
     out = tmp_path / "out"
-    lines = [f"/audio '{tmp_path / 'my question.wav'}' and words", "/audio gone.wav", f"/save {tmp_path / 's.jsonl'}"]
+    lines = [
+        f"/audio '{tmp_path / 'my question.wav'}' and it's words",
+        "/audio gone.wav",
+        f"/save {tmp_path / 's.jsonl'}",
+    ]
     code, shown = talk(monkeypatch, capsys, runs["nar"], lines, "--out", str(out), *SPOKEN)
     assert code == 0 and "9 codes, 0.18 s" in shown and "chat: gone.wav: no such wav file" in shown
     user = read_examples(tmp_path / "s.jsonl")[0].turns[1]
-    assert user.spans[0].codes.tolist() == codes.tolist() and user.spans[1].text == "and words"
+    assert user.spans[0].codes.tolist() == codes.tolist() and user.spans[1].text == "and it's words"
     record = json.loads((out / "turn-001.json").read_text())
     assert record["codec"] == codec.codec_id and record["num_codes"] == 32
     assert len(read(out / "turn-001.wav").samples) == len(record["codes"]) * 320 > 0
@@ -75,7 +79,7 @@ def test_bad_settings_say_so_and_change_nothing(runs, monkeypatch, capsys):
     lines = [
         "/show", "/set temperature hot", "/set sampler.steps 3", "/set train.lr 1", "/set temprature 1", "/set", "/set top_k",
         "/set sampler {name: blockwise, block_length: 5, gen_length: 16}", "/sett x 1", "/task cooking", "/audio",
-        "/again", "/save x.txt", "/save", "/undo", "/set max_tokens 0", "/show",
+        "/again", "/save x.txt", "/save /proc/nowhere/x.jsonl", "/save", "/undo", "/set max_tokens 0", "/show",
     ]  # fmt: skip
     code, out = talk(monkeypatch, capsys, runs["ttt"], lines)
     assert code == 0
