@@ -33,11 +33,9 @@ def train(arguments: argparse.Namespace) -> int:
     ]
     if dry_run(arguments, config, plan):
         return 0
-    from ttt.data.formats import read_examples
     from ttt.data.loader import Loader, fixed_batches
     from ttt.data.mix import open_streams
     from ttt.data.prefetch import Prefetcher
-    from ttt.data.spans import encode_example
     from ttt.model.start import starting_model
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.checkpoint import check_model_folder
@@ -63,10 +61,9 @@ def train(arguments: argparse.Namespace) -> int:
     if rank == 0:
         log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
     dev = []
-    dev_examples = read_examples(config.data.dev) if config.data.dev else []
-    if dev_examples:
-        streams = [encode_example(e, tokenizer, prompt_rule=rule) for e in dev_examples]
-        dev = fixed_batches(streams, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens)
+    held_out = open_streams(config.data.dev, tokenizer, prompt_rule=rule, mix=config.data.mix) if config.data.dev else []
+    if len(held_out):
+        dev = fixed_batches(held_out, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens)
     codec = config.codec.load() if config.codec is not None else None
     judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
     if config.train.init_from:
@@ -86,7 +83,7 @@ def train(arguments: argparse.Namespace) -> int:
         from ttt.sampling.interleave import Decoder
 
         tasks = {t.label: t for t in config.tasks}
-        asked = read_files([config.data.dev], config.train.generate_items, set(tasks)) if dev_examples else {}
+        asked = read_files([config.data.dev], config.train.generate_items, set(tasks)) if len(held_out) else {}
         folder = Path(config.run.dir)
         callbacks.append(AnswersInTraining(
             Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config)),

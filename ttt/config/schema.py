@@ -33,7 +33,7 @@ class DataSection:
     jobs: int = 1  # processes that encode audio
     train: str = MISSING  # training data: an examples file, a store ('ttt data pack') or a mix JSON
     mix: str = "records"  # sample_ratio of a mix: records (share of a source that is kept, official) | tokens (weights)
-    dev: str = ""  # examples JSONL for validation; empty: none
+    dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
     num_codes: int = 16384  # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
     pack: bool = (

@@ -69,6 +69,8 @@ def raw_records(path: str | Path, columns: Sequence[str] | None = None) -> Itera
     Raises `DataError` when the file as a whole cannot be read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder (a store?), expected a file of examples: {', '.join(KINDS)}")
     kind = kind_of(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; run the stage that makes it")
