@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -51,22 +51,27 @@ def read_manifest(path: str | Path, check_files: bool = True) -> list[Utterance]
     """
     items: list[Utterance] = []
     line_of: dict[str, int] = {}
-    for number, text in enumerate(_lines(path), start=1):
-        place = f"{path}:{number}"
-        item = _parse(text, place)
+    for number, item in iter_manifest(path, check_files):
         if item.id in line_of:
             raise DataError(
-                f"{place}: id {item.id!r} is used twice, first on line {line_of[item.id]}: rename or drop one"
+                f"{path}:{number}: id {item.id!r} is used twice, first on line {line_of[item.id]}: rename or drop one"
             )
         line_of[item.id] = number
-        if check_files and not wav_path(path, item).is_file():
-            raise DataError(
-                f"{place}: id {item.id!r}: wav {wav_path(path, item)} is missing: make it again or drop the line"
-            )
         items.append(item)
     if not items:
         raise DataError(f"{path}: the manifest holds no utterances: make it again")
     return items
+
+
+def iter_manifest(path: str | Path, check_files: bool = True) -> Iterator[tuple[int, Utterance]]:
+    """(line, utterance) one at a time, checked but for ids that come twice and for an empty manifest."""
+    for number, text in enumerate(_lines(path), start=1):
+        item = _parse(text, f"{path}:{number}")
+        if check_files and not wav_path(path, item).is_file():
+            raise DataError(
+                f"{path}:{number}: id {item.id!r}: wav {wav_path(path, item)} is missing: make it again or drop the line"
+            )
+        yield number, item
 
 
 def write_manifest(path: str | Path, items: Iterable[Utterance]) -> None:
@@ -88,14 +93,14 @@ def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _lines(path: str | Path) -> list[str]:
+def _lines(path: str | Path) -> Iterator[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        with Path(path).open(encoding="utf-8", newline="\n") as lines:
+            yield from (line.removesuffix("\n") for line in lines)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such manifest: make the data first (stage 1)") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}): make it again") from error
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _parse(text: str, place: str) -> Utterance:

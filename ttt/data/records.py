@@ -130,9 +130,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[st
             for values in zip(*(_column(c) for c in batch.columns), strict=True):
                 # A column that a row has no value in is a field that the record does not have.
                 yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    except OSError as error:  # pyarrow's own errors derive from it or from ValueError
-        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
 
 
