@@ -34,7 +34,7 @@ def _sample(converter: Converter) -> None:
         need(list(converter.rows(path)), f"no rows in its sample {path.name}")
 
 
-@prop("converter", "form", "all of its sample converts, to example records, or to utterances with an id, a sound file and a text")
+@prop("converter", "form", "all of its sample converts, to example records or to utterances with id, sound file and text")
 def _form(converter: Converter) -> None:
     need(converter.makes in ("examples", "utterances"), f"makes is {converter.makes!r}")
     with sample(converter) as path:
@@ -71,7 +71,8 @@ def _names(converter: Converter) -> None:
 
 @prop("converter", "refusals", "rows of another form are refused with a RecordError that names the place")
 def _refusals(converter: Converter) -> None:
-    for row in (b'{"half": ', b"\xff\xfe", {}, [], None, {"unheard_of": 1}, 7):
+    others: tuple[Any, ...] = (b'{"half": ', b"\xff\xfe", {}, [], None, {"unheard_of": 1}, 7)
+    for row in others:
         try:
             result = converter.convert("data/file.jsonl:7", row)
         except RecordError as error:
