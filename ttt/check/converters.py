@@ -34,7 +34,9 @@ def _sample(converter: Converter) -> None:
         need(list(converter.rows(path)), f"no rows in its sample {path.name}")
 
 
-@prop("converter", "form", "all of its sample converts, to example records or to utterances with id, sound file and text")
+@prop(
+    "converter", "form", "all of its sample converts, to example records or to utterances with id, sound file and text"
+)
 def _form(converter: Converter) -> None:
     need(converter.makes in ("examples", "utterances"), f"makes is {converter.makes!r}")
     with sample(converter) as path:

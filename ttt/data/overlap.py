@@ -105,9 +105,12 @@ class Table:
         """Owners i64 (test examples) that share one of these runs, each once."""
         if not len(self.hashes) or not len(hashes):
             return np.zeros(0, dtype=np.int64)
-        first, last = (np.searchsorted(self.hashes, hashes, side=side) for side in ("left", "right"))
-        found = [self.owners[a:b] for a, b in zip(first, last, strict=True) if b > a]
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        first = np.searchsorted(self.hashes, hashes)
+        known = self.hashes[np.minimum(first, len(self.hashes) - 1)] == hashes
+        if not known.any():  # nearly always
+            return np.zeros(0, dtype=np.int64)
+        last = np.searchsorted(self.hashes, hashes[known], side="right")
+        return np.unique(np.concatenate([self.owners[a:b] for a, b in zip(first[known], last, strict=True)]))
 
 
 @lru_cache(maxsize=1 << 17)
