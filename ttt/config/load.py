@@ -6,6 +6,7 @@ component's name replaces the block, so the old component's fields do not haunt 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -76,9 +77,16 @@ def load_config(
     if not isinstance(listed, list):
         raise ConfigError(f"plugins: expected a list of files or modules, got {listed!r}")
     base = Path(paths[-1]).resolve().parent if paths else None
-    load_plugins([*listed, *extra], base)
-    raw["plugins"] = [*listed, *extra]
+    asked = [*listed, *extra]
+    found = load_plugins(asked, base)
+    raw["plugins"] = [_from_here(item, origin) for item, origin in zip(asked, found, strict=True)]
     return build_config(raw, need)
+
+
+def _from_here(item: str, origin: str) -> str:
+    """A plug-in as it is found from the working folder: a run's config.yaml lies elsewhere than the file that named it."""
+    is_file = item.endswith(".py") or "/" in item
+    return os.path.relpath(origin) if is_file and not Path(item).is_file() else item
 
 
 def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:

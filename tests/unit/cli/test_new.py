@@ -10,7 +10,7 @@ from ttt.cli.main import main
 from ttt.cli.new_plugin import plugin_source
 from ttt.cli.new_recipe import KINDS, recipe_files
 from ttt.cli.plugin_samples import SAMPLES
-from ttt.config.load import load_config
+from ttt.config.load import load_config, resolved_yaml
 from ttt.errors import ConfigError
 from ttt.registry.core import FAMILIES, family
 from ttt.registry.plugins import load_plugins
@@ -90,7 +90,12 @@ def test_a_fresh_recipe_is_a_whole_configuration(kind, tmp_path, monkeypatch, ca
     for verb in ("train", "generate", "score", "tokenize"):
         assert main([verb, "--config", "conf/base.yaml", "--dry-run"]) == 0
         assert "plan:" in capsys.readouterr().out
-    text = "".join(p.read_text() for p in folder.rglob("*") if p.is_file())
+    (folder / "exp" / "run").mkdir(parents=True)  # what a run writes down finds the plug-in again
+    written = load_config(["conf/base.yaml"])
+    assert list(written.plugins) == ["plugin.py"]
+    (folder / "exp" / "run" / "config.yaml").write_text(resolved_yaml(written))
+    assert load_config(["exp/run/config.yaml"]) == written
+    text = "".join(p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc")
     assert not re.findall("@[A-Z_]+@", text)
     assert (folder / "run.sh").stat().st_mode & 0o111
     assert not list(folder.parent.glob(".*"))
