@@ -29,7 +29,7 @@ def answer(
     batch_size: int,
     tracer: Tracer | None = None,
 ) -> list[dict[str, Any]]:
-    """Generation records in the order of ``examples``; batches hold prompts of one task and similar length.
+    """Generation records in the order of ``examples``; of each task, ``batch_size`` prompts are in work at a time.
 
     ``tasks``: label -> task, which makes the prompt.  ``tracer`` writes down every step of decoding.
     """
@@ -38,18 +38,18 @@ def answer(
         stream = encode_example(tasks[example.task].prompt(example), decoder.model.tokenizer, open_answer=True)
         assert stream.content is not None
         prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
-    order = sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid))
+    by_task: dict[str, list[Example]] = {}
+    for example in sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid)):
+        by_task.setdefault(example.task, []).append(example)
     by_uid: dict[str, dict[str, Any]] = {}
-    at = 0
-    while at < len(order):
-        batch = [e for e in order[at : at + batch_size] if e.task == order[at].task]
-        at += len(batch)
-        for example, made in zip(batch, decoder.generate([prompts[e.uid] for e in batch], tracer), strict=True):
+    for some in by_task.values():
+        answers = decoder.generate([prompts[e.uid] for e in some], tracer, batch_size)
+        for example, made in zip(some, answers, strict=True):
             by_uid[example.uid] = {
                 "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
                 "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
                 "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
-                "batch": len(batch),
+                "batch": min(batch_size, len(some)),
             }  # fmt: skip
     return [by_uid[e.uid] for e in examples]
 

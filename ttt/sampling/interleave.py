@@ -130,7 +130,7 @@ class Decoder:
             if event.kind == "end":
                 stopped[event.row] = event.reason
         seconds = time.perf_counter() - started
-        whole = sum(self._shares)
+        whole = sum(self._shares) or 1.0
         return [
             Generation(
                 uid=p.uid, ids=tuple(i), spans=spans_of(i, self.model.tokenizer), calls=c, seconds=seconds * w / whole,
