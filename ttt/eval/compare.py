@@ -165,8 +165,8 @@ def _nats(answers: Sequence[Answered], modality: str, resamples: int, seed: int)
 
 # What the table shows: key, heading, digits.  Columns without any value are left out.
 COLUMNS = (
-    ("words", "words", 1), ("codes", "codes", 1), ("calls_ar", "calls ar", 1), ("calls_diffusion", "diffusion", 1),
-    ("calls_per_token", "per token", 2), ("seconds", "seconds", 3), ("first_block_s", "first block", 3), ("rtf", "rtf", 3),
+    ("words", "words", 1), ("codes", "codes", 1), ("calls_ar", "ar calls", 1), ("calls_diffusion", "diffusion calls", 1),
+    ("calls_per_token", "calls/token", 2), ("seconds", "seconds", 3), ("first_block_s", "first block", 3), ("rtf", "rtf", 3),
     ("cut", "cut", 2), ("distinct_1", "dist-1", 2), ("distinct_2", "dist-2", 2), ("self_bleu", "selfBLEU", 1),
     ("codes_distinct_2", "codes dist-2", 2), ("codes_self_bleu", "codes selfBLEU", 1),
 )  # fmt: skip
