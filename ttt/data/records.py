@@ -122,14 +122,16 @@ def _lines(path: Path) -> Iterator[Raw]:
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     module = parquet()
     try:
-        file = module.ParquetFile(path, memory_map=True)
+        # Buffered, and one row group at a time: otherwise what was read of the file stays in memory.
+        file = module.ParquetFile(path, buffer_size=CHUNK_CHARS, pre_buffer=False)
         known = file.schema_arrow.names
         wanted = None if columns is None else [c for c in columns if c in known]
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=wanted):
-            names = batch.schema.names
-            for values in zip(*(_column(c) for c in batch.columns), strict=True):
-                # A column that a row has no value in is a field that the record does not have.
-                yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=[group], columns=wanted):
+                names = batch.schema.names
+                for values in zip(*(_column(c) for c in batch.columns), strict=True):
+                    # A column that a row has no value in is a field that the record does not have.
+                    yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
 
