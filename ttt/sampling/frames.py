@@ -52,7 +52,8 @@ def frames(record: TraceRecord) -> Iterator[Frame]:
         fresh = set()
         if at and steps[at - 1][1] == "x":
             cells = {p: c for p, c in cells.items() if p < final}
-        width, given = 0, {}
+        width = 0
+        given: dict[int, int] = {}
         while at < len(steps) and steps[at][0] == call:
             _, kind, position, token, confidence = steps[at]
             if kind in "sx":
