@@ -185,6 +185,76 @@ def failures(root: Path) -> dict[str, Any]:
     return found
 
 
+def variants(root: Path) -> dict[str, Any]:
+    """Offloading, a published set of options, adapters, and a rank that falls silent."""
+    from ttt.check.world import batch, network, tokenizer
+    from ttt.config.schema import LoraSection, ModelSection
+    from ttt.model.lm import SpeechTextLM
+    from ttt.registry.families import INITIALIZER, OBJECTIVE
+
+    found: dict[str, Any] = {}
+
+    def stop(loader: ToyLoader) -> None:
+        if loader.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    found["silent"] = told(train("zero2", root / "silent", 2, in_update(4, stop), rank_timeout_s=3).wait(15))
+    zero = {
+        "stage": 3, "allgather_partitions": True, "allgather_bucket_size": 5e8, "overlap_comm": True, "reduce_scatter": True,
+        "contiguous_gradients": True, "sub_group_size": 1e9, "reduce_bucket_size": "auto", "stage3_max_live_parameters": 1e9,
+        "stage3_max_reuse_distance": 1e9, "stage3_gather_16bit_weights_on_model_save": True,
+        "stage3_param_persistence_threshold": 0,
+    }  # fmt: skip
+    options = root / "options.json"
+    options.write_text(
+        json.dumps({"zero_optimization": zero, "bf16": {"enabled": "auto"}, "zero_allow_untested_optimizer": True})
+    )
+    runs: list[tuple[str, str, int, dict[str, Any]]] = [
+        ("one", "local", 1, {}), ("options", "zero3", 2, {"deepspeed": str(options)}),
+        ("offload 2", "zero2", 2, {"offload": ["optimizer"]}), ("offload 3", "zero3", 2, {"offload": ["optimizer", "params"]}),
+    ]  # fmt: skip
+    for name, engine, size, more in runs:
+        found[name] = told(train(engine, root / name, size, Untargeted, **more).wait())
+        found[name]["lines"] = lines(root / name)
+        if name.startswith("offload"):
+            shutil.rmtree(root / name / "checkpoints/step-00000006")
+            found[f"{name} again"] = told(train(engine, root / name, size, Untargeted, **more).wait())
+            found[f"{name} again"]["lines"] = lines(root / name)
+    base = root / "base"
+    base.mkdir()
+    network().save(base)
+    init = INITIALIZER.build("normal", "init")
+    section = ModelSection(path=str(base), lora=LoraSection(rank=4, dropout=0.0), init=init)
+    objective = OBJECTIVE.build({"name": "ttt"}, "objective")
+
+    class Loader(ToyLoader):
+        def micro_batch(self, update: int, index: int):
+            return batch(10 * update + index * self.world + self.rank)
+
+    def adapted(name: str, engine: str, size: int) -> None:
+        def work() -> int:
+            from tiny_training import config
+
+            from ttt.train.trainer import Trainer
+
+            rank, ranks = world()
+            model = SpeechTextLM.build(section, tokenizer(), 0).train()
+            made = config(root / name, **settings(engine, root, size))
+            return Trainer(made, model, objective, Loader(rank, ranks), [batch(7)]).run().exit_code
+
+        found[name] = told(World(size, work, root / f"{name}-logs").wait())
+        found[name]["lines"] = lines(root / name)
+
+    adapted("lora", "local", 1)
+    adapted("lora zero2", "zero2", 2)
+    adapted("lora zero3", "zero3", 2)
+    before = found["lora zero3"]
+    shutil.rmtree(root / "lora zero3/checkpoints/step-00000006")
+    adapted("lora zero3", "zero3", 2)
+    found["lora zero3 again"], found["lora zero3"] = found["lora zero3"], before
+    return found
+
+
 def endurance(root: Path, engine: str, ranks: int, kills: int, seed: int, steps: int) -> dict[str, Any]:
     """``kills`` times kill -9 at a random moment, every third within a save; then to the end, against an uninterrupted run."""
     draw = random.Random(seed)

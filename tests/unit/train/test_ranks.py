@@ -121,6 +121,22 @@ def test_a_language_model_under_zero3(scenario, tmp_path):
     assert runs["again"]["lines"] == runs["zero3-bf16"]["lines"]  # bit for bit
 
 
+@pytest.mark.slow
+def test_offloading_published_options_adapters_and_a_silent_rank(scenario, tmp_path):
+    runs = scenario("variants", tmp_path)
+    text = ended(runs["silent"], 2, -9)
+    assert "another process of this run is gone or does not answer" in text and runs["silent"]["seconds"][0] < 12
+    for name in ("options", "offload 2", "offload 3"):
+        ended(runs[name], 0, 0)
+        same(runs[name]["lines"], runs["one"]["lines"], 2e-5)
+    for name in ("lora zero2", "lora zero3"):
+        ended(runs[name], 0, 0)
+        same(runs[name]["lines"], runs["lora"]["lines"], 1e-4)
+    for name in ("offload 2", "offload 3", "lora zero3"):
+        ended(runs[f"{name} again"], 0, 0)
+        assert runs[f"{name} again"]["lines"] == runs[name]["lines"]  # bit for bit
+
+
 def judge_endurance(found: dict, kills: int) -> None:
     ended(found["whole"], *[0] * len(found["whole"]["status"]))
     ended(found["end"], *[0] * len(found["end"]["status"]))
