@@ -123,3 +123,18 @@ def test_turns_may_be_arrays_or_json_in_a_string():
         official_record({"messages": "hello"}, "u", "f:1")
     with pytest.raises(RecordError, match="f:1: expected a list of turns, got int"):
         official_record({"messages": 3}, "u", "f:1")
+
+
+def test_memory_is_that_of_a_record_not_of_the_file(tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setattr(records, "CHUNK_CHARS", 1 << 14)
+    record = json.dumps({"text": "word " * 40})
+    (tmp_path / "x.json").write_text("[" + ",\n".join([record] * 20_000) + "]")
+    (tmp_path / "x.jsonl").write_text((record + "\n") * 20_000)
+    for name in ("x.json", "x.jsonl"):
+        tracemalloc.start()
+        assert sum(1 for _ in read_records(tmp_path / name)) == 20_000
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < (tmp_path / name).stat().st_size / 10, f"{name}: {peak} bytes"
