@@ -134,9 +134,11 @@ def _other(token: int) -> int:
 
 @torch.no_grad()
 def _logits(model, plan: Plan) -> Tensor:
-    """Logits f32 [B * T, V] of every position of a plan."""
+    """Logits f32 [B * T, V] of every position of a plan; padding has none: zeros."""
     mask = materialize(plan.mask, plan.layout, model.attention, model.dtype)
-    return model(ModelInputs(plan.input_ids, plan.position_ids, mask, torch.arange(plan.input_ids.numel())))
+    real = plan.layout.visible.flatten().nonzero().flatten()
+    logits = model(ModelInputs(plan.input_ids, plan.position_ids, mask, real))
+    return logits.new_zeros(plan.input_ids.numel(), logits.shape[1]).index_copy(0, real, logits)
 
 
 def _compare(name: str, plan: Plan, changed: Plan, logits: Tensor, model, at: tuple[int, int]) -> None:
