@@ -122,10 +122,10 @@ def finish(
     write_jsonl(out / "questions.jsonl", map(plain, result["items"]))
     # as the report's tables want them
     metrics = {key: {"task": key.rpartition("/")[0], "split": "", **entry} for key, entry in result["metrics"].items()}
-    result = {"normalizer": "each task's own", **result, "metrics": metrics}
+    counts, result = result["counts"], {"normalizer": "each task's own", **result, "metrics": metrics, "counts": {}}
     card = make_card(
         result, name=stage.name.removeprefix("eval "), config=to_plain(config), seeds={"run": config.run.seed}, data=files,
-        decode={**told, "tasks": result["tasks"]}, limited=f"first {limit} items of each task" if limit else "",
+        decode={**told, "tasks": result["tasks"], "counts": counts}, limited=f"first {limit} items of each task" if limit else "",
     )  # fmt: skip
     if "harness" in result:
         card["versions"]["lm_eval"] = result["harness"]
@@ -151,5 +151,5 @@ def show_card(path: Path) -> None:
         )
         for key, entry in card["metrics"].items()
     ]
-    notes = [f"{name}: {count}" for name, count in card["counts"].items() if count and "cut" in name]
+    notes = [f"{name}: {count}" for name, count in card["decode"]["counts"].items() if count and "cut" in name]
     print(text_table(rows, f"{path.parent}", notes, card["limited"]))
