@@ -135,6 +135,15 @@ def latest_complete(root: str | Path) -> Path | None:
     return next(reversed(complete_checkpoints(root)), None)
 
 
+def remove_leftovers(root: Path) -> None:
+    """Delete what a kill left of a save, and of the removal of a folder older than the latest complete one."""
+    latest = latest_complete(root)
+    for path in [*root.glob(".step-*.partial"), *root.glob("step-*")]:
+        half_removed = latest is not None and path.name < latest.name and not (path / MARKER).is_file()
+        if path.name.startswith(".") or half_removed:
+            shutil.rmtree(path)
+
+
 def verify(folder: Path) -> None:
     """Compare every file with ``COMPLETE``: its size, then its digest.  Raises `CheckpointError` naming the file."""
     marker = folder / MARKER

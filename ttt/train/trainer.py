@@ -27,7 +27,14 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.train import environment
-from ttt.train.checkpoint import TrainState, latest_complete, load_checkpoint, read_state, save_checkpoint
+from ttt.train.checkpoint import (
+    TrainState,
+    latest_complete,
+    load_checkpoint,
+    read_state,
+    remove_leftovers,
+    save_checkpoint,
+)
 from ttt.train.crash import load_crash, save_crash
 from ttt.train.engine import Engine, RankLostError, build_engine
 from ttt.train.engines.ranks import FellowError, is_lost_rank, lost_rank_message
@@ -266,8 +273,7 @@ class Trainer:
             log.info("%s: the run goes on with %s", self.folder, change)
             if change.startswith("train.steps:"):
                 log.warning("train.steps changed: the learning rate follows the new length from here on")
-        for leftover in self.checkpoints.glob(".step-*.partial"):
-            shutil.rmtree(leftover)
+        remove_leftovers(self.checkpoints)
         self.checkpoints.mkdir(exist_ok=True)
         self._environment = json.dumps(environment.collect(), indent=1) + "\n"
         environment.write_whole(self.folder / "data.json", json.dumps(identity, indent=1) + "\n")

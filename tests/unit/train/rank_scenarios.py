@@ -256,40 +256,54 @@ def variants(root: Path) -> dict[str, Any]:
 
 
 def endurance(root: Path, engine: str, ranks: int, kills: int, seed: int, steps: int) -> dict[str, Any]:
-    """``kills`` times kill -9 at a random moment, every third within a save; then to the end, against an uninterrupted run."""
+    """``kills`` times kill -9 at a random moment; then to the end, against an uninterrupted run.
+
+    Every third kill falls into a save, every fourth into the start, the others behind a random step.
+    """
     draw = random.Random(seed)
     more = {"steps": steps, "save_every_steps": 4, "eval_every_steps": 20}
     whole = told(train(engine, root / "whole", ranks, **more).wait(600))
     moments: list[str] = []
     folder = root / "killed"
-    span = max(0.3, whole["seconds"][0] - 1.0)
     while len(moments) < kills:
+        done = max((int(p.parent.name[5:]) for p in (folder / "checkpoints").glob("step-*/COMPLETE")), default=0)
+        kind = "save" if len(moments) % 3 == 2 else "start" if len(moments) % 4 == 3 else "step"
+        aim = min(done + draw.uniform(0, 2 * (steps - done) / (kills - len(moments) + 1)), steps - 8)
+        before = set((folder / "checkpoints").glob(".*"))
+        began = time.time()
         running = train(engine, folder, ranks, **more)
-        saving = len(moments) % 3 == 2
-        wait = draw.uniform(0.0, 0.02 if saving else span * 0.5)
-        until = time.monotonic() + 60
-        before = set((folder / "checkpoints").glob("*")) if saving else set()
-        while saving and time.monotonic() < until:  # a folder that is being written
-            if any(p.name.startswith(".") for p in set((folder / "checkpoints").glob("*")) - before):
+        while kind != "start" and time.time() - began < 60:
+            new = set((folder / "checkpoints").glob(".*")) - before
+            if new if kind == "save" else _logged(folder, began) >= aim:
                 break
+            before &= set((folder / "checkpoints").glob(".*"))  # a leftover that was removed may come again
             time.sleep(0.0005)
-        time.sleep(wait)
+        time.sleep(draw.uniform(0, {"save": 0.015, "start": 1.5, "step": 0.05}[kind]))
         for rank in draw.sample(range(ranks), ranks):
             try:
                 running.kill(rank)
             except ProcessLookupError:
                 pass
         ended = running.wait()
-        if all(e.status == 0 for e in ended):
-            break  # it was faster than the kill: nothing is left to be killed
-        kept = sorted(p.name for p in (folder / "checkpoints").glob("*")) if folder.exists() else []
-        logged = len(lines(folder)) if (folder / "metrics.jsonl").exists() and _whole(folder) else -1
+        kept = sorted(p.name for p in (folder / "checkpoints").glob("*"))
         moments.append(
-            f"{'save' if saving else 'any'} {wait:.3f} s: {', '.join(kept) or 'nothing yet'}; {logged} lines"
+            f"{kind}: step {_logged(folder, 0.0)} logged, left {', '.join(kept) or 'nothing'}; {ended[0].status}"
         )
     ended = told(train(engine, folder, ranks, **more).wait(600))
     return {"whole": whole, "moments": moments, "end": ended, "lines": [lines(root / "whole"), lines(folder)],
-            "left": [p.name for p in (folder / "checkpoints").glob(".*")]}  # fmt: skip
+            "kept": sorted(p.name for p in (folder / "checkpoints").glob("*"))}  # fmt: skip
+
+
+def _logged(folder: Path, since: float) -> int:
+    """The last step in the log, if the log was written after ``since``."""
+    path = folder / "metrics.jsonl"
+    try:
+        if path.stat().st_mtime < since:
+            return -1
+        whole = path.read_text().rpartition("\n")[0].splitlines()
+    except OSError:
+        return -1
+    return json.loads(whole[-1])["step"] if whole else 0
 
 
 def language_model(root: Path) -> dict[str, Any]:
@@ -350,8 +364,3 @@ def language_model(root: Path) -> dict[str, Any]:
     found["folder"] = str(root / "zero3/checkpoints/step-00000002/model")
     found["one folder"] = str(root / "one/checkpoints/step-00000002/model")
     return found
-
-
-def _whole(folder: Path) -> bool:
-    text = (folder / "metrics.jsonl").read_text()
-    return text.endswith("\n") or not text

@@ -19,6 +19,7 @@ from ttt.train.checkpoint import (
     is_disk_full,
     latest_complete,
     load_checkpoint,
+    remove_leftovers,
     save_checkpoint,
     verify,
 )
@@ -63,6 +64,18 @@ def test_only_complete_folders_exist_and_old_ones_go(tmp_path):
         verify(tmp_path / "step-00000100")
     save(tmp_path, 100)  # takes the place of the folder that does not exist
     verify(tmp_path / "step-00000100")
+
+
+def test_leftovers_of_a_kill_go_and_nothing_else(tmp_path):
+    for step in (5, 10, 20):
+        save(tmp_path, step, keep=9)
+    (tmp_path / "step-00000005/COMPLETE").unlink()  # killed while it was being removed
+    (tmp_path / ".step-00000030.partial").mkdir()
+    (tmp_path / "step-00000030").mkdir()  # newer than anything complete: not ours to judge
+    (tmp_path / "notes").mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "step-00000010", "step-00000020", "step-00000030"]
+    remove_leftovers(tmp_path / "absent")
 
 
 def test_damage_is_named_with_a_way_out(tmp_path):

@@ -141,10 +141,12 @@ def judge_endurance(found: dict, kills: int) -> None:
     ended(found["whole"], *[0] * len(found["whole"]["status"]))
     ended(found["end"], *[0] * len(found["end"]["status"]))
     whole, killed = found["lines"]
-    assert len(found["moments"]) == kills, found["moments"]
+    assert [m.rpartition("; ")[2] for m in found["moments"]] == ["-9"] * kills, found["moments"]
     assert [r["step"] for r in killed] == [r["step"] for r in whole]
     assert killed == whole  # bit for bit
-    assert not found["left"]
+    assert found["kept"] == [
+        f"step-{whole[-1]['step'] - back:08d}" for back in (4, 0)
+    ]  # nothing half-written or half-removed
 
 
 @pytest.mark.parametrize(("engine", "ranks", "kills"), [("local", 1, 5), ("zero2", 2, 3)])
@@ -157,5 +159,5 @@ def test_killed_at_random_moments_equals_uninterrupted(scenario, tmp_path, engin
 @pytest.mark.parametrize(("engine", "ranks"), [("local", 1), ("zero2", 2)])
 def test_killed_twenty_times_equals_uninterrupted(scenario, tmp_path, engine, ranks):
     found = scenario("endurance", tmp_path, engine, ranks, 20, 11, 120)
-    print("\n".join(found["moments"]))
+    print("", *found["moments"], sep="\n")
     judge_endurance(found, 20)
