@@ -145,12 +145,16 @@ def inputs_of(config: RunConfig, digests: dict[str, str], decode_only: bool = Fa
 
     Raises `DataError` naming what is missing, before anything runs.
     """
+    from ttt.data.mix import is_mix, sources_of
+
     wanted = {"data.train": config.data.train, "data.dev": config.data.dev, "data.tokenizer": config.data.tokenizer}
     wanted |= {"train.init_from": config.train.init_from, "model.path": config.model.path}
     wanted |= {f"eval.examples[{i}]": path for i, path in enumerate(config.eval.examples)}
     wanted |= {f"{k}.path": str(getattr(getattr(config, k), "path", "") or "") for k in ("codec", "judge")}
     if decode_only:
         wanted = {k: v for k, v in wanted.items() if k.startswith(("eval.", "codec.", "judge."))}
+    if is_mix(config.data.train) and not decode_only:  # its digest alone says nothing of its sources
+        wanted |= {f"data.train[{s.name}]": str(s.path) for s in sources_of(config.data.train)}
     found = {}
     for key, name in wanted.items():
         if not name:

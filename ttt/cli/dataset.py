@@ -106,7 +106,7 @@ def pack(arguments: argparse.Namespace) -> int:
         raise ConfigError("--jobs and --shard-tokens must be >= 1")
     inputs = [*dict.fromkeys([*(Path(p) for p in arguments.inputs if is_mix(p)), *(s.path for s in sources)])]
     stage = Stage(
-        "data pack", out / "pack.done.json", [*inputs, Path(arguments.tokenizer)], [out / "store.json"],
+        "data pack", out.with_name(f"{out.name}.pack.done.json"), [*inputs, Path(arguments.tokenizer)], [out / "store.json"],
         {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens,
          "sources": [[s.name, s.ratio] for s in sources]},
     )  # fmt: skip

@@ -119,8 +119,7 @@ def open_streams(
         store = Store(source.path)
         check_store(store, tokenizer, prompt_rule)
         inside = [
-            Source(Path(s["path"]), s["ratio"] * source.ratio, s["data_type"], s["name"])
-            for s in store.about["sources"]
+            Source(source.path, s["ratio"] * source.ratio, s["data_type"], s["name"]) for s in store.about["sources"]
         ]
         parts += store.sources()
         sources += inside

@@ -78,14 +78,14 @@ def pack(
             after = (len(writer), writer.tokens, sum(report.bad.values()))
             counts = dict(zip(("examples", "tokens", "skipped"), (b - a for a, b in zip(before, after)), strict=True))
             log.info("pack: %s: %s", source.name, ", ".join(f"{n} {what}" for what, n in counts.items()))
-            report.sources.append({
-                "name": source.name, "path": str(source.path), "ratio": source.ratio, "data_type": source.data_type, **counts,
-            })  # fmt: skip
-        about = {
+            # No paths: the same data make the same bytes wherever they lie.
+            about = {"name": source.name, "ratio": source.ratio, "data_type": source.data_type}
+            report.sources.append({**about, **counts})
+        manifest = {
             "sources": report.sources, "skipped": dict(report.bad), "tokenizer": tokenizer.digest,
             "vocab": tokenizer.vocab.digest, "prompt_rule": settings.prompt_rule, "literal_specials": settings.literal_specials,
         }  # fmt: skip
-        store = writer.finish(about)
+        store = writer.finish(manifest)
     report.seconds = time.perf_counter() - started
     return store, report
 

@@ -193,3 +193,12 @@ def test_training_from_a_store_a_mix_and_a_file(world, tmp_path, capsys):
     capsys.readouterr()
     assert run("show", f"data.train={tmp_path / 's'}", f"data.tokenizer={world / 'tok'}", "--uid", "t7") == 0
     assert capsys.readouterr().out.startswith("t7  task chat")
+
+
+def test_a_cells_inputs_are_the_sources_of_a_mix_too(world):
+    from ttt.cli.cells import inputs_of
+    from ttt.config.load import load_config
+
+    config = load_config([], [f"data.train={world / 'mix.json'}", f"data.tokenizer={world / 'tok'}"])
+    found = inputs_of(config, {})
+    assert found["data.train[train.jsonl]"]["path"].endswith("train.jsonl") and "data.train" in found

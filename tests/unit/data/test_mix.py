@@ -153,6 +153,18 @@ def test_two_processes_write_the_same_bytes(folder, tmp_path):
     assert all((tmp_path / "1" / n).read_bytes() == (tmp_path / "2" / n).read_bytes() for n in names)
 
 
+def test_the_bytes_do_not_depend_on_the_place(folder, tmp_path):
+    from ttt.eval.cards import digest
+
+    found = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.jsonl").write_bytes((folder / "a.jsonl").read_bytes())
+        pack(sources_of(tmp_path / place / "a.jsonl"), tmp_path / place / "store", Settings(str(folder / "tok")))
+        found.append(digest(tmp_path / place / "store"))
+    assert found[0] == found[1]
+
+
 def test_work_in_flight_is_bounded():
     """`in_order` asks for no more than ``ahead`` items before it hands the first result out."""
 
