@@ -105,7 +105,8 @@ def test_streams_do_not_disturb_each_other(run, talkative):
         taken.extend(
             (e.kind, e.calls, e.text, None if e.generation is None else e.generation.ids) for e in [*next_of(other)]
         )
-        model.generate("x", uid="c")
+        if len(taken) in (2, 6):
+            model.generate("x", uid="c")
 
     assert listen("a", meanwhile) == alone[0] and taken == alone[1][: len(taken)] and len(taken) > 3
 
