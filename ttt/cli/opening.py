@@ -37,8 +37,11 @@ def results_folder(arguments: argparse.Namespace, name: str, marker: str) -> Pat
 
     Raises `ConfigError` for a folder that holds something else.
     """
+    from ttt.train.checkpoint import MARKER as COMPLETE
+
     place = Path(arguments.run)
-    run = next((f for f in (place, *place.resolve().parents[:_DEPTH]) if (f / "config.yaml").is_file()), None)
+    folders = [f for f in (place, *place.resolve().parents[:_DEPTH]) if (f / "config.yaml").is_file()]
+    run = next((f for f in folders if not (f / COMPLETE).is_file()), None)  # a checkpoint stays as it was written
     if not arguments.out and run is None:
         raise ConfigError(f"{place}: lies in no run folder; say where results go with --out")
     out = Path(arguments.out) if arguments.out else run / "inspect" / name  # type: ignore[operator]

@@ -1,4 +1,5 @@
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from tests.conftest import gen, pack, random_streams, tiny_model
 from tests.unit.cli.opened_runs import SYSTEMS, make_run
 from ttt.cli.main import main
+from ttt.cli.opening import results_folder
 from ttt.errors import ConfigError
 from ttt.eval.attention import KINDS, Tally, has_time, kinds_of, measure, plan_at, summary, table
 from ttt.masks.materialize import dense
@@ -175,3 +177,15 @@ def test_the_verb(system, tmp_path, capsys):
 def test_memory_is_counted_in_squares():
     model = tiny_model()
     assert maps_bytes(model, 200) == 4 * maps_bytes(model, 100) == 4 * (2 + 4) * 4 * 200 * 200
+
+
+def test_results_never_go_into_a_checkpoint(tmp_path):
+    run = make_run(tmp_path / "run", "ar")
+    step = run / "checkpoints" / "step-00000003"
+    (step / "model").mkdir(parents=True)
+    for name in ("config.yaml", "COMPLETE"):
+        (step / name).write_text("")
+    for place in (run, step, step / "model"):
+        assert results_folder(Namespace(run=str(place), out=""), "x", "x.json") == run / "inspect" / "x"
+    with pytest.raises(ConfigError, match="lies in no run folder; say where results go with --out"):
+        results_folder(Namespace(run=str(tmp_path), out=""), "x", "x.json")
