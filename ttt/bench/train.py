@@ -45,9 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", action="store_true", help="peak memory of the loss, chunked and with all logits, instead"
     )
-    parser.add_argument(
-        "--recipe", choices=("mini_talk",), help="packed against padded rows at this recipe's sizes, instead"
-    )
     parser.add_argument("--attention", default="auto", help="model.attention of our step (default auto)")
     parser.add_argument(
         "--autocast", choices=("none", "bfloat16"), default="none", help="as train.autocast (default none)"
@@ -65,10 +62,6 @@ def run(arguments: argparse.Namespace) -> Report:
         from ttt.bench.memory import memory_report
 
         return memory_report(arguments)
-    if arguments.recipe:
-        from ttt.bench.recipe import recipe_report
-
-        return recipe_report(arguments)
     if arguments.sweep:
         return sweep_report(arguments)
     return step_report(arguments)
