@@ -8,7 +8,7 @@ import pytest
 
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
-from ttt.data.convert.core import Report, results, units, write_records
+from ttt.data.convert.core import Report, convert_row, results, units, write_records
 from ttt.data.convert.corpus import write_corpus
 from ttt.data.convert.encode import encode_records
 from ttt.data.formats import read_examples
@@ -365,3 +365,33 @@ def test_sound_files_become_codes(tmp_path):
     (tmp_path / "1.wav").write_bytes(b"RIFF")
     with pytest.raises(RecordError, match="w.jsonl:1: .*1.wav: not a readable sound file"):
         list(encode_records(tmp_path / "w.jsonl", codec, Report()))
+
+
+def mutations(value):
+    """``value`` with every field, at any depth, replaced by things of other types."""
+    for other in (None, 3, -1.5, "x", [], {}, [3], [[1, 2], [3]], [None], True):
+        yield other
+    if isinstance(value, dict):
+        for key in value:
+            yield {k: v for k, v in value.items() if k != key}
+            yield from ({**value, key: changed} for changed in mutations(value[key]))
+    elif isinstance(value, list | tuple):
+        for i in range(min(len(value), 2)):
+            yield from (type(value)([*value[:i], changed, *value[i + 1 :]]) for changed in mutations(value[i]))
+
+
+@pytest.mark.parametrize("name", CONVERTER.names())
+def test_rows_of_any_other_form_are_refused_by_name(tmp_path, name):
+    converter = build(name)
+    where, row = next(iter(converter.rows(converter.sample(tmp_path))))
+    row = json.loads(row) if isinstance(row, bytes) else row
+    tried = 0
+    for changed in mutations(row):
+        tried += 1
+        try:
+            convert_row(converter, where, changed)
+        except RecordError as error:
+            assert error.reason and str(error).startswith(str(tmp_path)), (changed, error)
+        except Exception as error:
+            pytest.fail(f"{changed!r}: {type(error).__name__}: {error}")
+    assert tried > 20

@@ -76,9 +76,7 @@ def results(
             return
         report.rows += 1
         try:
-            result = converter.convert(where, row)
-            if converter.makes == "examples":
-                check_record(result, where)
+            result = convert_row(converter, where, row)
             if finish is not None:
                 result = finish(result, where)
         except RecordError as error:
@@ -91,6 +89,18 @@ def results(
             continue
         report.written += 1
         yield result
+
+
+def convert_row(converter: Converter, where: str, row: Any) -> Any:
+    """The result of one row, checked.  What a converter stumbles over becomes a `RecordError` that names the row."""
+    try:
+        result = converter.convert(where, row)
+        if converter.makes == "examples":
+            check_record(result, where)
+        return result
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        message = f"a field is of another form than expected ({type(error).__name__}: {error}); mend or drop the row"
+        raise RecordError(where, "unexpected form", message) from error
 
 
 def write_records(records: Iterator[Mapping[str, Any]], out: Path) -> None:
@@ -194,7 +204,7 @@ def units(value: Any, num_codes: int, where: str) -> np.ndarray:
             raise RecordError(
                 where, "not codes", f"units are no whole numbers: {str(value)[:40]}; mend or drop the row"
             ) from None
-    if value is None or not len(value):
+    if not isinstance(value, list | tuple | np.ndarray) or not len(value):
         raise RecordError(where, "no codes", "the answer has no speech units; drop the row")
     codes = codes_array(value, where)
     if codes.shape[1] != 1:

@@ -117,8 +117,14 @@ class Lhotse(_Corpus):
             found = f"cut {uid!r}: expected a MonoCut with a recording, got {cut.get('type')!r}"
             raise RecordError(where, "not a mono cut", f"{found}; save such cuts as files first")
         recording = cut["recording"] if isinstance(cut["recording"], dict) else {}
-        sources = recording.get("sources") or []
-        if len(sources) != 1 or sources[0].get("type") != "file" or len(sources[0].get("channels") or [0]) != 1:
+        sources = recording.get("sources")
+        if (
+            not isinstance(sources, list)
+            or len(sources) != 1
+            or not isinstance(sources[0], dict)
+            or sources[0].get("type") != "file"
+            or len(sources[0].get("channels") or [0]) != 1
+        ):
             message = f"cut {uid!r}: its recording is not one sound file of one channel; convert it first"
             raise RecordError(where, "not one mono file", message)
         said = sorted(

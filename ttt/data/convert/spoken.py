@@ -84,11 +84,14 @@ class SlamKit(_Spoken):
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """Spoken question, spoken answer."""
         found = mapping(where, row)
-        heard = found.get("user_audio") or {}
+        heard, spoken = (found.get(key) or {} for key in ("user_audio", "assistant_audio"))
+        if not isinstance(heard, Mapping) or not isinstance(spoken, Mapping):
+            raise RecordError(
+                where, "no units", "user_audio and assistant_audio must be objects with 'units'; mend the row"
+            )
         spans = [{"text": text_of(found, "user_text", where)}] if self.user != "audio" else []
         if self.user != "text":
             spans.append(audio(units(heard.get("units"), self.num_codes, where), "user"))
-        spoken = found.get("assistant_audio") or {}
         answer = self._answer(text_of(found, "assistant_text", where, ""), spoken.get("units"), where)
         return self._chat(uid_of(found, where), [("user", spans), ("assistant", answer)])
 
@@ -188,7 +191,12 @@ class VitaAudio(Converter):
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """Wavs stay sound files until 'ttt data encode'; the last one of an answer becomes its quad span."""
         found = mapping(where, row)
-        messages, audios = found.get("messages"), list(found.get("audios") or [])
+        messages, audios = found.get("messages"), found.get("audios") or []
+        if not isinstance(audios, list):
+            raise RecordError(
+                where, "audios do not match", f"'audios' must be a list of paths, got {type(audios).__name__}"
+            )
+        audios = list(audios)
         if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
             raise RecordError(where, "no messages", f"no list 'messages'; keys: {sorted(map(str, found))}")
         marks = sum(text_of(m, "content", where, "").count("<|audio|>") for m in messages)
