@@ -20,7 +20,7 @@ import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
 import torch
 import torch._dynamo
 from rank_worlds import Ended, World
-from tiny_training import TinyLM, Toy, ToyLoader, lines, trainer
+from tiny_training import TinyLM, Toy, ToyLoader, killed_runs, lines, trainer
 
 from ttt.train.engine import world
 from ttt.types import LossTerm, LossTerms
@@ -98,8 +98,7 @@ def engines(root: Path) -> dict[str, Any]:
         found[name] = told(train(engine, root / name, size, Untargeted).wait())
         found[name]["lines"] = lines(root / name)
     for name, source, engine, size in (
-        ("zero3 again", "zero3", "zero3", 2), ("zero3 to local on one", "zero3", "local", 1),
-        ("local on one to zero2", "one", "zero2", 2),
+        ("zero3 to local on one", "zero3", "local", 1), ("local on one to zero2", "one", "zero2", 2),
     ):  # fmt: skip
         shutil.copytree(root / source, root / name)
         shutil.rmtree(root / name / "checkpoints/step-00000006")
@@ -183,6 +182,11 @@ def failures(root: Path) -> dict[str, Any]:
         name = f"gradient {engine}"
         found[name] = told(train(engine, root / name, 1, model=Steep).wait())
     return found
+
+
+def killed(root: Path, *kills: str) -> list[dict[str, Any]]:
+    """Runs in ``root``, each killed in an update (``update:5``) or while the checkpoint of a step is written (``save:8``)."""
+    return killed_runs(str(root), *kills)
 
 
 def variants(root: Path) -> dict[str, Any]:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import TinyLM, lines, trainer
 
 from ttt.train.checkpoint import verify
 
@@ -67,8 +71,6 @@ def test_every_engine_equals_one_process_and_goes_on_with_any_other(scenario, tm
     verify(checkpoint)
     listed = json.loads((checkpoint / "COMPLETE").read_text())["files"]
     assert {f"engine/optimizer-0000{r}-of-00002.safetensors" for r in (0, 1)} < set(listed)
-    ended(runs["zero3 again"], 0, 0)
-    assert runs["zero3 again"]["lines"] == runs["zero3"]["lines"]  # bit for bit
     # A checkpoint belongs to no engine and no number of ranks.
     ended(runs["zero3 to local on one"], 0)
     ended(runs["local on one to zero2"], 0, 0)
@@ -104,7 +106,6 @@ def test_failures_end_every_rank_with_one_message(scenario, tmp_path):
 
 def test_a_language_model_under_zero3(scenario, tmp_path):
     """Chunked logits in other numbers on each rank, decoding at validation, bfloat16 with float32 masters, a plain folder."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     runs = scenario("language_model", tmp_path)
@@ -147,6 +148,22 @@ def judge_endurance(found: dict, kills: int) -> None:
     assert found["kept"] == [
         f"step-{whole[-1]['step'] - back:08d}" for back in (4, 0)
     ]  # nothing half-written or half-removed
+
+
+def test_killed_in_an_update_and_in_a_save_then_resumed_equals_uninterrupted(scenario, tmp_path):
+    in_update, in_save = scenario("killed", tmp_path / "killed", "update:5", "save:8")
+    assert in_update == {"signal": signal.SIGKILL, "checkpoints": ["step-00000004"]}
+    assert in_save == {"signal": signal.SIGKILL, "checkpoints": [".step-00000008.partial", "step-00000004"]}
+    torch.set_num_threads(1)
+    assert trainer(tmp_path / "whole").run().step == 12
+    assert trainer(tmp_path / "killed", model=TinyLM(seed=99)).run().step == 12
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    folders = [tmp_path / name / "checkpoints" for name in ("killed", "whole")]
+    assert {p.name for p in folders[0].iterdir()} == {p.name for p in folders[1].iterdir()}
+    for part in ("model/model.safetensors", "engine/optimizer.safetensors"):
+        one, other = (load_file(folder / "step-00000012" / part) for folder in folders)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(("engine", "ranks", "kills"), [("local", 1, 5), ("zero2", 2, 3)])
