@@ -130,7 +130,7 @@ def _turns(value: Any, where: str) -> list[Mapping[str, Any]]:
 
 
 def _sender(name: Any, where: str) -> str:
-    if name not in _SENDERS:
+    if not isinstance(name, str) or name not in _SENDERS:
         raise RecordError(where, "unknown sender", f"unknown sender {name!r}; known: {', '.join(_SENDERS)}")
     return _SENDERS[name]
 

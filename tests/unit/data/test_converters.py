@@ -6,14 +6,16 @@ import json
 import numpy as np
 import pytest
 
+from tests.conftest import tiny_tokenizer
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
 from ttt.data.convert.core import Report, convert_row, results, units, write_records
 from ttt.data.convert.corpus import write_corpus
 from ttt.data.convert.encode import encode_records
-from ttt.data.formats import read_examples
+from ttt.data.formats import example_of, example_to_json, official_record, read_examples
 from ttt.data.manifest import read_manifest
 from ttt.data.records import RecordError, read_records
+from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import CONVERTER
 from ttt.types import AudioCodes, Waveform
@@ -369,8 +371,7 @@ def test_sound_files_become_codes(tmp_path):
 
 def mutations(value):
     """``value`` with every field, at any depth, replaced by things of other types."""
-    for other in (None, 3, -1.5, "x", [], {}, [3], [[1, 2], [3]], [None], True):
-        yield other
+    yield from (None, 3, -1.5, "x", [], {}, [3], [[1, 2], [3]], [None], True)
     if isinstance(value, dict):
         for key in value:
             yield {k: v for k, v in value.items() if k != key}
@@ -395,3 +396,25 @@ def test_rows_of_any_other_form_are_refused_by_name(tmp_path, name):
         except Exception as error:
             pytest.fail(f"{changed!r}: {type(error).__name__}: {error}")
     assert tried > 20
+
+
+@pytest.mark.parametrize("form", ["own", "messages", "conversations", "text"])
+def test_examples_of_any_other_form_are_refused_by_name(form):
+    """What training, checking and packing read."""
+    spoken = "yes<|begin_of_quad|><|audio_3|><|end_of_audio_span_last|>"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": spoken}]
+    row = {
+        "own": example_to_json(official_record({"messages": turns}, "u")), "messages": {"messages": turns},
+        "conversations": {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": spoken}]},
+        "text": {"text": spoken},
+    }[form]  # fmt: skip
+    assert example_of("d/f:1", row).turns
+    for changed in mutations(row):
+        try:
+            encode_example(example_of("d/f:1", changed), tiny_tokenizer())
+        except RecordError as error:
+            assert error.reason and str(error).startswith("d/f:1"), (changed, error)
+        except DataError:
+            pass  # refused by the tokenizer's side, which names the example
+        except Exception as error:
+            pytest.fail(f"{changed!r}: {type(error).__name__}: {error}")

@@ -118,13 +118,8 @@ class Lhotse(_Corpus):
             raise RecordError(where, "not a mono cut", f"{found}; save such cuts as files first")
         recording = cut["recording"] if isinstance(cut["recording"], dict) else {}
         sources = recording.get("sources")
-        if (
-            not isinstance(sources, list)
-            or len(sources) != 1
-            or not isinstance(sources[0], dict)
-            or sources[0].get("type") != "file"
-            or len(sources[0].get("channels") or [0]) != 1
-        ):
+        source = sources[0] if isinstance(sources, list) and len(sources) == 1 else {}
+        if source.get("type") != "file" or len(source.get("channels") or [0]) != 1:
             message = f"cut {uid!r}: its recording is not one sound file of one channel; convert it first"
             raise RecordError(where, "not one mono file", message)
         said = sorted(
@@ -140,7 +135,7 @@ class Lhotse(_Corpus):
         all_s = float(recording.get("duration") or 0.0)
         speaker = next((s["speaker"] for s in said if s.get("speaker")), UNKNOWN_SPEAKER)
         return Speech(
-            uid, _sound(Path(self.root) / sources[0]["source"], where), text, speaker, start_s, duration_s,
+            uid, _sound(Path(self.root) / source["source"], where), text, speaker, start_s, duration_s,
             whole=start_s == 0 and duration_s >= all_s - 0.5 / (recording.get("sampling_rate") or 16000),
             meta={"language": said[0]["language"]} if said[0].get("language") else {},
         )  # fmt: skip
