@@ -178,7 +178,7 @@ class SpanSampler(ABC):
 
     @abstractmethod
     def span(self, request: Any) -> Iterator[Any]:
-        """Fill one span per row; see `ttt.sampling.unmask.SpanRequest`."""
+        """Fill one span per row; see `ttt.sampling.request.SpanRequest`."""
 
 
 class StreamDecoder(ABC):

@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from ttt.interfaces import SpanSampler
+from ttt.sampling.request import SpanRequest
 from ttt.sampling.session import Ask
 from ttt.sampling.steps import Block, Call, Steps, steps_of
-from ttt.sampling.unmask import SpanRequest
 
 
 @dataclass

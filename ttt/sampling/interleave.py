@@ -27,9 +27,9 @@ from ttt.sampling.allowed import Allowed
 from ttt.sampling.filling import Filling, Row
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
+from ttt.sampling.request import Listener, SpanRequest
 from ttt.sampling.session import Ask, Prompt, Session
 from ttt.sampling.steps import Block, Call
-from ttt.sampling.unmask import Listener, SpanRequest
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Generation, Span
 

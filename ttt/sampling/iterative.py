@@ -21,8 +21,9 @@ from ttt.interfaces import SpanSampler
 from ttt.registry import component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.logits import choose_each
+from ttt.sampling.request import SpanRequest
 from ttt.sampling.steps import Block, Call, Steps, drive, together
-from ttt.sampling.unmask import SpanRequest, check_canvas
+from ttt.sampling.unmask import check_canvas
 
 
 def remasked(size: int, ratio: float) -> int:

@@ -43,7 +43,7 @@ Steps = Generator[Any, Any, Any]
 
 
 def drive(steps: Steps, predict: Callable[..., Tensor]) -> Iterator[Block]:
-    """Run a sampler's steps with a function that answers call by call (`ttt.sampling.unmask.Predict`)."""
+    """Run a sampler's steps with a function that answers call by call (`ttt.sampling.request.Predict`)."""
     answer: list[Tensor] | None = None
     while True:
         try:

@@ -211,9 +211,7 @@ def test_guidance_runs_and_batches(mode):
     d = decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, cache="exact", max_tokens=20)
     together = ids_of(d, some)
     assert together == [ids_of(d, [p])[0] for p in some]
-    assert together == ids_of(
-        decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, cache="none", max_tokens=20), some
-    )
+    assert together == ids_of(decoder(model, s={"cfg_scale": 1.5, "cfg_mode": mode}, cache="none", max_tokens=20), some)
 
 
 def test_guidance_without_weight_is_no_guidance():
