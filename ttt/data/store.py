@@ -278,6 +278,10 @@ class StoreRange(Streams):
         """The example of this number."""
         return self.store.stream(self.first + index)
 
+    def uid(self, index: int) -> str:
+        """Name of the example of this number, without reading its tokens."""
+        return self.store.uid(self.first + index)
+
 
 def is_store(path: str | Path) -> bool:
     """Is there a store at ``path``?"""

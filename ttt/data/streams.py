@@ -93,6 +93,10 @@ class Subset(Streams):
         """The example of this number."""
         return self.source[int(self.kept[index])]
 
+    def uid(self, index: int) -> str:
+        """Name of the example of this number."""
+        return self.source.uid(int(self.kept[index]))
+
     def subset(self, kept: np.ndarray) -> Streams:
         """Some of these."""
         return Subset(self.source, self.kept[kept])
@@ -111,8 +115,17 @@ class Joined(Streams):
 
     def stream(self, index: int) -> TokenStream:
         """The example of this number, counted over all sources."""
-        part = int(np.searchsorted(self.first, index, side="right")) - 1
-        return self.parts[part][index - int(self.first[part])]
+        part, inside = self._place(index)
+        return part[inside]
+
+    def uid(self, index: int) -> str:
+        """Name of the example of this number."""
+        part, inside = self._place(index)
+        return part.uid(inside)
+
+    def _place(self, index: int) -> tuple[Streams, int]:
+        number = int(np.searchsorted(self.first, index, side="right")) - 1
+        return self.parts[number], index - int(self.first[number])
 
 
 class Mixture(Joined):

@@ -11,7 +11,7 @@ from tests.conftest import random_streams
 from ttt.data import loader as loader_module
 from ttt.data.loader import Loader
 from ttt.data.store import Store, StoreWriter, is_store, pack_streams
-from ttt.data.streams import streams_digest
+from ttt.data.streams import Joined, streams_digest
 from ttt.diffusion.strategies import EndPadding, Sst
 from ttt.errors import DataError
 
@@ -59,6 +59,8 @@ def test_opening_reads_no_tokens(tmp_path, streams):
         path.write_bytes(bytes(path.stat().st_size))
     store = Store(tmp_path / "s")
     assert store.lengths.sum() == sum(map(len, streams)) and len(pickle.dumps(store)) < 500
+    parts = Joined([p.subset(np.arange(len(p))[::-1]) for p in store.sources()])
+    assert [parts.uid(i) for i in range(40)] == [s.uid for s in [*streams[24::-1], *streams[:24:-1]]]
 
 
 def test_the_bytes_do_not_depend_on_blocks(tmp_path, streams):
