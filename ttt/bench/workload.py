@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ttt.data.packing import collate
 from ttt.rng import derive_seed
@@ -31,10 +30,10 @@ TEXT_CHUNK, AUDIO_CHUNK = 20, 37  # tokens of text and audio that take turns in 
 PROMPT = (95, 150)  # tokens of a prompt, of which USER_AUDIO are the user's
 USER_AUDIO = (30, 80)
 
+# What differs from the preset ``toy`` (a Qwen2 with rotations to the base of 1e6).
 SHAPE: dict[str, Any] = {
-    "model_type": "qwen2", "vocab_size": 20_000, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
-    "num_key_value_heads": 2, "intermediate_size": 768, "rope_theta": 1.0e6, "rms_norm_eps": 1.0e-6,
-    "tie_word_embeddings": True, "max_position_embeddings": 32_768, "hidden_act": "silu", "attention_dropout": 0.0,
+    "vocab_size": 20_000, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2,
+    "intermediate_size": 768, "tie_word_embeddings": True, "max_position_embeddings": 32_768,
 }  # fmt: skip
 
 
@@ -107,17 +106,14 @@ def packed(documents: tuple[TokenStream, ...], vocab: Vocabulary) -> PackedBatch
 def network(
     vocab: Vocabulary, seed: int, attention: str, shape: dict[str, Any] = SHAPE, **overrides: Any
 ) -> SpeechTextLM:
-    """A network of ``shape`` with random weights for ``vocab``, in training mode; no tokenizer behind it."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    """A Qwen2 of ``shape`` with random weights for ``vocab``, in training mode; no tokenizer behind it."""
+    from ttt.config.schema import ModelSection
+    from ttt.model.backbone import build_backbone
     from ttt.model.lm import SpeechTextLM
-    from ttt.model.packed_attention import register
+    from ttt.registry.families import INITIALIZER
 
-    register()
-    values = {**shape, **overrides, "vocab_size": vocab.size}
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        hf = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    hf.config.use_cache = False
-    return SpeechTextLM(hf, SimpleNamespace(vocab=vocab)).train()  # type: ignore[arg-type]
+    values = {k: v for k, v in {**shape, **overrides}.items() if k != "vocab_size"}
+    section = ModelSection(
+        preset="toy", overrides=values, attention=attention, init=INITIALIZER.build("normal", "bench")
+    )
+    return SpeechTextLM(build_backbone(section, vocab, seed), SimpleNamespace(vocab=vocab)).train()  # type: ignore[arg-type]
