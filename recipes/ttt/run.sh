@@ -4,30 +4,63 @@
 #   ./recipes/ttt/run.sh --model /models/Qwen2.5-1.5B --train train.jsonl --dev dev.jsonl --exp exp/ttt train.steps=20000
 #   ./recipes/ttt/run.sh --stage 3 --stop-stage 3 --exp exp/ttt --test test.jsonl    decode with the paper's settings
 #   ./recipes/ttt/run.sh ... --conf official_decoding                                decode like the official script
+#   ./recipes/ttt/run.sh ... --conf qwen2.5_3b --gpus 8 train.accumulate=64          the paper's settings, one node of 8 GPUs
+#   NNODES=4 NODE_RANK=$i MASTER_ADDR=$host ./recipes/ttt/run.sh ... --conf qwen2.5_3b --gpus 8     node i of 4 (each runs it)
+#   ./recipes/ttt/run.sh ... --dry-run          check configuration, files and global batch, estimate, print the commands
 #
-# Options: --model DIR --train FILE --dev FILE --test FILE --exp DIR --conf NAME --gpus N --stage N --stop-stage N --overwrite
+# Options: --model DIR --train FILE --dev FILE --test FILE --exp DIR --conf NAME --gpus N (a node) --stage N --stop-stage N
+#          --global-batch ROWS (refuse another; 2048 for qwen2.5_*, 0: any) --dry-run --overwrite
+# Several nodes: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (29500), or SLURM's own variables; --exp where all nodes see it.
+# Stage 1 is done by node 0 alone: run it first, then --stage 2 --stop-stage 2 on every node.
 # Stages: 0 environment  1 tokenizer + a look at the data  2 train  3 decode  4 score + report
 # Scoring speech needs codec= and judge= (see docs/recipes.md); text tasks need neither.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-stage=0 stop_stage=4 model="" train="" dev="" test="" exp=exp/ttt conf=base gpus=1 overwrite=false
+stage=0 stop_stage=4 model="" train="" dev="" test="" exp=exp/ttt conf=base gpus=1 global_batch="" overwrite=false dry_run=false
 . recipes/_shared/stages.sh
 . recipes/_shared/launch.sh
 parse_options "$@"
 
-[ -f "recipes/ttt/conf/$conf.yaml" ] || die "no recipes/ttt/conf/$conf.yaml; there are: $(cd recipes/ttt/conf && echo ./*.yaml)"
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
+here=${RECIPE:-recipes/ttt}  # the recipes beside this one have its stages and a conf/ of their own
+[ -f "$here/conf/$conf.yaml" ] || die "no $here/conf/$conf.yaml; there are: $(cd "$here/conf" && echo ./*.yaml)"
+nodes=${NNODES:-${SLURM_NNODES:-1}}
+case "$gpus$nodes$global_batch" in *[!0-9]*) die "--gpus, --global-batch and NNODES take numbers" ;; esac
+case "$conf" in qwen2.5_*) global_batch=${global_batch:-2048} ;; *) global_batch=${global_batch:-0} ;; esac
+if in_range 0 && ! $dry_run; then say 0 "environment"; bash tools/env.sh; fi
 need .venv/bin/ttt 0
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
 TTT=${TTT:-ttt}
-common=(--config "recipes/ttt/conf/$conf.yaml" run.dir="$exp" data.tokenizer="$exp/tokenizer")
-[ -z "$model" ] || common+=(model.path="$model")
-[ -z "$train" ] || common+=(data.train="$train")
-[ -z "$dev" ] || common+=(data.dev="$dev")
-[ -z "$test" ] || common+=(eval.examples="[$test]")
-common+=("${overrides[@]}")
+recipe="$here/conf/$conf.yaml"
+settings=(run.dir="$exp" data.tokenizer="$exp/tokenizer")
+[ -z "$model" ] || settings+=(model.path="$model")
+[ -z "$train" ] || settings+=(data.train="$train")
+[ -z "$dev" ] || settings+=(data.dev="$dev")
+[ -z "$test" ] || settings+=(eval.examples="[$test]")
+settings+=("${overrides[@]}")
+common=(--config "$recipe" "${settings[@]}")
 if $overwrite; then common+=(--overwrite); fi
+
+# Everything that can be wrong is found before the first long step.
+for file in "$train" "$dev" "$test"; do [ -z "$file" ] || [ -e "$file" ] || die "no such file: $file"; done
+if [ -n "$model" ]; then
+    for file in config.json tokenizer.json; do [ -f "$model/$file" ] || die "--model $model: $file is missing"; done
+fi
+estimate() { "$TTT" estimate "$recipe" "${settings[@]}" --gpus $((gpus * nodes)) --global-batch "$global_batch"; }
+if $dry_run; then
+    [ -n "$model" ] && [ -n "$train" ] || die "--dry-run: --model DIR and --train FILE are missing"
+    "$TTT" train "${common[@]}" --dry-run | sed -n '/^plan:/,$p'
+    estimate
+    echo "commands (on each of $nodes node(s)):"
+    show() { printf ' '; printf ' %q' "$@"; echo; }
+    torchrun() { show torchrun "$@"; }
+    ttt() { show ttt "$@"; }
+    TTT=ttt
+    need() { :; }
+    say() { echo "# stage $1: $2"; }
+elif in_range 2 && [ "$global_batch" -ne 0 ]; then
+    estimate
+fi
 
 if in_range 1; then
     [ -n "$model" ] || die "stage 1: --model DIR is missing (a folder with config.json, tokenizer.json and safetensors)"

@@ -204,7 +204,7 @@ def memory(
     """Bytes by kind on one GPU, and under ``total`` the peak of an update.
 
     With several micro-batches the peak is the sum: gradients of the earlier ones are there while activations of the last
-    are.  With one, gradients only come as activations go, and the larger of the two counts.
+    are.  With one, gradients come as activations go: either all activations are there, or all gradients and one layer's.
     """
     tokens = config.data.batch_tokens
     found = state_bytes(config, shape, stage, gpus)
@@ -214,7 +214,8 @@ def memory(
         found["gathered weights"] = gathered_bytes(config, shape)
     total = sum(found.values())
     if config.train.accumulate == 1:
-        total -= min(found["gradients"], found["activations"] + found["loss"])
+        coming, going = found["gradients"], found["activations"] + found["loss"]
+        total += max(going, coming + tokens * layer_bytes(config, shape)) - coming - going
     return {**found, "total": total}
 
 
