@@ -236,7 +236,7 @@ def test_empty_rows_see_themselves_only():
 
 
 def test_attention_without_custom_masks_is_refused():
-    with pytest.raises(ConfigError, match="model.attention: 'flash_attention_2' cannot take a custom mask; use sdpa"):
+    with pytest.raises(ConfigError, match="model.attention: 'flash_attention_2' cannot take a custom mask; use auto, packed, sdpa"):
         materialize(Hybrid(), layout_of(IDS), "flash_attention_2", torch.float32)
 
 
