@@ -26,12 +26,12 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         select = plan.layout.visible.flatten().nonzero()[:1, 0]
         targets, weight = torch.zeros_like(select), torch.zeros(len(select))
     inputs = ModelInputs(
-        input_ids=plan.input_ids.to(device),
-        position_ids=plan.position_ids.to(device),
+        input_ids=_send(plan.input_ids, device),
+        position_ids=_send(plan.position_ids, device),
         attention_mask=materialize(plan.mask, plan.layout.to(device), lm.attention, lm.dtype),
-        select=select.to(device),
-        targets=targets.to(device),
-        weight=weight.to(device),
+        select=_send(select, device),
+        targets=_send(targets, device),
+        weight=_send(weight, device),
     )
     every = model(inputs)  # -log p of the targets [N]
     terms: dict[str, LossTerm] = {}
@@ -49,3 +49,10 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     for name, term in plan.terms.items():
         terms.setdefault(name, LossTerm(every.sum() * 0.0, term.count, term.scale))
     return LossTerms(terms, stats)
+
+
+def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device; from pinned memory, so that the copy runs beside whatever the GPU still has to do."""
+    if device.type != "cuda" or values.device.type == "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
