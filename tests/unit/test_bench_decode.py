@@ -1,21 +1,28 @@
 """`ttt bench decode` on a tiny network: the plain reference loop and the decoder write the same tokens."""
 
+import argparse
+import copy
+
 import pytest
 import torch
 
-from tests.conftest import tiny_model, tiny_tokenizer
+from tests.conftest import SENTENCES, audio, chat, text, tiny_hf, tiny_model, tiny_tokenizer
 from ttt.bench.common import reference_loop
-from ttt.bench.decode import BLOCK, BLOCKS, Bench, Reference, ids_of
+from ttt.bench.decode import BLOCK, BLOCKS, Bench, Reference, ids_of, run
 from ttt.bench.workload import SHAPE
-from ttt.errors import TttError
+from ttt.config.load import load_config, resolved_yaml
+from ttt.data.formats import write_examples
+from ttt.errors import ConfigError, TttError
 from ttt.masks.library import BlockCausal, Hybrid
+from ttt.model.lm import SpeechTextLM
 from ttt.sampling.interleave import Decoder, DecodeSettings
 from ttt.sampling.remask import LowConfidence
 from ttt.sampling.session import Prompt
 from ttt.sampling.unmask import Blockwise
+from ttt.types import Example
 
 V = tiny_tokenizer().vocab
-TINY = {**SHAPE, "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+TINY = {**SHAPE, "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
         "intermediate_size": 48, "initializer_range": 0.3}  # fmt: skip
 
 
@@ -82,3 +89,45 @@ def test_sweep(bench):
     report = bench.sweep(1, (20, 40, 80))
     assert [t.name for t in report.timings] == ["prompt_20", "prompt_40", "prompt_80"]
     assert "growth_over_attention" in report.ratios and "prompt_80" in report.table()
+
+
+def told(**more):
+    base = {"repeat": 1, "threads": 1, "seed": 1, "batch": 2, "tokens_per_call": 4.0, "full_reference": False,
+            "no_reference": False, "sweep": None, "run": "", "examples": "", "items": 2, "threshold": 0.5}  # fmt: skip
+    return argparse.Namespace(**{**base, **more})
+
+
+def test_every_way_is_in_the_report(bench):
+    report = bench.compare(told())
+    ours = {"exact", "block_cached", "block_causal", "threshold", "threshold_block_cached", "threshold_block_causal"}
+    assert {*ours, "exact_batch2", "exact_batch2_over_exact", "reference"} == set(report.ratios)
+    assert "one in 12" in report.table() and "tokens of exact = tokens of the reference" in report.table()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch": 1}, "^--batch: must be >= 2"), ({"tokens_per_call": 27}, "^--tokens-per-call: must lie between 1"),
+        ({"run": "x"}, "^--run and --examples go together"),
+    ],
+)  # fmt: skip
+def test_senseless_options(options, message):
+    with pytest.raises(ConfigError, match=message):
+        run(told(**options))
+
+
+def test_a_trained_run(tmp_path):
+    """Examples answered by a saved model; the reference loop writes the same tokens."""
+    model = SpeechTextLM(copy.deepcopy(tiny_hf()), tiny_tokenizer())
+    model.save(tmp_path / "run" / "model")
+    sampler = "{name: blockwise, block_length: 4, gen_length: 8, diffusion_steps: 8}"
+    config = load_config(
+        [], [f"run.dir={tmp_path / 'run'}", f"eval.sampler={sampler}", "eval.max_tokens=12", "tasks=[tts]"]
+    )
+    (tmp_path / "run" / "config.yaml").write_text(resolved_yaml(config))
+    chats = [chat(f"e{i}", [text(SENTENCES[i])], [text("a"), audio([1], "last")]) for i in range(3)]
+    examples = [Example(e.uid, e.turns, "tts") for e in chats]
+    write_examples(tmp_path / "test.jsonl", examples)
+    report = run(told(run=str(tmp_path / "run"), examples=str(tmp_path / "test.jsonl")))
+    assert {"reference", "exact", "block_cached", "threshold", "exact_batch2"} <= set(report.ratios)
+    assert "all 2 answers are the reference's, token for token" in report.table() or "all 3 answers" in report.table()
