@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ttt.errors import CheckpointError, ConfigError
 from ttt.masks.library import Causal, Hybrid
 from ttt.masks.materialize import materialize
 from ttt.model.backbone import build_backbone, load_hf
-from ttt.model.cache import SlotCache
+from ttt.model.cache import RowCall, Segment, SlotCache, attend
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER
 from ttt.types import ModelInputs
@@ -185,29 +186,24 @@ def test_gradient_checkpointing_and_bfloat16():
 
 
 def test_slot_cache_keeps_rows_apart_and_grows():
-    cache = SlotCache(3, 1, 4, "cpu")
-    layer = cache.hf.layers[0]
-    rows = torch.arange(3)
+    """Three calls on rows of their own lengths give the attention that each row alone would have."""
+    cache, module = SlotCache(3, 4), SimpleNamespace(layer_idx=0)
+    keys = torch.randn(3, 2, 6, 5, generator=torch.Generator().manual_seed(1))  # [row, heads, position, width]
+    values = keys.flip(2)
 
-    def write(rows, values):
-        cache.begin(rows, values.shape[2])
-        return layer.update(values, values)[0]
+    def call(*parts):
+        """``parts``: (row, first new position, one past the last)."""
+        cache.reserve(max(stop for _, _, stop in parts))
+        segments = [Segment(row, start, stop - start, None) for row, start, stop in parts]
+        pick = lambda x: torch.cat([x[row, :, start:stop] for row, start, stop in parts], 1)[None]  # noqa: E731
+        out, _ = attend(module, pick(keys), pick(keys), pick(values), rows=RowCall(cache, segments))
+        alone = [
+            torch.nn.functional.scaled_dot_product_attention(keys[r, :, a:b], keys[r, :, :b], values[r, :, :b])
+            for r, a, b in parts
+        ]
+        assert torch.allclose(out[0].transpose(0, 1), torch.cat(alone, 1), atol=1e-6)
 
-    first = torch.randn(3, 2, 3, 5)
-    assert torch.equal(write(rows, first), first)
-    cache.keep(rows, torch.tensor([3, 1, 0]))
-    second = torch.randn(3, 2, 2, 5)
-    got = write(rows, second)  # columns 3-4, 1-2 and 0-1: beyond the first capacity
-    assert got.shape[2] == 5
-    for row, kept in enumerate((3, 1, 0)):
-        assert torch.equal(got[row, :, :kept], first[row, :, :kept]) and torch.equal(
-            got[row, :, kept : kept + 2], second[row]
-        )
-    cache.keep(rows, torch.tensor([5, 1, 2]))
-    third = torch.randn(1, 2, 1, 5)
-    got = write(torch.tensor([1]), third)
-    assert (
-        got.shape == (1, 2, 2, 5)
-        and torch.equal(got[0, :, 0], first[1, :, 0])
-        and torch.equal(got[0, :, 1], third[0, :, 0])
-    )
+    call((0, 0, 3), (1, 0, 1), (2, 0, 2))
+    call((2, 2, 6), (0, 1, 5))  # beyond the first capacity; row 0 writes two columns anew
+    call((1, 1, 2))
+    assert cache.capacity == 8
