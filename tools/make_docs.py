@@ -25,8 +25,8 @@ writes one to start from ([tools.md](tools.md)).
 
 `ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tries the named properties of a family on a plug-in, one line each,
 in some seconds and without training. It knows mask, noise (also called schedule), weighting, strategy, objective, sampler,
-remask, length, codec, task, metric and converter. A broken property shows its counter-example; a mask's is drawn, with `X` at the cell
-that is wrong:
+remask, length, codec, task, metric and converter. A broken property shows its counter-example; a mask's is drawn, with `X` at the
+cell that is wrong:
 
 ```
 $ ttt check mask forgets_documents --plugins mine.py

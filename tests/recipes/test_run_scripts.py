@@ -127,3 +127,17 @@ def test_ttt_recipe_on_official_records_and_a_local_backbone(tmp_path):
     assert lines[-1]["step"] == 2
     missing = run(ROOT / "recipes/ttt/run.sh", "--stage", "1", "--stop-stage", "1", "--train", str(train))
     assert missing.returncode == 2 and "--model DIR is missing" in missing.stderr
+
+
+@pytest.mark.parametrize("method", ["ar", "nar", "dual_stream"])
+def test_other_methods_share_the_stages_and_have_settings_of_their_own(method):
+    from ttt.config.load import load_config
+
+    needed = ["run.dir=x", "data.train=x", "data.tokenizer=x", "model.path=x", "train.steps=5"]
+    config = load_config([ROOT / f"recipes/{method}/conf/base.yaml"], needed)
+    paper = load_config([ROOT / "recipes/ttt/conf/base.yaml"], needed)
+    assert type(config.objective).registered_name == method
+    assert config.objective.canvas == config.eval.sampler.canvas
+    assert config.train == paper.train and config.data == paper.data
+    done = run(ROOT / f"recipes/{method}/run.sh", "--conf", "nothing")
+    assert done.returncode == 2 and f"no recipes/{method}/conf/nothing.yaml" in done.stderr
