@@ -128,18 +128,30 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list
     return serious, harmless
 
 
+def _as_read_today(path: Path) -> dict[str, Any]:
+    """A stored configuration with the fields it could not know yet; as it stands if it cannot be read any more."""
+    import yaml
+
+    from ttt.config.load import load_config, resolved_yaml
+
+    try:
+        return yaml.safe_load(resolved_yaml(load_config([path])))
+    except ConfigError as error:  # a renamed key or a plug-in that is gone: the comparison names what differs
+        log.warning("%s: %s", path, error)
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
 def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) -> list[str]:
     """Refuse a folder whose stored configuration or data are of another run.  -> harmless differences.
 
-    ``identity``: digests stored in ``data.json``.
+    ``identity``: digests stored in ``data.json``.  A field that did not exist when the run began has its default there.
     """
     import yaml
 
     stored = folder / "config.yaml"
     if not stored.is_file():
         return []
-    old = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
-    serious, harmless = differences(old, yaml.safe_load(config_yaml))
+    serious, harmless = differences(_as_read_today(stored), yaml.safe_load(config_yaml))
     data = folder / "data.json"
     before = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {}
     serious += [

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ttt.train.environment import RunFolderError, collect, differences, git_state, hold
+from ttt.config.load import load_config, resolved_yaml
+from ttt.errors import ConfigError
+from ttt.train.environment import RunFolderError, check_same_run, collect, differences, git_state, hold
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
@@ -66,6 +68,22 @@ def test_differences_sorts_serious_from_harmless():
     serious, harmless = differences(old, new)
     assert serious == ["objective.name: 'ttt' -> 'ar'", "x: '(absent)' -> 1"]
     assert harmless == ["eval.files[1]: '(absent)' -> 'b'", "train.steps: 5 -> 6"]
+
+
+def test_a_run_from_before_a_field_existed_goes_on(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("run: {dir: x}\ntrain: {steps: 5}\ndata: {train: x, tokenizer: x}\nmodel: {preset: mini}\n")
+    now = resolved_yaml(load_config([recipe]))
+    stored = tmp_path / "config.yaml"
+    older = now.replace("  optimizer: adamw\n", "").replace("    length: null\n", "")
+    assert older != now
+    stored.write_text(older)
+    assert check_same_run(tmp_path, now, {}) == []
+    with pytest.raises(ConfigError, match="train.optimizer: 'adamw' -> 'muon'"):
+        check_same_run(tmp_path, resolved_yaml(load_config([recipe], ["train.optimizer=muon"])), {})
+    stored.write_text(now + "gone: {key: 1}\n")  # unreadable today: compared as it stands
+    with pytest.raises(ConfigError, match=r"gone.key: 1 -> '\(absent\)'"):
+        check_same_run(tmp_path, now, {})
 
 
 def test_collect_is_plain_json():
