@@ -151,7 +151,11 @@ def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) 
     stored = folder / "config.yaml"
     if not stored.is_file():
         return []
-    serious, harmless = differences(_as_read_today(stored), yaml.safe_load(config_yaml))
+    old, new = flatten(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}), flatten(yaml.safe_load(config_yaml))
+    if set(new) - set(old):
+        today = flatten(_as_read_today(stored))
+        old = {**{key: today[key] for key in set(new) & set(today)}, **old}
+    serious, harmless = differences(old, new)
     data = folder / "data.json"
     before = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {}
     serious += [

@@ -202,7 +202,7 @@ def variants(root: Path) -> dict[str, Any]:
         if loader.rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    found["silent"] = told(train("zero2", root / "silent", 2, in_update(4, stop), rank_timeout_s=3).wait(15))
+    found["silent"] = told(train("zero2", root / "silent", 2, in_update(4, stop), rank_timeout_s=3).wait(40))
     zero = {
         "stage": 3, "allgather_partitions": True, "allgather_bucket_size": 5e8, "overlap_comm": True, "reduce_scatter": True,
         "contiguous_gradients": True, "sub_group_size": 1e9, "reduce_bucket_size": "auto", "stage3_max_live_parameters": 1e9,
