@@ -152,8 +152,8 @@ def judge_endurance(found: dict, kills: int) -> None:
 
 def test_killed_in_an_update_and_in_a_save_then_resumed_equals_uninterrupted(scenario, tmp_path):
     in_update, in_save = scenario("killed", tmp_path / "killed", "update:5", "save:8")
-    assert in_update == {"signal": signal.SIGKILL, "checkpoints": ["step-00000004"]}
-    assert in_save == {"signal": signal.SIGKILL, "checkpoints": [".step-00000008.partial", "step-00000004"]}
+    assert in_update == {"signal": -signal.SIGKILL, "checkpoints": ["step-00000004"]}
+    assert in_save == {"signal": -signal.SIGKILL, "checkpoints": [".step-00000008.partial", "step-00000004"]}
     torch.set_num_threads(1)
     assert trainer(tmp_path / "whole").run().step == 12
     assert trainer(tmp_path / "killed", model=TinyLM(seed=99)).run().step == 12

@@ -159,11 +159,13 @@ def killed_runs(folder: str, *kills: str) -> list[dict]:
     for kill in kills:
         child = os.fork()
         if not child:
-            killed(folder, kill.split(":")[0], int(kill.split(":")[1]))
-            os._exit(0)
+            try:
+                killed(folder, kill.split(":")[0], int(kill.split(":")[1]))
+            finally:
+                os._exit(1)  # whatever happened, this copy of the process does not go on
         _, status = os.waitpid(child, 0)
         found = sorted(p.name for p in (Path(folder) / "checkpoints").iterdir())
-        told.append({"signal": os.WTERMSIG(status), "checkpoints": found})
+        told.append({"signal": os.waitstatus_to_exitcode(status), "checkpoints": found})
     return told
 
 
