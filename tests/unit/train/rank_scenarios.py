@@ -272,7 +272,8 @@ def endurance(root: Path, engine: str, ranks: int, kills: int, seed: int, steps:
     while len(moments) < kills:
         done = max((int(p.parent.name[5:]) for p in (folder / "checkpoints").glob("step-*/COMPLETE")), default=0)
         kind = "save" if len(moments) % 3 == 2 else "start" if len(moments) % 4 == 3 else "step"
-        aim = min(done + draw.uniform(0, 2 * (steps - done) / (kills - len(moments) + 1)), steps - 8)
+        # The kills are spread over the first half: the last one must not come too late for a run that is fast.
+        aim = done + draw.uniform(0, 2 * max(0, steps // 2 - done) / (kills - len(moments) + 1))
         before = set((folder / "checkpoints").glob(".*"))
         began = time.time()
         running = train(engine, folder, ranks, **more)
@@ -282,7 +283,7 @@ def endurance(root: Path, engine: str, ranks: int, kills: int, seed: int, steps:
                 break
             before &= set((folder / "checkpoints").glob(".*"))  # a leftover that was removed may come again
             time.sleep(0.0005)
-        time.sleep(draw.uniform(0, {"save": 0.015, "start": 1.5, "step": 0.05}[kind]))
+        time.sleep(draw.uniform(0, {"save": 0.015, "start": 0.4, "step": 0.05}[kind]))
         for rank in draw.sample(range(ranks), ranks):
             try:
                 running.kill(rank)
