@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
@@ -52,6 +53,12 @@ def tiny_model(kind: str = "qwen2", layers: int = 2, seed: int = 0, attention: s
             for token, b in (bias or {}).items():
                 logits[..., token] += b
             return logits if ids is None else logits[..., ids]
+
+        def forward(self, x):
+            if x.targets is None or not bias:
+                return super().forward(x)
+            logits = super().forward(dataclasses.replace(x, targets=None, weight=None))
+            return torch.nn.functional.cross_entropy(logits, x.targets, reduction="none")
 
     return Biased(tiny_hf(kind, layers, seed, attention), tiny_tokenizer())
 

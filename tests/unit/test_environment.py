@@ -182,9 +182,11 @@ def test_setup_metadata():
     text = (ROOT / "ttt/__init__.py").read_text(encoding="utf-8")
     assert f'__version__ = "{arguments["version"]}"' in text
     assert arguments["license"] == "Apache-2.0"
-    assert arguments["entry_points"] == {"console_scripts": ["ttt = ttt.cli.main:main"]}
+    points = arguments["entry_points"]
+    assert points["console_scripts"] == ["ttt = ttt.cli.main:main"]
+    assert points["lm_eval.models"] == ["ttt = ttt.cli.harness:Ttt"] and len(points) == 2
     extras = arguments["extras_require"]
-    assert set(extras) == {"deepspeed", "lora", "corpus", "lm-eval", "dev", "all"}
+    assert set(extras) == {"deepspeed", "lora", "corpus", "parquet", "lm-eval", "dev", "all"}
     assert set(extras["all"]) == {need for name, group in extras.items() if name != "all" for need in group}
     assert "ttt" in arguments["packages"]
     assert all(name.split(".")[0] == "ttt" for name in arguments["packages"])

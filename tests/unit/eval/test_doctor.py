@@ -202,8 +202,8 @@ def test_network_that_ignores_its_mask_is_found():
     """The plan is right; the model quietly attends causally."""
 
     class Deaf(type(tiny_model())):
-        def hidden(self, input_ids, position_ids, attention_mask, cache=None):
-            return super().hidden(input_ids, position_ids, None, cache)
+        def hidden(self, input_ids, position_ids, attention_mask):
+            return super().hidden(input_ids, position_ids, None)
 
     whole = tiny_model()
     model = Deaf(whole.hf, whole.tokenizer).eval()
