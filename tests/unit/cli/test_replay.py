@@ -1,5 +1,6 @@
 """`ttt replay`: frames in a terminal and without one, as a picture, and how it ends."""
 
+import functools
 import io
 import json
 import os
@@ -187,7 +188,10 @@ def test_files_that_are_no_traces(tmp_path, capsys):
 
 
 def process(trace, *arguments, **how):
-    return subprocess.Popen([sys.executable, "-m", "ttt", "replay", str(trace), *arguments], cwd=ROOT, **how)
+    # A suite that runs in the background of a script ignores Ctrl-C, and its children would inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-m", "ttt", "replay", str(trace), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=heed, **how)
 
 
 def test_a_reader_that_leaves_and_an_interrupt_end_it_quietly(trace):
