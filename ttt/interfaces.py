@@ -171,6 +171,10 @@ class SpanSampler(ABC):
     f32 [R, last, V] of their last positions.  ``span`` yields settled blocks; after one that ended a row there is none of
     that row.  ``canvas``: ``span`` (text opens spans, the sampler fills them) or ``answer`` (the sampler writes everything
     after the prompt).  ``autoregressive`` samplers never fill spans: audio is written token by token like text.
+
+    A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.steps`): it yields the `Call`s it wants
+    answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover
+    a range of ids only: column c stands for id c + ``request.first``.
     """
 
     autoregressive: ClassVar[bool] = False
