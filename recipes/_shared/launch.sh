@@ -13,7 +13,9 @@ launch() {
     fi
     local node=${NODE_RANK:-${SLURM_NODEID:-}} master=${MASTER_ADDR:-}
     if [ -z "$master" ] && [ -n "${SLURM_JOB_NODELIST:-}" ]; then
-        master=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        # All of the output, then its first line: "| head" would end scontrol by a broken pipe now and then.
+        master=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+        master=${master%%$'\n'*}
     fi
     [ -n "$node" ] || { echo "launch: NNODES=$nodes, but NODE_RANK is not set" >&2; return 2; }
     [ -n "$master" ] || { echo "launch: NNODES=$nodes, but MASTER_ADDR is not set" >&2; return 2; }
