@@ -4,19 +4,22 @@ Official order (spec of TtT, section 1): base vocabulary, twenty multimodal spec
 (the first audio-class id), ``<|audio_0|>`` ... one per code, then ``<|mask_token|>``, ``<|end_of_audio_new|>``,
 ``<|end_of_audio_span_last|>``.  A token is audio iff its id >= the id of ``<|audio|>``; the tokens that *open* a span
 are therefore text (predicted left to right) and the ones that close an answer's span are audio (predicted by diffusion).
+
+Text-then-speech models (spec of SLAM-Omni, section 4) add less: nothing or four `TAGS`, then one id per code, up to the end
+of the vocabulary.  What a form does not have is `ABSENT`.  The layout of LLaDA-TTS is told in `ttt.text.llada`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ttt.errors import DataError
+from ttt.errors import DataError, suggest
 
 MULTIMODAL_SPECIALS = (
     *(f"<|{part}_of_{what}|>" for what in ("image", "video", "patch") for part in ("begin", "end", "context")),
@@ -24,6 +27,10 @@ MULTIMODAL_SPECIALS = (
     "<|image|>", "<|video|>", "<|audio|>",
 )  # fmt: skip
 FINAL_SPECIALS = ("<|mask_token|>", "<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
+
+TAGS = ("<text>", "</text>", "<speech>", "</speech>")  # around an answer's text, around its codes
+INTERLEAVED, LLADA, PLAIN, TAGGED = LAYOUTS = ("ttt", "llada", "text_then_speech", "text_then_speech_tags")
+ABSENT = -1  # a special id that the layout does not have; no token has it
 
 
 def code_token(code: int) -> str:
@@ -39,7 +46,9 @@ def code_token(code: int) -> str:
 class Vocabulary:
     """Ids of everything that is not ordinary text.  ``size``: number of ids.
 
-    Codes of book q start at ``code_start + q * num_codes`` (one code book: the official layout).
+    Codes of book q start at ``code_start + q * num_codes`` (one code book: the official layout).  ``form``: which tokens
+    there are beside text and codes; it also decides how chats are written (`ttt.text.template.template_of`).  ``codec`` and
+    ``frame_rate_hz`` say what made the codes, where that is known; they are no part of the layout.
     """
 
     size: int
@@ -56,11 +65,17 @@ class Vocabulary:
     im_end_id: int
     pad_id: int
     num_books: int = 1
+    form: str = INTERLEAVED
+    text_open_id: int = ABSENT
+    text_close_id: int = ABSENT
+    codec: str = field(default="", compare=False)
+    frame_rate_hz: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
-        text = {n: getattr(self, n) for n in (
-            "soa_id", "soa_last_id", "user_end_id", "im_start_id", "im_end_id", "pad_id")}  # fmt: skip
-        audio = {n: getattr(self, n) for n in ("code_start", "mask_id", "eoa_id", "eoa_last_id")}
+        if self.form not in FORMS:
+            known = f"{', '.join(FORMS)}.{suggest(self.form, FORMS)}"
+            raise DataError(f"vocabulary: form {self.form!r} is none of {known}")
+        text, audio = self._special_ids()
         for name, value in text.items():
             if not 0 <= value < self.audio_start:
                 raise DataError(f"vocabulary: {name} = {value} must be a text id (< {self.audio_start})")
@@ -71,6 +86,8 @@ class Vocabulary:
                 )
         special = {**text, **audio}
         del special["code_start"]
+        if self.form == LLADA:
+            special["mask_id"] = self.mask_id
         if len(set(special.values())) != len(special):
             raise DataError(f"vocabulary: special ids must differ, got {special}")
         codes = range(self.code_start, self.code_stop)
@@ -79,14 +96,54 @@ class Vocabulary:
                 f"vocabulary: codes [{codes.start}, {codes.stop}) overlap a special id or the end {self.size}"
             )
 
+    def _special_ids(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The special ids that this form has, each once: those that must be text, those that must be audio."""
+
+        def named(*names: str) -> dict[str, int]:
+            return {name: getattr(self, name) for name in names}
+
+        frame = ("im_start_id", "im_end_id", "pad_id")
+        if self.form == INTERLEAVED:
+            audio = named("code_start", "mask_id", "eoa_id", "eoa_last_id")
+            return named("soa_id", "soa_last_id", "user_end_id", *frame), audio
+        if self.soa_id != self.soa_last_id or len({self.user_end_id, self.eoa_id, self.eoa_last_id}) > 1:
+            raise DataError(f"vocabulary: form {self.form!r} opens and ends all spans alike")
+        if self.form == LLADA:
+            return named("soa_id", "eoa_id", *frame), named("code_start")
+        absent = ["mask_id"] + ["text_open_id", "text_close_id", "soa_id", "eoa_id"] * (self.form == PLAIN)
+        for name in absent:
+            if getattr(self, name) != ABSENT:
+                raise DataError(f"vocabulary: form {self.form!r} has no {name}, got {getattr(self, name)}")
+        if self.code_stop != self.size:
+            raise DataError(
+                f"vocabulary: form {self.form!r} ends with its codes, but ids [{self.code_stop}, {self.size}) follow them"
+            )
+        tags = ("text_open_id", "text_close_id", "soa_id", "eoa_id") if self.form == TAGGED else ()
+        return named(*frame, *tags), named("code_start")
+
+    @property
+    def text_vocab(self) -> int:
+        """Ids below this one are text.
+
+        In the interleaved form that includes the tokens that open a span, because they are written like text.
+        """
+        return self.text_open_id if self.form == TAGGED else self.audio_start
+
+    @property
+    def modality_tokens(self) -> dict[str, int]:
+        """The four `TAGS` and their ids; none in other forms."""
+        ids = (self.text_open_id, self.text_close_id, self.soa_id, self.eoa_id)
+        return dict(zip(TAGS, ids, strict=True)) if self.form == TAGGED else {}
+
     @property
     def code_stop(self) -> int:
         """One past the last code id."""
         return self.code_start + self.num_codes * self.num_books
 
     def is_audio(self, ids: Any) -> Any:
-        """Audio-class ids (codes, mask, end tokens): works on arrays and tensors."""
-        return ids >= self.audio_start
+        """Audio-class ids (codes, mask, end tokens of the layout ``ttt``): works on arrays and tensors."""
+        audio = ids >= self.audio_start
+        return audio | (ids == self.mask_id) if 0 <= self.mask_id < self.audio_start else audio
 
     def code_ids(self, codes: np.ndarray, where: str = "codes") -> np.ndarray:
         """Codes [F, Q] -> ids [F * Q], frame by frame.  Raises `DataError` naming the first code outside the book."""
@@ -108,42 +165,101 @@ class Vocabulary:
         frames = len(ids) // self.num_books
         return (ids[: frames * self.num_books] % self.num_codes).reshape(frames, self.num_books).astype(np.int32)
 
-    def opener(self, style: str) -> int:
-        """Id that opens an audio span of ``style`` (see `ttt.types.AUDIO_STYLES`)."""
-        return self.soa_last_id if style in ("last", "open_last") else self.soa_id
+    def frames(self, ids: np.ndarray, where: str = "ids") -> np.ndarray:
+        """The exact inverse of `code_ids`: ids [F * Q] -> codes i32 [F, Q].
+
+        Raises `DataError` naming the first id that is no code of its place in the frame, or an unfinished last frame.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        book = np.arange(len(ids)) % self.num_books
+        codes = ids - self.code_start - book * self.num_codes
+        bad = np.flatnonzero((codes < 0) | (codes >= self.num_codes))
+        if len(bad):
+            at = int(bad[0])
+            first = self.code_start + int(book[at]) * self.num_codes
+            raise DataError(
+                f"{where}: id {ids[at]} at place {at} is no code for position {book[at]} of frame {at // self.num_books}, whose "
+                f"ids are {first} to {first + self.num_codes - 1}; mend the data or name the tokenizer they were made with"
+            )
+        if len(ids) % self.num_books:
+            raise DataError(
+                f"{where}: {len(ids)} codes are no whole frames of {self.num_books}; cut the last "
+                f"{len(ids) % self.num_books} codes off"
+            )
+        return codes.reshape(-1, self.num_books).astype(np.int32)
+
+    def opener(self, style: str) -> int | None:
+        """Id that opens an audio span of ``style`` (see `ttt.types.AUDIO_STYLES`); None in a form without delimiters."""
+        found = self.soa_last_id if style in ("last", "open_last") else self.soa_id
+        return None if found == ABSENT else found
 
     def closer(self, style: str) -> int | None:
-        """Id that closes an audio span of ``style``; None for an open one."""
-        return {"user": self.user_end_id, "span": self.eoa_id, "last": self.eoa_last_id}.get(style)
+        """Id that closes an audio span of ``style``; None for an open one, and in a form without delimiters."""
+        found = {"user": self.user_end_id, "span": self.eoa_id, "last": self.eoa_last_id}.get(style, ABSENT)
+        return None if found == ABSENT else found
 
     @property
     def digest(self) -> str:
-        """Short digest of the layout: two models with one digest agree on every special id."""
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=8).hexdigest()
+        """Short digest of the layout: two models with one digest agree on every special id.
+
+        Fields that came later count only where they differ from their default, so that digests of older folders hold.
+        """
+        layout = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        for name, default in (("form", INTERLEAVED), ("text_open_id", ABSENT), ("text_close_id", ABSENT)):
+            if layout[name] == default:
+                del layout[name]
+        return hashlib.blake2b(json.dumps(layout, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """The layout under the names that other toolkits' ``vocab.json`` use."""
+        return {
+            "text_vocab": self.text_vocab, "modality_tokens": self.modality_tokens, "speech_offset": self.code_start,
+            "speech_vocab": self.num_codes * self.num_books, "total": self.size, "frame_rate": self.frame_rate_hz,
+        }  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps({**asdict(self), "digest": self.digest}, indent=1) + "\n")
+        """Write as JSON: the fields, `summary`, and the digest."""
+        path.write_text(json.dumps({**asdict(self), **self.summary(), "digest": self.digest}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.  Raises `DataError` when the summary or the digest contradicts the fields."""
         try:
             raw = json.loads(path.read_text())
-            raw.pop("digest", None)
-            return cls(**raw)
+            names = {f.name for f in fields(cls)}
+            said = {k: raw.pop(k) for k in list(raw) if k not in names}
+            vocab = cls(**raw)
         except FileNotFoundError:
             raise DataError(
                 f"{path}: no vocabulary here; make it with 'ttt tokenizer' or name another folder"
             ) from None
-        except (json.JSONDecodeError, TypeError) as error:
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a vocabulary file: {error}") from error
+        known = {**vocab.summary(), "digest": vocab.digest}
+        for name, value in said.items():
+            if name not in known:
+                raise DataError(f"{path}: not a vocabulary file: unknown key {name!r}")
+            if value != known[name]:
+                raise DataError(
+                    f"{path}: {name} is {value!r}, the other fields make it {known[name]!r}; run 'ttt tokenizer' again"
+                )
+        return vocab
+
+    @staticmethod
+    def is_saved(path: Path) -> bool:
+        """Is this a file of `save` (and not the token table of a Hugging Face tokenizer, which has the same name)?"""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(raw, dict) and {"code_start", "digest"} <= set(raw)
 
 
-def derive(token_id: Any, size: int, pad: str = "<|endoftext|>") -> Vocabulary:
-    """Vocabulary of a tokenizer that holds the official audio tokens.
+def derive(token_id: Any, size: int, pad: str = "<|endoftext|>", num_books: int = 1) -> Vocabulary:
+    """Vocabulary of a tokenizer that was extended (`ttt.text.tokenizer.extend`); its tokens tell which form it has.
 
-    ``token_id``: spelling -> id or None.  Raises `DataError` naming the first token that is missing or out of order.
+    ``token_id``: spelling -> id or None; ``num_books``: of equal size.  Raises `DataError` naming the first token that is
+    missing or out of order.
     """
 
     def need(token: str) -> int:
@@ -160,10 +276,35 @@ def derive(token_id: Any, size: int, pad: str = "<|endoftext|>") -> Vocabulary:
                 f"tokenizer: {code_token(num_codes)!r} breaks the run of codes that starts at id {code_start}"
             )
         num_codes += 1
+    if num_codes % num_books:
+        raise DataError(f"tokenizer: {num_codes} code tokens are not {num_books} books of one size; make it anew")
+    num_codes //= num_books
+    if all(token_id(token) is None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS)):
+        return _text_then_speech(token_id, need, size, code_start, num_codes, pad, num_books)
     return Vocabulary(
         size=size, audio_start=need("<|audio|>"), code_start=code_start, num_codes=num_codes,
         mask_id=need("<|mask_token|>"), soa_id=need("<|begin_of_audio|>"), soa_last_id=need("<|begin_of_quad|>"),
         user_end_id=need("<|end_of_audio|>"), eoa_id=need("<|end_of_audio_new|>"),
         eoa_last_id=need("<|end_of_audio_span_last|>"), im_start_id=need("<|im_start|>"),
-        im_end_id=need("<|im_end|>"), pad_id=need(pad),
+        im_end_id=need("<|im_end|>"), pad_id=need(pad), num_books=num_books,
+    )  # fmt: skip
+
+
+def _text_then_speech(
+    token_id: Any, need: Any, size: int, code_start: int, num_codes: int, pad: str, num_books: int
+) -> Vocabulary:
+    """Text, the four tags or none, codes."""
+    tags = [ABSENT] * len(TAGS)
+    if any(token_id(tag) is not None for tag in TAGS):
+        tags = [need(tag) for tag in TAGS]
+        if tags != list(range(code_start - len(TAGS), code_start)):
+            raise DataError(
+                f"tokenizer: {', '.join(TAGS)} must be the ids right before the codes, which start at {code_start}; got {tags}"
+            )
+    text_open, text_close, opener, closer = tags
+    return Vocabulary(
+        size=size, audio_start=code_start, code_start=code_start, num_codes=num_codes, mask_id=ABSENT, soa_id=opener,
+        soa_last_id=opener, user_end_id=closer, eoa_id=closer, eoa_last_id=closer, im_start_id=need("<|im_start|>"),
+        im_end_id=need("<|im_end|>"), pad_id=need(pad), form=PLAIN if opener == ABSENT else TAGGED,
+        text_open_id=text_open, text_close_id=text_close, num_books=num_books,
     )  # fmt: skip
