@@ -29,7 +29,8 @@ MULTIMODAL_SPECIALS = (
 FINAL_SPECIALS = ("<|mask_token|>", "<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
 
 TAGS = ("<text>", "</text>", "<speech>", "</speech>")  # around an answer's text, around its codes
-INTERLEAVED, LLADA, PLAIN, TAGGED = LAYOUTS = ("ttt", "llada", "text_then_speech", "text_then_speech_tags")
+INTERLEAVED, PLAIN, TAGGED, LLADA = "interleaved", "text_then_speech", "text_then_speech_tags", "llada_tts"
+FORMS = (INTERLEAVED, PLAIN, TAGGED, LLADA)
 ABSENT = -1  # a special id that the layout does not have; no token has it
 
 
