@@ -9,6 +9,7 @@ from ttt.registry import component, components, nested
 
 MISSING = "???"
 CACHES = ("exact", "block", "none")
+FREEZES = ("none", "text_rows", "body", "text_model")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class ModelSection:
     init: Any = component("initializer", "normal")  # how added token rows start
     gradient_checkpointing: bool = False  # trade time for memory
     lora: LoraSection = nested(LoraSection)  # train adapters instead of all weights
+    freeze: str = "none"  # none | text_rows (of embedding and head) | body (all but the tables) | text_model (both)
+
+    def __post_init__(self) -> None:
+        if self.freeze not in FREEZES:
+            raise ValueError(f"freeze must be one of {', '.join(FREEZES)}, got {self.freeze!r}")
 
 
 @dataclass(frozen=True)

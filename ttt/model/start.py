@@ -8,6 +8,7 @@ from typing import Any
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
 from ttt.model.backbone import enable_checkpointing, weight_type
+from ttt.model.frozen import frozen
 from ttt.model.lm import SpeechTextLM
 from ttt.text.tokenizer import TextTokenizer
 
@@ -20,7 +21,7 @@ def starting_model(
     Adapters in ``start`` are merged first: what goes on from there is a whole model.
     """
     if not start:
-        return SpeechTextLM.build(section, tokenizer, seed, code_vectors)
+        return frozen(SpeechTextLM.build(section, tokenizer, seed, code_vectors), section)
     if section.lora.rank:
         raise ConfigError(
             "train.init_from: adapters (model.lora) sit on a frozen base, which must be a folder of its own: name it with "
@@ -29,4 +30,4 @@ def starting_model(
     model = SpeechTextLM.load(start, section.attention, weight_type(section))
     if section.gradient_checkpointing:
         enable_checkpointing(model.hf)
-    return model.train()
+    return frozen(model, section).train()

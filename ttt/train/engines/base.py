@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ttt.errors import CheckpointError
+from ttt.model.read import read_into
 from ttt.train.engines.ranks import Ranks
 
 T = TypeVar("T")
@@ -62,10 +62,10 @@ class Engine(ABC):
         """Add the gradient of ``loss`` [] to this rank's."""
 
     @abstractmethod
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, beta1: float | None = None) -> float:
         """Average gradients over ranks, clip, update, clear.  -> norm before clipping.
 
-        When the norm is not finite, nothing was updated.
+        ``beta1``: of this update, where it moves.  When the norm is not finite, nothing was updated.
         """
 
     @abstractmethod
@@ -116,26 +116,4 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if own is not None:
         own(folder)
         return
-    from safetensors.torch import load_file
-
-    target = getattr(model, "hf", model)
-    stored: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        stored.update(load_file(path))
-    if not stored:
-        raise CheckpointError(f"{folder}: no *.safetensors here; this is not a model folder")
-    have = target.state_dict()
-    present = {have[name].data_ptr() for name in stored if name in have}
-    missing = [name for name, value in have.items() if name not in stored and value.data_ptr() not in present]
-    odd = [name for name in stored if name not in have]
-    shapes = [n for n in stored if n in have and have[n].shape != stored[n].shape]
-    if missing or odd or shapes:
-        raise CheckpointError(
-            f"{folder}: weights of another model: {len(missing)} missing{_first(missing)}, "
-            f"{len(odd)} unknown{_first(odd)}, {len(shapes)} of another shape{_first(shapes)}"
-        )
-    target.load_state_dict(stored, strict=False)
-
-
-def _first(names: list[str]) -> str:
-    return f" (first {names[0]!r})" if names else ""
+    read_into(getattr(model, "hf", model), folder)
