@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ttt.data.arrow import is_saved
 from ttt.data.formats import example_of
 from ttt.data.records import RecordError, kind_of, raw_records, read_records
 from ttt.data.spans import encode_example
@@ -79,9 +80,12 @@ def sources_of(path: str | Path) -> list[Source]:
     path = Path(path)
     if is_mix(path):
         return [s for s in read_mix(path) if s.ratio]
-    if not is_store(path):
+    if not (is_store(path) or is_saved(path)):
         if path.is_dir():
-            raise DataError(f"{path}: a folder without a store (store.json is missing); make one with 'ttt data pack'")
+            raise DataError(
+                f"{path}: a folder without a store (store.json is missing) or a saved dataset (dataset_info.json, state.json); "
+                "make a store with 'ttt data pack'"
+            )
         kind_of(path)
     return named([Source(path)])
 

@@ -1,4 +1,5 @@
-"""Records of data files, one at a time: ``.jsonl``, ``.json`` (a list), ``.parquet``, the first two also as ``.gz``.
+"""Records of data files, one at a time: ``.jsonl``, ``.json`` (a list), ``.parquet``, the first two also as ``.gz``; and
+folders that Hugging Face `datasets` saved (`ttt.data.arrow`).
 
 Memory stays flat: a list in one ``.json`` file is decoded piece by piece, parquet is read in batches of rows.  A line of a
 ``.jsonl`` file is handed over unparsed, so that several processes can share the parsing and one broken line spoils only
@@ -10,16 +11,14 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ttt.errors import DataError, MissingExtraError
+from ttt.data.arrow import is_saved, parquet_rows, saved_rows
+from ttt.errors import DataError
 
 CHUNK_CHARS = 1 << 20
-PARQUET_ROWS = 256
 NUMBER_CHARS = 32
 KINDS = (".jsonl", ".json", ".parquet")
 REASONS = {
@@ -48,11 +47,15 @@ def reason_of(error: DataError) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """``.jsonl``, ``.json`` or ``.parquet``.  Raises `DataError` for another suffix."""
+    """``.jsonl``, ``.json``, ``.parquet``, or ``arrow`` (a saved dataset).  Raises `DataError` for anything else."""
+    if is_saved(path):
+        return "arrow"
     name = path.name.removesuffix(".gz")
     kind = Path(name).suffix
     if kind not in KINDS or (kind == ".parquet" and name != path.name):
-        raise DataError(f"{path}: unknown file kind {path.suffix!r}; use .json, .jsonl (also .gz) or .parquet")
+        raise DataError(
+            f"{path}: unknown file kind {path.suffix!r}; use .json, .jsonl (also .gz), .parquet, or a folder of save_to_disk"
+        )
     return kind
 
 
@@ -65,12 +68,17 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Any]]:
 def raw_records(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[Raw]:
     """(place, raw record) of a data file, in order; `decode` makes the record.
 
-    The place is ``path:line`` (JSONL) or ``path[number]`` counted from 0.  ``columns``: of parquet, read these only.
+    The place is ``path:line`` (JSONL) or ``path[number]`` counted from 0.  ``columns``: of tables, read these only.
     Raises `DataError` when the file as a whole cannot be read.
     """
     path = Path(path)
+    if is_saved(path):
+        yield from ((f"{path}[{i}]", r) for i, r in enumerate(saved_rows(path, columns)))
+        return
     if path.is_dir():
-        raise DataError(f"{path}: a folder (a store?), expected a file of examples: {', '.join(KINDS)}")
+        raise DataError(
+            f"{path}: a folder (a store?), expected a file of examples ({', '.join(KINDS)}) or a folder of save_to_disk"
+        )
     kind = kind_of(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; run the stage that makes it")
@@ -79,7 +87,7 @@ def raw_records(path: str | Path, columns: Sequence[str] | None = None) -> Itera
     elif kind == ".json":
         yield from ((f"{path}[{i}]", r) for i, r in enumerate(_list_items(path)))
     else:
-        yield from ((f"{path}[{i}]", r) for i, r in enumerate(_parquet_rows(path, columns)))
+        yield from ((f"{path}[{i}]", r) for i, r in enumerate(parquet_rows(path, columns)))
 
 
 def decode(where: str, raw: Any) -> Any:
@@ -96,15 +104,6 @@ def decode(where: str, raw: Any) -> Any:
         raise RecordError(where, "not UTF-8", f"not UTF-8 at byte {error.start}; convert the file") from error
 
 
-def parquet() -> Any:
-    """The module ``pyarrow.parquet``.  Raises `MissingExtraError` naming the extra."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("reading .parquet needs pyarrow: pip install 'ttt-speech[parquet]'") from error
-    return pyarrow.parquet
-
-
 def _open(path: Path) -> Any:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
@@ -117,38 +116,6 @@ def _lines(path: Path) -> Iterator[Raw]:
                     yield f"{path}:{number}", line
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {error}; make the file again") from error
-
-
-def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
-    module = parquet()
-    try:
-        # Buffered, and one row group at a time: otherwise what was read of the file stays in memory.
-        file = module.ParquetFile(path, buffer_size=CHUNK_CHARS, pre_buffer=False)
-        known = file.schema_arrow.names
-        wanted = None if columns is None else [c for c in columns if c in known]
-        for group in range(file.num_row_groups):
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=[group], columns=wanted):
-                names = batch.schema.names
-                for values in zip(*(_column(c) for c in batch.columns), strict=True):
-                    # A column that a row has no value in is a field that the record does not have.
-                    yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
-        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
-
-
-def _column(column: Any) -> Iterable[Any]:
-    """Values of a column; lists of numbers come as arrays, which is some ten times faster than as lists."""
-    import pyarrow as pa
-    import pyarrow.compute
-
-    kind = column.type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not lists or not pa.types.is_integer(kind.value_type) or column.flatten().null_count:
-        return column.to_pylist()
-    flat = column.flatten().to_numpy()
-    offsets = np.cumsum([0, *(n or 0 for n in pyarrow.compute.list_value_length(column).to_pylist())])
-    rows = zip(column.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True)
-    return [flat[a:b] if valid else None for valid, a, b in rows]
 
 
 class _Buffer:

@@ -138,3 +138,57 @@ def test_memory_is_that_of_a_record_not_of_the_file(tmp_path, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < (tmp_path / name).stat().st_size / 10, f"{name}: {peak} bytes"
+
+
+def save_to_disk(folder, rows, files=2):
+    """A folder as Hugging Face `datasets` writes it."""
+    import pyarrow as pa
+
+    folder.mkdir(parents=True)
+    names = [f"data-{i:05d}-of-{files:05d}.arrow" for i in range(files)]
+    cut = -(-len(rows) // files)
+    schema = pa.Table.from_pylist(rows).schema
+    for i, name in enumerate(names):
+        table = pa.Table.from_pylist(rows[i * cut : (i + 1) * cut], schema=schema)
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_table(table)
+    state = {"_data_files": [{"filename": n} for n in names], "_fingerprint": "x", "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def test_saved_datasets(tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = [{"input_ids": list(range(i)), "data_type": "tts" if i % 2 else None} for i in range(1, 6)]
+    folder = save_to_disk(tmp_path / "set", rows)
+    found = list(raw_records(folder))
+    assert [w for w, _ in found] == [f"{folder}[{i}]" for i in range(5)]
+    assert [r["input_ids"].tolist() for _, r in found] == [r["input_ids"] for r in rows]
+    assert "data_type" not in found[1][1] and found[0][1]["data_type"] == "tts"
+    assert list(raw_records(folder, ("data_type",)))[0][1] == {"data_type": "tts"}
+
+    splits = tmp_path / "splits"
+    save_to_disk(splits / "train", rows[:2])
+    save_to_disk(splits / "dev", rows[2:])
+    (splits / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "dev"]}))
+    assert len(list(raw_records(splits))) == 2 and len(list(raw_records(splits / "dev"))) == 3
+    (splits / "dataset_dict.json").write_text(json.dumps({"splits": ["dev"]}))
+    with pytest.raises(DataError, match="without the split 'train'; name one of .*splits/dev"):
+        list(raw_records(splits))
+
+
+def test_damaged_saved_datasets(tmp_path):
+    pytest.importorskip("pyarrow")
+    folder = save_to_disk(tmp_path / "set", [{"text": "a"}, {"text": "b"}])
+    first = folder / "data-00000-of-00002.arrow"
+    first.write_bytes(first.read_bytes()[:40])
+    with pytest.raises(DataError, match="data-00000-of-00002.arrow: not readable as Arrow"):
+        list(raw_records(folder))
+    first.unlink()
+    with pytest.raises(DataError, match="data-00000-of-00002.arrow: missing, but .*state.json names it"):
+        list(raw_records(folder))
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with pytest.raises(DataError, match="flatten_indices"):
+        list(raw_records(folder))

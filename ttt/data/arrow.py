@@ -1,0 +1,135 @@
+"""Rows of tables: parquet files, and folders that Hugging Face `datasets` wrote (`save_to_disk`).
+
+Both are read through pyarrow alone.  A saved dataset is a folder with ``state.json`` (which names its Arrow files, in order)
+and ``dataset_info.json``; a saved dictionary of splits is a folder with ``dataset_dict.json`` and a dataset per split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.errors import DataError, MissingExtraError
+
+BUFFER = 1 << 20
+ROWS = 256  # that are turned into Python values at a time
+
+
+def parquet() -> Any:
+    """The module ``pyarrow.parquet``.  Raises `MissingExtraError` naming the extra."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            "reading .parquet and saved datasets needs pyarrow: pip install 'ttt-speech[parquet]'"
+        ) from error
+    return pyarrow.parquet
+
+
+def is_saved(path: str | Path) -> bool:
+    """Is this folder what ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote?"""
+    path = Path(path)
+    return (path / "dataset_dict.json").is_file() or all(
+        (path / n).is_file() for n in ("state.json", "dataset_info.json")
+    )
+
+
+def saved_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a saved dataset, in order; of a dictionary of splits, those of ``train``.  ``columns``: read these only.
+
+    A field that a row has no value in is left out.  Raises `DataError` naming what cannot be read.
+    """
+    parquet()
+    import pyarrow as pa
+
+    folder = _split(Path(path))
+    for file in _files(folder):
+        try:
+            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
+                known = batches.schema.names
+                wanted = known if columns is None else [c for c in columns if c in known]
+                for batch in batches:
+                    for at in range(0, batch.num_rows, ROWS):
+                        yield from _rows(batch.slice(at, ROWS).select(wanted))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{file}: not readable as Arrow: {str(error).splitlines()[0]}; save the dataset again"
+            ) from error
+
+
+def parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    """Rows of a parquet file, like `saved_rows`."""
+    module = parquet()
+    try:
+        # Buffered, and one row group at a time: otherwise what was read of the file stays in memory.
+        file = module.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        known = file.schema_arrow.names
+        wanted = None if columns is None else [c for c in columns if c in known]
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=wanted):
+                yield from _rows(batch)
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
+
+
+def _split(path: Path) -> Path:
+    """The folder of the one dataset that is meant."""
+    if not (path / "dataset_dict.json").is_file():
+        return path
+    splits = _json(path / "dataset_dict.json").get("splits", [])
+    if "train" not in splits:
+        raise DataError(
+            f"{path}: a dataset without the split 'train'; name one of {', '.join(f'{path}/{s}' for s in splits)}"
+        )
+    return path / "train"
+
+
+def _files(folder: Path) -> list[Path]:
+    """The Arrow files of a saved dataset, in order."""
+    state = _json(folder / "state.json")
+    if state.get("_indices_data_files"):
+        raise DataError(f"{folder}: holds a choice of rows (indices); save dataset.flatten_indices() instead")
+    try:
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+    except (KeyError, TypeError):
+        raise DataError(f"{folder / 'state.json'}: names no data files; save the dataset again") from None
+    gone = next((f for f in files if not f.is_file()), None)
+    if gone is not None:
+        raise DataError(f"{gone}: missing, but {folder / 'state.json'} names it; copy the whole folder")
+    return files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); save the dataset again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected an object, got {type(found).__name__}; save the dataset again")
+    return found
+
+
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+    names = batch.schema.names
+    for values in zip(*(_column(c) for c in batch.columns), strict=True):
+        # A column that a row has no value in is a field that the record does not have.
+        yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def _column(column: Any) -> Iterable[Any]:
+    """Values of a column; lists of numbers come as arrays, which is some ten times faster than as lists."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not lists or not pa.types.is_integer(kind.value_type) or column.flatten().null_count:
+        return column.to_pylist()
+    flat = column.flatten().to_numpy()
+    offsets = np.cumsum([0, *(n or 0 for n in pyarrow.compute.list_value_length(column).to_pylist())])
+    rows = zip(column.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True)
+    return [flat[a:b] if valid else None for valid, a, b in rows]
