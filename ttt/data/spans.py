@@ -38,7 +38,7 @@ def encode_example(
     content: list[bool] = []
     segments: list[dict[str, Any]] = []
     prompt_length = 0
-    for piece in pieces(example, open_answer):
+    for piece in pieces(example, open_answer, tokenizer.template):
         span = piece.span
         where = f"example {example.uid!r}, {piece.role} turn"
         if span.kind == "text":
@@ -48,14 +48,17 @@ def encode_example(
         else:
             assert span.codes is not None
             codes = vocab.code_ids(span.codes, where)
-            start = len(ids) + 1
-            closer = vocab.closer(span.style)
-            new = [vocab.opener(span.style), *codes.tolist(), *([] if closer is None else [closer])]
+            opener, closer = vocab.opener(span.style), vocab.closer(span.style)
+            new = [*([] if opener is None else [opener]), *codes.tolist(), *([] if closer is None else [closer])]
+            start = len(ids) + (opener is not None)
+            style = span.style
+            if closer is None and not style.startswith("open"):  # this form of the vocabulary does not end spans
+                style = "open_last" if style == "last" else "open_span"
             segments.append(
                 {
                     "start": start,
                     "stop": start + len(codes),
-                    "style": span.style,
+                    "style": style,
                     "turn": piece.turn,
                     "target": piece.target,
                 }

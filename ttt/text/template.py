@@ -1,21 +1,28 @@
 """ChatML by pieces: turns -> pieces that are tokenized on their own and concatenated (spec of TtT, section 3).
 
-    <|im_start|> "system" "\\n" message <|im_end|> "\\n"      always present, possibly empty
+    <|im_start|> "system" "\\n" message <|im_end|> "\\n"      `CHATML`: always present, possibly empty
     <|im_start|> role "\\n" content <|im_end|> "\\n"          for each user and assistant turn
 
 Only an assistant's content, its ``<|im_end|>`` and the newline after it are targets.  A turn whose last span is open
 (truncated) ends there.  Documents have no template: every token is a target.
+
+Text-then-speech models write (spec of SLAM-Omni, section 3), the bar being where targets begin:
+
+    plain      ... assistant "\\n" | <think> "\\n\\n" </think> "\\n\\n" text codes <|im_end|>
+    tagged     ... assistant "\\n" <think> "\\n\\n" </think> "\\n\\n" | <text> text </text> <speech> codes </speech> <|im_end|>
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ttt.errors import DataError
+from ttt.text.vocab import PLAIN, TAGGED, TAGS
 from ttt.types import Example, Span, Turn
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+NO_THOUGHT = ("<think>", "\n\n", "</think>", "\n\n")  # what Qwen3's template writes with thinking off
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,34 @@ class Piece:
     role: str
 
 
-def pieces(example: Example, open_answer: bool = False) -> Iterator[Piece]:
+@dataclass(frozen=True)
+class Template:
+    """What stands around what is said.
+
+    ``empty_system``: a system block is written although there is no message.  ``thought``: an empty thought before the last
+    answer; "prompt": it belongs to the prompt, "answer": training learns to write it (decoding puts it in the prompt
+    nevertheless), "": none.  ``tags``: around each text of an answer.  ``last_newline``: behind the last ``<|im_end|>``.
+    """
+
+    empty_system: bool = True
+    thought: str = ""
+    tags: tuple[str, str] | None = None
+    last_newline: bool = True
+
+
+CHATML = Template()
+
+
+def template_of(form: str, thinks: bool) -> Template:
+    """The template of a vocabulary's form.  ``thinks``: its tokenizer has ``<think>``; without, there is no thought."""
+    if form == PLAIN:
+        return Template(False, "answer" if thinks else "", None, False)
+    if form == TAGGED:
+        return Template(False, "prompt" if thinks else "", TAGS[:2], False)
+    return CHATML
+
+
+def pieces(example: Example, open_answer: bool = False, template: Template = CHATML) -> Iterator[Piece]:
     """Pieces of an example in order.  ``open_answer``: end with the assistant header, as a prompt for decoding."""
     turns = list(example.turns)
     if turns[0].role == "document":
@@ -39,24 +73,38 @@ def pieces(example: Example, open_answer: bool = False) -> Iterator[Piece]:
             yield Piece(span, target=True, template=False, turn=0, role="document")
         return
     system = turns.pop(0) if turns[0].role == "system" else Turn("system", ())
-    yield from _block(system, -1)
+    if template.empty_system or any(span.text or span.codes is not None for span in system.spans):
+        yield from _block(system, -1, template, last=False)
     for number, turn in enumerate(turns):
         if turn.role not in ("user", "assistant"):
             raise DataError(f"example {example.uid!r}: role {turn.role!r} after the first turn; roles: user, assistant")
-        yield from _block(turn, number)
+        yield from _block(turn, number, template, last=number == len(turns) - 1 and not open_answer)
     if open_answer:
         yield from _header("assistant", len(turns))
+        if template.thought:
+            yield from _marks(NO_THOUGHT, False, len(turns), "assistant")
 
 
-def _block(turn: Turn, number: int) -> Iterator[Piece]:
+def _block(turn: Turn, number: int, template: Template, last: bool) -> Iterator[Piece]:
+    target = turn.is_target
     yield from _header(turn.role, number)
+    if template.thought and target and last:
+        yield from _marks(NO_THOUGHT, template.thought == "answer", number, turn.role)
     for span in turn.spans:
-        yield Piece(span, turn.is_target, False, number, turn.role)
+        tags = template.tags if target and span.kind == "text" else None
+        yield from _marks(tags[:1] if tags else (), target, number, turn.role)
+        yield Piece(span, target, False, number, turn.role)
+        yield from _marks(tags[1:] if tags else (), target, number, turn.role)
     if not (turn.spans and turn.spans[-1].kind == "audio" and turn.spans[-1].style.startswith("open")):
-        for text in (IM_END, "\n"):
-            yield Piece(Span("text", text), turn.is_target, True, number, turn.role)
+        yield from _marks(
+            (IM_END,) if last and not template.last_newline else (IM_END, "\n"), target, number, turn.role
+        )
 
 
 def _header(role: str, number: int) -> Iterator[Piece]:
-    for text in (IM_START, role, "\n"):
-        yield Piece(Span("text", text), False, True, number, role)
+    yield from _marks((IM_START, role, "\n"), False, number, role)
+
+
+def _marks(texts: Sequence[str], target: bool, number: int, role: str) -> Iterator[Piece]:
+    for text in texts:
+        yield Piece(Span("text", text), target, True, number, role)

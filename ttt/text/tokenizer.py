@@ -6,34 +6,74 @@ transformers loads the tokenizer.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ttt.errors import DataError
-from ttt.text.vocab import FINAL_SPECIALS, MULTIMODAL_SPECIALS, Vocabulary, code_token, derive
+from ttt.errors import DataError, suggest
+from ttt.text.template import NO_THOUGHT, Template, template_of
+from ttt.text.vocab import (
+    FINAL_SPECIALS,
+    INTERLEAVED,
+    MULTIMODAL_SPECIALS,
+    PLAIN,
+    TAGGED,
+    TAGS,
+    Vocabulary,
+    code_token,
+    derive,
+)  # fmt: skip
 
 BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_ADDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # special tokens before and behind the codes
+    INTERLEAVED: (MULTIMODAL_SPECIALS, FINAL_SPECIALS), PLAIN: ((), ()), TAGGED: (TAGS, ()),
+}  # fmt: skip
 
 
 class TextTokenizer:
-    """A tokenizer with the official audio tokens and the `Vocabulary` derived from it."""
+    """A tokenizer with audio tokens, the `Vocabulary` derived from it, and the template that chats are written in."""
 
-    def __init__(self, backend, pad: str = "<|endoftext|>") -> None:
+    def __init__(self, backend, pad: str = "<|endoftext|>", num_books: int = 1) -> None:
+        size = backend.get_vocab_size(with_added_tokens=True)
         self.backend = backend
-        self.vocab: Vocabulary = derive(backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad)
+        self.vocab: Vocabulary = derive(backend.token_to_id, size, pad, num_books)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextTokenizer:
-        """Read ``folder/tokenizer.json`` (or the file itself).  Raises `DataError` when it is absent or damaged."""
-        return cls(_backend(folder))
+        """Read ``folder/tokenizer.json`` (or the file itself), and what ``vocab.json`` beside it says of the codec.
+
+        Raises `DataError` when it is absent or damaged, or when the two files do not belong together.
+        """
+        path = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / "vocab.json"
+        said = Vocabulary.load(path) if Vocabulary.is_saved(path) else None
+        made = cls(_backend(folder), num_books=1 if said is None else said.num_books)
+        if said is not None:
+            if said != made.vocab:
+                raise DataError(
+                    f"{path}: tells of another vocabulary ({said.form}, {said.size} ids, codes from {said.code_start}) than the "
+                    f"tokenizer.json beside it ({made.vocab.form}, {made.vocab.size} ids, codes from {made.vocab.code_start}); "
+                    "run 'ttt tokenizer' again, or copy both from where the model was trained"
+                )
+            made.vocab = said
+        return made
 
     @classmethod
-    def extended(cls, folder: str | Path, num_codes: int) -> TextTokenizer:
-        """The tokenizer of a backbone with the audio tokens added in the official order.  Raises like `load`."""
-        return cls(extend(_backend(folder), num_codes))
+    def extended(cls, folder: str | Path, num_codes: int, num_books: int = 1, form: str = INTERLEAVED) -> TextTokenizer:
+        """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`."""
+        return cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books)
+
+    def made_by(self, codec: str, frame_rate_hz: float) -> TextTokenizer:
+        """Note in the vocabulary which codec the codes are of; returns self."""
+        self.vocab = dataclasses.replace(self.vocab, codec=codec, frame_rate_hz=frame_rate_hz)
+        return self
+
+    @cached_property
+    def template(self) -> Template:
+        """What stands around what is said (the form of the vocabulary decides)."""
+        return template_of(self.vocab.form, all(self.backend.token_to_id(t) is not None for t in NO_THOUGHT[::2]))
 
     @cached_property
     def digest(self) -> str:
@@ -53,15 +93,19 @@ class TextTokenizer:
         return self.backend.id_to_token(int(token_id)) or f"<{token_id}>"
 
     @cached_property
-    def _special_texts(self) -> tuple[str, ...]:
+    def _special_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Added tokens that begin with "<|", and special ones that do not (`TAGS`).
+
+        Apart, because codes are many and "<|" is rare.  Ordinary added tokens, like ``<think>``, may be part of a text.
+        """
         added = self.backend.get_added_tokens_decoder().values()
-        return tuple(token.content for token in added)
+        barred = tuple(t.content for t in added if t.content.startswith("<|"))
+        return barred, tuple(t.content for t in added if t.special and t.content not in barred and t.content.strip())
 
     def refuse_specials(self, text: str, where: str) -> None:
         """Raise `DataError` when ordinary text spells a special token: it would act as one."""
-        if "<|" not in text:
-            return
-        for token in self._special_texts:
+        barred, others = self._special_texts
+        for token in (*others, *barred) if "<|" in text else others:
             if token in text:
                 raise DataError(
                     f"{where}: text contains the special token {token!r} literally; remove it or write the audio as a span"
@@ -92,27 +136,34 @@ def _backend(folder: str | Path):
         raise DataError(f"{path}: not a tokenizer file: {error}") from error
 
 
-def extend(backend, num_codes: int):
-    """Add the audio tokens in the official order to a base tokenizer (in place); tokens that exist stay as they are."""
+def extend(backend, num_codes: int, num_books: int = 1, form: str = INTERLEAVED):
+    """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are."""
     from tokenizers import AddedToken
+
+    if form not in _ADDED:
+        raise DataError(f"form {form!r} is none of {', '.join(_ADDED)}.{suggest(form, _ADDED)}")
 
     def special(names: Iterable[str]):
         return [AddedToken(n, special=True, normalized=False) for n in names if backend.token_to_id(n) is None]
 
+    before, behind = _ADDED[form]
     backend.add_special_tokens(special(BASE_SPECIALS))
-    backend.add_special_tokens(special(MULTIMODAL_SPECIALS))
-    codes = [code_token(c) for c in range(num_codes)]
+    backend.add_special_tokens(special(before))
+    codes = [code_token(c) for c in range(num_codes * num_books)]
     backend.add_tokens(
         [AddedToken(c, special=False, normalized=False) for c in codes if backend.token_to_id(c) is None]
     )
-    backend.add_special_tokens(special(FINAL_SPECIALS))
+    backend.add_special_tokens(special(behind))
     return backend
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, num_codes: int) -> TextTokenizer:
-    """A byte-level BPE with Qwen-style pre-tokenization learnt from ``texts``, extended by the audio tokens.
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, num_codes: int, num_books: int = 1, form: str = INTERLEAVED
+) -> TextTokenizer:
+    """A byte-level BPE with Qwen-style pre-tokenization learnt from ``texts``, extended by the audio tokens of a ``form``.
 
-    Any text can be encoded (all 256 bytes are in the base); deterministic.
+    Any text can be encoded (all 256 bytes are in the base); deterministic.  ``num_codes``: of each of ``num_books`` books.
+    For the text-then-speech forms it also gets the ``<think>`` and ``</think>`` of Qwen3's template.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -130,4 +181,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, num_codes: int) -> TextToke
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    return TextTokenizer(extend(backend, num_codes))
+    if form in (PLAIN, TAGGED):
+        backend.add_special_tokens(list(BASE_SPECIALS))
+        backend.add_tokens(list(NO_THOUGHT[::2]))
+    return TextTokenizer(extend(backend, num_codes, num_books, form), num_books=num_books)

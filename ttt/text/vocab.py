@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import DataError, suggest
+from ttt.types import CodeSpace
 
 MULTIMODAL_SPECIALS = (
     *(f"<|{part}_of_{what}|>" for what in ("image", "video", "patch") for part in ("begin", "end", "context")),
@@ -141,6 +142,13 @@ class Vocabulary:
         """One past the last code id."""
         return self.code_start + self.num_codes * self.num_books
 
+    @property
+    def code_space(self) -> CodeSpace:
+        """The ids of every code position of a frame, and the tokens that end an answer's span."""
+        starts = range(self.code_start, self.code_stop, self.num_codes)
+        ends = sorted({self.eoa_id, self.eoa_last_id} - {ABSENT})
+        return CodeSpace(tuple((at, at + self.num_codes) for at in starts), tuple(ends))
+
     def is_audio(self, ids: Any) -> Any:
         """Audio-class ids (codes, mask, end tokens of the layout ``ttt``): works on arrays and tensors."""
         audio = ids >= self.audio_start
@@ -160,11 +168,18 @@ class Vocabulary:
         return (codes.astype(np.int64) + self.code_start + np.arange(self.num_books) * self.num_codes).reshape(-1)
 
     def codes(self, ids: np.ndarray) -> np.ndarray:
-        """Ids -> codes i32 [F, Q]; ids that are no codes are left out, an incomplete last frame too."""
+        """Ids -> codes i32 [F, Q].
+
+        Ids that are no codes are left out, and so is every code that is not part of a frame: one code of each book, in the
+        books' order.  Free decoding may write such codes, and another book's code must not be read as this one's.
+        """
         ids = np.asarray(ids, dtype=np.int64)
         ids = ids[(ids >= self.code_start) & (ids < self.code_stop)] - self.code_start
-        frames = len(ids) // self.num_books
-        return (ids[: frames * self.num_books] % self.num_codes).reshape(frames, self.num_books).astype(np.int32)
+        book, code = np.divmod(ids, self.num_codes)
+        starts = np.ones(max(len(ids) - self.num_books + 1, 0), dtype=bool)
+        for q in range(self.num_books):
+            starts &= book[q : q + len(starts)] == q
+        return code[np.flatnonzero(starts)[:, None] + np.arange(self.num_books)].astype(np.int32)
 
     def frames(self, ids: np.ndarray, where: str = "ids") -> np.ndarray:
         """The exact inverse of `code_ids`: ids [F * Q] -> codes i32 [F, Q].
