@@ -99,8 +99,9 @@ def tokenize(arguments: argparse.Namespace) -> int:
 
 
 def tokenizer(arguments: argparse.Namespace) -> int:
-    """The tokenizer of ``model.path`` extended by the audio tokens in the official order -> ``data.tokenizer``."""
+    """The tokenizer of ``model.path`` extended by the audio tokens of ``data.form``, in order -> ``data.tokenizer``."""
     from ttt.text.tokenizer import TextTokenizer
+    from ttt.text.vocab import INTERLEAVED
 
     config = configure(arguments, ("data.tokenizer",))
     if not config.model.path:
@@ -110,17 +111,25 @@ def tokenizer(arguments: argparse.Namespace) -> int:
         raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
     if dry_run(arguments, config, [f"extend {source} -> {out}"]):
         return 0
-    num_codes = config.codec.load().num_codes if config.codec is not None else config.data.num_codes
+    loaded = None if config.codec is None else config.codec.load()
+    num_codes, num_books = (config.data.num_codes, 1) if loaded is None else (loaded.num_codes, loaded.num_books)
     if num_codes < 1:
         raise ConfigError(f"data.num_codes: must be >= 1, got {num_codes}")
+    form = config.data.form
+    codec_id, rate = (
+        (config.data.codes_of, config.data.codes_hz) if loaded is None else (loaded.codec_id, loaded.frame_rate_hz)
+    )
+    settings = {"num_codes": num_codes, **({"num_books": num_books} if num_books > 1 else {})}
+    settings |= {"form": form} if form != INTERLEAVED else {}
+    settings |= {"codec": codec_id, "frame_rate_hz": rate} if codec_id else {}
     stage = Stage(
-        "tokenizer", out / "tokenizer.done.json", [source], [out / "tokenizer.json"], {"num_codes": num_codes},
+        "tokenizer", out / "tokenizer.done.json", [source], [out / "tokenizer.json"], settings,
         "name a folder with tokenizer.json",
     )  # fmt: skip
     if stage.is_done(arguments.overwrite):
         return 0
     started = time.perf_counter()
-    made = TextTokenizer.extended(source, num_codes)
+    made = TextTokenizer.extended(source, num_codes, num_books=num_books, form=form).made_by(codec_id, rate)
     made.save(out)
     stage.finish({"vocabulary": made.vocab.size}, time.perf_counter() - started)
     log.info("tokenizer: %d ids, codes %d .. %d", made.vocab.size, made.vocab.code_start, made.vocab.code_stop - 1)
@@ -130,6 +139,7 @@ def tokenizer(arguments: argparse.Namespace) -> int:
 def examples(arguments: argparse.Namespace) -> int:
     """Tokenizer and examples of every split."""
     from ttt.tasks.prepare import prepare
+    from ttt.text.vocab import INTERLEAVED
 
     config = configure(arguments, ("codec", "data.corpus", "data.dir"))
     corpus, out = Path(config.data.corpus), Path(config.data.dir)
@@ -139,6 +149,7 @@ def examples(arguments: argparse.Namespace) -> int:
         return 0
     loaded = config.codec.load()
     settings = {"tasks": to_plain(config.tasks), "bpe_size": config.data.bpe_size, "codec": loaded.codec_id}
+    settings |= {"form": config.data.form} if config.data.form != INTERLEAVED else {}
     outputs = [*(out / f"{split}.jsonl" for split in config.data.splits), out / "tokenizer"]
     stage = Stage(
         "examples", out / "examples.done.json", [*codes, *items], outputs, settings, "run 'ttt tokenize' first"
@@ -146,7 +157,7 @@ def examples(arguments: argparse.Namespace) -> int:
     if stage.is_done(arguments.overwrite):
         return 0
     started = time.perf_counter()
-    report = prepare(corpus, config.data.splits, out, loaded, config.tasks, config.data.bpe_size)
+    report = prepare(corpus, config.data.splits, out, loaded, config.tasks, config.data.bpe_size, config.data.form)
     stage.finish(report, time.perf_counter() - started)
     for split in config.data.splits:
         log.info("examples: %s: %s", split, ", ".join(f"{k} {v}" for k, v in report[split].items()))

@@ -20,6 +20,7 @@ from ttt.data.manifest import Utterance, read_manifest
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
 from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.text.vocab import INTERLEAVED
 from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -128,12 +129,13 @@ def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
 
 
 def prepare(
-    corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int
-) -> dict[str, Any]:
+    corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int,
+    form: str = INTERLEAVED,
+) -> dict[str, Any]:  # fmt: skip
     """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
     tokenizer = train_bpe(
-        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes * codec.num_books
-    )
+        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_books, form
+    ).made_by(codec.codec_id, codec.frame_rate_hz)
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
         codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id)

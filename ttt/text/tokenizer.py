@@ -63,7 +63,12 @@ class TextTokenizer:
     @classmethod
     def extended(cls, folder: str | Path, num_codes: int, num_books: int = 1, form: str = INTERLEAVED) -> TextTokenizer:
         """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`."""
-        return cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books)
+        made = cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books)
+        if made.vocab.form != form:
+            raise DataError(
+                f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
+            )
+        return made
 
     def made_by(self, codec: str, frame_rate_hz: float) -> TextTokenizer:
         """Note in the vocabulary which codec the codes are of; returns self."""

@@ -60,3 +60,25 @@ def test_errors(backbone, tmp_path, changes, message, capsys):
     assert main(arguments + [c.format(backbone=backbone) for c in changes]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("form, added", [("text_then_speech", 0), ("text_then_speech_tags", 4)])
+def test_text_then_speech(backbone, tmp_path, form, added, capsys):
+    arguments = ["tokenizer", f"model.path={backbone}", f"data.tokenizer={tmp_path / 't'}", "data.num_codes=20"]
+    settings = [f"data.form={form}", "data.codes_of=cosyvoice_v1", "data.codes_hz=50"]
+    assert main([*arguments, *settings]) == 0
+    said = json.loads((tmp_path / "t/vocab.json").read_text())
+    assert (said["form"], said["codec"], said["frame_rate"]) == (form, "cosyvoice_v1", 50.0)
+    assert said["speech_offset"] == said["text_vocab"] + added and said["total"] == said["speech_offset"] + 20
+    assert len(said["modality_tokens"]) == added
+    assert main([*arguments, "data.form=interleaved"]) == 2, "another form asks for --overwrite"
+    assert "made with other settings (setting codec, setting form" in capsys.readouterr().err
+
+
+def test_form_on_a_tokenizer_that_has_another(backbone, tmp_path, capsys):
+    assert main(["tokenizer", f"model.path={backbone}", f"data.tokenizer={tmp_path / 't'}", "data.num_codes=20"]) == 0
+    again = ["tokenizer", f"model.path={tmp_path / 't'}", f"data.tokenizer={tmp_path / 'u'}", "data.num_codes=20"]
+    assert main([*again, "data.form=text_then_speech_tags"]) == 2
+    assert "has audio tokens of the form 'interleaved' already" in capsys.readouterr().err
+    assert main([*again, "data.form=tagged"]) == 2
+    assert "form 'tagged' is none of interleaved" in capsys.readouterr().err and not (tmp_path / "u").exists()
