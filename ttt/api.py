@@ -49,10 +49,10 @@ def load(
     """
     files = [config] if isinstance(config, (str, Path)) else list(config)
     read = open_run(place, settings, files, plugins)
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.classes import open_model
 
     attention = "sdpa" if read[0].model.attention == "flex_attention" else read[0].model.attention
-    lm = SpeechTextLM.load(read[1], attention).to(pick_device(read[0])).eval()
+    lm = open_model(read[1], attention).to(pick_device(read[0])).eval()
     return Model(read[0], lm, open_codec(read[0], lm.tokenizer) if sound else None)
 
 
@@ -280,6 +280,7 @@ def pick_device(config: RunConfig) -> str:
 
 def decode_settings(config: RunConfig) -> Any:
     """`DecodeSettings` of the configuration.  Raises `ConfigError` for a sampler that cannot write what was learned."""
+    from ttt.model.classes import check_class
     from ttt.sampling.interleave import DecodeSettings
 
     e = config.eval
@@ -288,6 +289,9 @@ def decode_settings(config: RunConfig) -> Any:
             f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses whole answers, text "
             "included; choose a sampler with this field (not 'ar') and set eval.sampler.canvas=answer"
         )
+    check_class(
+        config.model.arch.registered_name, e.sampler.model_class, f"eval.sampler {type(e.sampler).registered_name!r}"
+    )
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,

@@ -111,10 +111,11 @@ class Objective(ABC):
     """The one place that knows what is noised and which position predicts what.
 
     ``canvas``: what a model trained so can only write by diffusion, ``span`` or the whole ``answer``; a sampler for spans
-    would let the latter's text be written left to right, which it never learned.
+    would let the latter's text be written left to right, which it never learned.  ``model_class``: the class it trains.
     """
 
     canvas: str = "span"
+    model_class: str = "causal_lm"
 
     @abstractmethod
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
@@ -127,6 +128,24 @@ class Objective(ABC):
     @abstractmethod
     def terms(self, model: torch.nn.Module, plan: Plan) -> LossTerms:
         """Run the network on a plan and return sums and counts."""
+
+
+class ModelClass(ABC):
+    """Which network a run trains.  Fields: what decides its shape, beyond the keys that `model` has for every class.
+
+    The spine (trainer, checkpoints, decoder, evaluator) asks of the network: ``tokenizer``, ``attention``, ``dtype``,
+    ``device``, ``num_ids`` (ids that its logits cover), ``save(folder)``, and a forward that its objectives call.  A network
+    with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what `ttt.sampling.session.Session`
+    is for causal LMs.  Objectives and samplers name the class they work with (``model_class``).
+    """
+
+    @abstractmethod
+    def start(self, section: Any, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = "") -> Any:
+        """The network a run starts with; ``section``: `ModelSection`; ``weights``: a folder to take them from (or none)."""
+
+    @abstractmethod
+    def open(self, folder: Path, attention: str, dtype: torch.dtype) -> Any:
+        """The network that ``save`` wrote to ``folder``.  Raises `CheckpointError` for what is not one."""
 
 
 class Initializer(ABC):
@@ -174,10 +193,11 @@ class SpanSampler(ABC):
 
     A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.steps`): it yields the `Call`s it wants
     answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover
-    a range of ids only: column c stands for id c + ``request.first``.
+    a range of ids only: column c stands for id c + ``request.first``.  ``model_class``: the class it decodes; empty: any.
     """
 
     autoregressive: ClassVar[bool] = False
+    model_class: ClassVar[str] = ""
     canvas: str = "span"
 
     @abstractmethod

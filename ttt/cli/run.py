@@ -36,13 +36,15 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.loader import Loader, fixed_batches
     from ttt.data.mix import open_streams
     from ttt.data.prefetch import Prefetcher
-    from ttt.model.start import starting_model
+    from ttt.model.classes import check_class
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.checkpoint import check_model_folder
     from ttt.train.engine import check_engine, world
     from ttt.train.trainer import Trainer
 
     check_engine(config.train)
+    arch = config.model.arch
+    check_class(arch.registered_name, config.objective.model_class, f"objective {type(config.objective).registered_name!r}")
     if arguments.overwrite:
         import dataclasses
 
@@ -69,10 +71,10 @@ def train(arguments: argparse.Namespace) -> int:
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         check_model_folder(start, tokenizer.vocab.digest)
-        model = starting_model(config.model, tokenizer, config.run.seed, start=start)
+        model = arch.start(config.model, tokenizer, config.run.seed, weights=start)
     else:
         vectors = codec.code_vectors() if codec is not None else None
-        model = starting_model(config.model, tokenizer, config.run.seed, vectors)
+        model = arch.start(config.model, tokenizer, config.run.seed, vectors)
     if config.model.compile:
         from ttt.model.compiled import compile_layers
 
@@ -162,13 +164,13 @@ def generate(arguments: argparse.Namespace) -> int:
     if not any(open_):
         return 0
     from ttt.eval.answer import answer
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.classes import open_model
     from ttt.sampling.interleave import Decoder
     from ttt.sampling.trace import Tracer, header, write_trace
 
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
-    model = SpeechTextLM.load(folder, attention).to(pick_device(config))
+    model = open_model(folder, attention).to(pick_device(config))
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
     for (path, examples), target, trace, stage, todo in zip(files.items(), targets, traces, stages, open_, strict=True):
         if not todo:

@@ -65,8 +65,9 @@ class LoraSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """The Hugging Face causal LM under everything."""
+    """The network: which class, and what every class may be told.  Most keys are about Hugging Face causal LMs."""
 
+    arch: Any = component("arch", "causal_lm")  # model class: causal_lm | valle, with its own fields
     path: str = ""  # local folder with weights (from_pretrained); wins over preset
     preset: str = ""  # name of a shape in ttt.model.backbone.PRESETS: random weights
     overrides: dict[str, Any] = field(default_factory=dict)  # config fields of the preset, e.g. {hidden_size: 128}

@@ -12,7 +12,7 @@ from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError
 from ttt.masks.segments import Segments
 from ttt.model.backbone import build_backbone, check_tokenizer, load_hf
-from ttt.model.cross_entropy import chunked_nll
+from ttt.model.cross_entropy import chunked_scores
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs
 
@@ -50,7 +50,9 @@ class SpeechTextLM(nn.Module):
     def load(cls, folder: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> SpeechTextLM:
         """From a folder written by `save`; plain transformers can load it too.  Adapters come merged into their base."""
         from ttt.model.lora import is_adapter, load_merged
+        from ttt.model.stored import refuse_other_class
 
+        refuse_other_class(folder, "causal_lm")
         if is_adapter(folder):
             return load_merged(folder, attention, dtype)
         return cls(load_hf(folder, attention, dtype), TextTokenizer.load(folder))
@@ -66,6 +68,11 @@ class SpeechTextLM(nn.Module):
         return self.hf.config._attn_implementation
 
     @property
+    def num_ids(self) -> int:
+        """Ids that logits cover: the vocabulary's, and rows that only fill the table up."""
+        return self.hf.get_output_embeddings().weight.shape[0]
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return self.hf.dtype
@@ -75,8 +82,11 @@ class SpeechTextLM(nn.Module):
         """Where the weights are."""
         return self.hf.get_input_embeddings().weight.device
 
-    def forward(self, x: ModelInputs) -> Tensor:
-        """Logits f32 [N, V] at the flat positions ``x.select``, or with ``x.targets`` their -log p [N]; never [B, T, V]."""
+    def forward(self, x: ModelInputs) -> Any:
+        """Logits f32 [N, V] at the flat positions ``x.select``, or with ``x.targets`` their -log p [N]; never [B, T, V].
+
+        With ``x.hits`` (-log p, bool [N]).
+        """
         mask = x.attention_mask
         if isinstance(mask, Segments):
             hidden = self._packed_hidden(x.input_ids, x.position_ids, mask)[0, mask.places(x.select)]
@@ -84,7 +94,9 @@ class SpeechTextLM(nn.Module):
             hidden = self.hidden(x.input_ids, x.position_ids, mask).flatten(0, 1)[x.select]
         if x.targets is None:
             return self.head(hidden)
-        return chunked_nll(self.hf.get_output_embeddings(), hidden, x.targets, x.weight)
+        head = self.hf.get_output_embeddings()
+        nll, hits = chunked_scores(head, hidden, x.targets, x.weight, columns=x.columns, hits=x.hits)
+        return (nll, hits) if x.hits else nll
 
     def _packed_hidden(self, input_ids: Tensor, position_ids: Tensor, mask: Segments) -> Tensor:
         """Last hidden states [1, N, D] of the real positions in the order of ``mask``."""

@@ -9,6 +9,7 @@ NOISE = Registry("noise", "noise schedule", _I + "NoiseSchedule", builtin=("ttt.
 WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builtin=("ttt.diffusion.weightings",))
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
 OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library", "ttt.objective.dual_stream"))
+ARCH = Registry("arch", "model class", _I + "ModelClass", builtin=("ttt.model.classes", "ttt.model.valle.arch"))
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
 SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask", "ttt.sampling.iterative"))
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))

@@ -32,7 +32,7 @@ class Allowed:
     def of(cls, model: SpeechTextLM, strict: bool) -> Allowed:
         """From the model's vocabulary; ids that only fill its embedding up are never written."""
         v = model.tokenizer.vocab
-        ids = torch.arange(model.hf.get_output_embeddings().weight.shape[0])
+        ids = torch.arange(model.num_ids)
         text = (ids < v.audio_start) & (ids != v.user_end_id) & (ids != v.im_start_id) & (ids != v.pad_id)
         codes = (ids >= v.code_start) & (ids < v.code_stop)
         ends = (v.eoa_id, v.eoa_last_id)

@@ -53,9 +53,10 @@ class Filling:
                 out.append(Ask(row.slot, tail[at:], places - at, self.ids, call.unconditional, call.last))
         return out
 
-    def members(self) -> list[Row]:
-        """Rows that take part in the next network call."""
-        return [self.rows[n] for n in sorted({n for c in self.calls for n in c.rows.tolist()})]
+    def members(self, kind: str = "") -> list[Row]:
+        """Rows that take part in the next network call (of one ``kind``)."""
+        calls = [c for c in self.calls if not kind or c.kind == kind]
+        return [self.rows[n] for n in sorted({n for c in calls for n in c.rows.tolist()})]
 
     def advance(self, answers: Sequence[Tensor] | None) -> Iterator[Block]:
         """Hand over the logits of `asks` and go on to the next calls (none: the sampler has finished)."""

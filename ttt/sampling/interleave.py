@@ -28,7 +28,7 @@ from ttt.sampling.filling import Filling, Row
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
 from ttt.sampling.request import Listener, SpanRequest
-from ttt.sampling.session import Ask, Prompt, Session
+from ttt.sampling.session import Ask, Prompt, Session, open_session
 from ttt.sampling.steps import Block, Call
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Generation, Span
@@ -145,8 +145,8 @@ class Decoder:
         self._row_calls = [{"ar": 0, "diffusion": 0} for _ in prompts]
         self._shares, self._admitted_s = [0.0] * len(prompts), [0.0] * len(prompts)
         slots = min(batch_size or len(prompts), len(prompts))
-        session = Session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
-        session.cache.reserve(max((len(p.ids) for p in prompts), default=0) + s.max_tokens + 64)
+        session = open_session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
+        session.reserve(max((len(p.ids) for p in prompts), default=0) + s.max_tokens + 64)
         first_mode = "audio" if self.sampler.canvas == "answer" else "text"
         waiting, free = deque(enumerate(prompts)), list(range(slots))
         rows: list[Row] = []
@@ -174,8 +174,8 @@ class Decoder:
         if not asks:
             return
         filling = [r for f in fillings for r in f.members()]
-        self._count("ar", text)
-        self._count("diffusion", filling)
+        self._count("ar", [*text, *(r for f in fillings for r in f.members("ar"))])
+        self._count("diffusion", [r for f in fillings for r in f.members("diffusion")])
         for row in (*text, *filling):
             self._shares[row.number] += 1 / (len(text) + len(filling))
         answers = session.run(asks)
@@ -268,6 +268,7 @@ class Decoder:
             gens=[r.gen for r in rows], forbidden=() if whole else (v.im_end_id,), strict=s.strict,
             on_commit=_renumbered(on_commit, numbers), on_remask=_renumbered(self._on_remask, numbers),
             force_end=not whole, pad_id=v.pad_id if whole else None, first=0 if ids is None else ids.start,
+            books=v.num_books,
         )  # fmt: skip
         filling.start(self.sampler, request)
         for row in rows:

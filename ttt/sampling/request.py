@@ -34,7 +34,7 @@ class SpanRequest:
     or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
     stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
     whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
-    anything does (LLaDA's EOS).
+    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.
     """
 
     predict: Predict
@@ -52,6 +52,7 @@ class SpanRequest:
     force_end: bool = True
     pad_id: int | None = None
     first: int = 0
+    books: int = 1
 
     @property
     def rows(self) -> int:

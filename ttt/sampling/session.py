@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,10 @@ class Session:
         self.rows: list[_Row | None] = [None] * self.cache.slots
         for slot, prompt in enumerate(prompts):
             self.admit(slot, prompt)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for rows of this many tokens."""
+        self.cache.reserve(tokens)
 
     def admit(self, slot: int, prompt: Prompt) -> None:
         """Begin a prompt in row ``slot``, whatever was there before."""
@@ -162,6 +167,14 @@ class Session:
             for n, part in zip(members, logits.split([len(work[n].places) for n in members]), strict=True):
                 out[n] = part
         return out
+
+
+def open_session(model: Any, mask: MaskRule, *, cache: str, room: int, slots: int) -> Any:
+    """The decoding state of ``model``: its own (`ttt.interfaces.ModelClass`), or a `Session` of token rows."""
+    own = getattr(model, "session", None)
+    if own is not None:
+        return own(mask, cache=cache, room=room, slots=slots)
+    return Session(model, mask, cache=cache, room=room, slots=slots)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Call:
 
     ``places`` i64 [R, p]: which columns of the tails, ascending.  ``last``: how many last columns hold all places.
     ``unconditional``: a guidance mode; everything but the ``last`` columns is then replaced by mask tokens, as that mode says.
+    ``kind``: what the call is counted as, "ar" or "diffusion".
     """
 
     rows: Tensor
@@ -27,6 +28,7 @@ class Call:
     places: Tensor
     last: int
     unconditional: str = ""
+    kind: str = "diffusion"
 
 
 @dataclass(frozen=True)

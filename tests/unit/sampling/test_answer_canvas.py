@@ -99,21 +99,21 @@ def test_a_guided_call_counts_once():
 
 
 def test_the_prompt_is_never_written():
-    from ttt.sampling import interleave
+    from ttt.sampling import session
 
     made = []
 
-    class Watched(interleave.Session):
+    class Watched(session.Session):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             made.append(self)
 
     some = prompts()
-    before, interleave.Session = interleave.Session, Watched
+    before, session.Session = session.Session, Watched
     try:
         ids_of(decoder(), some)
     finally:
-        interleave.Session = before
+        session.Session = before
     assert [made[0].row(i)[: len(p.ids)] for i, p in enumerate(some)] == [list(p.ids) for p in some]
 
 

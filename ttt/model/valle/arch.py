@@ -1,0 +1,101 @@
+"""The model class ``valle``: its shape, and how its folders are written and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.config.schema import ModelSection
+from ttt.errors import ConfigError
+from ttt.interfaces import ModelClass
+from ttt.registry.families import ARCH
+
+if TYPE_CHECKING:
+    import torch
+
+NAR_FORMS = ("stages", "masked", "masked_all")
+
+
+@ARCH.register("valle")
+@dataclass(frozen=True)
+class Valle(ModelClass):
+    """VALL-E (arXiv 2301.02111) without text: the prompt is audio.  Code books and their size are the vocabulary's.
+
+    ``nar`` is what the second decoder learns: ``stages``, one book after another (VALL-E); ``masked``, all upper books by
+    masked diffusion; ``masked_all``, the first book too, and then there is no AR decoder (SoundStorm, arXiv 2305.09636).
+    """
+
+    dim: int = 1024  # width of the AR decoder
+    heads: int = 16
+    layers: int = 12
+    dropout: float = 0.1
+    norm_first: bool = True  # norms before attention and feed-forward; false: after each residual
+    prenet: bool = False  # a small network between embeddings and positions
+    prepend_bos: bool = True  # the target begins with a token of its own; false: the last prompt frame predicts the first code
+    continuous_positions: bool = False  # the target's positions go on where the prompt's end; false: they start at 0
+    nar: str = "stages"  # stages | masked | masked_all
+    nar_scale_factor: float = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
+    nar_prompt_sees_target: bool = False  # in the NAR decoder; true: no mask but padding
+    share_embeddings: bool = False  # the NAR head of a book is the table of its embedding (VALL-E, not AudioLM)
+
+    def __post_init__(self) -> None:
+        if self.nar not in NAR_FORMS:
+            raise ValueError(f"nar must be one of {', '.join(NAR_FORMS)}, got {self.nar!r}")
+        if min(self.dim, self.heads, self.layers) < 1 or self.dim % self.heads or self.dim % 2:
+            raise ValueError(f"dim must be even and a multiple of heads, got {self.dim} and {self.heads}")
+        if min(self.nar_heads, self.nar_layers) < 1 or self.nar_dim % self.nar_heads or self.nar_dim % 2:
+            raise ValueError(
+                f"nar_scale_factor {self.nar_scale_factor} makes a NAR decoder of width {self.nar_dim} with {self.nar_heads} "
+                f"heads and {self.nar_layers} layers; the width must be even and a multiple of the heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def nar_dim(self) -> int:
+        """Width of the NAR decoder."""
+        return int(self.dim * self.nar_scale_factor)
+
+    @property
+    def nar_heads(self) -> int:
+        """Heads of the NAR decoder."""
+        return int(self.heads * self.nar_scale_factor)
+
+    @property
+    def nar_layers(self) -> int:
+        """Layers of the NAR decoder."""
+        return int(self.layers * self.nar_scale_factor)
+
+    def start(self, section: ModelSection, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""):
+        """Random weights, or those of ``weights``.  Raises `ConfigError` for keys of `model` that mean nothing here."""
+        import torch
+
+        from ttt.model.backbone import weight_type
+        from ttt.model.valle.network import ValleNetwork
+
+        _refuse_causal_keys(section)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = ValleNetwork(self, tokenizer)
+        if weights:
+            network.load_weights(Path(weights))
+        return network.to(weight_type(section)).train()
+
+    def open(self, folder: Path, attention: str, dtype: torch.dtype) -> Any:
+        """From a folder written by `ValleNetwork.save`."""
+        from ttt.model.valle.network import ValleNetwork
+        from ttt.text.tokenizer import TextTokenizer
+
+        network = ValleNetwork(self, TextTokenizer.load(folder))
+        network.load_weights(folder)
+        return network.to(dtype)
+
+
+def _refuse_causal_keys(section: ModelSection) -> None:
+    default = ModelSection()
+    for key in ("path", "preset", "overrides", "compile", "gradient_checkpointing"):
+        if getattr(section, key) != getattr(default, key):
+            raise ConfigError(f"model.{key}: belongs to model.arch=causal_lm; a valle takes its shape from model.arch alone")
+    if section.lora.rank:
+        raise ConfigError("model.lora: adapters belong to model.arch=causal_lm; leave it out")
