@@ -259,6 +259,47 @@ def variants(root: Path) -> dict[str, Any]:
     return found
 
 
+def frozen(root: Path) -> dict[str, Any]:
+    """Text rows held still under weight decay by every kind of engine, and a resume under ZeRO-3."""
+    from ttt.check.world import batch, network, tokenizer
+    from ttt.config.schema import ModelSection
+    from ttt.model.start import starting_model
+    from ttt.registry.families import OBJECTIVE
+
+    base = root / "base"
+    base.mkdir()
+    network().save(base)
+    section = ModelSection(freeze="text_rows")
+    objective = OBJECTIVE.build({"name": "ar"}, "objective")
+
+    class Loader(ToyLoader):
+        def micro_batch(self, update: int, index: int):
+            return batch(10 * update + index * self.world + self.rank)
+
+    def train(name: str, engine: str, size: int) -> World:
+        def work() -> int:
+            from tiny_training import config
+
+            from ttt.train.trainer import Trainer
+
+            rank, ranks = world()
+            model = starting_model(section, tokenizer(), 0, start=base)
+            made = config(root / name, **{**settings(engine, root, size), "weight_decay": 0.5})
+            return Trainer(made, model, objective, Loader(rank, ranks), [batch(7)]).run().exit_code
+
+        return World(size, work, root / f"{name}-logs")
+
+    found: dict[str, Any] = {}
+    for name, engine, size in (("one", "local", 1), ("local", "local", 2), ("zero2", "zero2", 2), ("zero3", "zero3", 2)):
+        found[name] = told(train(name, engine, size).wait())
+        found[name]["lines"] = lines(root / name)
+    shutil.copytree(root / "zero3", root / "again")
+    shutil.rmtree(root / "again/checkpoints/step-00000006")
+    found["again"] = told(train("again", "zero3", 2).wait())
+    found["again"]["lines"] = lines(root / "again")
+    return found
+
+
 def endurance(root: Path, engine: str, ranks: int, kills: int, seed: int, steps: int) -> dict[str, Any]:
     """``kills`` times kill -9 at a random moment; then to the end, against an uninterrupted run.
 

@@ -122,6 +122,27 @@ def test_a_language_model_under_zero3(scenario, tmp_path):
     assert runs["again"]["lines"] == runs["zero3-bf16"]["lines"]  # bit for bit
 
 
+def test_frozen_text_rows_stay_bit_equal_under_every_engine(scenario, tmp_path):
+    from ttt.check.world import tokenizer
+    from ttt.model.frozen import first_added
+
+    runs = scenario("frozen", tmp_path)
+    before = load_file(tmp_path / "base/model.safetensors")
+    first = first_added(tokenizer())
+    for name in ("one", "local", "zero2", "zero3", "again"):
+        ended(runs[name], *[0] * (1 if name == "one" else 2))
+        same(runs[name]["lines"], runs["one"]["lines"], 1e-4)
+        after = load_file(tmp_path / name / "checkpoints/step-00000006/model/model.safetensors")
+        assert after.keys() == before.keys()  # a plain folder
+        for key, value in after.items():
+            if key == "model.embed_tokens.weight":
+                assert torch.equal(value[:first], before[key][:first]), name
+                assert bool((value[first:] != before[key][first:]).any(1).all()), name
+            else:
+                assert not torch.equal(value, before[key]), (name, key)
+    assert runs["again"]["lines"] == runs["zero3"]["lines"]  # bit for bit
+
+
 @pytest.mark.slow
 def test_offloading_published_options_adapters_and_a_silent_rank(scenario, tmp_path):
     runs = scenario("variants", tmp_path)
