@@ -1,4 +1,4 @@
-"""Published neural codecs by way of transformers, from a local folder; nothing is downloaded.
+"""Published neural codecs by way of transformers, from a local folder; nothing is downloaded (SNAC: `ttt.audio.snac`).
 
 Letters: ``F`` frames, ``Q`` code books, ``C`` codes per book, ``S`` wav samples, ``E`` dimensions of a code vector.
 """
@@ -16,7 +16,7 @@ import torch
 
 from ttt.audio.codecs import check_codes, check_wave, standardize
 from ttt.audio.streaming import WindowStream
-from ttt.errors import CheckpointError, ConfigError
+from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.interfaces import Codec, StreamDecoder
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
@@ -36,6 +36,7 @@ class PublishedCodec(Codec):
     num_books: int = 0
 
     model_class: ClassVar[str] = ""
+    weights_file: ClassVar[str] = "model.safetensors"
     codec_id = ""
 
     def __post_init__(self) -> None:
@@ -49,28 +50,25 @@ class PublishedCodec(Codec):
 
     def load(self, device: str = "cpu") -> PublishedCodec:
         """Bring the model from ``path``; returns self."""
-        mend = f"point codec.path at a folder with config.json and model.safetensors of a {self.model_class}"
+        mend = f"point codec.path at a folder with config.json and {self.weights_file} of a {self.model_class}"
         if not self.path:
             raise CheckpointError(f"codec.path: not set for codec {self.name!r}: {mend}")
         folder = Path(self.path)
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{folder}: no {self.name} model here (config.json is missing): {mend}")
-        import transformers
-
         try:
-            model, info = getattr(transformers, self.model_class).from_pretrained(
-                str(folder), local_files_only=True, output_loading_info=True
-            )
-        except Exception as error:  # transformers raises many kinds for damaged folders
+            model, missing = self._open(folder)
+        except MissingExtraError:
+            raise
+        except Exception as error:  # these libraries raise many kinds for damaged folders
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(f"{folder}: the {self.name} model cannot be loaded ({reason}): {mend}") from error
-        if info["missing_keys"]:
+        if missing:
             raise CheckpointError(
-                f"{folder}: the weights lack {len(info['missing_keys'])} arrays of a {self.model_class}, "
-                f"first {sorted(info['missing_keys'])[0]}: {mend}"
+                f"{folder}: the weights lack {len(missing)} arrays of a {self.model_class}, first {missing[0]}: {mend}"
             )
-        self._model = model.to(device).eval()
-        config: Any = model.config
+        self._model, self._device = model.to(device).eval(), torch.device(device)
+        config = self._config(model)
         if getattr(config, "audio_channels", 1) != 1:
             raise ConfigError(f"{folder}: the model has {config.audio_channels} channels; only mono codecs can be used")
         self.rate_hz, self.num_codes = int(config.sampling_rate), int(config.codebook_size)
@@ -97,7 +95,7 @@ class PublishedCodec(Codec):
             frames = -(-len(wave.samples) // self._hop)
             padded = torch.zeros(1, 1, frames * self._hop)
             padded[0, 0, : len(wave.samples)] = torch.tensor(wave.samples)
-            ids = self._encode(model, padded.to(model.device))[: self.num_books, :frames]  # [Q, F]
+            ids = self._encode(model, padded.to(self._device))[: self.num_books, :frames]  # [Q, F]
             out.append(AudioCodes(ids.T.to(torch.int32).cpu().numpy(), self.frame_rate_hz, self.codec_id))
         return out
 
@@ -110,7 +108,7 @@ class PublishedCodec(Codec):
             check_codes(c.ids, self.num_codes, self.num_books, self.name)
             samples = np.zeros(len(c.ids) * self._hop, dtype=np.float32)
             if len(c.ids):
-                ids = torch.tensor(np.ascontiguousarray(c.ids.T), device=model.device).long()[None]  # [1, Q, F]
+                ids = torch.tensor(np.ascontiguousarray(c.ids.T), device=self._device).long()[None]  # [1, Q, F]
                 found = self._decode(model, ids).flatten().float().cpu().numpy()[: len(samples)]
                 samples[: len(found)] = found
             out.append(Waveform(samples, self.rate_hz))
@@ -130,6 +128,19 @@ class PublishedCodec(Codec):
         if not hasattr(self, "_model"):
             raise CheckpointError(f"codec {self.name!r} holds no weights yet: call load() (codec.path)")
         return self._model
+
+    def _open(self, folder: Path) -> tuple[Any, list[str]]:
+        """The model in a folder, and names of arrays that its weights lack."""
+        import transformers
+
+        model, info = getattr(transformers, self.model_class).from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True
+        )
+        return model, sorted(info["missing_keys"])
+
+    def _config(self, model: Any) -> Any:
+        """What tells rates and sizes: ``sampling_rate``, ``codebook_size``, ..."""
+        return model.config
 
     def _samples_per_frame(self, config: Any) -> int:
         return int(np.prod(config.upsampling_ratios))
@@ -152,7 +163,7 @@ class PublishedCodec(Codec):
 @CODEC.register("encodec")
 @dataclass
 class Encodec(PublishedCodec):
-    """EnCodec (mono, not chunked), for example the published 24 kHz model."""
+    """EnCodec (mono, not chunked), for example the published models of 24 kHz (75 frames/s) and 32 kHz (4 books, 50/s)."""
 
     model_class = "EncodecModel"
 

@@ -14,7 +14,10 @@ INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer
 SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask", "ttt.sampling.iterative"))
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
-CODEC = Registry("codec", "codec", _I + "Codec", builtin=("ttt.audio.codecs", "ttt.audio.external"))
+CODEC = Registry(
+    "codec", "codec", _I + "Codec",
+    builtin=("ttt.audio.codecs", "ttt.audio.mel_codecs", "ttt.audio.external", "ttt.audio.snac"),
+)  # fmt: skip
 TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.text_speech"))
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))

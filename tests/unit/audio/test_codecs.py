@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.audio.codecs import MelKmeans, Precomputed, Toy, standardize
+from ttt.audio.codecs import Precomputed, Toy, standardize
 from ttt.audio.kmeans import fit_neighbour_tables, kmeans, look_up, nearest
+from ttt.audio.mel_codecs import MelKmeans
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.registry.families import CODEC
 from ttt.rng import generator

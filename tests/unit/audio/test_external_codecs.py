@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-import ttt.audio.external  # noqa: F401  (registers the adapters)
-from ttt.errors import CheckpointError, ConfigError, DataError
+import ttt.audio.external
+import ttt.audio.snac  # noqa: F401  (registers the adapters)
+from ttt.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
-NAMES = ("encodec", "dac", "mimi")
+NAMES = ("encodec", "encodec_32khz", "dac", "mimi", "snac", "snac_windows")
+# books of several rates, none of which can be left out
+HIERARCHICAL = ("snac", "snac_windows")
+BY_BOOK = tuple(n for n in NAMES if n not in HIERARCHICAL)
+SNAC = {
+    "sampling_rate": 24_000, "encoder_dim": 4, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 32, "decoder_rates": [8, 8, 4, 2],
+    "attn_window_size": None, "codebook_size": 16, "codebook_dim": 4, "vq_strides": [4, 2, 1], "noise": False, "depthwise": True,
+}  # fmt: skip
+# as the published 44 kHz model, with attention: four books, fifteen positions
+SNAC_WINDOWS = {**SNAC, "sampling_rate": 44_100, "encoder_rates": [2, 2, 2, 2], "decoder_rates": [2, 2, 2, 2],
+                "decoder_dim": 64, "attn_window_size": 32, "vq_strides": [8, 4, 2, 1]}  # fmt: skip
+
+
+def plugin(name: str) -> str:
+    """Registered name of the adapter of a tiny model."""
+    return name.split("_")[0]
+
+
+def tiny_snac(folder, settings: dict):
+    snac = pytest.importorskip("snac")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = snac.SNAC(**settings)
+    (folder / "config.json").write_text(json.dumps(settings))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
 def tiny(name: str):
@@ -19,6 +47,10 @@ def tiny(name: str):
     config = {
         "encodec": lambda: transformers.EncodecConfig(
             target_bandwidths=[0.6, 1.2], hidden_size=8, num_filters=4, codebook_size=16, codebook_dim=8, num_lstm_layers=1,
+        ),
+        "encodec_32khz": lambda: transformers.EncodecConfig(
+            target_bandwidths=[0.8], sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], hidden_size=8, num_filters=4,
+            codebook_size=16, codebook_dim=8, num_lstm_layers=1,
         ),
         "dac": lambda: transformers.DacConfig(
             encoder_hidden_size=4, downsampling_ratios=[2, 4, 4, 5], decoder_hidden_size=32, n_codebooks=3,
@@ -30,7 +62,7 @@ def tiny(name: str):
             head_dim=8, upsample_groups=16,
         ),
     }[name]()  # fmt: skip
-    model_class = {"encodec": "EncodecModel", "dac": "DacModel", "mimi": "MimiModel"}[name]
+    model_class = {"encodec": "EncodecModel", "dac": "DacModel", "mimi": "MimiModel"}[plugin(name)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, model_class)(config)
@@ -45,7 +77,10 @@ def folders(tmp_path_factory):
     out = {}
     for name in NAMES:
         out[name] = tmp_path_factory.mktemp(name)
-        tiny(name).save_pretrained(out[name])
+        if name in HIERARCHICAL:
+            tiny_snac(out[name], SNAC if name == "snac" else SNAC_WINDOWS)
+        else:
+            tiny(name).save_pretrained(out[name])
     return out
 
 
@@ -55,10 +90,13 @@ def noise(rate_hz: int, duration_s: float = 0.31, seed: int = 0) -> Waveform:
 
 
 def load(folders, name: str, **fields):
-    return CODEC.build({"name": name, "path": str(folders[name]), **fields}, "codec").load()
+    return CODEC.build({"name": plugin(name), "path": str(folders[name]), **fields}, "codec").load()
 
 
-EXPECTED = {"encodec": (24_000, 75.0, 4), "dac": (16_000, 100.0, 3), "mimi": (24_000, 12.5, 4)}
+EXPECTED = {
+    "encodec": (24_000, 75.0, 4), "encodec_32khz": (32_000, 50.0, 4), "dac": (16_000, 100.0, 3), "mimi": (24_000, 12.5, 4),
+    "snac": (24_000, 24_000 / 2048, 7), "snac_windows": (44_100, 44_100 / 128, 15),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,10 +114,10 @@ def test_facts_shapes_and_repeatability(folders, name):
     vectors = codec.code_vectors()
     assert vectors.shape[:2] == (codec.num_books, 16) and np.isfinite(vectors).all()
     again = load(folders, name)
-    assert again.codec_id == codec.codec_id and codec.codec_id.startswith(f"{name}-")
+    assert again.codec_id == codec.codec_id and codec.codec_id.startswith(f"{plugin(name)}-")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_BOOK)
 def test_codes_equal_the_model_called_by_hand(folders, name):
     """The adapter adds padding and picks books; nothing else."""
     codec = load(folders, name)
@@ -88,12 +126,52 @@ def test_codes_equal_the_model_called_by_hand(folders, name):
     x = torch.tensor(wave.samples)[None, None]
     model = codec._model
     with torch.inference_mode():
-        extra = {"bandwidth": model.config.target_bandwidths[-1]} if name == "encodec" else {}
+        extra = {"bandwidth": model.config.target_bandwidths[-1]} if plugin(name) == "encodec" else {}
         ids = model.encode(x, **extra).audio_codes.reshape(codec.num_books, frames)
     np.testing.assert_array_equal(codec.encode([wave])[0].ids, ids.T.numpy())
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_snac_frames_are_in_the_order_of_the_hierarchy(folders):
+    """q0 | q1 q4 | q2 q3 q5 q6, and decoding puts them back: equal to the package called by hand."""
+    codec = load(folders, "snac")
+    wave = noise(24_000, 3 * 2048 / 24_000)
+    x = torch.tensor(wave.samples)[None, None]
+    with torch.inference_mode():
+        books = [b[0].numpy() for b in codec._model.encode(x)]
+        sound = codec._model.decode(codec._model.encode(x))[0, 0].numpy()
+    (codes,) = codec.encode([wave])
+    assert codes.ids.shape == (3, 7)
+    np.testing.assert_array_equal(codes.ids[:, 0], books[0])
+    np.testing.assert_array_equal(codes.ids[:, [1, 4]].reshape(-1), books[1])
+    np.testing.assert_array_equal(codes.ids[:, [2, 3, 5, 6]].reshape(-1), books[2])
+    np.testing.assert_allclose(codec.decode([codes])[0].samples, sound, atol=1e-6)
+
+
+def test_noise_of_the_decoder_is_drawn_anew_from_a_fixed_seed(tmp_path):
+    tiny_snac(tmp_path, {**SNAC, "noise": True})
+    codec = CODEC.build({"name": "snac", "path": str(tmp_path)}, "codec").load()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    codes = codec.encode([noise(24_000)])
+    one, two = codec.decode(codes)[0].samples, codec.decode(codes)[0].samples
+    np.testing.assert_array_equal(one, two)
+    assert torch.equal(torch.rand(3), expected), "the global generator is left alone"
+
+
+@pytest.mark.parametrize("name", HIERARCHICAL)
+def test_positions_of_a_hierarchy_cannot_be_left_out(folders, name):
+    with pytest.raises(ConfigError, match="codec.num_books: 2 asked for, .* belong together; leave it at 0"):
+        load(folders, name, num_books=2)
+
+
+def test_the_missing_package_is_named(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "snac", None)
+    with pytest.raises(MissingExtraError, match="'snac' needs the package snac: pip install snac"):
+        load(folders, "snac")
+
+
+@pytest.mark.parametrize("name", BY_BOOK)
 def test_fewer_books(folders, name):
     codec, full = load(folders, name, num_books=2), load(folders, name)
     wave = noise(codec.rate_hz)
@@ -119,23 +197,26 @@ def test_stream_gives_the_length_of_one_shot_and_nearly_its_samples(folders, nam
 
 @pytest.mark.parametrize("name", NAMES)
 def test_refusals(folders, name, tmp_path):
-    with pytest.raises(CheckpointError, match=f"codec.path: not set for codec '{name}': point codec.path"):
-        CODEC.build({"name": name}, "codec").load()
-    with pytest.raises(CheckpointError, match=f"nowhere: no {name} model here.*config.json is missing.*codec.path"):
-        CODEC.build({"name": name, "path": str(tmp_path / "nowhere")}, "codec").load()
+    with pytest.raises(CheckpointError, match=f"codec.path: not set for codec '{plugin(name)}': point codec.path"):
+        CODEC.build({"name": plugin(name)}, "codec").load()
+    with pytest.raises(
+        CheckpointError, match=f"nowhere: no {plugin(name)} model here.*config.json is missing.*codec.path"
+    ):
+        CODEC.build({"name": plugin(name), "path": str(tmp_path / "nowhere")}, "codec").load()
     with pytest.raises(CheckpointError, match="holds no weights yet"):
-        CODEC.build({"name": name}, "codec").encode([])
+        CODEC.build({"name": plugin(name)}, "codec").encode([])
     codec = load(folders, name)
-    with pytest.raises(DataError, match=f"{name}.*8000 Hz, expected {codec.rate_hz} Hz"):
+    with pytest.raises(DataError, match=f"{plugin(name)}.*8000 Hz, expected {codec.rate_hz} Hz"):
         codec.encode([noise(8000)])
     bad = np.full((2, codec.num_books), 16, dtype=np.int32)
-    with pytest.raises(DataError, match=f"{name}.*code 16 is outside the code book of 16"):
+    with pytest.raises(DataError, match=f"{plugin(name)}.*code 16 is outside the code book of 16"):
         codec.decode([AudioCodes(bad, codec.frame_rate_hz, codec.codec_id)])
 
 
-def test_damaged_weights_are_one_line(folders, tmp_path):
-    (tmp_path / "config.json").write_bytes((folders["dac"] / "config.json").read_bytes())
-    (tmp_path / "model.safetensors").write_bytes((folders["dac"] / "model.safetensors").read_bytes()[:-500])
+@pytest.mark.parametrize("name, weights", [("dac", "model.safetensors"), ("snac", "pytorch_model.bin")])
+def test_damaged_weights_are_one_line(folders, tmp_path, name, weights):
+    (tmp_path / "config.json").write_bytes((folders[name] / "config.json").read_bytes())
+    (tmp_path / weights).write_bytes((folders[name] / weights).read_bytes()[:-500])
     with pytest.raises(CheckpointError) as caught:
-        CODEC.build({"name": "dac", "path": str(tmp_path)}, "codec").load()
+        CODEC.build({"name": name, "path": str(tmp_path)}, "codec").load()
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.unit.audio.test_codecs import SMALL, vowels
-from ttt.audio.codecs import MelKmeans, Toy
+from ttt.audio.codecs import Toy
+from ttt.audio.mel_codecs import MelKmeans
 from ttt.audio.signal import log_mel
 from ttt.audio.streaming import CHUNK_FRAMES, ChunkedSound, WindowStream
 from ttt.errors import ConfigError, DataError

@@ -1,0 +1,52 @@
+"""Books at several rates as one row of codes per frame: the order of SNAC (arXiv 2410.14411) and of models on top of it.
+
+A book of stride s has one code for s sub-frames; a frame is as long as the largest stride, so it holds S / s codes of each
+book.  Above the codec there are only positions: codes [F, Q] with Q = sum of S / s, each position with ids of its own.
+
+Letters: ``F`` frames, ``S`` sub-frames per frame, ``Q`` code positions per frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def positions(strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(book, number within the frame) of each position: by the sub-frame a code begins at, coarser books first.
+
+    Raises `ValueError` for strides that do not divide the largest one.
+
+    >>> positions([4, 2, 1])
+    [(0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (2, 2), (2, 3)]
+    >>> positions([1, 1])
+    [(0, 0), (1, 0)]
+    """
+    if not strides or any(s < 1 or max(strides) % s for s in strides):
+        raise ValueError(f"strides must be >= 1 and divide the largest of them, got {list(strides)}")
+    frame = max(strides)
+    places = [(n * stride, book, n) for book, stride in enumerate(strides) for n in range(frame // stride)]
+    return [(book, n) for _, book, n in sorted(places)]
+
+
+def join(books: Sequence[np.ndarray], strides: Sequence[int]) -> np.ndarray:
+    """Codes of each book [F * S / s] -> [F, Q].
+
+    >>> join([np.array([0]), np.array([1, 4]), np.array([2, 3, 5, 6])], [4, 2, 1]).tolist()
+    [[0, 1, 2, 3, 4, 5, 6]]
+    """
+    frame = max(strides)
+    rows = [book.reshape(-1, frame // stride) for book, stride in zip(books, strides, strict=True)]
+    return np.stack([rows[book][:, n] for book, n in positions(strides)], axis=1)
+
+
+def split(codes: np.ndarray, strides: Sequence[int]) -> list[np.ndarray]:
+    """Codes [F, Q] -> codes of each book [F * S / s]; the inverse of `join`.
+
+    >>> [book.tolist() for book in split(np.arange(7)[None], [4, 2, 1])]
+    [[0], [1, 4], [2, 3, 5, 6]]
+    """
+    order = positions(strides)
+    columns = [[column for column, (book, _) in enumerate(order) if book == b] for b in range(len(strides))]
+    return [np.ascontiguousarray(codes[:, mine]).reshape(-1) for mine in columns]
