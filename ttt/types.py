@@ -242,11 +242,21 @@ def audio_runs(kind: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class CodeSpace:
+    """Which ids audio has: ``books``, the ids [start, stop) of every code position of a frame; ``ends``: what ends a span."""
+
+    books: tuple[tuple[int, int], ...]
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """Rows of packed documents; every tensor [B, T] on the CPU until `to`.
 
     ``doc`` i64: number of the document within the batch (0 .. n_docs-1), -1 on padding; ``position`` i64 restarts with
-    each document; ``visible`` bool: may be looked at (False on padding); ``mask_id``: the absorbing token of the vocabulary.
+    each document; ``visible`` bool: may be looked at (False on padding); ``mask_id``: the absorbing token of the vocabulary;
+    ``space``: which ids are codes, where an objective has to know; ``progress``: share of the training's updates that were
+    done before this one (0 outside training); ``uids``, ``tasks``: names of the documents and of their tasks, in order.
     """
 
     ids: Tensor
@@ -260,6 +270,9 @@ class PackedBatch:
     n_docs: int
     mask_id: int
     uids: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    space: CodeSpace | None = None
+    progress: float = 0.0
 
     def __post_init__(self) -> None:
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)[:8]}
@@ -313,12 +326,25 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The ids that the softmax of each target goes over: ``index`` i64 [n], on the CPU, numbers ``sets``; -1: all ids.
+
+    A set is a tuple of disjoint ranges [start, stop) of ids.
+    """
+
+    index: Tensor
+    sets: tuple[tuple[tuple[int, int], ...], ...]
+
+
+@dataclass(frozen=True)
 class PlanTerm:
     """One loss term before any network ran.
 
     ``source`` i64 [n]: flat positions (row * T + column) whose logits predict ``target`` i64 [n]; ``weight`` f32 [n];
     ``count``: what the sum over the whole window and all ranks is divided by; ``scale``: factor of the term in the loss;
-    ``partitions``: by what the log tells targets apart (mask ratio, place in the span).
+    ``partitions``: by what the log tells targets apart (task, mask ratio, ...); ``columns``: what the softmax goes
+    over (None: all ids); ``accuracy``: also log how often the target is the likeliest id; ``stats``: (sum, count) by name
+    that are known already.
     """
 
     source: Tensor
@@ -327,6 +353,9 @@ class PlanTerm:
     count: float
     scale: float = 1.0
     partitions: tuple[Partition, ...] = ()
+    columns: Columns | None = None
+    accuracy: bool = False
+    stats: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -346,6 +375,8 @@ class ModelInputs:
 
     With ``targets`` i64 [N] it answers with their negative log-likelihoods [N] instead of logits [N, V]; ``weight`` f32 [N]:
     the factor each of them will have in the loss, up to a common one (a hint: gradients are right without it too).
+    ``columns``: over which ids each softmax goes (None: all).  ``hits``: the answer is (-log p, bool [N]: the target is the
+    likeliest of its ids).
     """
 
     input_ids: Tensor
@@ -354,6 +385,8 @@ class ModelInputs:
     select: Tensor
     targets: Tensor | None = None
     weight: Tensor | None = None
+    columns: Columns | None = None
+    hits: bool = False
 
 
 @dataclass(frozen=True)

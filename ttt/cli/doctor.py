@@ -16,7 +16,7 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 
 if TYPE_CHECKING:
-    from ttt.data.loader import Loader
+    from ttt.data.blend import AnyLoader
     from ttt.eval.doctor import Finding
     from ttt.text.tokenizer import TextTokenizer
 
@@ -115,27 +115,25 @@ def _tokenizer(config: RunConfig, checkpoint: Path | None) -> tuple[TextTokenize
     return None, f"no tokenizer in the checkpoint nor at data.tokenizer = {config.data.tokenizer}: nothing can be checked"
 
 
-def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[Loader | None, list[Finding]]:
+def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[AnyLoader | None, list[Finding]]:
     """The run's own loader, and what it says of the data."""
-    from ttt.data.loader import Loader
-    from ttt.data.mix import open_streams
+    from ttt.data.blend import training_loader
     from ttt.eval.doctor import NOTE, OK, SKIP, WARN, Finding
 
     path = Path(config.data.train)
     if not path.exists():
         return None, [Finding("data/examples", SKIP, f"{path} is not there (from this folder): batches are not checked")]
-    streams = open_streams(path, tokenizer, prompt_rule=config.data.prompt_rule, mix=config.data.mix)
-    loader = Loader(
-        streams, tokenizer.vocab, row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens,
-        seed=config.run.seed, accumulate=config.train.accumulate, strategies=getattr(config.objective, "strategies", ()),
-        max_drop_share=1.0, pack=config.data.pack,
+    loader = training_loader(
+        config.data, tokenizer, seed=config.run.seed, accumulate=config.train.accumulate,
+        strategies=getattr(config.objective, "strategies", ()), max_drop_share=1.0,
     )  # fmt: skip
     dropped = sum(map(len, loader.report.dropped.values()))
-    text = f"{len(streams):,} examples, {dropped:,} dropped for their length ({dropped / len(streams):.2%}), "
+    total = len(loader.streams) + dropped
+    text = f"{total:,} examples, {dropped:,} dropped for their length ({dropped / total:.2%}), "
     text += f"fill {loader.report.fill:.0%}"
     cut = _cut_share(config, loader)
     text += f"; strategies shorten {cut:.0%}" if cut else ""
-    found = [Finding("data/examples", WARN if dropped > 0.01 * len(streams) else OK, text)]
+    found = [Finding("data/examples", WARN if dropped > 0.01 * total else OK, text)]
     stored = folder / "data.json"
     if stored.is_file():
         before = json.loads(stored.read_text(encoding="utf-8")).get("data_digest")
@@ -145,7 +143,7 @@ def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[
     return loader, found
 
 
-def _cut_share(config: RunConfig, loader: Loader) -> float:
+def _cut_share(config: RunConfig, loader: AnyLoader) -> float:
     """Share of examples whose stream a strategy shortens in the first epoch."""
     if not loader.strategies:
         return 0.0
@@ -154,7 +152,7 @@ def _cut_share(config: RunConfig, loader: Loader) -> float:
 
 
 def _probes(
-    config: RunConfig, tokenizer: TextTokenizer, loader: Loader, checkpoint: Path | None, random_start: bool, done: int
+    config: RunConfig, tokenizer: TextTokenizer, loader: AnyLoader, checkpoint: Path | None, random_start: bool, done: int
 ) -> list[Finding]:
     from ttt.eval.doctor import SKIP, WARN, Finding, check_model, check_plans, check_rows, check_start
     from ttt.model.lm import SpeechTextLM

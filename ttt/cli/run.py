@@ -33,7 +33,8 @@ def train(arguments: argparse.Namespace) -> int:
     ]
     if dry_run(arguments, config, plan):
         return 0
-    from ttt.data.loader import Loader, fixed_batches
+    from ttt.data.blend import training_loader
+    from ttt.data.loader import fixed_batches
     from ttt.data.mix import open_streams
     from ttt.data.prefetch import Prefetcher
     from ttt.model.classes import check_class
@@ -54,11 +55,9 @@ def train(arguments: argparse.Namespace) -> int:
     rank, size = world()
     if rank:  # what every rank would say is said once
         logging.getLogger("ttt").setLevel(logging.WARNING)
-    loader = Loader(
-        open_streams(config.data.train, tokenizer, prompt_rule=rule, mix=config.data.mix), tokenizer.vocab,
-        row_tokens=config.data.row_tokens, batch_tokens=config.data.batch_tokens, seed=config.run.seed,
-        accumulate=config.train.accumulate, rank=rank, world=size,
-        strategies=getattr(config.objective, "strategies", ()), max_drop_share=config.data.max_drop_share, pack=config.data.pack,
+    loader = training_loader(
+        config.data, tokenizer, seed=config.run.seed, accumulate=config.train.accumulate, rank=rank, world=size,
+        strategies=getattr(config.objective, "strategies", ()),
     )  # fmt: skip
     if rank == 0:
         log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)

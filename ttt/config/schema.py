@@ -9,6 +9,8 @@ from ttt.registry import component, components, nested
 
 MISSING = "???"
 CACHES = ("exact", "block", "none")
+RATIO_MODES = ("tokens", "batches", "legacy_10x")
+LONG_ROWS = ("drop", "cut")
 FREEZES = ("none", "text_rows", "body", "text_model")
 
 
@@ -34,6 +36,9 @@ class DataSection:
     jobs: int = 1  # processes that encode audio
     train: str = MISSING  # training data: an examples file, a store ('ttt data pack') or a mix JSON
     mix: str = "records"  # sample_ratio of a mix: records (share of a source that is kept, official) | tokens (weights)
+    text: str = ""  # text to train on beside train, which then is the speech; the same forms
+    ratio: float = 0.5  # share of text where data.text names some
+    ratio_mode: str = "tokens"  # ... of tokens | of batches (each of one source) | legacy_10x: int(10 x ratio) batches to one
     dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
     num_codes: int = 16384  # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
@@ -46,8 +51,16 @@ class DataSection:
     row_tokens: int = 512  # longest row
     batch_tokens: int = 2048  # positions per micro-batch and rank (a whole number of rows when packed)
     max_drop_share: float = 0.01  # fail when a larger share of examples is longer than a row
+    long_rows: str = "drop"  # examples longer than a row: drop | cut (speech, at the border of a frame; else dropped)
     prefetch: int = 2  # micro-batches made ahead in a thread; 0: each when it is asked for
     prompt_rule: str = "labels"  # what may be noised: labels (targets) | official (position >= prompt_length)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio is the share of text and must lie in [0, 1], got {self.ratio}")
+        for name, known in (("ratio_mode", RATIO_MODES), ("long_rows", LONG_ROWS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ttt.data.packing import PackingReport, collate, longest_first, pack_lengths
+from ttt.data.shorten import shortened
 from ttt.data.streams import Streams, as_streams
 from ttt.data.streams import streams_digest as streams_digest
 from ttt.errors import ConfigError, DataError
@@ -36,7 +37,8 @@ class Loader:
     ``micro_batch(update, index)`` is the ``index``-th of ``accumulate`` micro-batches of optimiser update ``update`` on
     this rank.  ``pack``: rows of ``row_tokens`` filled with several documents (right for kernels that skip masked blocks);
     otherwise one document a row and rows of similar length together, ``batch_tokens`` at most with padding (right for
-    dense masks, whose cost grows with the square of the row).  Windows differ a little in their number of batches: each
+    dense masks, whose cost grows with the square of the row).  ``cut_long``: examples longer than a row end at the border of a
+    frame, where they can, instead of being dropped.  Windows differ a little in their number of batches: each
     counts as ``updates_per_window`` updates, what is left over is skipped, what is missing is taken from its start.  An
     epoch of at most `WINDOW` examples is one window.
     """
@@ -44,7 +46,7 @@ class Loader:
     def __init__(
         self, streams: Sequence[TokenStream], vocab: Vocabulary, *, row_tokens: int, batch_tokens: int, seed: int,
         accumulate: int = 1, rank: int = 0, world: int = 1, strategies: Sequence[Strategy] = (),
-        max_drop_share: float = 0.01, pack: bool = True,
+        max_drop_share: float = 0.01, pack: bool = True, cut_long: bool = False,
     ):  # fmt: skip
         if batch_tokens < row_tokens or (pack and batch_tokens % row_tokens):
             raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
@@ -57,7 +59,11 @@ class Loader:
         )
         self.accumulate, self.rank, self.world, self.strategies = accumulate, rank, world, tuple(strategies)
         self.report = PackingReport()
-        self.streams, self.lengths = fitting(as_streams(streams), row_tokens, max_drop_share, self.report, self._rooms)
+        source = as_streams(streams)
+        if cut_long:
+            source = shortened(source, row_tokens, vocab.num_books)
+            self.report.cut = [source.uid(number) for number in source.cuts]
+        self.streams, self.lengths = fitting(source, row_tokens, max_drop_share, self.report, self._rooms)
         self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
         self._ordered: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
         self.digest = self.streams.digest
@@ -91,6 +97,7 @@ class Loader:
             self.row_tokens,
             self.vocab.pad_id,
             self.vocab.mask_id,
+            self.vocab.code_space,
         )
 
     def _rooms(self, streams: Streams) -> np.ndarray:
@@ -203,6 +210,8 @@ def fixed_batches(
     rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
     size = max(1, batch_tokens // row_tokens)
     return [
-        collate([[kept[i] for i in row] for row in rows[at : at + size]], row_tokens, vocab.pad_id, vocab.mask_id)
+        collate(
+            [[kept[i] for i in row] for row in rows[at : at + size]], row_tokens, vocab.pad_id, vocab.mask_id, vocab.code_space
+        )
         for at in range(0, len(rows), size)
     ]

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ttt.types import Kind, PackedBatch, TokenStream
+from ttt.types import CodeSpace, Kind, PackedBatch, TokenStream
 
 
 @dataclass
 class PackingReport:
-    """What packing did: rows, real tokens, capacity, and dropped examples by reason."""
+    """What packing did: rows, real tokens, capacity, dropped examples by reason, and examples that were cut."""
 
     rows: int = 0
     tokens: int = 0
     capacity: int = 0
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    cut: list[str] = field(default_factory=list)  # examples that end early, at a frame's border
 
     @property
     def fill(self) -> float:
@@ -28,7 +29,8 @@ class PackingReport:
     def summary(self) -> str:
         """One line for the log."""
         lost = "".join(f", {len(v)} dropped ({k})" for k, v in self.dropped.items())
-        return f"{self.rows} rows, {self.tokens} tokens, fill {self.fill:.1%}{lost}"
+        short = f", {len(self.cut)} cut at a frame" if self.cut else ""
+        return f"{self.rows} rows, {self.tokens} tokens, fill {self.fill:.1%}{short}{lost}"
 
 
 def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) -> list[list[int]]:
@@ -78,7 +80,9 @@ def longest_first(lengths: Sequence[int], order: Sequence[int], pool_tokens: int
     return found + sorted(pool, key=lambda i: -int(lengths[i]))
 
 
-def collate(rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int, mask_id: int) -> PackedBatch:
+def collate(
+    rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int, mask_id: int, space: CodeSpace | None = None
+) -> PackedBatch:
     """Rows of streams -> one `PackedBatch` [B, T]; T is the longest row, at most ``row_tokens``."""
     width = min(row_tokens, max(sum(len(s) for s in row) for row in rows))
     shape = (len(rows), width)
@@ -88,6 +92,7 @@ def collate(rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int,
     position = np.zeros(shape, dtype=np.int64)
     target, answer, visible = (np.zeros(shape, dtype=bool) for _ in range(3))
     uids: list[str] = []
+    tasks: list[str] = []
     for b, row in enumerate(rows):
         at = 0
         for stream in row:
@@ -99,10 +104,12 @@ def collate(rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int,
             doc[b, here], position[b, here] = len(uids), np.arange(n)
             target[b, here], answer[b, here], visible[b, here] = stream.target, stream.answer, True
             uids.append(stream.uid)
+            tasks.append(stream.task)
             at += n
     assert Kind.PAD == 0
     t = torch.from_numpy
     return PackedBatch(
         ids=t(ids), kind=t(kind), span=t(span), doc=t(doc), position=t(position), target=t(target), answer=t(answer),
         visible=t(visible), n_docs=len(uids), mask_id=mask_id, uids=tuple(uids),
+        tasks=tuple(tasks), space=space,
     )  # fmt: skip

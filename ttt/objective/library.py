@@ -119,7 +119,7 @@ class Ar(_Planned):
         kinds = batch.kind.flatten()[term.source + 1].long() - int(Kind.TEXT)
         place = span_quarters(batch).flatten()[term.source + 1]
         parts = (Partition(kinds, ("text", "audio")), Partition(place, SPAN_QUARTERS))
-        term = dataclasses.replace(term, partitions=parts)
+        term = dataclasses.replace(term, partitions=(*parts, *term.partitions))
         return Plan(batch.ids, batch.position, batch.layout(), self.mask, {"ar": term})
 
 

@@ -57,7 +57,7 @@ def denoising_term(
 
     ``sample``: (1/B) sum_b sum_masked w_b CE / N_b with N_b = max(1, maskable positions of the document), the official
     normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  Targets that carry no loss (label
-    -100) still count in N, as in the reference.  The log tells targets apart by masking probability and by place in the span.
+    -100) still count in N, as in the reference.  The log tells targets apart by task, masking probability and place in the span.
     """
     source, target = nar_pairs(masked & batch.target)
     of = (batch.doc if group is None else group).flatten()[target]
@@ -65,7 +65,17 @@ def denoising_term(
     buckets = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[of]
     names = tuple(f"p{100 * i // BUCKETS:02d}_{100 * (i + 1) // BUCKETS}" for i in range(BUCKETS))
     place = span_quarters(batch).flatten()[target]
-    return dataclasses.replace(term, partitions=(Partition(buckets, names), Partition(place, SPAN_QUARTERS)))
+    parts = (Partition(buckets, names), Partition(place, SPAN_QUARTERS), *term.partitions)
+    return dataclasses.replace(term, partitions=parts)
+
+
+def by_task(batch: PackedBatch, target: Tensor) -> tuple[Partition, ...]:
+    """Targets (flat positions i64 [n]) by the task of their document; nothing where the batch names no tasks."""
+    names = sorted({task for task in batch.tasks if task})
+    if not names:
+        return ()
+    number = torch.tensor([names.index(task) if task else -1 for task in batch.tasks])
+    return (Partition(number[batch.doc.flatten()[target]], tuple(f"task_{name}" for name in names)),)
 
 
 def span_quarters(batch: PackedBatch) -> Tensor:
@@ -108,4 +118,4 @@ def _term(
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZERS)}, got {normalize!r}")
     if weight is not None:
         weights = weights * weight
-    return PlanTerm(source, batch.ids.flatten()[target], weights, count, scale)
+    return PlanTerm(source, batch.ids.flatten()[target], weights, count, scale, partitions=by_task(batch, target))

@@ -1,0 +1,151 @@
+"""Text beside speech: which share of a run's data is text, by tokens or by batches (spec of LLaDA-TTS, section 8).
+
+``tokens``: one stream of examples in which the share of tokens is the ratio (`ttt.data.streams.Mixture`).  ``batches``: every
+micro-batch holds one source only, in the ratio, spread as evenly as whole batches allow; all ranks read the same source at
+a time.  ``legacy_10x``: int(10 * ratio) batches of text, then one of speech, as the published program does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from ttt.config.schema import RATIO_MODES, DataSection
+from ttt.data.loader import Loader
+from ttt.data.mix import open_streams
+from ttt.data.packing import PackingReport
+from ttt.data.streams import Joined, Mixture, Streams, digest_of
+from ttt.errors import ConfigError, suggest
+from ttt.interfaces import Strategy
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import PackedBatch, TokenStream
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """``ratio``: share of text in [0, 1]; ``mode``: of what (`RATIO_MODES`).  Raises `ConfigError` for anything else."""
+
+    ratio: float
+    mode: str = "tokens"
+
+    def __post_init__(self) -> None:
+        if self.mode not in RATIO_MODES:
+            raise ConfigError(
+                f"data.ratio_mode: {self.mode!r} is none of {', '.join(RATIO_MODES)}.{suggest(self.mode, RATIO_MODES)}"
+            )
+        if not 0 <= self.ratio <= 1:
+            raise ConfigError(f"data.ratio: the share of text must lie in [0, 1], got {self.ratio}")
+        if self.mode == "legacy_10x" and self.ratio < 0.1:
+            raise ConfigError(
+                f"data.ratio: 'legacy_10x' needs at least 0.1 (int(10 * ratio) batches of text a batch of speech), got "
+                f"{self.ratio}; use ratio_mode batches"
+            )
+
+    @property
+    def cycle(self) -> int:
+        """``legacy_10x``: batches of text before each batch of speech."""
+        return int(self.ratio * 10)
+
+    def text_before(self, number: int) -> int:
+        """How many of the first ``number`` micro-batches are text: never half a batch away from the share.
+
+        >>> [Blend(0.3, "batches").text_before(n) for n in (1, 2, 4, 10, 1000)]
+        [0, 1, 1, 3, 300]
+        >>> [Blend(0.5, "legacy_10x").text_before(n) for n in (5, 6, 7, 12)]
+        [5, 5, 6, 10]
+        """
+        if self.mode == "legacy_10x":
+            whole, rest = divmod(number, self.cycle + 1)
+            return whole * self.cycle + min(rest, self.cycle)
+        share = Fraction(str(self.ratio))  # exact, so that no rounding adds up over a long run
+        return (2 * share * number + 1).__floor__() // 2 if share < 1 else number
+
+    def turn(self, number: int) -> tuple[bool, int]:
+        """(is it text?, how many of its kind went before) of micro-batch ``number``."""
+        before = self.text_before(number)
+        is_text = self.text_before(number + 1) > before
+        return is_text, before if is_text else number - before
+
+
+class Alternating:
+    """Micro-batches of one source each; a pure function of (update, index) like `Loader`, which makes them.
+
+    An epoch has as many micro-batches as both sources have in one of theirs; with ``legacy_10x`` it ends with the source
+    that ends first.
+    """
+
+    def __init__(self, text: Loader, speech: Loader, blend: Blend, accumulate: int) -> None:
+        """The loaders count one micro-batch an update; both are of the same rank and number of ranks."""
+        if text.accumulate != 1 or speech.accumulate != 1:
+            raise ValueError("loaders of one source must have accumulate 1")
+        self.text, self.speech, self.blend, self.accumulate = text, speech, blend, accumulate
+        self.strategies = speech.strategies
+        self.streams = Joined([text.streams, speech.streams])
+        self.digest = digest_of(text.digest, speech.digest, f"{blend.mode}:{blend.ratio!r}")
+        self.report = _added(text.report, speech.report)
+        batches = text.updates_per_epoch + speech.updates_per_epoch
+        if blend.mode == "legacy_10x":
+            batches = min(text.updates_per_epoch // blend.cycle, speech.updates_per_epoch) * (blend.cycle + 1)
+        self.updates_per_epoch = batches // accumulate
+        if self.updates_per_epoch == 0:
+            raise ConfigError(
+                f"data.ratio: an epoch holds {batches} micro-batches a rank, an update needs {accumulate}; lower "
+                "train.accumulate or data.batch_tokens"
+            )
+
+    def epoch_of(self, update: int) -> float:
+        """Epochs finished when ``update`` starts."""
+        return update / self.updates_per_epoch
+
+    def micro_batch(self, update: int, index: int) -> PackedBatch:
+        """The batch of (update, index) on this rank."""
+        is_text, number = self.blend.turn(update * self.accumulate + index)
+        return (self.text if is_text else self.speech).micro_batch(number, 0)
+
+    def _stream(self, epoch: int, index: int) -> TokenStream:
+        n = len(self.text.streams)
+        return self.text._stream(epoch, index) if index < n else self.speech._stream(epoch, index - n)
+
+
+AnyLoader = Loader | Alternating
+
+
+def _added(a: PackingReport, b: PackingReport) -> PackingReport:
+    dropped = {
+        reason: [*a.dropped.get(reason, []), *b.dropped.get(reason, [])] for reason in {**a.dropped, **b.dropped}
+    }
+    return PackingReport(a.rows + b.rows, a.tokens + b.tokens, a.capacity + b.capacity, dropped, [*a.cut, *b.cut])
+
+
+def blended(
+    text: Streams, speech: Streams, blend: Blend, accumulate: int, make: Callable[[Streams, int], Loader]
+) -> AnyLoader:
+    """A loader of both; ``make(streams, accumulate)`` makes one of a source."""
+    if blend.mode == "tokens":
+        return make(Mixture([text, speech], [blend.ratio, 1 - blend.ratio]), accumulate)
+    if blend.ratio in (0, 1) and blend.mode == "batches":
+        return make(text if blend.ratio else speech, accumulate)
+    return Alternating(make(text, 1), make(speech, 1), blend, accumulate)
+
+
+def training_loader(
+    data: DataSection, tokenizer: TextTokenizer, *, seed: int, accumulate: int = 1, rank: int = 0, world: int = 1,
+    strategies: Sequence[Strategy] = (), max_drop_share: float | None = None,
+) -> AnyLoader:  # fmt: skip
+    """The loader that the section ``data`` asks for; ``max_drop_share`` overrides its own."""
+
+    def read(path: str) -> Streams:
+        return open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
+
+    def make(streams: Streams, accumulate: int) -> Loader:
+        return Loader(
+            streams, tokenizer.vocab, row_tokens=data.row_tokens, batch_tokens=data.batch_tokens, seed=seed,
+            accumulate=accumulate, rank=rank, world=world, strategies=strategies, pack=data.pack,
+            max_drop_share=data.max_drop_share if max_drop_share is None else max_drop_share,
+            cut_long=data.long_rows == "cut",
+        )  # fmt: skip
+
+    if not data.text:
+        return make(read(data.train), accumulate)
+    return blended(read(data.text), read(data.train), Blend(data.ratio, data.ratio_mode), accumulate, make)
