@@ -262,10 +262,11 @@ def end(child: subprocess.Popen, hurry: threading.Event, patience_s: float = _PA
 def check_trained(cell: Cell) -> None:
     """A training that was told to stop ends well too: only a finished one may be decoded."""
     from ttt.train.checkpoint import latest_complete, read_state
+    from ttt.train.limits import REASONS
 
     found = latest_complete(cell.folder / "checkpoints")
     state = read_state(found) if found is not None else None
-    if state is None or (state.step < cell.config.train.steps and state.stopped != "max_seconds"):
+    if state is None or (state.step < cell.config.train.steps and state.stopped not in REASONS):
         done = state.step if state is not None else 0
         raise CellFailed(f"training stopped at step {done} of {cell.config.train.steps}; the same command goes on")
 

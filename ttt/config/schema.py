@@ -127,6 +127,8 @@ class TrainSection:
     save_every_steps: int = 0  # 0: only at the end
     keep_checkpoints: int = 2
     max_seconds: float = 0.0  # finish (then validate and save) after this much time in the loop; 0: no limit
+    max_time: str = ""  # the same as D-HH:MM:SS, HH:MM:SS or seconds, as schedulers write it; empty: no limit
+    max_tokens: int = 0  # finish likewise after this many tokens, padding not counted; 0: no limit
     resume: bool = True  # go on from the latest complete checkpoint of run.dir
     init_from: str = ""  # start from the weights of this checkpoint
     tensorboard: bool = True  # write run.dir/tensorboard beside metrics.jsonl

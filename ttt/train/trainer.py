@@ -38,6 +38,7 @@ from ttt.train.checkpoint import (
 from ttt.train.crash import load_crash, save_crash
 from ttt.train.engine import Engine, RankLostError, build_engine
 from ttt.train.engines.ranks import FellowError, is_lost_rank, lost_rank_message
+from ttt.train.limits import REASONS, check_limits, reached, time_limit_s
 from ttt.train.optim import check_section, lr_at
 from ttt.train.step import train_step, validation_losses
 from ttt.train.tracking import Progress, Tracker, Window, means
@@ -47,7 +48,7 @@ __all__ = ["Callback", "RunReport", "Trainer", "clear", "load_crash", "save_cras
 
 log = logging.getLogger(__name__)
 
-FINISHED = ("steps", "max_seconds")
+FINISHED = REASONS
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What `run.overwrite` removes: only what a run writes itself.
 OWN_FILES = (
@@ -75,7 +76,7 @@ Callback = Callable[["Trainer", int], "Mapping[str, float] | None"]
 class RunReport:
     """How a call of `Trainer.run` ended.
 
-    ``stopped``: "steps", "max_seconds", "SIGTERM" or "SIGINT"; ``metrics``: the last line that was logged.
+    ``stopped``: a limit (`ttt.train.limits`), "SIGTERM" or "SIGINT"; ``metrics``: the last line that was logged.
     """
 
     step: int
@@ -102,6 +103,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (), engine: Engine | None = None,
     ) -> None:  # fmt: skip
         check_section(config.train)
+        check_limits(config.train)
         self.config, self.objective, self.loader = config, objective, loader
         self.dev_batches, self.callbacks = list(dev_batches), list(callbacks)
         self.folder = Path(config.run.dir)
@@ -178,7 +180,7 @@ class Trainer:
 
     def _loop(self, tracker: Tracker) -> RunReport:
         train, state = self.config.train, self.state
-        progress = Progress(train.steps, train.max_seconds, enabled=self.engine.rank == 0)
+        progress = Progress(train.steps, time_limit_s(train), enabled=self.engine.rank == 0)
         self._began = time.monotonic()
         self.model.train()
         checkpoint = latest_complete(self.checkpoints)
@@ -243,12 +245,8 @@ class Trainer:
         told = {s.name: float(self._signal == s.name) for s in SIGNALS}
         shared = self.engine.sum_over_ranks({"elapsed": own_s if self.engine.rank == 0 else 0.0, **told})
         self._elapsed_s = shared["elapsed"]
-        train = self.config.train
-        if self.state.step >= train.steps:
-            return "steps"
-        if train.max_seconds and self._elapsed_s >= train.max_seconds:
-            return "max_seconds"
-        return next((s.name for s in SIGNALS if shared[s.name]), "")
+        limit = reached(self.config.train, self.state.step, self.state.tokens, self._elapsed_s)
+        return limit or next((s.name for s in SIGNALS if shared[s.name]), "")
 
     def _save(self, stopped: str) -> Path:
         now = time.monotonic()
