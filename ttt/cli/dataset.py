@@ -30,7 +30,7 @@ def data(arguments: argparse.Namespace) -> int:
 def convert(arguments: argparse.Namespace) -> int:
     """A foreign format -> examples JSONL, or -> a corpus folder (manifest, items, cut wavs)."""
     from ttt.config.load import read_layers, to_plain
-    from ttt.data.convert.core import Report, results, write_records
+    from ttt.data.convert.core import Report, inputs_of, results, write_records
     from ttt.data.convert.corpus import write_corpus
     from ttt.registry.core import family
     from ttt.registry.plugins import load_plugins
@@ -38,7 +38,11 @@ def convert(arguments: argparse.Namespace) -> int:
     load_plugins(arguments.plugins)
     converter = family("converter").build({"name": arguments.format, **read_layers([], arguments.overrides)}, "--from")
     source, out = Path(arguments.input), Path(arguments.output)
+    sources = inputs_of(source)
+    source = sources[0] if len(sources) == 1 else source
     examples = converter.makes == "examples"
+    if len(sources) > 1 and not examples:
+        raise ConfigError(f"{source}: {arguments.format!r} makes a corpus of one input; name one folder or file")
     marker = out.with_suffix(".convert.done.json") if examples else out / f"{arguments.split}.convert.done.json"
     outputs = [out] if examples else [out / f"{arguments.split}.jsonl", out / f"{arguments.split}.items.jsonl"]
     if examples and out.suffix != ".jsonl":
@@ -46,13 +50,16 @@ def convert(arguments: argparse.Namespace) -> int:
     settings = {"converter": to_plain(converter), "skip_bad": arguments.skip_bad, "limit": arguments.limit}
     if not examples:
         settings |= {"split": arguments.split, "tasks": arguments.tasks}
-    stage = Stage("data convert", marker, [source], outputs, settings, "name the data to convert")
+    if len(sources) > 1:  # like a folder: names and sizes; reading a whole collection to know it would cost too much
+        settings["inputs"] = [[str(p), p.stat().st_size] for p in sources]
+    known = sources if len(sources) == 1 else []
+    stage = Stage("data convert", marker, known, outputs, settings, "name the data to convert")
     if stage.is_done(arguments.overwrite):
         return 0
     started = time.perf_counter()
     if examples:
         report = Report()
-        write_records(results(converter, source, report, skip_bad=arguments.skip_bad, limit=arguments.limit), out)
+        write_records(results(converter, sources, report, skip_bad=arguments.skip_bad, limit=arguments.limit), out)
     else:
         report = write_corpus(
             converter, source, out, arguments.split, arguments.tasks, skip_bad=arguments.skip_bad, limit=arguments.limit

@@ -166,10 +166,10 @@ def data(verb: argparse.ArgumentParser) -> None:
 
     convert = add("convert", "a foreign format -> examples JSONL, or a corpus folder")
     convert.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="a converter (see 'ttt list converter')")
-    convert.add_argument("input", metavar="INPUT", help="file or folder in that format")
+    convert.add_argument("input", metavar="INPUT", help="file or folder in that format, or a glob of files in quotes")
     convert.add_argument("output", metavar="OUTPUT", help="examples .jsonl; a folder for recordings with transcripts")
     convert.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the converter")
-    convert.add_argument("--limit", type=int, default=0, metavar="N", help="first N rows only")
+    convert.add_argument("--limit", "--n-samples", type=int, default=0, metavar="N", help="first N rows only")
     convert.add_argument("--split", default="train", help="name of the manifest of a corpus (default: train)")
     convert.add_argument("--tasks", nargs="+", default=["asr", "tts"], metavar="TASK", help="items of a corpus (default: asr tts)")
 

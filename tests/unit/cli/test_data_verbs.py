@@ -202,3 +202,19 @@ def test_a_cells_inputs_are_the_sources_of_a_mix_too(world):
     config = load_config([], [f"data.train={world / 'mix.json'}", f"data.tokenizer={world / 'tok'}"])
     found = inputs_of(config, {})
     assert found["data.train[train.jsonl]"]["path"].endswith("train.jsonl") and "data.train" in found
+
+
+def test_convert_a_glob_of_files(tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    row = json.dumps({"question": "q", "answer": "a", "answer_cosyvoice_speech_token": [1, 2]}) + "\n"
+    for n in range(3):
+        (tmp_path / f"train-{n:05d}-of-00003.jsonl").write_text(row * 2)
+    call = ["data", "convert", "--from", "slam_omni", tmp_path / "train-*.jsonl", tmp_path / "out.jsonl"]
+    assert run(*call, "--n-samples", 5) == 0 and "5 rows, 5 written" in caplog.text
+    assert len(read_examples(tmp_path / "out.jsonl")) == 5
+    assert run(*call, "--n-samples", 5) == 0 and "up to date" in caplog.text
+    (tmp_path / "train-00000-of-00003.jsonl").write_text(row)
+    assert run(*call, "--n-samples", 5) == 2 and "made with other settings (setting inputs)" in one_line(capsys)
+    assert run(*call[:4], tmp_path / "dev-*.jsonl", tmp_path / "o.jsonl") == 2 and "no file fits" in one_line(capsys)
+    assert run("data", "convert", "--from", "kaldi", tmp_path / "train-*.jsonl", tmp_path / "corpus") == 2
+    assert "makes a corpus of one input" in one_line(capsys)

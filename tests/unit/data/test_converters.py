@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import tiny_tokenizer
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
-from ttt.data.convert.core import Report, convert_row, results, units, write_records
+from ttt.data.convert.core import Report, convert_row, inputs_of, results, units, write_records
 from ttt.data.convert.corpus import write_corpus
 from ttt.data.convert.encode import encode_records
 from ttt.data.formats import example_of, example_to_json, official_record, read_examples
@@ -418,3 +418,75 @@ def test_examples_of_any_other_form_are_refused_by_name(form):
             pass  # refused by the tokenizer's side, which names the example
         except Exception as error:
             pytest.fail(f"{changed!r}: {type(error).__name__}: {error}")
+
+
+SLAM = {"question": "q", "answer": "a", "answer_cosyvoice_speech_token": [1]}
+
+
+@pytest.mark.parametrize(
+    "change, reason, pattern",
+    [
+        ({"question": None}, "no question", "field 'question' must be text that is not empty, got nothing"),
+        ({"answer": "  "}, "no answer", "field 'answer' must be text"),
+        ({"answer_cosyvoice_speech_token": None}, "no codes", "has no speech units; drop the row"),
+        ({"answer_cosyvoice_speech_token": []}, "no codes", "has no speech units; drop the row"),
+        ({"answer_cosyvoice_speech_token": [4096]}, "code out of range", "unit 4096 is outside the code book of 4096"),
+        ({"answer_cosyvoice_speech_token": ["4096"]}, "code out of range", "unit 4096 is outside the code book"),
+        ({"answer_cosyvoice_speech_token": [3, -1]}, "not codes", r"whole numbers >= 0\): \[ *3 +-1\]|\[3, -1\]"),
+        ({"answer_cosyvoice_speech_token": ["1.5"]}, "not codes", "units are no whole numbers"),
+        ({"answer_cosyvoice_speech_token": ["1", None]}, "not codes", "units are no whole numbers"),
+        (
+            {"question": "x <|im_start|> y"},
+            "special token in text",
+            r"field 'question' spells '<\|im_start\|>' literally",
+        ),
+        ({"answer": "use </speech>"}, "special token in text", "field 'answer' spells '</speech>' literally"),
+    ],
+)
+def test_slam_omni_rows_that_are_left_out(tmp_path, change, reason, pattern):
+    refused("slam_omni", {**SLAM, **change}, pattern)
+    (tmp_path / "x.jsonl").write_text(json.dumps({**SLAM, **change}) + "\n" + json.dumps(SLAM) + "\n")
+    report = Report()
+    assert len(list(results(build("slam_omni"), tmp_path / "x.jsonl", report, skip_bad=True))) == 1
+    assert report.skipped == {reason: 1} and f"skipped: {reason}" in report.summary()
+
+
+@pytest.mark.parametrize("codes", [["7", "4095"], [7, "4095"], "7 4095", "<7><4095>"])
+def test_slam_omni_spellings_of_codes(codes):
+    assert one("slam_omni", {**SLAM, "answer_cosyvoice_speech_token": codes})[2][1][1] == ("last", [7, 4095])
+
+
+def test_slam_omni_examples_are_of_the_task():
+    from ttt.registry.families import TASK
+
+    example = example_of("x.jsonl:1", build("slam_omni").convert("x.jsonl:1", SLAM))
+    task = TASK.build({"name": "text_then_speech"}, "tasks[0]")
+    assert example.task == task.label and example.meta == {"text_ref": "a", "speech_ref": "a"}
+    built = task.build({"id": "x.jsonl:1", "text_in": "q", "text_out": "a", "output": "o"}, {"o": np.array([[1]])})
+    assert example_to_json(built)["turns"][1:] == example_to_json(example)["turns"][1:]
+    assert task.prompt(example).turns[-1].role == "user"
+    with pytest.raises(ConfigError, match="all text, then all speech"):
+        TASK.build({"name": "text_then_speech", "text_chunk": 3}, "tasks[0]")
+
+
+def test_parquet_without_a_column(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"question": ["q"], "answers": ["a"]}), tmp_path / "t.parquet")
+    with pytest.raises(
+        DataError, match=r"t.parquet: no column 'answer'. Did you mean 'answers'\? Columns: question, answers"
+    ):
+        list(results(build("slam_omni"), tmp_path / "t.parquet", Report(), skip_bad=True))
+
+
+def test_several_files_by_a_glob(tmp_path):
+    for name in ("b.jsonl", "a.jsonl"):
+        (tmp_path / name).write_text(2 * (json.dumps(SLAM) + "\n"))
+    files = inputs_of(tmp_path / "*.jsonl")
+    assert [f.name for f in files] == ["a.jsonl", "b.jsonl"] and inputs_of(files[0]) == files[:1]
+    report = Report()
+    found = list(results(build("slam_omni"), files, report, skip_bad=False, limit=3))
+    assert [r["uid"] for r in found] == ["a.jsonl:1", "a.jsonl:2", "b.jsonl:1"] and report.rows == 3
+    with pytest.raises(DataError, match="no file fits; mend the pattern"):
+        inputs_of(tmp_path / "*.parquet")

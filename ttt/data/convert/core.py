@@ -18,15 +18,23 @@ from typing import Any
 
 import numpy as np
 
+from ttt.data.arrow import parquet
 from ttt.data.formats import codes_array, example_from_json
 from ttt.data.interleave import interleave
 from ttt.data.records import RecordError, decode
 from ttt.data.store import hash_bytes
-from ttt.errors import DataError
+from ttt.errors import DataError, suggest
 from ttt.interfaces import Converter
+from ttt.text.template import IM_END, IM_START
+from ttt.text.vocab import TAGS
 
 log = logging.getLogger(__name__)
 UNKNOWN_SPEAKER = "unknown"
+MARKS = (IM_START, IM_END, "<|endoftext|>", *TAGS)
+
+
+class LeftOutError(RecordError):
+    """A good record that the converter's settings leave out; it is counted and stops nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +71,28 @@ class Report:
         return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"
 
 
+def inputs_of(pattern: str | Path) -> list[Path]:
+    """The files that a path or a glob names, sorted.  Raises `DataError` for a glob that fits nothing."""
+    path = Path(pattern)
+    if path.exists() or not any(c in path.name for c in "*?["):
+        return [path]
+    found = sorted(path.parent.glob(path.name))
+    if not found:
+        raise DataError(f"{pattern}: no file fits; mend the pattern (its folder is taken as it is)")
+    return found
+
+
 def results(
-    converter: Converter, path: Path, report: Report, *, skip_bad: bool, limit: int = 0,
+    converter: Converter, path: Path | Sequence[Path], report: Report, *, skip_bad: bool, limit: int = 0,
     finish: Callable[[Any, str], Any] | None = None,
 ) -> Iterator[Any]:  # fmt: skip
-    """Converted rows, one at a time; bad ones are counted in ``report``, or raised unless ``skip_bad``.
+    """Converted rows of one or several files, one at a time; bad ones are counted, or raised unless ``skip_bad``.
 
-    ``finish`` makes the final form of (result, place), and may refuse it like the converter itself.
+    ``limit``: rows read at most, of all files together (0: all).  ``finish`` makes the final form of (result, place), and
+    may refuse it like the converter itself.
     """
-    for where, row in converter.rows(path):
+    paths = [path] if isinstance(path, Path) else path
+    for where, row in (found for one in paths for found in converter.rows(one)):
         if limit and report.rows >= limit:
             return
         report.rows += 1
@@ -80,7 +101,7 @@ def results(
             if finish is not None:
                 result = finish(result, where)
         except RecordError as error:
-            if not skip_bad:
+            if not (skip_bad or isinstance(error, LeftOutError)):
                 raise RecordError(
                     error.where, error.reason, f"{error.message} (--skip-bad leaves such rows out and counts them)"
                 ) from error
@@ -197,10 +218,10 @@ def units(value: Any, num_codes: int, where: str) -> np.ndarray:
     """
     if isinstance(value, str):
         value = value.replace("<", " ").replace(">", " ").replace(",", " ").split()
-    if isinstance(value, list | tuple) and isinstance(next(iter(value), None), str):
+    if isinstance(value, list | tuple) and any(isinstance(v, str) for v in value):
         try:
             value = [int(v) for v in value]
-        except ValueError:
+        except (TypeError, ValueError):
             raise RecordError(
                 where, "not codes", f"units are no whole numbers: {str(value)[:40]}; mend or drop the row"
             ) from None
@@ -226,6 +247,14 @@ def mapping(where: str, row: Any) -> Mapping[str, Any]:
     return found
 
 
+def check_duration(duration_s: float, least_s: float, most_s: float, uid: str, where: str) -> None:
+    """Raise `LeftOutError` unless ``least_s`` <= ``duration_s`` <= ``most_s`` (0: no limit)."""
+    if duration_s < least_s:
+        raise LeftOutError(where, f"shorter than {least_s:g} s", f"{uid!r} lasts {duration_s:g} s; see min_duration_s")
+    if most_s and duration_s > most_s:
+        raise LeftOutError(where, f"longer than {most_s:g} s", f"{uid!r} lasts {duration_s:g} s; see max_duration_s")
+
+
 def folder_of(where: str) -> Path:
     """Folder of the file that a place ("file:line" or "file[number]") lies in."""
     return Path(where.rpartition("[" if where.endswith("]") else ":")[0]).parent
@@ -242,6 +271,31 @@ def text_of(row: Mapping[str, Any], key: str, where: str, default: str | None = 
             where, f"no {key}", f"field {key!r} must be text that is not empty, got {what}; mend or drop the row"
         )
     return value
+
+
+def unmarked(text: str, key: str, where: str) -> str:
+    """``text``, unless it spells a mark of a chat template: that would act as one, whichever template comes."""
+    mark = next((m for m in MARKS if m in text), None) if "<" in text else None
+    if mark is not None:
+        raise RecordError(
+            where, "special token in text", f"field {key!r} spells {mark!r} literally; mend or drop the row"
+        )
+    return text
+
+
+def need_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raise `DataError` when a parquet file lacks one of ``columns``; other files are checked row by row."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return
+    module = parquet()
+    try:
+        with module.ParquetFile(path) as file:
+            known = file.schema_arrow.names
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
+    for column in columns:
+        if column not in known:
+            raise DataError(f"{path}: no column {column!r}.{suggest(column, known)} Columns: {', '.join(known)}")
 
 
 def uid_of(row: Mapping[str, Any], where: str, *keys: str) -> str:

@@ -9,11 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from ttt.data.convert.chats import write_json
-from ttt.data.convert.core import audio, folder_of, mapping, record, spoken_answer, text_of, uid_of, units, wav
+from ttt.data.convert.core import (
+    audio,
+    folder_of,
+    mapping,
+    need_columns,
+    record,
+    spoken_answer,
+    text_of,
+    uid_of,
+    units,
+    unmarked,
+    wav,
+)  # fmt: skip
 from ttt.data.records import RecordError, raw_records
 from ttt.interfaces import Converter
 from ttt.registry.families import CONVERTER
 
+SLAM_OMNI_COLUMNS = ("question", "answer", "answer_cosyvoice_speech_token")
 UNIT_KEYS = ("units", "unit", "tgt_units", "speech_units", "prediction_units")
 
 
@@ -40,21 +53,25 @@ class _Spoken(Converter):
 @CONVERTER.register("slam_omni")
 @dataclass(frozen=True)
 class SlamOmni(_Spoken):
-    """SLAM-Omni tables: ``question``, ``answer``, ``answer_cosyvoice_speech_token`` (50 codes a second, 4096 codes)."""
+    """SLAM-Omni tables: ``question``, ``answer``, ``answer_cosyvoice_speech_token`` (50 codes a second, 4096 codes).
+
+    Examples are of the task ``text_then_speech``.
+    """
 
     num_codes: int = 4096  # CosyVoice's code book
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """Parquet (the three columns only; recordings in it are not read), JSON list or JSONL."""
-        return raw_records(path, ("index", "question", "answer", "answer_cosyvoice_speech_token"))
+        need_columns(path, SLAM_OMNI_COLUMNS)
+        return raw_records(path, SLAM_OMNI_COLUMNS)
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """Text question; the answer's text, then its codes."""
         found = mapping(where, row)
-        answer = self._answer(text_of(found, "answer", where), found.get("answer_cosyvoice_speech_token"), where)
-        return self._chat(
-            uid_of({}, where), [("user", [{"text": text_of(found, "question", where)}]), ("assistant", answer)]
-        )
+        question, answer = (unmarked(text_of(found, key, where), key, where) for key in SLAM_OMNI_COLUMNS[:2])
+        spoken = self._answer(answer, found.get(SLAM_OMNI_COLUMNS[2]), where)
+        turns = [("system", [{"text": self.system}]), ("user", [{"text": question}]), ("assistant", spoken)]
+        return record(uid_of({}, where), turns, "text_then_speech", text_ref=answer, speech_ref=answer)
 
     def sample(self, folder: Path) -> Path:
         """Two rows as JSONL; tokens as numbers and as strings."""
