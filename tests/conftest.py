@@ -119,7 +119,7 @@ def random_streams(seed: int, n: int, max_codes: int = 14) -> list[TokenStream]:
 def pack(rows: Sequence[Sequence[TokenStream]]) -> PackedBatch:
     """Rows of streams as one batch, as wide as the longest."""
     v = tiny_tokenizer().vocab
-    return collate(rows, max(sum(map(len, row)) for row in rows), v.pad_id, v.mask_id)
+    return collate(rows, max(sum(map(len, row)) for row in rows), v.pad_id, v.mask_id, v.code_space)
 
 
 def random_batch(seed: int = 0) -> PackedBatch:

@@ -88,6 +88,38 @@ class LossWeighting(ABC):
         """``t`` time and ``p`` masking probability (after the floor), both [*] -> weights [*], >= 0."""
 
 
+class MaskingRate(ABC):
+    """At which times of the noise schedule documents are noised, as training goes on."""
+
+    @abstractmethod
+    def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
+        """``t`` f32 [n], uniform on [0, 1), -> times in [0, 1]; ``progress`` in [0, 1]: share of the updates that are done."""
+
+
+class Constraint(ABC):
+    """Which codes may stand at which place of an audio span; the loss and decoding follow the same rule.
+
+    Places count from 0 at the token behind the one that opens the span.  ``books``: the ids [start, stop) of every code
+    position of a frame (`Vocabulary.code_space`).
+    """
+
+    @abstractmethod
+    def ranges(self, books: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """The ranges of ids [start, stop) that places take their codes from; none: nothing is restricted."""
+
+    @abstractmethod
+    def range_at(self, places: Tensor, books: Sequence[tuple[int, int]]) -> Tensor:
+        """Number of the range each place takes its code from.  i64 [*] -> i64 [*]."""
+
+    @abstractmethod
+    def may_end(self, places: Tensor, books: Sequence[tuple[int, int]]) -> Tensor:
+        """May a span's end token stand at these places?  i64 [*] -> bool [*]; true at place 0."""
+
+    def period(self, books: Sequence[tuple[int, int]]) -> int:
+        """Places that differ by it are alike; 0: no period (whole answers cannot be written then, only spans)."""
+        return 0
+
+
 class Strategy(ABC):  # noqa: B024  (every hook is optional)
     """A training strategy.  Fields of every strategy: ``p``, its probability, and what it applies to.
 
@@ -102,6 +134,10 @@ class Strategy(ABC):  # noqa: B024  (every hook is optional)
         """Change one example before packing (SST).  Must not change its input."""
         return stream
 
+    def on_batch(self, batch: PackedBatch, gen: Generator) -> PackedBatch:
+        """Change a whole training batch before it is noised (one random length for all rows).  Must not change its input."""
+        return batch
+
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
         """Change which positions may be noised (PPM, BANOM).  bool [B, T] -> bool [B, T]."""
         return maskable
@@ -110,12 +146,18 @@ class Strategy(ABC):  # noqa: B024  (every hook is optional)
 class Objective(ABC):
     """The one place that knows what is noised and which position predicts what.
 
-    ``canvas``: what a model trained so can only write by diffusion, ``span`` or the whole ``answer``; a sampler for spans
+    ``canvas``: what a model trained so can only write by diffusion, ``span`` or the whole ``answer`` or ``speech`` (see
+    `SpanSampler`; ``canvases``: all of a sampler's that fit); a sampler for spans
     would let the latter's text be written left to right, which it never learned.  ``model_class``: the class it trains.
     """
 
     canvas: str = "span"
     model_class: str = "causal_lm"
+
+    @property
+    def canvases(self) -> tuple[str, ...]:
+        """Samplers' canvases that fit."""
+        return ("span", "speech") if self.canvas == "span" else (self.canvas,)
 
     @abstractmethod
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
@@ -188,8 +230,8 @@ class SpanSampler(ABC):
 
     ``predict(rows, tails, last)``: ``tails`` i64 [R, m], the tokens after each row's context (mask ids included) -> logits
     f32 [R, last, V] of their last positions.  ``span`` yields settled blocks; after one that ended a row there is none of
-    that row.  ``canvas``: ``span`` (text opens spans, the sampler fills them) or ``answer`` (the sampler writes everything
-    after the prompt).  ``autoregressive`` samplers never fill spans: audio is written token by token like text.
+    that row.  ``canvas``: ``span`` (text opens spans, the sampler fills them), ``answer`` (the sampler writes everything
+    after the prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive`` samplers never fill spans: audio is written token by token like text.
 
     A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.steps`): it yields the `Call`s it wants
     answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover

@@ -100,7 +100,7 @@ def document(vocab: Vocabulary, length: int, rng: np.random.Generator, uid: str)
 
 def packed(documents: tuple[TokenStream, ...], vocab: Vocabulary) -> PackedBatch:
     """All documents in one row, as the loader packs them."""
-    return collate([documents], sum(map(len, documents)), vocab.pad_id, vocab.mask_id)
+    return collate([documents], sum(map(len, documents)), vocab.pad_id, vocab.mask_id, vocab.code_space)
 
 
 def network(

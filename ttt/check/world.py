@@ -78,7 +78,7 @@ def streams(seed: int, n: int, most: int = 10) -> list[TokenStream]:
 def pack(rows: Sequence[Sequence[TokenStream]]) -> PackedBatch:
     """Rows of streams, as wide as the longest."""
     v = tokenizer().vocab
-    return collate(rows, max(sum(map(len, row)) for row in rows), v.pad_id, v.mask_id)
+    return collate(rows, max(sum(map(len, row)) for row in rows), v.pad_id, v.mask_id, v.code_space)
 
 
 def batch(seed: int = 0, most: int = 10) -> PackedBatch:

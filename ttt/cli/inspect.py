@@ -95,7 +95,9 @@ def show(arguments: argparse.Namespace) -> int:
     if chosen is None:
         raise DataError(f"{Path(settings.data.train)}: no example with uid {arguments.uid!r}")
     stream = found[chosen]
-    batch = collate([[stream]], len(stream), tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
+    batch = collate(
+        [[stream]], len(stream), tokenizer.vocab.pad_id, tokenizer.vocab.mask_id, tokenizer.vocab.code_space
+    )
     print(f"{stream.uid}  task {stream.task}  {len(stream)} tokens, {int(stream.target.sum())} targets, "
           f"{sum(s.stop - s.start for s in stream.segments)} codes in {len(stream.segments)} spans")  # fmt: skip
     for at in range(len(stream)):

@@ -82,7 +82,7 @@ def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: floa
 
     vocab = model.tokenizer.vocab
     stream = encode_example(example, model.tokenizer, prompt_rule=config.data.prompt_rule)
-    batch = collate([[stream]], len(stream), vocab.pad_id, vocab.mask_id)
+    batch = collate([[stream]], len(stream), vocab.pad_id, vocab.mask_id, vocab.code_space)
     return plan_at(config.objective, batch, time, generator(config.run.seed, f"attention/{example.uid}"))
 
 

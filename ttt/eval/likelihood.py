@@ -283,7 +283,7 @@ def logits_at(model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream
 
     vocab = model.tokenizer.vocab
     width = max(map(len, streams))
-    batch = collate([[s] for s in streams], width, vocab.pad_id, vocab.mask_id)
+    batch = collate([[s] for s in streams], width, vocab.pad_id, vocab.mask_id, vocab.code_space)
     select = np.concatenate([row * width + positions for row, positions in enumerate(at)])
     with torch.no_grad():
         return model(ModelInputs(

@@ -7,6 +7,9 @@ factors of the backward pass be others, the gradients are computed anew from the
 
 An output layer that is more than a matrix (adapters, weights sharded over ranks: whoever wraps a module wants it *called*)
 is run chunk by chunk under activation checkpointing: the same memory, one product more.
+
+Where a target's softmax goes over some ids only (`Columns`), rows are worked on by their set of ids, and only those rows of
+the matrix are multiplied: seven positions of 4,096 codes cost a thirty-eighth of a vocabulary of 157,000.
 """
 
 from __future__ import annotations
@@ -19,22 +22,40 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ttt.types import Columns
+
 CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of one chunk's logits: fits a CPU's cache, fills a GPU
 LEAST_ROWS = 64  # fewer make slow matrix products
 _AGREE = 1.0e-6  # relative difference up to which factors count as the expected ones
 
 
+Ranges = tuple[tuple[int, int], ...]
+# Rows of the input (None: all, in order) whose softmax goes over some ids (None: all).
+Group = tuple[Tensor | None, Ranges | None]
+
+
 def chunked_nll(
-    head: nn.Module, hidden: Tensor, targets: Tensor, expected: Tensor | None = None, rows: int = 0
-) -> Tensor:
-    """-log softmax(head(hidden))[targets], f32 (f64 for f64) [N]: full vocabulary, memory of one chunk.
+    head: nn.Module, hidden: Tensor, targets: Tensor, expected: Tensor | None = None, rows: int = 0,
+    columns: Columns | None = None,
+) -> Tensor:  # fmt: skip
+    """-log softmax(head(hidden))[targets], f32 (f64 for f64) [N], with the memory of one chunk.
 
     ``hidden`` [N, D], ``targets`` i64 [N]; ``expected`` f32 [N]: factor of each row in the loss, up to a common one
-    (None: all alike); ``rows`` of a chunk (0: by `CHUNK_BYTES`).
+    (None: all alike); ``rows`` of a chunk (0: by `CHUNK_BYTES`); ``columns``: over which ids each softmax goes (None: all),
+    its target must be among them.
     """
+    return chunked_scores(head, hidden, targets, expected, rows, columns, False)[0]
+
+
+def chunked_scores(
+    head: nn.Module, hidden: Tensor, targets: Tensor, expected: Tensor | None = None, rows: int = 0,
+    columns: Columns | None = None, hits: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(`chunked_nll`, bool [N]: is the target the likeliest of its ids; empty without ``hits``)."""
     size = rows or chunk_rows(getattr(head, "out_features", 0), hidden.device)
+    groups = _groups(columns, hidden.device)
     if not is_plain(head):
-        return _called(head, hidden, targets, size)
+        return _called(head, hidden, targets, size, groups, hits)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
     else:
@@ -43,8 +64,36 @@ def chunked_nll(
         expected = torch.ones(len(hidden), device=hidden.device)
     assert isinstance(head, nn.Linear)
     return _ChunkedNll.apply(
-        hidden, head.weight, head.bias, targets, expected, size, dtype, torch.is_grad_enabled()
+        hidden, head.weight, head.bias, targets, expected, size, dtype, torch.is_grad_enabled(), groups, hits
     )  # fmt: skip
+
+
+def _groups(columns: Columns | None, device: torch.device) -> list[Group]:
+    if columns is None:
+        return [(None, None)]
+    numbers = columns.index.unique().tolist()
+    return [
+        ((columns.index == n).nonzero().flatten().to(device), None if n < 0 else columns.sets[n]) for n in numbers
+    ]  # fmt: skip
+
+
+def column_of(ids: Tensor, ranges: Ranges) -> Tensor:
+    """Places of ``ids`` i64 [n] in the ids of ``ranges`` put side by side.
+
+    >>> column_of(torch.tensor([7, 20]), ((5, 9), (20, 21))).tolist()
+    [2, 4]
+    """
+    found, before = torch.zeros_like(ids), 0
+    for start, stop in ranges:
+        found = torch.where((ids >= start) & (ids < stop), ids - start + before, found)
+        before += stop - start
+    return found
+
+
+def take(values: Tensor, ranges: Ranges, dim: int = 0) -> Tensor:
+    """The entries of ``ranges`` along ``dim``, side by side; a view where there is one range."""
+    parts = [values.narrow(dim, start, stop - start) for start, stop in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def chunk_rows(vocab: int, device: torch.device) -> int:
@@ -65,13 +114,29 @@ def is_plain(head: nn.Module) -> bool:
     return type(head.weight) is nn.Parameter  # other kinds of sharding replace the type
 
 
-def _called(head: nn.Module, hidden: Tensor, targets: Tensor, size: int) -> Tensor:
-    def piece(h: Tensor, t: Tensor) -> Tensor:
-        return F.cross_entropy(_wide(head(h)), t, reduction="none")
+def _called(
+    head: nn.Module, hidden: Tensor, targets: Tensor, size: int, groups: list[Group], hits: bool
+) -> tuple[Tensor, Tensor]:
+    def piece(h: Tensor, t: Tensor, ranges: Ranges | None) -> tuple[Tensor, Tensor]:
+        logits = _wide(head(h))
+        if ranges is not None:
+            logits, t = take(logits, ranges, 1), column_of(t, ranges)
+        hit = logits.detach().gather(1, t[:, None])[:, 0] >= logits.detach().amax(1) if hits else t[:0] > 0
+        return F.cross_entropy(logits, t, reduction="none"), hit
 
     keep = torch.is_grad_enabled() and len(hidden) > size
-    pairs = zip(hidden.split(size), targets.split(size), strict=True)
-    return torch.cat([checkpoint(piece, h, t, use_reentrant=False) if keep else piece(h, t) for h, t in pairs])
+    order, nll, hit = [], [], []
+    for rows, ranges in groups:
+        at = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
+        for some in at.split(size):
+            h, t = hidden[some], targets[some]
+            a, b = checkpoint(piece, h, t, ranges, use_reentrant=False) if keep else piece(h, t, ranges)
+            order.append(some)
+            nll.append(a)
+            hit.append(b)
+    back = torch.cat(order).argsort()
+    found = torch.cat(hit)
+    return torch.cat(nll)[back], found[back] if hits else found
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -84,26 +149,29 @@ class _ChunkedNll(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, expected: Tensor, size: int,
-        dtype: torch.dtype, with_gradients: bool,
-    ) -> Tensor:  # fmt: skip
+        dtype: torch.dtype, with_gradients: bool, groups: list[Group], hits: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         ctx.save_for_backward(hidden, weight, bias, targets, expected)
-        ctx.size, ctx.dtype, ctx.kept = size, dtype, None
+        ctx.size, ctx.dtype, ctx.kept, ctx.groups = size, dtype, None, groups
         factors = expected if with_gradients else None
-        nll, ctx.kept = _run(hidden, weight, bias, targets, factors, size, dtype, ctx.needs_input_grad)
-        return nll
+        needs = ctx.needs_input_grad
+        nll, hit, ctx.kept = _run(hidden, weight, bias, targets, factors, size, dtype, needs, groups, hits)
+        ctx.mark_non_differentiable(hit)
+        return nll, hit
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple:  # type: ignore[override]
         hidden, weight, bias, targets, expected = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, None
         common = _common_factor(grad, expected) if kept is not None else None
         if common is None:
             kept = None  # frees it before the next is made
-            _, kept = _run(hidden, weight, bias, targets, grad, ctx.size, ctx.dtype, ctx.needs_input_grad)
+            needs = ctx.needs_input_grad
+            _, _, kept = _run(hidden, weight, bias, targets, grad, ctx.size, ctx.dtype, needs, ctx.groups, False)
         elif common != 1.0:
             kept = tuple(None if g is None else g.mul_(common) for g in kept)
-        return *kept, None, None, None, None, None
+        return *kept, None, None, None, None, None, None, None
 
 
 def _common_factor(grad: Tensor, expected: Tensor) -> float | None:
@@ -118,9 +186,9 @@ def _common_factor(grad: Tensor, expected: Tensor) -> float | None:
 
 def _run(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, factors: Tensor | None, size: int,
-    dtype: torch.dtype, needs: tuple[bool, ...],
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None] | None]:  # fmt: skip
-    """(nll [N], gradients of sum(factors * nll) by hidden, weight and bias; None without factors)."""
+    dtype: torch.dtype, needs: tuple[bool, ...], groups: list[Group], hits: bool,
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None, Tensor | None] | None]:  # fmt: skip
+    """(nll [N], hits [N] or [0], gradients of sum(factors * nll) by hidden, weight and bias; None without factors)."""
     with torch.autocast(hidden.device.type, enabled=False):
         h_all, w = hidden.to(dtype), weight.to(dtype)
         b = None if bias is None else bias.to(dtype)
@@ -130,34 +198,54 @@ def _run(
         d_hidden = torch.empty_like(h_all) if want and needs[0] else None
         d_weight = weight.new_zeros(weight.shape, dtype=wide) if want and needs[1] else None
         d_bias = weight.new_zeros(len(weight), dtype=wide) if want and bias is not None and needs[2] else None
-        found = []
-        for start in range(0, len(hidden), size):
-            at = slice(start, start + size)
-            h = h_all[at]
-            logits = F.linear(h, w, b).to(wide)  # [chunk, V], the only one there is
-            target = targets[at, None]
-            lse = logits.logsumexp(1, keepdim=True)
-            found.append((lse - logits.gather(1, target))[:, 0])
-            if factors is None:
-                continue
-            slope = logits.sub_(lse).exp_()
-            slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
-            slope *= factors[at, None].to(wide)
-            if d_bias is not None:
-                d_bias += slope.sum(0)
-            slope = slope.to(dtype)
-            if d_hidden is not None:
-                torch.mm(slope, w, out=d_hidden[at])
-            if d_weight is not None:
-                if dtype == wide:
-                    d_weight.addmm_(slope.t(), h)
-                else:
-                    d_weight += slope.t() @ h
-        nll = torch.cat(found) if found else hidden.new_zeros(0, dtype=wide)
+        nll = hidden.new_empty(len(hidden), dtype=wide)
+        hit = torch.zeros(len(hidden) if hits else 0, dtype=torch.bool, device=hidden.device)
+        for rows, ranges in groups:
+            ws, bs = (w, b) if ranges is None else (take(w, ranges), None if b is None else take(b, ranges))
+            n, step = (len(hidden) if rows is None else len(rows)), size * max(1, len(w) // max(1, len(ws)))
+            for start in range(0, n, step):
+                at = slice(start, start + step) if rows is None else rows[start : start + step]
+                h = h_all[at]
+                logits = F.linear(h, ws, bs).to(wide)  # [chunk, ids], the only one there is
+                target = (targets[at] if ranges is None else column_of(targets[at], ranges))[:, None]
+                lse = logits.logsumexp(1, keepdim=True)
+                own = logits.gather(1, target)
+                nll[at] = (lse - own)[:, 0]
+                if hits:
+                    hit[at] = (own >= logits.amax(1, keepdim=True))[:, 0]
+                if factors is None:
+                    continue
+                slope = logits.sub_(lse).exp_()
+                slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
+                slope *= factors[at, None].to(wide)
+                if d_bias is not None:
+                    _add(d_bias, slope.sum(0), ranges)
+                slope = slope.to(dtype)
+                if d_hidden is not None:
+                    if rows is None:
+                        torch.mm(slope, ws, out=d_hidden[at])
+                    else:
+                        d_hidden[at] = slope @ ws
+                if d_weight is not None:
+                    if dtype == wide and (ranges is None or len(ranges) == 1):
+                        (d_weight if ranges is None else take(d_weight, ranges)).addmm_(slope.t(), h)
+                    else:
+                        _add(d_weight, slope.t() @ h, ranges)
         if not want:
-            return nll, None
-        return nll, (
+            return nll, hit, None
+        return nll, hit, (
             None if d_hidden is None else d_hidden.to(hidden.dtype),
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None or bias is None else d_bias.to(bias.dtype),
         )
+
+
+def _add(total: Tensor, part: Tensor, ranges: Ranges | None) -> None:
+    """total[ids of ranges] += part, in place."""
+    if ranges is None:
+        total += part
+        return
+    at = 0
+    for start, stop in ranges:
+        total[start:stop] += part[at : at + stop - start]
+        at += stop - start

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ttt.masks.materialize import materialize
-from ttt.types import LossTerm, LossTerms, ModelInputs, Plan
+from ttt.types import Columns, LossTerm, LossTerms, ModelInputs, Plan, PlanTerm
 
 
 def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
@@ -25,6 +26,7 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         # A batch without targets runs the network too: engines that shard its weights need every rank's forward pass.
         select = plan.layout.visible.flatten().nonzero()[:1, 0]
         targets, weight = torch.zeros_like(select), torch.zeros(len(select))
+    hits = any(t.accuracy for t in used.values())
     inputs = ModelInputs(
         input_ids=_send(plan.input_ids, device),
         position_ids=_send(plan.position_ids, device),
@@ -32,23 +34,48 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         select=_send(select, device),
         targets=_send(targets, device),
         weight=_send(weight, device),
+        columns=_columns(list(used.values())),
+        hits=hits,
     )
     every = model(inputs)  # -log p of the targets [N]
+    every, hit = every if hits else (every, every.new_zeros(0))
     terms: dict[str, LossTerm] = {}
     stats: dict[str, tuple[float, float]] = {}
     parts = every.split([len(t.source) for t in used.values()]) if used else ()
     plain_parts = every.detach().float().cpu().split([len(p) for p in parts]) if used else ()
-    for (name, term), nll, plain in zip(used.items(), parts, plain_parts, strict=True):
+    hit_parts = hit.cpu().split([len(p) for p in parts]) if hits else [None] * len(parts)
+    for (name, term), nll, plain, right in zip(used.items(), parts, plain_parts, hit_parts, strict=True):
         terms[name] = LossTerm((nll * term.weight.to(device)).sum(), term.count, term.scale)
         stats[f"nll/{name}"] = (float(plain.sum()), float(len(plain)))
+        right = right if term.accuracy else None
+        if right is not None:
+            stats[f"accuracy/{name}"] = (float(right.sum()), float(len(right)))
         for partition in term.partitions:
             for number, label in enumerate(partition.names):
                 inside = partition.index == number
                 if inside.any():
                     stats[f"nll/{name}/{label}"] = (float(plain[inside].sum()), float(inside.sum()))
+                    if right is not None:
+                        stats[f"accuracy/{name}/{label}"] = (float(right[inside].sum()), float(inside.sum()))
     for name, term in plan.terms.items():
+        stats.update({f"{key}/{name}": value for key, value in term.stats.items()})
         terms.setdefault(name, LossTerm(every.sum() * 0.0, term.count, term.scale))
     return LossTerms(terms, stats)
+
+
+def _columns(terms: Sequence[PlanTerm]) -> Columns | None:
+    """The columns of several terms, one after the other."""
+    if all(t.columns is None for t in terms):
+        return None
+    index: list[torch.Tensor] = []
+    sets: list = []
+    for t in terms:
+        if t.columns is None:
+            index.append(torch.full((len(t.source),), -1))
+        else:
+            index.append(torch.where(t.columns.index < 0, -1, t.columns.index + len(sets)))
+            sets += t.columns.sets
+    return Columns(torch.cat(index), tuple(sets))
 
 
 def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:

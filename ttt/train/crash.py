@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ttt.errors import DataError
 from ttt.interfaces import Objective
 from ttt.rng import derive_seed
 from ttt.train.step import draw_plan, micro_batch_number, name_examples
-from ttt.types import Kind, PackedBatch, Plan
+from ttt.types import CodeSpace, Kind, PackedBatch, Plan
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def save_crash(
         kinds = Counter(batch.kind.flatten().tolist())
         batches.append({
             "shape": list(batch.ids.shape), "kinds": {k.name: kinds.get(int(k), 0) for k in Kind},
-            **{k: v for k, v in values.items() if not isinstance(v, Tensor)},
+            **{k: asdict(v) if is_dataclass(v) else v for k, v in values.items() if not isinstance(v, Tensor)},
         })  # fmt: skip
     record = {
         "update": update, "step": update + 1, "rank": rank, "world_size": world_size, "seed": seed,
@@ -114,7 +114,10 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
         own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
         plans.append({k.removeprefix("plan."): v for k, v in own.items() if k.startswith("plan.")})
         values = {k: v for k, v in {**own, **entry}.items() if k in names}
-        batches.append(PackedBatch(**{**values, "uids": tuple(entry["uids"])}))
+        space = entry.get("space")
+        if space is not None:
+            space = CodeSpace(tuple((a, b) for a, b in space["books"]), tuple(space["ends"]))
+        batches.append(PackedBatch(**{**values, "uids": tuple(entry["uids"]), "space": space}))
     return Crash(record, batches, plans)
 
 

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,7 +223,7 @@ class Trainer:
         window: list[PackedBatch] = []
         try:
             for index in range(self.config.train.accumulate):
-                window.append(self.loader.micro_batch(update, index))
+                window.append(replace(self.loader.micro_batch(update, index), progress=update / self.config.train.steps))
             report = train_step(
                 self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr
             )

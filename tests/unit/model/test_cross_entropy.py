@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ttt.model import cross_entropy
-from ttt.model.cross_entropy import chunk_rows, chunked_nll, is_plain
+from ttt.model.cross_entropy import chunk_rows, chunked_nll, chunked_scores, is_plain
+from ttt.types import Columns
 
 
 def problem(n=23, d=6, v=37, dtype=torch.float64, bias=False, seed=0):
@@ -69,7 +70,8 @@ def test_gradcheck(told):
         for name, p in zip(names, parameters, strict=True):
             layer._parameters[name] = nn.Parameter(p.detach())
         # gradients by the tensors gradcheck moves, so through the function itself
-        return cross_entropy._ChunkedNll.apply(h, *parameters, targets, weight, 3, torch.float64, True)
+        groups = [(None, None)]
+        return cross_entropy._ChunkedNll.apply(h, *parameters, targets, weight, 3, torch.float64, True, groups, False)[0]
 
     assert torch.autograd.gradcheck(run, (hidden, *head.parameters()), eps=1e-6, atol=1e-7)
 
@@ -152,3 +154,43 @@ def test_chunks_keep_within_their_budget():
     rows = chunk_rows(168_072, torch.device("cpu"))
     assert rows == cross_entropy.LEAST_ROWS and chunk_rows(1000, torch.device("cpu")) * 4000 <= 1 << 24
     assert chunk_rows(0, torch.device("cpu")) == 64
+
+
+SETS = (((3, 9),), ((20, 29), (0, 2)), ((30, 31),))
+
+
+def slow_nll(head, hidden, targets, index):
+    """One row at a time, everything outside its set at minus infinity."""
+    out, hits = [], []
+    for h, t, n in zip(hidden, targets, index.tolist(), strict=True):
+        logits = head(h)
+        if n >= 0:
+            inside = torch.zeros_like(logits, dtype=torch.bool)
+            for start, stop in SETS[n]:
+                inside[start:stop] = True
+            logits = logits.masked_fill(~inside, -torch.inf)
+        out.append(F.cross_entropy(logits[None], t[None], reduction="none"))
+        hits.append(int(logits.argmax()) == int(t))
+    return torch.cat(out), torch.tensor(hits)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_softmax_over_some_ids_equals_masking_the_others(wrap, bias, rows):
+    head, hidden, _, weight = problem(bias=bias)
+    g = torch.Generator().manual_seed(3)
+    index = torch.randint(-1, 3, (len(hidden),), generator=g)
+    inside = [[i for a, b in s for i in range(a, b)] for s in SETS] + [list(range(head.out_features))]
+    targets = torch.tensor([inside[n][int(torch.randint(len(inside[n]), (), generator=g))] for n in index.tolist()])
+    columns = Columns(index, SETS)
+    plain, hits = slow_nll(head, hidden, targets, index)
+    layer = Wrapped(head) if wrap else head
+    ours, found = chunked_scores(layer, hidden, targets, weight, rows, columns)
+    assert torch.allclose(ours, plain, rtol=1e-12) and torch.equal(found, hits) and 0 < hits.sum() < len(hits)
+    for factor in (weight.double(), torch.arange(float(len(hidden)), dtype=torch.float64)):
+        want = gradients((slow_nll(head, hidden, targets, index)[0] * factor).sum(), head, hidden)
+        ours = chunked_nll(layer, hidden, targets, weight, rows, columns)
+        for a, b in zip(gradients((ours * factor).sum(), head, hidden), want, strict=True):
+            assert torch.allclose(a, b, rtol=1e-6, atol=1e-12)
+    assert torch.equal(chunked_nll(layer, hidden, targets, weight, rows, columns), chunked_scores(layer, hidden, targets, weight, rows, columns)[0])

@@ -290,8 +290,8 @@ def test_logits_exist_at_loss_positions_only(monkeypatch):
     from ttt.model import lm
 
     seen = []
-    chunked = lm.chunked_nll
-    monkeypatch.setattr(lm, "chunked_nll", lambda head, h, *a: (seen.append(tuple(h.shape)), chunked(head, h, *a))[1])
+    chunked = lm.chunked_scores
+    monkeypatch.setattr(lm, "chunked_scores", lambda head, h, *a, **k: (seen.append(tuple(h.shape)), chunked(head, h, *a, **k))[1])
     monkeypatch.setattr(lm.SpeechTextLM, "head", lambda *a: pytest.fail("logits of all positions at once"))
     batch = pack([random_streams(8, 3)])
     plan = ttt().plan(batch, gen())

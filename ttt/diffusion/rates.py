@@ -1,0 +1,68 @@
+"""Masking rates: how much is masked as training goes on, told as times of the noise schedule.
+
+With the linear schedule and a floor eps the masking probability is p = (1 - eps) t + eps (LLaDA, arXiv 2502.09992).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ttt.interfaces import MaskingRate
+from ttt.registry.families import RATE
+
+
+@RATE.register("random")
+@dataclass(frozen=True)
+class RandomRate(MaskingRate):
+    """Uniform times, the same all through training: what the likelihood bound asks for (LLaDA, MDLM, TtT)."""
+
+    def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
+        """As drawn."""
+        return t
+
+
+@RATE.register("progress")
+@dataclass(frozen=True)
+class ProgressRate(MaskingRate):
+    """One time for all documents that rises with training: t = start + (stop - start) progress (LLaDA-TTS, "linear").
+
+    Early updates see hardly any masks and late ones nothing else; no bound, and 1 / p weights make the first updates large.
+    """
+
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "stop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+    def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
+        """start + (stop - start) progress."""
+        return torch.full_like(t, self.start + (self.stop - self.start) * progress)
+
+
+@RATE.register("curriculum")
+@dataclass(frozen=True)
+class CurriculumRate(MaskingRate):
+    """From uniform times to a clipped normal: t = (1 - g) U + g clip(N(mean, spread), 0, 1), g = min(progress / target, 1).
+
+    LLaDA-TTS's curriculum.  U and N are drawn for each document.
+    """
+
+    target: float = 0.7
+    mean: float = 0.3
+    spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target <= 1 or self.spread < 0:
+            raise ValueError(f"target must lie in (0, 1] and spread be >= 0, got {self.target} and {self.spread}")
+
+    def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
+        """The mixture for this progress."""
+        g = min(progress / self.target, 1.0)
+        normal = torch.randn(len(t), generator=gen) * self.spread + self.mean
+        return (1 - g) * t + g * normal.clamp(0, 1)
