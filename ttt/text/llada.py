@@ -15,9 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ttt.errors import DataError, suggest
+from ttt.text.template import Template
 from ttt.text.vocab import LLADA, Vocabulary
 
 SCHEMES = ("custom", "audio")
+NAMINGS = {LLADA: "custom", f"{LLADA}_audio": "audio"}  # what `ttt tokenizer` calls them
+PREFIXES = ("<custom_token_", "<special_token_", "<audio_token_")  # never part of a text
 CONTROLS = 10
 START_OF_SPEECH, END_OF_SPEECH, HUMAN, HUMAN_END, AI, AI_END, PAD = range(1, 8)
 MASK = "<|mdm_mask|>"  # of the scheme ``audio``; in ``custom`` it is the one token more than codes need
@@ -50,10 +53,15 @@ def scheme_of(token_id: Lookup) -> str:
 
 
 def extend(backend: Any, scheme: str, num_codes: int, num_books: int) -> Any:
-    """Add the tokens to a base tokenizer (in place).  Raises `DataError` when some of them are there already."""
+    """Add the tokens to a base tokenizer (in place); one that has the scheme's tokens stays as it is.
+
+    Raises `DataError` when only some of them are there.
+    """
     from tokenizers import AddedToken
 
     wanted = names(scheme, num_codes, num_books)
+    if all(backend.token_to_id(n) is not None for n in wanted if n != MASK):
+        return backend
     known = next((n for n in wanted if backend.token_to_id(n) is not None), None)
     if known is not None:
         raise DataError(f"tokenizer: {known!r} is there already; start from the backbone's own tokenizer")
@@ -62,6 +70,14 @@ def extend(backend: Any, scheme: str, num_codes: int, num_books: int) -> Any:
         AddedToken(n, special=i not in ordinary, normalized=False) for i, n in enumerate(wanted)
     ])  # fmt: skip
     return backend
+
+
+def template(scheme: str) -> Template:
+    """``<3> text <4> <5> <1> codes <2> <6>`` (numbers: added tokens); the delimiters of codes belong to the span."""
+    marks = {i: (token(scheme, i),) for i in range(CONTROLS)}
+    return Template(
+        empty_system=False, frames={"user": (marks[HUMAN], marks[HUMAN_END]), "assistant": (marks[AI], marks[AI_END])}
+    )
 
 
 def derive(token_id: Lookup, size: int, num_books: int = 0, mask_id: int | None = None) -> Vocabulary:
@@ -77,7 +93,8 @@ def derive(token_id: Lookup, size: int, num_books: int = 0, mask_id: int | None 
         if found != first + count:
             raise DataError(f"tokenizer: {token(scheme, count)!r} has id {found}, expected {first} + {count}")
         count += 1
-    num_codes = (count - CONTROLS) // books
+    codes = count - CONTROLS - (scheme == "custom")  # whose last token is the mask
+    num_codes = codes // books
     if num_codes < 1:
         raise DataError(f"tokenizer: {count} added tokens are too few for {books} positions a frame")
     after = CONTROLS + books * num_codes
@@ -88,9 +105,9 @@ def derive(token_id: Lookup, size: int, num_books: int = 0, mask_id: int | None 
             f"tokenizer: no token is left for the mask ({mask_name!r} is missing); name the id that the model was trained with "
             "as mask_id in vocab.json, or extend the backbone's own tokenizer ('ttt tokenizer')"
         )
-    if count - after > (scheme == "custom"):
+    if codes % books:
         raise DataError(
-            f"tokenizer: {count - CONTROLS} code tokens are not {books} positions of one size; say num_books in vocab.json"
+            f"tokenizer: {codes} code tokens are not {books} positions of one size; say num_books in vocab.json"
         )
     start = first + CONTROLS
     return Vocabulary(

@@ -14,7 +14,7 @@ Text-then-speech models write (spec of SLAM-Omni, section 3), the bar being wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt.errors import DataError
@@ -43,12 +43,24 @@ class Template:
     ``empty_system``: a system block is written although there is no message.  ``thought``: an empty thought before the last
     answer; "prompt": it belongs to the prompt, "answer": training learns to write it (decoding puts it in the prompt
     nevertheless), "": none.  ``tags``: around each text of an answer.  ``last_newline``: behind the last ``<|im_end|>``.
+    ``frames``: role -> marks before and behind a turn, for templates other than ChatML; roles it lacks are refused.
     """
 
     empty_system: bool = True
     thought: str = ""
     tags: tuple[str, str] | None = None
     last_newline: bool = True
+    frames: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
+
+    def header(self, role: str) -> Sequence[str]:
+        """What stands before the content of a turn."""
+        return (IM_START, role, "\n") if self.frames is None else self.frames[role][0]
+
+    def end(self, role: str, last: bool) -> Sequence[str]:
+        """What stands behind it."""
+        if self.frames is not None:
+            return self.frames[role][1]
+        return (IM_END,) if last and not self.last_newline else (IM_END, "\n")
 
 
 CHATML = Template()
@@ -74,20 +86,25 @@ def pieces(example: Example, open_answer: bool = False, template: Template = CHA
         return
     system = turns.pop(0) if turns[0].role == "system" else Turn("system", ())
     if template.empty_system or any(span.text or span.codes is not None for span in system.spans):
+        if template.frames is not None and "system" not in template.frames:
+            raise DataError(
+                f"example {example.uid!r}: this vocabulary's template has no place for a system message; leave it out (of a "
+                "task: system: '')"
+            )
         yield from _block(system, -1, template, last=False)
     for number, turn in enumerate(turns):
         if turn.role not in ("user", "assistant"):
             raise DataError(f"example {example.uid!r}: role {turn.role!r} after the first turn; roles: user, assistant")
         yield from _block(turn, number, template, last=number == len(turns) - 1 and not open_answer)
     if open_answer:
-        yield from _header("assistant", len(turns))
+        yield from _header("assistant", len(turns), template)
         if template.thought:
             yield from _marks(NO_THOUGHT, False, len(turns), "assistant")
 
 
 def _block(turn: Turn, number: int, template: Template, last: bool) -> Iterator[Piece]:
     target = turn.is_target
-    yield from _header(turn.role, number)
+    yield from _header(turn.role, number, template)
     if template.thought and target and last:
         yield from _marks(NO_THOUGHT, template.thought == "answer", number, turn.role)
     for span in turn.spans:
@@ -96,13 +113,11 @@ def _block(turn: Turn, number: int, template: Template, last: bool) -> Iterator[
         yield Piece(span, target, False, number, turn.role)
         yield from _marks(tags[1:] if tags else (), target, number, turn.role)
     if not (turn.spans and turn.spans[-1].kind == "audio" and turn.spans[-1].style.startswith("open")):
-        yield from _marks(
-            (IM_END,) if last and not template.last_newline else (IM_END, "\n"), target, number, turn.role
-        )
+        yield from _marks(template.end(turn.role, last), target, number, turn.role)
 
 
-def _header(role: str, number: int) -> Iterator[Piece]:
-    yield from _marks((IM_START, role, "\n"), False, number, role)
+def _header(role: str, number: int, template: Template) -> Iterator[Piece]:
+    yield from _marks(template.header(role), False, number, role)
 
 
 def _marks(texts: Sequence[str], target: bool, number: int, role: str) -> Iterator[Piece]:

@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 from ttt.errors import DataError, suggest
+from ttt.text import llada
 from ttt.text.template import NO_THOUGHT, Template, template_of
 from ttt.text.vocab import (
     FINAL_SPECIALS,
     INTERLEAVED,
+    LLADA,
     MULTIMODAL_SPECIALS,
     PLAIN,
     TAGGED,
@@ -36,10 +38,15 @@ _ADDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # special tokens
 class TextTokenizer:
     """A tokenizer with audio tokens, the `Vocabulary` derived from it, and the template that chats are written in."""
 
-    def __init__(self, backend, pad: str = "<|endoftext|>", num_books: int = 1) -> None:
+    def __init__(self, backend, pad: str = "<|endoftext|>", num_books: int = 0, mask_id: int | None = None) -> None:
+        """``num_books``: 0: as usual in the form (SNAC's seven for LLaDA-TTS, else one); ``mask_id``: see `ttt.text.llada`."""
         size = backend.get_vocab_size(with_added_tokens=True)
         self.backend = backend
-        self.vocab: Vocabulary = derive(backend.token_to_id, size, pad, num_books)
+        self.scheme = llada.scheme_of(backend.token_to_id)  # of token names; "" but in LLaDA-TTS
+        if self.scheme:
+            self.vocab: Vocabulary = llada.derive(backend.token_to_id, size, num_books, mask_id)
+        else:
+            self.vocab = derive(backend.token_to_id, size, pad, num_books or 1)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextTokenizer:
@@ -49,7 +56,11 @@ class TextTokenizer:
         """
         path = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / "vocab.json"
         said = Vocabulary.load(path) if Vocabulary.is_saved(path) else None
-        made = cls(_backend(folder), num_books=1 if said is None else said.num_books)
+        made = (
+            cls(_backend(folder))
+            if said is None
+            else cls(_backend(folder), num_books=said.num_books, mask_id=said.mask_id)
+        )
         if said is not None:
             if said != made.vocab:
                 raise DataError(
@@ -61,10 +72,15 @@ class TextTokenizer:
         return made
 
     @classmethod
-    def extended(cls, folder: str | Path, num_codes: int, num_books: int = 1, form: str = INTERLEAVED) -> TextTokenizer:
-        """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`."""
-        made = cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books)
-        if made.vocab.form != form:
+    def extended(
+        cls, folder: str | Path, num_codes: int, num_books: int = 1, form: str = INTERLEAVED, mask_id: int | None = None
+    ) -> TextTokenizer:
+        """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`.
+
+        ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
+        """
+        made = cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books, mask_id=mask_id)
+        if made.vocab.form != form and (made.vocab.form, made.scheme) != (LLADA, llada.NAMINGS.get(form)):
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
             )
@@ -78,6 +94,8 @@ class TextTokenizer:
     @cached_property
     def template(self) -> Template:
         """What stands around what is said (the form of the vocabulary decides)."""
+        if self.scheme:
+            return llada.template(self.scheme)
         return template_of(self.vocab.form, all(self.backend.token_to_id(t) is not None for t in NO_THOUGHT[::2]))
 
     @cached_property
@@ -110,6 +128,8 @@ class TextTokenizer:
     def refuse_specials(self, text: str, where: str) -> None:
         """Raise `DataError` when ordinary text spells a special token: it would act as one."""
         barred, others = self._special_texts
+        if self.scheme:  # codes are too many to look for one by one
+            others += tuple(p for p in llada.PREFIXES if p in text)
         for token in (*others, *barred) if "<|" in text else others:
             if token in text:
                 raise DataError(
@@ -121,7 +141,8 @@ class TextTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
         config = {
-            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|endoftext|>", "eos_token": "<|im_end|>",
+            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": self.token(self.vocab.pad_id),
+            "eos_token": self.token(self.vocab.im_end_id),
             "clean_up_tokenization_spaces": False, "model_max_length": 1_000_000,
         }  # fmt: skip
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -145,8 +166,11 @@ def extend(backend, num_codes: int, num_books: int = 1, form: str = INTERLEAVED)
     """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are."""
     from tokenizers import AddedToken
 
+    if form in llada.NAMINGS:
+        return llada.extend(backend, llada.NAMINGS[form], num_codes, num_books)
     if form not in _ADDED:
-        raise DataError(f"form {form!r} is none of {', '.join(_ADDED)}.{suggest(form, _ADDED)}")
+        known = [*_ADDED, *llada.NAMINGS]
+        raise DataError(f"form {form!r} is none of {', '.join(known)}.{suggest(form, known)}")
 
     def special(names: Iterable[str]):
         return [AddedToken(n, special=True, normalized=False) for n in names if backend.token_to_id(n) is None]

@@ -90,6 +90,8 @@ class Vocabulary:
         del special["code_start"]
         if self.form == LLADA:
             special["mask_id"] = self.mask_id
+            if not 0 <= self.mask_id < self.size:
+                raise DataError(f"vocabulary: mask_id = {self.mask_id} must lie in [0, {self.size})")
         if len(set(special.values())) != len(special):
             raise DataError(f"vocabulary: special ids must differ, got {special}")
         codes = range(self.code_start, self.code_stop)

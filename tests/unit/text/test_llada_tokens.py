@@ -1,0 +1,155 @@
+"""Tokens of LLaDA-TTS: the published ids, both schemes of names, the template, and the way back."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.conftest import SENTENCES
+from ttt.data.spans import encode_example
+from ttt.errors import DataError
+from ttt.sampling.interleave import spans_of
+from ttt.text import llada
+from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.text.vocab import Vocabulary
+from ttt.types import Example, Kind, Span, Turn
+
+LLAMA3 = 128_256
+FORMS = {"llada_tts": "custom", "llada_tts_audio": "audio"}
+
+
+def published(scheme, codes=4096, books=7, base=LLAMA3):
+    return {name: base + i for i, name in enumerate(llada.names(scheme, codes, books))}
+
+
+@pytest.fixture(scope="module", params=list(FORMS))
+def tokenizer(request):
+    return train_bpe(SENTENCES * 3, 300, 5, 3, request.param)
+
+
+@pytest.mark.parametrize("scheme", llada.SCHEMES)
+def test_published_ids(scheme):
+    table = published(scheme)
+    v = llada.derive(table.get, LLAMA3 + len(table))
+    assert len(table) == 28_683 and v.size == 156_939
+    assert (v.soa_id, v.eoa_id, v.im_start_id, v.im_end_id, v.pad_id) == (128_257, 128_258, 128_259, 128_262, 128_263)
+    assert v.soa_last_id == v.soa_id and v.eoa_last_id == v.user_end_id == v.eoa_id
+    starts = [v.code_ids(np.zeros((1, 7), np.int32))[q] for q in range(7)]
+    assert starts == [128_266, 132_362, 136_458, 140_554, 144_650, 148_746, 152_842]
+    assert v.code_stop == 156_938 == v.mask_id
+    assert v.code_ids(np.array([[0, 0, 0, 0, 100, 0, 0]]))[4] == 144_750
+    text = [0, 128_009, v.soa_id, v.eoa_id, v.im_end_id, v.pad_id]
+    assert not v.is_audio(np.array(text)).any() and v.is_audio(np.array([128_266, 156_937, v.mask_id])).all()
+
+
+def test_both_schemes_are_one_vocabulary():
+    assert len({llada.derive(published(s).get, 156_939).digest for s in llada.SCHEMES}) == 1
+
+
+@pytest.mark.parametrize("codes, books", [(8, 1), (64, 4), (4096, 7), (10, 8)])
+def test_any_number_of_positions(codes, books):
+    table = published("custom", codes, books, base=100)
+    v = llada.derive(table.get, 100 + len(table), books)
+    frames = np.random.default_rng(0).integers(0, codes, (20, books))
+    ids = v.code_ids(frames)
+    assert np.array_equal(v.frames(ids), frames) and np.array_equal(v.codes(ids), frames)
+    assert np.array_equal((ids - v.code_start).reshape(20, books) // codes, np.tile(np.arange(books), (20, 1)))
+
+
+def test_the_constant_of_the_published_programs_may_be_the_mask():
+    table = published("audio")
+    del table[llada.MASK]  # 28,682 tokens: none is left for the mask
+    with pytest.raises(DataError, match="no token is left for the mask .*name the id that the model was trained with"):
+        llada.derive(table.get, 156_938)
+    v = llada.derive(table.get, 156_938, mask_id=126_336)
+    assert v.mask_id == 126_336 and v.is_audio(126_336) and not v.is_audio(126_335)
+    assert v.is_audio(np.array([126_335, 126_336, 128_266])).tolist() == [False, True, True]
+    with pytest.raises(DataError, match="mask_id = 200000 must lie in"):
+        llada.derive(table.get, 156_938, mask_id=200_000)
+    with pytest.raises(DataError, match="special ids must differ"):
+        llada.derive(table.get, 156_938, mask_id=128_257)
+
+
+def test_wrong_tokens_are_named():
+    table = published("custom", 4, 2, base=50)
+    with pytest.raises(DataError, match=r"'<custom_token_3>' has id 7, expected 50 \+ 3"):
+        llada.derive({**table, "<custom_token_3>": 7}.get, 100, 2)
+    with pytest.raises(DataError, match="8 code tokens are not 5 positions of one size; say num_books"):
+        llada.derive(table.get, 100, 5)
+    with pytest.raises(DataError, match="too few for 30 positions"):
+        llada.derive(table.get, 100, 30)
+    with pytest.raises(DataError, match="token scheme 'customs' is none of custom, audio. Did you mean 'custom'"):
+        llada.names("customs", 4, 2)
+
+
+@pytest.mark.parametrize("ids, message", [
+    ([0, 5, 10, 1, 5], r"rows\[3\]: 5 codes are no whole frames of 3; cut the last 2 codes off"),
+    ([0, 5, 15], r"id 115 at place 2 is no code for position 2 of frame 0, whose ids are 110 to 114"),
+    ([0, 5, 10, 5, 5, 10], r"id 105 at place 3 is no code for position 0 of frame 1, whose ids are 100 to 104"),
+    ([-4, 5, 10], r"id 96 at place 0"),
+])  # fmt: skip
+def test_ids_out_of_range_name_their_place(ids, message):
+    v = llada.derive(published("custom", 5, 3, base=90).get, 200, 3)
+    with pytest.raises(DataError, match=message):
+        v.frames(np.array(ids) + v.code_start, "rows[3]")
+
+
+def test_sequence(tokenizer):
+    v = tokenizer.vocab
+    codes = np.array([[0, 1, 2], [4, 3, 0]], dtype=np.int32)
+    example = Example(
+        "a", (Turn("user", (Span("text", "a cat"),)), Turn("assistant", (Span("audio", codes=codes, style="last"),)))
+    )
+    stream = encode_example(example, tokenizer)
+    first = tokenizer.backend.token_to_id(llada.token(tokenizer.scheme, 0))
+    words = tokenizer.encode("a cat")
+    ids = v.code_ids(codes).tolist()
+    assert stream.ids.tolist() == [first + 3, *words, first + 4, first + 5, first + 1, *ids, first + 2, first + 6]
+    begin = len(words) + 3
+    assert stream.target.tolist() == [False] * begin + [True] * 9
+    assert (stream.kind == Kind.AUDIO).sum() == 6 and stream.segments[0].start == begin + 1
+    prompt = encode_example(Example("a", example.turns[:1]), tokenizer, open_answer=True)
+    assert prompt.ids.tolist() == [first + 3, *words, first + 4, first + 5]
+    back = spans_of(stream.ids[begin:].tolist(), tokenizer)
+    assert [s.kind for s in back] == ["audio"] and np.array_equal(back[0].codes, codes)
+
+
+def test_no_place_for_a_system_message(tokenizer):
+    turns = (Turn("system", (Span("text", "be kind"),)), Turn("user", (Span("text", "on"),)))
+    with pytest.raises(DataError, match="no place for a system message"):
+        encode_example(Example("a", turns), tokenizer)
+    assert len(encode_example(Example("a", (Turn("system", ()), turns[1])), tokenizer)) > 2
+
+
+@pytest.mark.parametrize("spelled", ["<custom_token_12>", "<audio_token_2>", "<special_token_1>"])
+def test_text_must_not_spell_codes(tokenizer, spelled):
+    with pytest.raises(DataError, match="text contains the special token"):
+        tokenizer.refuse_specials(f"say {spelled} now", "here")
+    tokenizer.refuse_specials("1 < 2 and <b>bold</b>", "here")
+
+
+def test_saved_and_loaded(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    again = TextTokenizer.load(tmp_path)
+    assert again.vocab == tokenizer.vocab and again.scheme == tokenizer.scheme
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["pad_token"] == llada.token(tokenizer.scheme, 7)
+    assert config["eos_token"] == llada.token(tokenizer.scheme, 6)
+    other = replace(tokenizer.vocab, mask_id=3)  # a model that was trained with another mask
+    other.save(tmp_path / "vocab.json")
+    assert TextTokenizer.load(tmp_path).vocab.mask_id == 3
+    assert Vocabulary.load(tmp_path / "vocab.json").digest != tokenizer.vocab.digest
+
+
+def test_a_backbone_is_extended(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    made = TextTokenizer.extended(tmp_path, 4, 7, "llada_tts_audio")
+    assert made.vocab.size == 3 + 10 + 28 + 1 and made.vocab.form == "llada_tts" and made.vocab.num_books == 7
+    made.save(tmp_path / "more")
+    again = TextTokenizer.extended(tmp_path / "more", 4, 7, "llada_tts_audio", mask_id=1)
+    assert again.vocab == replace(made.vocab, mask_id=1)
+    with pytest.raises(DataError, match="is there already"):
+        TextTokenizer.extended(tmp_path / "more", 5, 7, "llada_tts_audio")
