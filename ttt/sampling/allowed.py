@@ -33,7 +33,8 @@ class Allowed:
         """From the model's vocabulary; ids that only fill its embedding up are never written."""
         v = model.tokenizer.vocab
         ids = torch.arange(model.num_ids)
-        text = (ids < v.audio_start) & (ids != v.user_end_id) & (ids != v.im_start_id) & (ids != v.pad_id)
+        never = torch.tensor((v.user_end_id, v.im_start_id, v.pad_id, v.mask_id))
+        text = (ids < v.audio_start) & ~torch.isin(ids, never)
         codes = (ids >= v.code_start) & (ids < v.code_stop)
         ends = (v.eoa_id, v.eoa_last_id)
         span = codes | torch.isin(ids, torch.tensor(ends))
