@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,7 +106,7 @@ class Constraint(ABC):
 
     @abstractmethod
     def ranges(self, books: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-        """The ranges of ids [start, stop) that places take their codes from; none: nothing is restricted."""
+        """The ranges of ids [start, stop) that places take their codes from."""
 
     @abstractmethod
     def range_at(self, places: Tensor, books: Sequence[tuple[int, int]]) -> Tensor:
@@ -368,6 +369,49 @@ class Normalizer(ABC):
 
 class Converter(ABC):
     """Reads a foreign data format row by row; nothing of it is kept in memory.
+class OptimizerSpec(ABC):
+    """Which optimiser, with the settings that it has alone; what all have (lr, betas, eps, ...) stands in ``train``.
+
+    ``elementwise``: no number moves by what other numbers do, so that ZeRO may hand out flat pieces of parameters.
+    ``clips``: it limits gradients by a rule of its own, and ``train.clip_norm`` is left out.  ``beta1_may_move``: its groups'
+    ``betas`` may change from step to step (``train.final_beta1``).
+    """
+
+    elementwise: ClassVar[bool] = False
+    clips: ClassVar[bool] = False
+    beta1_may_move: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, model: torch.nn.Module, train: Any) -> torch.optim.Optimizer:
+        """The optimiser over the trainable parameters of ``model``; ``train``: the section of the configuration.
+
+        Its state lies in tensors by parameter (checkpoints hold ``optimizer.state`` by parameter name); ``lr`` of every group
+        is set before each step.
+        """
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When an update happens: its number (from 0), whole epochs done, and the share of the decay that is over, 0 to 1."""
+
+    update: int
+    epoch: int
+    decayed: float
+    warmup_steps: int
+
+
+class LrSchedule(ABC):
+    """The learning rate as a pure function of progress: ``train.lr`` x `warmup` x `decay`, the latter above its floor."""
+
+    def warmup(self, at: Moment) -> float:
+        """Linear over ``at.warmup_steps`` updates, 1 afterwards."""
+        return min(1.0, (at.update + 1) / at.warmup_steps) if at.warmup_steps else 1.0
+
+    @abstractmethod
+    def decay(self, at: Moment) -> float:
+        """Factor >= 0; ``at.decayed`` goes from 0 (end of the warm-up, or ``train.decay_start``) to 1 (end of the run)."""
+
+
 
     ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.formats.example_to_json`, whose audio spans may
     still be sound files: ``{"wav": path, "style": ...}``) or ``utterances`` (it gives `ttt.data.convert.core.Speech`).

@@ -90,7 +90,8 @@ def examine(
     random_start = not (config.model.path or config.train.init_from)
     found: list[Finding] = []
     if tokenizer is not None:
-        schedule = lambda update, seconds: lr_at(config.train, update, seconds)  # noqa: E731
+        per_update = rows[-1].get("train/epoch", 0.0) / rows[-1]["step"] if rows else 0.0
+        schedule = lambda update, seconds: lr_at(config.train, update, seconds, update * per_update + 1e-9)  # noqa: E731
         found += check_log(rows, config.train.steps, tokenizer.vocab.size, schedule, restarts, random_start)
     if problem:
         found.append(Finding("run/tokenizer", SKIP, problem))

@@ -173,6 +173,20 @@ SAMPLES: dict[str, Sample] = {
             "total": "return float(statistics[0] / statistics[1]) if statistics[1] else float(\"nan\")",
         },
     ),
+    "optimizer": Sample(
+        "Stochastic gradient descent with momentum.",
+        imports="import torch",
+        members="momentum: float = 0.9",
+        bodies={
+            "build": "trained = [p for p in model.parameters() if p.requires_grad]\n"
+            "return torch.optim.SGD(trained, lr=train.lr, momentum=self.momentum, weight_decay=train.weight_decay)",
+        },
+    ),
+    "lr_schedule": Sample(
+        "Falls with a power of the share of the decay that is over.",
+        members="power: float = 2.0",
+        bodies={"decay": "return (1 - at.decayed) ** self.power"},
+    ),
     "converter": Sample(
         "Lines of question, tab, answer.",
         imports="from ttt.data.records import RecordError\nfrom ttt.errors import DataError",

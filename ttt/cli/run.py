@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 
 def train(arguments: argparse.Namespace) -> int:
     """Train ``objective`` on ``data.train``; goes on from the latest complete checkpoint of ``run.dir``."""
-    config = configure(arguments, ("run.dir", "data.train", "data.tokenizer", "train.steps"))
+    from ttt.train.optim import check_section
+
+    config = configure(arguments, ("run.dir", "data.train", "data.tokenizer"))
+    check_section(config.train)
+    steps = config.train.steps
+    length = f"{steps} updates" if isinstance(steps, int) else f"{config.train.epochs:g} epochs"
     plan = [
         f"read examples of {config.data.train}",
-        f"train {type(config.objective).registered_name!r} for {config.train.steps} updates",
+        f"train {type(config.objective).registered_name!r} for {length}",
         f"write checkpoints to {Path(config.run.dir) / 'checkpoints'}",
     ]
     if dry_run(arguments, config, plan):

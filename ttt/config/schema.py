@@ -50,6 +50,8 @@ class DataSection:
     )
     row_tokens: int = 512  # longest row
     batch_tokens: int = 2048  # positions per micro-batch and rank (a whole number of rows when packed)
+    buckets: int = 0  # with pack=false: batches come from this many buckets of like length; 0: from sorted pools
+    quadratic_tokens: float = 0.0  # with pack=false: a row of n tokens counts as n + n^2 / this of batch_tokens; 0: as n
     max_drop_share: float = 0.01  # fail when a larger share of examples is longer than a row
     long_rows: str = "drop"  # examples longer than a row: drop | cut (speech, at the border of a frame; else dropped)
     prefetch: int = 2  # micro-batches made ahead in a thread; 0: each when it is asked for
@@ -102,19 +104,22 @@ class TrainSection:
     """The optimiser's side of a run."""
 
     steps: int = MISSING  # type: ignore[assignment]  # optimiser updates
+    epochs: float = 0.0  # length of a run in passes over the data, where steps is not given
     accumulate: int = 1  # micro-batches per update and rank
-    optimizer: str = "adamw"  # adamw | muon (hidden matrices; adamw for the rest)
+    optimizer: Any = component("optimizer", "adamw")
     lr: float = 2.0e-5  # peak learning rate
-    schedule: str = "cosine"  # cosine | linear | constant (after warm-up)
+    schedule: Any = component("lr_schedule", "cosine")  # after warm-up
     schedule_by: str = "steps"  # steps | seconds: decay over steps, or over max_seconds (not reproducible bit for bit)
     warmup_steps: int = 0  # linear warm-up
+    warmup_epochs: float = 0.0  # its length in passes over the data, where warmup_steps is 0
     decay_start: float = 0.0  # share of the steps (or seconds) after which the decay begins
     min_lr_ratio: float = 0.0  # floor of the learning rate as a share of the peak
     betas: tuple[float, float] = (0.9, 0.95)
+    final_beta1: float = 0.0  # beta1 at the end of the run, reached in a straight line, lr / (1 - beta1) kept; 0: it stays
     eps: float = 1.0e-8
     weight_decay: float = 0.01  # not applied to norms, biases and embeddings' own rows when decay_embeddings is false
     decay_embeddings: bool = True
-    clip_norm: float = 1.0  # 0: no clipping
+    clip_norm: float = 1.0  # 0: no clipping; scaled_adam clips by a rule of its own instead
     autocast: str = "none"  # none | bfloat16
     engine: str = "local"  # local (one process, or data parallelism under torchrun) | deepspeed (ZeRO)
     zero_stage: int = 0  # deepspeed: 1 | 2 | 3; 0: what train.deepspeed says, else 2

@@ -142,6 +142,7 @@ def training_loader(
         return Loader(
             streams, tokenizer.vocab, row_tokens=data.row_tokens, batch_tokens=data.batch_tokens, seed=seed,
             accumulate=accumulate, rank=rank, world=world, strategies=strategies, pack=data.pack,
+            buckets=data.buckets, quadratic=data.quadratic_tokens,
             max_drop_share=data.max_drop_share if max_drop_share is None else max_drop_share,
             cut_long=data.long_rows == "cut",
         )  # fmt: skip

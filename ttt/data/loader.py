@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ttt.data.batching import Rows, bucketed, counts, pooled
 from ttt.data.packing import PackingReport, collate, longest_first, pack_lengths
 from ttt.data.shorten import shortened
 from ttt.data.streams import Streams, as_streams
@@ -25,7 +26,6 @@ from ttt.text.vocab import Vocabulary
 from ttt.types import PackedBatch, TokenStream
 
 log = logging.getLogger(__name__)
-Rows = list[list[int]]  # rows of example numbers
 POOL_BATCHES = 8
 POOL_ROWS = 32  # rows that are filled from one pool of examples, the longest first
 WINDOW = 1 << 16
@@ -37,7 +37,8 @@ class Loader:
     ``micro_batch(update, index)`` is the ``index``-th of ``accumulate`` micro-batches of optimiser update ``update`` on
     this rank.  ``pack``: rows of ``row_tokens`` filled with several documents (right for kernels that skip masked blocks);
     otherwise one document a row and rows of similar length together, ``batch_tokens`` at most with padding (right for
-    dense masks, whose cost grows with the square of the row).  ``cut_long``: examples longer than a row end at the border of a
+    dense masks, whose cost grows with the square of the row): inside sorted pools, or with ``buckets`` > 0 from that many
+    buckets; ``quadratic``: see `ttt.data.batching`.  ``cut_long``: examples longer than a row end at the border of a
     frame, where they can, instead of being dropped.  Windows differ a little in their number of batches: each
     counts as ``updates_per_window`` updates, what is left over is skipped, what is missing is taken from its start.  An
     epoch of at most `WINDOW` examples is one window.
@@ -46,10 +47,12 @@ class Loader:
     def __init__(
         self, streams: Sequence[TokenStream], vocab: Vocabulary, *, row_tokens: int, batch_tokens: int, seed: int,
         accumulate: int = 1, rank: int = 0, world: int = 1, strategies: Sequence[Strategy] = (),
-        max_drop_share: float = 0.01, pack: bool = True, cut_long: bool = False,
+        max_drop_share: float = 0.01, pack: bool = True, cut_long: bool = False, buckets: int = 0, quadratic: float = 0.0,
     ):  # fmt: skip
         if batch_tokens < row_tokens or (pack and batch_tokens % row_tokens):
             raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
+        if pack and (buckets or quadratic):
+            raise ConfigError("data.buckets, data.quadratic_tokens: they are for one document a row; set data.pack=false")
         self.vocab, self.row_tokens, self.batch_tokens, self.seed, self.pack = (
             vocab,
             row_tokens,
@@ -64,6 +67,7 @@ class Loader:
             source = shortened(source, row_tokens, vocab.num_books)
             self.report.cut = [source.uid(number) for number in source.cuts]
         self.streams, self.lengths = fitting(source, row_tokens, max_drop_share, self.report, self._rooms)
+        self.buckets, self._cost = buckets, counts(self.lengths, quadratic)
         self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
         self._ordered: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
         self.digest = self.streams.digest
@@ -138,7 +142,7 @@ class Loader:
             rng.permutation(len(whole))
             if window:
                 rng = np.random.default_rng(derive_seed(self.seed, "order", epoch, window))
-            batches = self._packed(order, rng) if self.pack else self._bucketed(order)
+            batches = self._packed(order, rng) if self.pack else self._one_a_row(order.tolist())
             self._planned = ((epoch, window), [batches[i] for i in rng.permutation(len(batches))])
         return self._planned[1]
 
@@ -156,19 +160,12 @@ class Loader:
         size = self.batch_tokens // self.row_tokens
         return [rows[at : at + size] for at in range(0, len(rows), size)]
 
-    def _bucketed(self, order: np.ndarray) -> list[Rows]:
-        # Sorting inside pools of a few batches keeps rows of a batch alike and batches still a mixture.
-        pool = max(1, POOL_BATCHES * self.batch_tokens * len(self.lengths) // int(self.lengths.sum()))
-        batches: list[Rows] = []
-        for at in range(0, len(order), pool):
-            rows: Rows = []
-            for index in sorted(order[at : at + pool].tolist(), key=lambda i: -self.lengths[i]):
-                if rows and (len(rows) + 1) * self.lengths[rows[0][0]] > self.batch_tokens:
-                    batches.append(rows)
-                    rows = []
-                rows.append([index])
-            batches.append(rows)
-        return batches
+    def _one_a_row(self, order: list[int]) -> list[Rows]:
+        if self.buckets:
+            return bucketed(order, self._cost, self.batch_tokens, self.buckets)
+        # Pools of a few batches keep rows of a batch alike and batches still a mixture.
+        pool = max(1, POOL_BATCHES * self.batch_tokens * len(self._cost) // int(self._cost.sum()))
+        return pooled(order, self._cost, self.batch_tokens, pool)
 
 
 def fitting(

@@ -24,7 +24,9 @@ TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.t
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))
 NORMALIZER = Registry("normalizer", "text normalizer", _I + "Normalizer", builtin=("ttt.eval.normalizers",))
+OPTIMIZER = Registry("optimizer", "optimizer", _I + "OptimizerSpec", builtin=("ttt.train.optimizers",))
+LR_SCHEDULE = Registry("lr_schedule", "learning-rate schedule", _I + "LrSchedule", builtin=("ttt.train.schedules",))
 CONVERTER = Registry(
     "converter", "data converter", _I + "Converter",
-    builtin=("ttt.data.convert.chats", "ttt.data.convert.spoken", "ttt.data.convert.corpora"),
+    builtin=("ttt.data.convert.chats", "ttt.data.convert.spoken", "ttt.data.convert.corpora", "ttt.data.convert.features"),
 )  # fmt: skip

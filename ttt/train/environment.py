@@ -27,7 +27,7 @@ PACKAGES = (
 # the data may differ because their contents are compared by digest.
 HARMLESS = (
     "run.dir", "run.overwrite", "run.threads", "run.device", "data.corpus", "data.splits", "data.dir", "data.jobs",
-    "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.max_seconds",
+    "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.epochs", "train.max_seconds",
     "train.max_time", "train.max_tokens",
     "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps", "train.keep_checkpoints",
     "train.resume", "train.tensorboard", "eval", "judge", "tasks", "codec", "data.prefetch", "model.attention", "model.compile",
@@ -155,7 +155,10 @@ def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) 
     old, new = flatten(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}), flatten(yaml.safe_load(config_yaml))
     if set(new) - set(old):
         today = flatten(_as_read_today(stored))
-        old = {**{key: today[key] for key in set(new) & set(today)}, **old}
+        # A plain value that has become a block with a name: `optimizer: adamw`.
+        blocks = {key for key in old if f"{key}.name" in today}
+        old = {**{k: today[k] for k in set(new) & set(today)}, **{k: v for k, v in old.items() if k not in blocks}}
+        old.update({k: v for k, v in today.items() if any(k.startswith(f"{b}.") for b in blocks)})
     serious, harmless = differences(old, new)
     data = folder / "data.json"
     before = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {}

@@ -1,128 +1,140 @@
-"""AdamW with parameter groups by module type, and the learning rate as a pure function of progress."""
+"""The learning rate and beta1 as pure functions of progress, the length of a run, and checks of the section ``train``."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-from ttt.config.schema import TrainSection
+from ttt.config.schema import MISSING, TrainSection
 from ttt.errors import ConfigError, suggest
+from ttt.interfaces import LrSchedule, Moment, OptimizerSpec
+from ttt.registry.families import LR_SCHEDULE, OPTIMIZER
 
 log = logging.getLogger(__name__)
 
-SCHEDULES = ("cosine", "linear", "constant")
 PROGRESS = ("steps", "seconds")
 
 
-def lr_at(train: TrainSection, update: int, elapsed_s: float = 0.0) -> float:
-    """Learning rate of update number ``update`` (from 0).
+def optimizer_of(train: TrainSection) -> OptimizerSpec:
+    """``train.optimizer`` as an object, if it is only a name yet."""
+    return OPTIMIZER.build(train.optimizer, "train.optimizer")
 
-    Warm-up is linear over ``warmup_steps`` updates.  The decay goes from progress ``decay_start`` to 1, where progress
-    is ``update / steps`` (and the decay waits for the warm-up's end), or with ``schedule_by: seconds`` the larger of
-    that and ``elapsed_s / max_seconds``.
+
+def optimizer_name(train: TrainSection) -> str:
+    """The name ``train.optimizer`` is registered under."""
+    spec = optimizer_of(train)
+    return getattr(type(spec), "registered_name", type(spec).__name__)
+
+
+def schedule_of(train: TrainSection) -> LrSchedule:
+    """``train.schedule`` as an object, if it is only a name yet."""
+    return LR_SCHEDULE.build(train.schedule, "train.schedule")
+
+
+def build_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
+    """The optimiser of a run over the model's trainable parameters."""
+    return optimizer_of(train).build(model, train)
+
+
+def set_progress(group: dict[str, Any], lr: float, beta1: float | None) -> None:
+    """Put the values of one update into a parameter group of an optimiser."""
+    group["lr"] = lr
+    if beta1 is not None:
+        group["betas"] = (beta1, group["betas"][1])
+
+
+def lr_at(train: TrainSection, update: int, elapsed_s: float = 0.0, epoch: float = 0.0) -> float:
+    """Learning rate of update number ``update`` (from 0), with ``epoch`` epochs done (whole ones count).
+
+    Warm-up is linear over ``warmup_steps`` updates, unless the schedule has its own.  The decay goes from progress
+    ``decay_start`` to 1, where progress is ``update / steps`` (and the decay waits for the warm-up's end), or with
+    ``schedule_by: seconds`` the larger of that and ``elapsed_s / max_seconds``.
 
     >>> train = TrainSection(steps=10, lr=1.0, schedule="linear", warmup_steps=2)
     >>> [lr_at(train, u) for u in (0, 1, 2, 6)]
     [0.5, 1.0, 1.0, 0.5]
     """
-    progress = update / train.steps
+    progress = _progress(train, update, elapsed_s)
     start = max(train.decay_start, train.warmup_steps / train.steps)
     if train.schedule_by == "seconds":
-        progress = max(progress, elapsed_s / train.max_seconds)
         start = train.decay_start
     x = 0.0 if progress <= start else min(1.0, (progress - start) / (1.0 - start))
-    if train.schedule == "cosine":
-        falling = 0.5 * (1.0 + math.cos(math.pi * x))
-    elif train.schedule == "linear":
-        falling = 1.0 - x
-    else:
-        falling = 1.0
-    warm = min(1.0, (update + 1) / train.warmup_steps) if train.warmup_steps else 1.0
-    return train.lr * warm * (train.min_lr_ratio + (1.0 - train.min_lr_ratio) * falling)
+    schedule = schedule_of(train)
+    at = Moment(update=update, epoch=math.floor(epoch), decayed=x, warmup_steps=train.warmup_steps)
+    falling = train.min_lr_ratio + (1.0 - train.min_lr_ratio) * schedule.decay(at)
+    lr = train.lr * schedule.warmup(at) * falling
+    beta1 = beta1_at(train, update, elapsed_s)
+    return lr if beta1 is None else lr * (1.0 - train.betas[0]) / (1.0 - beta1)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_embeddings: bool = True) -> list[dict]:
-    """Two groups of trainable parameters, each parameter once: decayed, and not decayed.
+def beta1_at(train: TrainSection, update: int, elapsed_s: float = 0.0) -> float | None:
+    """beta1 on its straight way from ``betas[0]`` to ``final_beta1``; None: it stays.
 
-    Not decayed: everything in a normalisation module, vectors and scalars (biases, gains), and, unless
-    ``decay_embeddings``, the rows of embeddings with the output layer tied to them.
+    LLaDA's momentum decay.  `lr_at` keeps lr / (1 - beta1), the length of a step in a constant gradient's direction, on
+    the schedule.
+
+    >>> train = TrainSection(steps=10, betas=(0.9, 0.95), final_beta1=0.5)
+    >>> [beta1_at(train, u) for u in (0, 5, 10)]
+    [0.9, 0.7, 0.5]
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    seen: set[int] = set()
-    # Embeddings first: a matrix tied to the output layer counts as an embedding.
-    for module in sorted(model.modules(), key=lambda m: not isinstance(m, nn.Embedding)):
-        exempt = _is_norm(module) or (isinstance(module, nn.Embedding) and not decay_embeddings)
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                (plain if exempt or parameter.ndim < 2 else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
+    if not train.final_beta1:
+        return None
+    left = 1.0 - min(1.0, _progress(train, update, elapsed_s))
+    return train.final_beta1 + (train.betas[0] - train.final_beta1) * left
 
 
-def build_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
-    """``train.optimizer``: AdamW, or Muon on hidden matrices with AdamW for embeddings, heads, vectors and gains."""
-    if train.optimizer == "adamw":
-        return build_adamw(model, train)
-    from ttt.train.muon import Muon
-
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    head = getattr(getattr(model, "hf", None), "get_output_embeddings", lambda: None)()
-    tables |= {id(head.weight)} if head is not None else set()
-    groups = []
-    for group in parameter_groups(model, train.weight_decay, train.decay_embeddings):
-        for matrix in (True, False):
-            chosen = [p for p in group["params"] if (p.ndim == 2 and id(p) not in tables) == matrix]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": group["weight_decay"], "matrix": matrix})
-    if not groups:
-        raise ConfigError("train: the model has no trainable parameters; check what is frozen")
-    return Muon(groups, train.lr, (train.betas[0], train.betas[1]), train.eps)
+def _progress(train: TrainSection, update: int, elapsed_s: float) -> float:
+    by_steps = update / train.steps
+    return max(by_steps, elapsed_s / train.max_seconds) if train.schedule_by == "seconds" else by_steps
 
 
-def build_adamw(model: nn.Module, train: TrainSection) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, fused where every parameter allows it.  The learning rate is set at each step."""
-    groups = parameter_groups(model, train.weight_decay, train.decay_embeddings)
-    if not groups:
-        raise ConfigError("train: the model has no trainable parameters; check what is frozen")
-    parameters = [p for g in groups for p in g["params"]]
-    if any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters):
-        log.warning(
-            "weights are trained in %s: updates below its precision are lost; model.dtype=float32 with "
-            "train.autocast=bfloat16 keeps them", parameters[0].dtype,
-        )  # fmt: skip
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps, fused=fused)
+def with_length(train: TrainSection, epoch_of: Callable[[int], float]) -> TrainSection:
+    """The section with ``steps`` and ``warmup_steps`` in updates, where they were given in epochs; steps win.
+
+    ``epoch_of``: epochs done when an update starts.
+    """
+    per_epoch = 1.0 / epoch_of(1)
+    changed: dict[str, Any] = {}
+    if not isinstance(train.steps, int):
+        changed["steps"] = max(1, math.ceil(train.epochs * per_epoch - 1e-6))
+        log.info("train: %g epochs are %d updates", train.epochs, changed["steps"])
+    if train.warmup_epochs and not train.warmup_steps:
+        changed["warmup_steps"] = round(train.warmup_epochs * per_epoch)
+        log.info("train: the warm-up of %g epochs takes %d updates", train.warmup_epochs, changed["warmup_steps"])
+    return dataclasses.replace(train, **changed) if changed else train
 
 
 def check_section(train: TrainSection) -> None:
     """Refuse values that cannot run, naming the key."""
-    for key, known in (
-        ("optimizer", ("adamw", "muon")), ("schedule", SCHEDULES), ("schedule_by", PROGRESS),
-        ("autocast", ("none", "bfloat16")),
-    ):  # fmt: skip
+    optimizer, _ = optimizer_of(train), schedule_of(train)
+    for key, known in (("schedule_by", PROGRESS), ("autocast", ("none", "bfloat16"))):
         value = getattr(train, key)
         if value not in known:
             raise ConfigError(f"train.{key}: no {value!r}.{suggest(value, known)} Known: {', '.join(known)}")
-    for key, least in (("steps", 1), ("accumulate", 1), ("keep_checkpoints", 1), ("warmup_steps", 0)):
+    if train.steps == MISSING and train.epochs <= 0:
+        raise ConfigError("train.steps: missing mandatory value; give train.steps=... or train.epochs=...")
+    at_least: tuple[tuple[str, int], ...] = (("accumulate", 1), ("keep_checkpoints", 1), ("warmup_steps", 0))
+    for key, least in (*at_least, *([("steps", 1)] if train.steps != MISSING else [])):
         if not isinstance(getattr(train, key), int) or getattr(train, key) < least:
             raise ConfigError(f"train.{key}: must be a whole number >= {least}, got {getattr(train, key)!r}")
-    every = ("log_every_steps", "eval_every_steps", "save_every_steps")
+    every = ("log_every_steps", "eval_every_steps", "save_every_steps", "epochs", "warmup_epochs")
     for key in (*every, "clip_norm", "max_seconds", "weight_decay", "lr"):
         if getattr(train, key) < 0:
             raise ConfigError(f"train.{key}: must be >= 0, got {getattr(train, key)!r}")
     for key in ("decay_start", "min_lr_ratio"):
         if not 0.0 <= getattr(train, key) <= 1.0:
             raise ConfigError(f"train.{key}: must lie in [0, 1], got {getattr(train, key)!r}")
+    if not 0.0 <= train.final_beta1 < 1.0:
+        raise ConfigError(f"train.final_beta1: must lie in [0, 1), got {train.final_beta1!r}")
+    if train.final_beta1 and not optimizer.beta1_may_move:
+        raise ConfigError(
+            f"train.final_beta1: {optimizer_name(train)} keeps its beta1; use train.optimizer=adamw or adam, or leave it 0"
+        )
     if train.schedule_by == "seconds" and train.max_seconds <= 0:
         raise ConfigError("train.schedule_by: seconds needs train.max_seconds > 0, the time the decay is spread over")
-
-
-def _is_norm(module: nn.Module) -> bool:
-    known = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
-    # Backbones define their own RMSNorm classes, which share no base but end in this word.
-    return isinstance(module, known) or type(module).__name__.endswith("Norm")

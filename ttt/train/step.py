@@ -41,8 +41,9 @@ class StepReport:
 
 
 def train_step(
-    engine: Engine, objective: Objective, window: Sequence[PackedBatch], *, update: int, seed: int, lr: float
-) -> StepReport:
+    engine: Engine, objective: Objective, window: Sequence[PackedBatch], *, update: int, seed: int, lr: float,
+    beta1: float | None = None,
+) -> StepReport:  # fmt: skip
     """Plans, counts over window and ranks, backward per micro-batch, one update.
 
     loss = sum over terms of scale * sum / global count; a term whose global count is zero is left out.  ``update``
@@ -78,7 +79,7 @@ def train_step(
     total = engine.sum_over_ranks({**local, "bad": float(bool(bad))})
     if total["bad"]:
         raise NonFiniteError(_loss_message(update, bad, window))
-    norm = engine.step(lr)
+    norm = engine.step(lr, beta1)
     if not math.isfinite(norm):
         raise NonFiniteError(
             f"step {update + 1}: the gradient's norm is {norm} (the losses are finite) in {name_examples(window)}; "

@@ -7,6 +7,7 @@ A run folder holds ``config.yaml``, ``command.txt``, ``env.json``, ``data.json``
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -39,7 +40,7 @@ from ttt.train.crash import load_crash, save_crash
 from ttt.train.engine import Engine, RankLostError, build_engine
 from ttt.train.engines.ranks import FellowError, is_lost_rank, lost_rank_message
 from ttt.train.limits import REASONS, check_limits, reached, time_limit_s
-from ttt.train.optim import check_section, lr_at
+from ttt.train.optim import beta1_at, check_section, lr_at, with_length
 from ttt.train.step import train_step, validation_losses
 from ttt.train.tracking import Progress, Tracker, Window, means
 from ttt.types import PackedBatch
@@ -104,6 +105,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         check_section(config.train)
         check_limits(config.train)
+        config = dataclasses.replace(config, train=with_length(config.train, loader.epoch_of))
         self.config, self.objective, self.loader = config, objective, loader
         self.dev_batches, self.callbacks = list(dev_batches), list(callbacks)
         self.folder = Path(config.run.dir)
@@ -219,13 +221,14 @@ class Trainer:
         """One update; on any failure its batches are saved first."""
         started = time.monotonic()
         update = self.state.step
-        self._lr = lr_at(self.config.train, update, self._elapsed_s)
+        self._lr = lr_at(self.config.train, update, self._elapsed_s, self.loader.epoch_of(update))
+        beta1 = beta1_at(self.config.train, update, self._elapsed_s)
         window: list[PackedBatch] = []
         try:
             for index in range(self.config.train.accumulate):
                 window.append(replace(self.loader.micro_batch(update, index), progress=update / self.config.train.steps))
             report = train_step(
-                self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr
+                self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr, beta1=beta1
             )
         except Exception as error:
             if not isinstance(error, FellowError) and not is_lost_rank(error):

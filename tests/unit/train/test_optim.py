@@ -8,8 +8,9 @@ from tiny_training import TinyLM
 from torch import nn
 
 from ttt.config.schema import TrainSection
-from ttt.errors import ConfigError
-from ttt.train.optim import build_adamw, check_section, lr_at, parameter_groups
+from ttt.errors import ConfigError, UnknownNameError
+from ttt.train.optim import build_optimizer, check_section, lr_at
+from ttt.train.optimizers import parameter_groups
 
 
 def section(**values) -> TrainSection:
@@ -31,6 +32,30 @@ def section(**values) -> TrainSection:
 def test_learning_rate(values, expected):
     train = section(**values)
     assert {u: lr_at(train, u) for u in expected} == pytest.approx(expected)
+
+
+def test_unknown_names_are_answered_with_the_right_spelling():
+    with pytest.raises(
+        UnknownNameError, match=r"train.schedule: no learning-rate schedule named 'cosin'. Did you mean 'cosine'\?"
+    ):
+        check_section(section(schedule="cosin"))
+    with pytest.raises(UnknownNameError, match=r"train.optimizer: no optimizer named 'adma'. Did you mean 'adam'\?"):
+        check_section(section(optimizer="adma"))
+
+
+def test_eden_equals_the_published_values():
+    train = section(schedule="eden", lr=0.05, warmup_steps=200)
+    assert lr_at(train, 0) == pytest.approx(0.025)
+    assert lr_at(train, 200) == pytest.approx(0.05 * 1.0016**-0.25)
+    assert lr_at(train, 5000, epoch=4.9) == pytest.approx(0.05 * 2**-0.5)  # whole epochs count: 4
+    assert lr_at(train, 100) == pytest.approx(0.05 * 0.75 * (100**2 / 5000**2 + 1) ** -0.25)
+
+
+def test_noam_rises_to_its_peak_and_falls():
+    train = section(schedule={"name": "noam", "width": 64}, lr=2.0, warmup_steps=10)
+    rates = [lr_at(train, u) for u in range(100)]
+    assert rates.index(max(rates)) == 9 and rates[9] == pytest.approx(2.0 * 64**-0.5 * 10**-0.5)
+    assert rates[0] == pytest.approx(rates[9] / 10) and rates[39] == pytest.approx(rates[9] / 2)
 
 
 def test_learning_rate_by_seconds_reaches_its_floor_when_the_time_is_over():
@@ -77,13 +102,14 @@ def test_frozen_parameters_are_not_optimised():
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable parameters"):
-        build_adamw(model, section())
+        build_optimizer(model, section())
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schedule": "cosin"}, r"train.schedule: no 'cosin'. Did you mean 'cosine'\? Known: cosine, linear, constant"),
+        ({"steps": "???"}, r"train.steps: missing mandatory value; give train.steps=... or train.epochs="),
+        ({"final_beta1": 1.0}, r"train.final_beta1: must lie in \[0, 1\)"),
         ({"schedule_by": "hours"}, r"train.schedule_by: no 'hours'"),
         ({"schedule_by": "seconds"}, r"schedule_by: seconds needs train.max_seconds > 0"),
         ({"autocast": "bf16"}, r"train.autocast: no 'bf16'"),

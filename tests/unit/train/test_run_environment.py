@@ -75,12 +75,16 @@ def test_a_run_from_before_a_field_existed_goes_on(tmp_path):
     recipe.write_text("run: {dir: x}\ntrain: {steps: 5}\ndata: {train: x, tokenizer: x}\nmodel: {preset: mini}\n")
     now = resolved_yaml(load_config([recipe]))
     stored = tmp_path / "config.yaml"
-    older = now.replace("  optimizer: adamw\n", "").replace("    length: null\n", "")
+    older = now.replace("  optimizer:\n    name: adamw\n", "").replace("    length: null\n", "")
     assert older != now
     stored.write_text(older)
     assert check_same_run(tmp_path, now, {}) == []
-    with pytest.raises(ConfigError, match="train.optimizer: 'adamw' -> 'muon'"):
+    with pytest.raises(ConfigError, match=r"train.optimizer.momentum: .*; train.optimizer.name: 'adamw' -> 'muon'"):
         check_same_run(tmp_path, resolved_yaml(load_config([recipe], ["train.optimizer=muon"])), {})
+    stored.write_text(now.replace("  optimizer:\n    name: adamw\n", "  optimizer: adamw\n"))  # before it was a block
+    assert check_same_run(tmp_path, now, {}) == []
+    with pytest.raises(ConfigError, match="train.optimizer.name: 'adamw' -> 'adam'"):
+        check_same_run(tmp_path, resolved_yaml(load_config([recipe], ["train.optimizer=adam"])), {})
     stored.write_text(now + "gone: {key: 1}\n")  # unreadable today: compared as it stands
     with pytest.raises(ConfigError, match=r"gone.key: 1 -> '\(absent\)'"):
         check_same_run(tmp_path, now, {})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.data.convert.chats import write_json
-from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, mapping
+from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, check_duration, mapping
 from ttt.data.records import RecordError, raw_records
 from ttt.errors import DataError
 from ttt.interfaces import Converter
@@ -104,6 +104,8 @@ class Lhotse(_Corpus):
 
     root: str = ""  # folder that relative paths count from; empty: the working folder
     custom_text: str = ""  # field of a supervision's 'custom' to use as its text; empty: 'text'
+    min_duration_s: float = 0.0  # shorter cuts are left out, and counted
+    max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """One row a cut."""
@@ -132,6 +134,7 @@ class Lhotse(_Corpus):
         if not text:
             raise RecordError(where, "no text", f"cut {uid!r} has no supervision with text; add one or drop it")
         start_s, duration_s = _seconds(cut.get("start", 0.0), where), _seconds(cut.get("duration"), where)
+        check_duration(duration_s, self.min_duration_s, self.max_duration_s, uid, where)
         all_s = float(recording.get("duration") or 0.0)
         speaker = next((s["speaker"] for s in said if s.get("speaker")), UNKNOWN_SPEAKER)
         return Speech(

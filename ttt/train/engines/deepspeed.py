@@ -30,7 +30,7 @@ from ttt.train.engines.base import Engine, load_weights
 from ttt.train.engines.deepspeed_config import check_deepspeed, deepspeed_config
 from ttt.train.engines.moments import STEP, Moments, write_record, write_share
 from ttt.train.engines.ranks import Ranks, pick_device
-from ttt.train.optim import build_optimizer
+from ttt.train.optim import build_optimizer, set_progress
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class DeepSpeedEngine(Engine):
         optimizer = build_optimizer(model.to(self.device), train)
         names = {id(p): n for n, p in self._named.items()}
         self._groups = [
-            {"parameters": [names[id(p)] for p in g["params"]], "weight_decay": g["weight_decay"]}
+            {"parameters": [names[id(p)] for p in g["params"]], "weight_decay": g.get("weight_decay", 0.0)}
             for g in optimizer.param_groups
         ]
         self._trained = [n for g in self._groups for n in g["parameters"]]
@@ -152,14 +152,14 @@ class DeepSpeedEngine(Engine):
         """DeepSpeed reduces gradients while they arise (stages 2 and 3)."""
         self._ds.backward(loss, scale_wrt_gas=False)
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, beta1: float | None = None) -> float:
         """See `Engine.step`."""
         if not self._ds.is_gradient_accumulation_boundary():
             raise TttError(
                 f"train.accumulate: {self._ds.gradient_accumulation_steps()}, but a window had another length"
             )
         for group in self._zero.param_groups:
-            group["lr"] = lr
+            set_progress(group, lr, beta1)
         self._ds.step()
         return float(self._ds.get_global_grad_norm()) if self._ds.was_step_applied() else float("inf")
 

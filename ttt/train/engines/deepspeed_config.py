@@ -13,11 +13,12 @@ from typing import Any
 
 from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError, suggest
+from ttt.registry.families import OPTIMIZER
+from ttt.train.optim import optimizer_name, optimizer_of
 
 AUTO = "auto"
 DEFAULT_STAGE = 2
 OFFLOADS = ("optimizer", "params")
-OPTIMIZERS = ("adamw",)  # element by element: ZeRO hands an optimiser flat pieces of parameters, no matrices
 
 # Sections of a JSON file that DeepSpeed may read as they are; everything else would be decided twice, or not at all.
 PASSED = (
@@ -41,10 +42,11 @@ INSTEAD = {
 
 def check_deepspeed(train: TrainSection) -> None:
     """Refuse what cannot run, before anything heavy starts.  Reads the JSON file, does not import deepspeed."""
-    if train.optimizer not in OPTIMIZERS:
+    if not optimizer_of(train).elementwise:
+        fitting = [e.name for e in OPTIMIZER.entries() if getattr(e.cls, "elementwise", False)]
         raise ConfigError(
-            f"train.optimizer: {train.optimizer!r} needs whole parameters, ZeRO hands out flat pieces of them; use "
-            f"train.optimizer={'|'.join(OPTIMIZERS)}, or train.engine=local"
+            f"train.optimizer: {optimizer_name(train)!r} needs whole parameters, ZeRO hands out flat pieces of them; use "
+            f"train.optimizer={'|'.join(fitting)}, or train.engine=local"
         )
     if train.zero_stage not in (0, 1, 2, 3):
         raise ConfigError(
@@ -96,15 +98,16 @@ ALWAYS = (
 
 def recipe_values(train: TrainSection, world_size: int, stage: int, hidden_size: int | None) -> dict[str, Any]:
     """What the recipe says, by dotted key of DeepSpeed's configuration: what ``"auto"`` becomes."""
-    bf16 = train.autocast == "bfloat16"
+    bf16, plain = train.autocast == "bfloat16", optimizer_name(train) == "adam"
     values: dict[str, Any] = {
         # Micro-batches are counted in tokens; DeepSpeed uses this number for its own throughput line only.
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": train.accumulate,
         "train_batch_size": train.accumulate * world_size, "gradient_clipping": train.clip_norm,
         "bf16.enabled": bf16, "fp16.enabled": False, "zero_optimization.stage": stage,
-        "optimizer.type": "AdamW", "optimizer.params.lr": train.lr, "optimizer.params.betas": list(train.betas),
-        "optimizer.params.eps": train.eps, "optimizer.params.weight_decay": train.weight_decay,
-        "optimizer.params.torch_adam": True, "optimizer.params.adam_w_mode": True, "zero_force_ds_cpu_optimizer": False,
+        "optimizer.type": "Adam" if plain else "AdamW", "optimizer.params.lr": train.lr,
+        "optimizer.params.betas": list(train.betas), "optimizer.params.eps": train.eps,
+        "optimizer.params.weight_decay": train.weight_decay, "optimizer.params.torch_adam": True,
+        "optimizer.params.adam_w_mode": not plain, "zero_force_ds_cpu_optimizer": False,
     }  # fmt: skip
     if bf16:
         # A gradient that is not finite must stop the run, not reach the weights.

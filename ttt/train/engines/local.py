@@ -14,7 +14,7 @@ from ttt.config.schema import TrainSection
 from ttt.train.engines.base import Engine
 from ttt.train.engines.moments import Moments, write_record, write_whole
 from ttt.train.engines.ranks import Ranks, pick_device
-from ttt.train.optim import build_optimizer
+from ttt.train.optim import build_optimizer, optimizer_of, set_progress
 
 BUCKET_NUMBERS = 25_000_000  # gradients that travel together in one all-reduce
 
@@ -30,7 +30,8 @@ class LocalEngine(Engine):
     def __init__(self, model: nn.Module, train: TrainSection, device: str = "auto") -> None:
         self.device = pick_device(device)
         self.ranks = Ranks(self.device, train.rank_timeout_s)
-        self.clip_norm, self._autocast = train.clip_norm, train.autocast
+        self.clip_norm = 0.0 if optimizer_of(train).clips else train.clip_norm
+        self._autocast = train.autocast
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(self.model, train)
         self.names = {id(p): n for n, p in self.model.named_parameters()}
@@ -56,14 +57,14 @@ class LocalEngine(Engine):
         if loss.requires_grad:
             loss.backward()
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, beta1: float | None = None) -> float:
         """See `Engine.step`."""
         if self.world_size > 1:
             self._average_gradients()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or float("inf")))
         if torch.isfinite(torch.tensor(norm)):
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                set_progress(group, lr, beta1)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -78,7 +79,7 @@ class LocalEngine(Engine):
             for key, value in state.items()
         })  # fmt: skip
         groups = [
-            {"parameters": [self.names[id(p)] for p in g["params"]], "weight_decay": g["weight_decay"]}
+            {"parameters": [self.names[id(p)] for p in g["params"]], "weight_decay": g.get("weight_decay", 0.0)}
             for g in self.optimizer.param_groups
         ]
         write_record(folder, self.optimizer, groups)

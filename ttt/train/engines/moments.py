@@ -69,9 +69,11 @@ class Moments:
             )
         self._files = [safe_open(path, "pt") for path in sorted(folder.glob("optimizer*.safetensors"))]
         self._pieces: dict[str, list[tuple[Any, int]]] = {}  # by key: (file, first position)
+        self._cut: set[str] = set()  # parameters whose moments lie in flat pieces
         self.moments: dict[str, list[str]] = {}  # by parameter: its moments, without the step
         for file in self._files:
             starts = json.loads((file.metadata() or {}).get("starts", "{}"))
+            self._cut.update(starts)
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 moment, _, name = key.partition("/")
                 self._pieces.setdefault(key, []).append((file, int(starts.get(name, 0))))
@@ -88,10 +90,8 @@ class Moments:
         """A moment as it was: in its own shape if it was stored whole, else in the shape of its parameter ``like``."""
         key = f"{moment}/{name}"
         pieces = self._pieces.get(key, [])
-        if len(pieces) == 1:
-            tensor = pieces[0][0].get_tensor(key)
-            if tensor.ndim != 1 or tensor.numel() != like.numel():
-                return tensor
+        if len(pieces) == 1 and name not in self._cut:
+            return pieces[0][0].get_tensor(key)
         return self.read(moment, name, 0, like.numel()).view(like.shape)
 
     def read(self, moment: str, name: str, start: int, number: int) -> Tensor:

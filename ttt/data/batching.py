@@ -1,0 +1,63 @@
+"""Which examples share a batch when rows hold one document each: of similar length, within a budget.
+
+A row of n tokens counts as n + n² / q of the budget (``quadratic`` q; 0: as n), because attention costs its square.  A batch
+is closed when its longest row's count times its number of rows would exceed the budget: lhotse's rule, in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Rows = list[list[int]]  # rows of example numbers
+
+
+def counts(lengths: np.ndarray, quadratic: float) -> np.ndarray:
+    """What rows of ``lengths`` tokens count, f64 [n].
+
+    >>> counts(np.array([100, 200]), 100.0).tolist(), counts(np.array([100]), 0.0).tolist()
+    ([200.0, 600.0], [100.0])
+    """
+    n = np.asarray(lengths, dtype=np.float64)
+    return n + n * n / quadratic if quadratic else n
+
+
+def pooled(order: Sequence[int], cost: np.ndarray, budget: float, pool: int) -> list[Rows]:
+    """Batches of examples ``order``, sorted inside pools of ``pool`` examples, the longest first.
+
+    ``cost`` f64 [all examples]: what a row of each counts.
+    """
+    batches: list[Rows] = []
+    for at in range(0, len(order), pool):
+        rows: Rows = []
+        for index in sorted(order[at : at + pool], key=lambda i: -cost[i]):
+            if rows and (len(rows) + 1) * cost[rows[0][0]] > budget:
+                batches.append(rows)
+                rows = []
+            rows.append([index])
+        batches.append(rows)
+    return batches
+
+
+def bucketed(order: Sequence[int], cost: np.ndarray, budget: float, buckets: int) -> list[Rows]:
+    """Batches of examples ``order``, each from one of ``buckets`` buckets of like length (quantiles of these examples).
+
+    Inside a bucket examples keep their order, so batches are a fairer sample than sorted ones and hold more padding.
+    """
+    mine = cost[np.asarray(order, dtype=np.int64)]
+    edges = np.quantile(mine, np.arange(1, buckets) / buckets)
+    number = np.searchsorted(edges, mine, side="right")
+    batches: list[Rows] = []
+    for bucket in range(buckets):
+        rows: Rows = []
+        longest = 0.0
+        for place in np.flatnonzero(number == bucket).tolist():
+            if rows and (len(rows) + 1) * max(longest, mine[place]) > budget:
+                batches.append(rows)
+                rows, longest = [], 0.0
+            rows.append([int(order[place])])
+            longest = max(longest, float(mine[place]))
+        if rows:
+            batches.append(rows)
+    return batches
