@@ -34,7 +34,7 @@ VERBS = {
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
-    "model": ("ttt.cli.model:model", "model folders: import | export (plain or in the official layout) | merge (adapters) | show"),
+    "model": ("ttt.cli.model:model", "model folders: init | import | export | merge (adapters) | text (its text part) | show"),
     "estimate": ("ttt.cli.estimate:estimate", "what a recipe costs: parameters, memory by ZeRO stage, speed, hours, price"),
     "bench": ("ttt.cli.bench:bench", "how fast: train | decode | loader, beside a reference loop; prints a table, writes JSON"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),

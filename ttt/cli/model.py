@@ -6,15 +6,24 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttt.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ttt.config.schema import RunConfig
+    from ttt.interfaces import Codec
+    from ttt.text.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
 
 
 def model(arguments: argparse.Namespace) -> int:
-    """``import`` | ``export`` | ``merge`` | ``show``."""
+    """``init`` | ``import`` | ``export`` | ``merge`` | ``text`` | ``show``."""
+    if arguments.action == "init":
+        return init(arguments)
+    if arguments.overrides:
+        raise ConfigError(f"ttt model {arguments.action}: takes no settings, got {arguments.overrides[0]!r}")
     source = resolve(arguments.source)
     if arguments.action == "show":
         print(json.dumps(facts(source), indent=1) if arguments.json else "\n".join(lines(facts(source))))
@@ -32,6 +41,14 @@ def model(arguments: argparse.Namespace) -> int:
         return 0
     from ttt.model.lora import is_adapter
 
+    if arguments.action == "text":
+        from ttt.model.official import written_aside
+        from ttt.model.text_only import save_text_model
+
+        with written_aside(out, arguments.overwrite) as partial:
+            kept = save_text_model(source, partial)
+        log.info("model: %s -> %s: %d text tokens", source, out, kept)
+        return 0
     if arguments.action == "merge":
         if not is_adapter(source):
             raise CheckpointError(f"{source}: no adapters here (adapter.json is missing): nothing to merge")
@@ -40,6 +57,40 @@ def model(arguments: argparse.Namespace) -> int:
         export_folder(source, out, arguments)
     log.info("model: %s -> %s", source, out)
     return 0
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the model that a recipe's training would start from, untrained: a baseline, or a look at its new rows."""
+    from ttt.cli.common import configure
+    from ttt.model.official import written_aside
+    from ttt.text.tokenizer import TextTokenizer
+
+    if not arguments.out:
+        raise ConfigError("ttt model init: missing OUT, the folder to write")
+    out = Path(arguments.out)
+    arguments.config = [arguments.source]
+    config = configure(arguments, ("data.tokenizer",))
+    tokenizer = TextTokenizer.load(config.data.tokenizer)
+    codec = config.codec.load() if config.codec is not None else None
+    model = starting_network(config, tokenizer, codec)
+    with written_aside(out, arguments.overwrite) as partial:
+        model.save(partial)
+    log.info("model: %s -> %s: %d ids, seed %d", arguments.source, out, tokenizer.vocab.size, config.run.seed)
+    return 0
+
+
+def starting_network(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None) -> Any:
+    """The network a run starts with: of ``train.init_from``, else of ``model``; ``codec``: loaded, or None."""
+    from ttt.api import model_folder
+    from ttt.train.checkpoint import check_model_folder
+
+    arch = config.model.arch
+    if config.train.init_from:
+        start = model_folder(config.train.init_from)
+        check_model_folder(start, tokenizer.vocab.digest)
+        return arch.start(config.model, tokenizer, config.run.seed, weights=start)
+    vectors = codec.code_vectors() if codec is not None else None
+    return arch.start(config.model, tokenizer, config.run.seed, vectors)
 
 
 def merge(source: Path, out: Path, arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.api import decode_settings, model_folder, pick_device
 from ttt.cli.common import configure, dry_run
+from ttt.cli.model import starting_network
 from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
@@ -44,7 +45,6 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.prefetch import Prefetcher
     from ttt.model.classes import check_class
     from ttt.text.tokenizer import TextTokenizer
-    from ttt.train.checkpoint import check_model_folder
     from ttt.train.engine import check_engine, world
     from ttt.train.trainer import Trainer
 
@@ -72,13 +72,7 @@ def train(arguments: argparse.Namespace) -> int:
         dev = fixed_batches(held_out, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens)
     codec = config.codec.load() if config.codec is not None else None
     judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
-    if config.train.init_from:
-        start = model_folder(config.train.init_from)
-        check_model_folder(start, tokenizer.vocab.digest)
-        model = arch.start(config.model, tokenizer, config.run.seed, weights=start)
-    else:
-        vectors = codec.code_vectors() if codec is not None else None
-        model = arch.start(config.model, tokenizer, config.run.seed, vectors)
+    model = starting_network(config, tokenizer, codec)
     if config.model.compile:
         from ttt.model.compiled import compile_layers
 
