@@ -28,6 +28,7 @@ EXTRAS = {
     "lora": ["peft>=0.15", "bitsandbytes"],
     "corpus": ["espeakng-loader"],
     "parquet": ["pyarrow>=15"],
+    "snac": ["snac>=1.2"],
     "hdf5": ["h5py>=3"],
     "lm-eval": ["lm-eval>=0.4.13"],
     "dev": ["pytest>=8", "pytest-xdist", "pytest-timeout", "ruff", "mypy"],

@@ -23,7 +23,11 @@ from ttt.registry.families import CODEC, LENGTH, MASK, OBJECTIVE, SAMPLER, STRAT
 V = tiny_tokenizer().vocab
 # Fields with which a plug-in is quick (codecs) or shows all it does (many blocks, every coin falling).
 FIELDS: dict[str, list[dict]] = {
-    "blockwise": [{}, {"block_length": 4, "gen_length": 16, "diffusion_steps": 8}, {"temperature": 1.0, "end_guard": True}],
+    "blockwise": [
+        {},
+        {"block_length": 4, "gen_length": 16, "diffusion_steps": 8},
+        {"temperature": 1.0, "end_guard": True},
+    ],
     "threshold": [{}, {"block_length": 4, "gen_length": 16}],
     "first_hitting": [{}, {"block_length": 4, "gen_length": 16}],
     "block_causal": [{}, {"block_length": 3}],
@@ -32,6 +36,18 @@ FIELDS: dict[str, list[dict]] = {
     "polynomial": [{}, {"power": 1.0}],
     "linear": [{}, {"eps": 0.001}],
     "mel_kmeans": [{"num_codes": 16, "pca_dim": 6, "mels": 20, "iterations": 3, "griffin_lim_iterations": 4}],
+    "rvq": [
+        {"num_codes": 16, "pca_dim": 6, "mels": 20, "iterations": 3, "griffin_lim_iterations": 4},
+        {
+            "num_codes": 16,
+            "pca_dim": 6,
+            "mels": 20,
+            "iterations": 3,
+            "griffin_lim_iterations": 4,
+            "strides": [4, 2, 1],
+            "frame_rate_hz": 12.5,
+        },
+    ],
 }
 CASES = [
     pytest.param(key, name, fields, id=f"{key}-{name}-{number}")

@@ -172,7 +172,9 @@ class MelCodec(TrainableCodec):
         basis = basis * basis.sum(0).sign()  # eigenvectors come with any sign
         rest = centred @ basis  # [F * S, E]
         kept = float(rest.square().sum() / centred.numel())
-        books, perplexities, first = [], [], torch.empty(0)
+        books: list[Tensor] = []
+        perplexities: list[float] = []
+        first = torch.empty(0)
         for stride in self._strides:
             wide = rest.reshape(-1, stride * self.pca_dim)
             book = kmeans(wide, self.num_codes, self.iterations, gen)

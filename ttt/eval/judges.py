@@ -42,7 +42,8 @@ class Ctc(Judge):
 
     Log-mels, levelled to the utterance's loudest frame, go through one strided and ``blocks`` residual convolutions to
     one of the corpus' words or nothing every 40 ms; the transcript is the best path.  Training sees original waveforms
-    only, changed in level, noise, tempo, blur and mel channel (stretch, masks); never a codec's output.
+    only, changed in level, noise, tempo, blur, mel channel (stretch, masks) and, with ``max_silence_s``, in what follows them;
+    never a codec's output.
     """
 
     path: str = ""  # folder with judge.safetensors and judge.json
@@ -55,11 +56,16 @@ class Ctc(Judge):
     target_wer: float = 0.008  # on the dev set; training stops below it
     batch_size: int = 32
     learning_rate: float = 4.0e-3
+    max_silence_s: float = (
+        0.0  # training appends silence of up to this length; codecs with long frames do so at every end
+    )
 
     def __post_init__(self) -> None:
         for name in ("channels", "blocks", "mels", "max_epochs", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.max_silence_s < 0:
+            raise ValueError(f"max_silence_s must be >= 0, got {self.max_silence_s}")
 
     # -- use
 
@@ -157,7 +163,7 @@ class Ctc(Judge):
         while step < steps:
             for batch in _batches(kept, [len(x) for x in inputs], self.batch_size, rng):
                 net.train()
-                chosen = [_perturb(inputs[i], rng) for i in batch]
+                chosen = [self._silenced(_perturb(inputs[i], rng), rng) for i in batch]
                 x, frames = _pad(chosen)
                 x = _augment(x, gen)
                 log_probs, out = net(x, frames)
@@ -203,6 +209,13 @@ class Ctc(Judge):
             raise DataError("judge: a waveform holds NaN or infinite samples: check what made it")
         x = log_mel(samples, settings)
         return (x - x.mean(1).max()).clamp(min=-_RANGE)
+
+    def _silenced(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Log-mels [T, M] with a random length of silence behind them."""
+        if not self.max_silence_s:
+            return x
+        frames = int(rng.integers(round(100 * self.max_silence_s) + 1))
+        return torch.cat([x, x.new_full((frames, x.shape[1]), -_RANGE)])
 
     @torch.inference_mode()
     def _decode(self, inputs: Sequence[Tensor], batch_size: int = 64) -> list[str]:

@@ -253,3 +253,15 @@ def test_distance(a, b, expected):
 
 def test_word_error_rate_sums_before_it_divides():
     assert _word_error_rate(["a b c", "d"], ["a b c", "x"]) == pytest.approx(0.25)
+
+
+def test_silence_behind_a_recording_can_be_learnt():
+    """What a codec with long frames appends: a judge that never met it hears words in it."""
+    torch.set_num_threads(1)
+    judge = Ctc(**SMALL, max_silence_s=0.3)
+    judge.fit(*corpus(160, 1), *corpus(30, 2), seed=1)
+    waves, texts = corpus(40, 3)
+    longer = [Waveform(np.pad(w.samples, (0, 3200)), RATE_HZ) for w in waves]
+    assert _word_error_rate(texts, judge.transcribe(longer)) < 0.1
+    with pytest.raises(ConfigError, match="max_silence_s must be >= 0"):
+        JUDGE.build({"name": "ctc", "max_silence_s": -1.0}, "judge")
