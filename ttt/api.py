@@ -295,5 +295,5 @@ def decode_settings(config: RunConfig) -> Any:
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,
-        seed=config.run.seed, length=e.length,
+        seed=config.run.seed, length=e.length, speak=e.speak,
     )  # fmt: skip

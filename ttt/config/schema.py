@@ -157,6 +157,7 @@ class EvalSection:
     top_k: int = 0  # text; 0: off
     top_p: float = 1.0  # text; 1: off
     min_text_tokens_after_audio: int = 0
+    speak: str = "free"  # text-then-speech forms: speech may (free), must (always) or must not (never) follow the text
     limit: int = 0  # items per file; 0: all
     bootstrap: int = 1000  # resamples per interval
     samples: int = 10  # wavs and mel plots written per task

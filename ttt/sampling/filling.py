@@ -27,6 +27,7 @@ class Row:
     codes: int = 0  # codes written into the open span (ar sampler)
     enforce: int = 0  # text tokens still owed before <|im_end|> is allowed
     new: int = 0
+    token: int = -1  # the last one written token by token; -1: none yet
     settled: int = 0  # tokens of the open span (or answer) that are committed
 
 

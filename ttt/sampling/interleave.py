@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,11 +26,13 @@ from ttt.sampling.allowed import Allowed
 from ttt.sampling.filling import Filling, Row
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
+from ttt.sampling.order import SPEECH, order_of
 from ttt.sampling.request import Listener, SpanRequest
 from ttt.sampling.session import Ask, Prompt, Session, open_session
+from ttt.sampling.spans import spans_of
 from ttt.sampling.steps import Block, Call
-from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Generation, Span
+from ttt.text.vocab import PLAIN
+from ttt.types import Generation
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class DecodeSettings:
 
     ``strict``: text mode writes text ids only, a span writes codes and the end token that fits its opening token, the first
     end token of any kind ends it, and nothing goes beyond ``max_tokens``.  False reproduces the official code, quirks
-    included (spec of TtT, sections 8 and 12).  ``cache``: see `ttt.sampling.session.Session`.
+    included (spec of TtT, sections 8 and 12).  ``cache``: see `ttt.sampling.session.Session`.  ``speak``: see
+    `ttt.sampling.order`.
     """
 
     max_tokens: int = 512
@@ -51,6 +53,7 @@ class DecodeSettings:
     strict: bool = True
     cache: str = "exact"
     seed: int = 1
+    speak: str = "free"
     length: LengthRule = field(default_factory=UntilEoa)
 
 
@@ -85,6 +88,10 @@ class Decoder:
         if sampler.canvas == "answer":
             _check_answer_settings(self.settings)
         self._may = Allowed.of(model, self.settings.strict)
+        self._order = order_of(
+            self._may, model.tokenizer, self.settings.length, self.settings.strict, self.settings.speak, sampler,
+            self.settings.min_text_tokens_after_audio,
+        )  # fmt: skip
         self.calls = {"ar": 0, "diffusion": 0}
         self._row_calls: list[dict[str, int]] = []
         self._shares: list[float] = []
@@ -162,6 +169,7 @@ class Decoder:
             if opened:
                 fillings.append(self._fill(session, opened, on_commit))
                 yield from self._advance(session, fillings[-1], None)
+            yield from self._write_forced(session, [r for r in rows if r.mode == "text"])
             yield from self._call(session, [r for r in rows if r.mode == "text"], fillings, on_commit is not None)
             fillings = [f for f in fillings if f.calls]
             free += [r.slot for r in rows if r.mode == "done"]
@@ -169,7 +177,8 @@ class Decoder:
 
     def _call(self, session: Session, text: list[Row], fillings: list[Filling], scored: bool) -> Iterator[Event]:
         """One network call for everybody, and what follows from it."""
-        asks = [Ask(r.slot, _NOTHING, _LAST, self._may.in_span if r.open else self._may.in_text) for r in text]
+        states = [self._order.state(r) for r in text]
+        asks = [Ask(r.slot, _NOTHING, _LAST, self._order.ids(state)) for r, state in zip(text, states, strict=True)]
         parts = [f.asks() for f in fillings]
         asks += [a for part in parts for a in part]
         if not asks:
@@ -180,10 +189,10 @@ class Decoder:
         for row in (*text, *filling):
             self._shares[row.number] += 1 / (len(text) + len(filling))
         answers = session.run(asks)
-        for some in ([n for n, r in enumerate(text) if not r.open], [n for n, r in enumerate(text) if r.open]):
-            if some:
-                logits = torch.cat([answers[n] for n in some])  # [R, ids]
-                yield from self._write(session, [text[n] for n in some], logits, scored)
+        for state in dict.fromkeys(sorted(states, key=lambda state: state == SPEECH)):
+            some = [n for n, own in enumerate(states) if own == state]
+            logits = torch.cat([answers[n] for n in some])  # [R, ids]
+            yield from self._write(session, [text[n] for n in some], logits, scored, state)
         at = len(text)
         for f, part in zip(fillings, parts, strict=True):
             yield from self._advance(session, f, answers[at : at + len(part)])
@@ -191,15 +200,13 @@ class Decoder:
 
     # ------------------------------------------------------------------------------------------- token by token
 
-    def _write(self, session: Session, rows: list[Row], logits: Tensor, scored: bool) -> Iterator[Event]:
-        """One token for each row; all of them stand in text, or all in a span that is written token by token."""
+    def _write(self, session: Session, rows: list[Row], logits: Tensor, scored: bool, state: str) -> Iterator[Event]:
+        """One token for each row; all of them stand in one state: in text, say, or in a span written token by token."""
         s, v = self.settings, self.vocab
-        inside = rows[0].open
-        ids = self._may.in_span if inside else self._may.in_text
+        inside, ids = state == SPEECH, self._order.ids(state)
         first = 0 if ids is None else ids.start
         if s.strict:
-            may = [self._may.inside(r.codes, r.last, s.length) if inside else self._may.text for r in rows]
-            allowed = torch.stack(may)
+            allowed = torch.stack([self._order.allowed(r) for r in rows])
             logits = logits.masked_fill(~allowed[:, ids].to(logits.device), -torch.inf)
         for n, row in enumerate(rows):
             if row.enforce > 0 and not inside:
@@ -209,19 +216,33 @@ class Decoder:
         if scored:
             scores = [(p,) for p in logits.softmax(-1).gather(1, chosen[:, None] - first)[:, 0].tolist()]
         for row, token, score in zip(rows, chosen.tolist(), scores, strict=True):
-            row.new += 1
-            ended_span = self._advance_autoregressive(row, token) if self.sampler.autoregressive else False
-            session.append(row.slot, torch.tensor([token]), closed=ended_span)
-            yield Event(row.number, "block" if inside else "text", (token,), scores=score)
-            if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
-                row.mode, row.enforce, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
-            elif token == v.im_end_id and not inside:
-                yield self._done(row, "im_end")
-                continue
-            elif row.enforce > 0 and not inside:
-                row.enforce -= 1
-            if row.new >= s.max_tokens:
-                yield self._done(row, "length")
+            yield from self._commit(session, row, token, inside, score)
+
+    def _write_forced(self, session: Session, rows: list[Row]) -> Iterator[Event]:
+        """Tokens that nothing else could take the place of: no network is asked for them."""
+        for row in rows:
+            while row.mode == "text" and (token := self._order.forced(row)) is not None:
+                yield from self._commit(session, row, token, row.open, ())
+
+    def _commit(
+        self, session: Session, row: Row, token: int, inside: bool, score: tuple[float, ...]
+    ) -> Iterator[Event]:  # fmt: skip
+        """Append one token, ``inside`` a span or not, and see where the row stands now."""
+        s, v = self.settings, self.vocab
+        row.new, row.token = row.new + 1, token
+        ended_span = self._advance_autoregressive(row, token) if self.sampler.autoregressive else False
+        session.append(row.slot, torch.tensor([token]), closed=ended_span)
+        opened_by_itself = row.open and bool(v.is_audio(token))  # a form without delimiters
+        yield Event(row.number, "block" if inside or opened_by_itself else "text", (token,), scores=score)
+        if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
+            row.mode, row.enforce, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
+        elif token == v.im_end_id and (not inside or self._order.ends_in_speech):
+            yield self._done(row, "im_end")
+            return
+        elif row.enforce > 0 and not inside:
+            row.enforce -= 1
+        if row.new >= s.max_tokens:
+            yield self._done(row, "length")
 
     def choose(self, logits: Tensor, rows: Sequence[Row], inside: bool, first: int) -> Tensor:
         """Ids i64 [R] of the next tokens, in text or ``inside`` spans; column 0 of logits [R, ids] stands for id ``first``."""
@@ -238,6 +259,8 @@ class Decoder:
                 row.enforce = max(row.enforce, self.settings.min_text_tokens_after_audio)
                 return True
             row.codes += 1
+        elif v.form == PLAIN and v.is_audio(token):
+            row.open, row.last, row.codes = True, True, 1
         return False
 
     def _done(self, row: Row, reason: str) -> Event:
@@ -358,44 +381,3 @@ def _check_answer_settings(settings: DecodeSettings) -> None:
                 f"eval.{name}: has no meaning when eval.sampler.canvas is 'answer' (the sampler writes the text too); "
                 f"leave it at {getattr(default, name)!r} and set the sampler's own fields"
             )
-
-
-def spans_of(ids: Sequence[int], tokenizer: TextTokenizer) -> tuple[Span, ...]:
-    """New ids as spans: text (special tokens left out) and the codes between an opening and an end token."""
-    v = tokenizer.vocab
-    spans: list[Span] = []
-    text: list[int] = []
-    codes: list[int] | None = None
-    last = False
-
-    def flush_text() -> None:
-        if text:
-            written = tokenizer.decode(text)
-            if written:
-                spans.append(Span("text", written))
-            text.clear()
-
-    def flush_codes(style: str) -> None:
-        nonlocal codes
-        if codes is not None:
-            spans.append(Span("audio", codes=v.codes(np.asarray(codes)), style=style))
-            codes = None
-
-    for token in ids:
-        if token in (v.soa_id, v.soa_last_id):
-            flush_text()
-            flush_codes("open_last" if last else "open_span")
-            codes, last = [], token == v.soa_last_id
-        elif token in (v.eoa_id, v.eoa_last_id):
-            flush_codes("last" if token == v.eoa_last_id else "span")
-        elif v.is_audio(token):
-            if codes is None:  # nothing opened a span: only models that may write anything do this
-                flush_text()
-                codes = []
-            codes.append(token)
-        else:
-            flush_codes("open_last" if last else "open_span")
-            text.append(token)
-    flush_text()
-    flush_codes("open_last" if last else "open_span")
-    return tuple(spans)
