@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.formats import example_of
+from ttt.data.formats import example_of, place_in
+from ttt.data.ids import is_ids, stream_of_ids
 from ttt.data.mix import Source, sources_of
 from ttt.data.overlap import CODES, WORDS, Table, code_runs, codes_key, text_key, word_runs, words
 from ttt.data.pack import chunks, in_order
-from ttt.data.records import RecordError, raw_records, reason_of
+from ttt.data.records import RecordError, decode, raw_records, reason_of
 from ttt.data.spans import encode_example
 from ttt.data.store import Store, hash_bytes, is_store
 from ttt.data.tally import SHOWN, Facts, FileReport, Keys, histogram, summary
@@ -203,12 +204,20 @@ def _examine_block(work: tuple[Source, Any]) -> tuple[list[Facts], list[RecordEr
             if isinstance(raw, TokenStream):
                 found.append(_stream_facts(where, raw))
             else:
-                found.append(_example_facts(where, example_of(where, raw, source.name)))
+                found.append(_record_facts(where, decode(where, raw), source.name))
         except RecordError as error:
             bad.append(RecordError(where, error.reason, str(error).removeprefix(f"{where}: ")))
         except DataError as error:
             bad.append(RecordError(where, reason_of(error), str(error)))
     return found, bad
+
+
+def _record_facts(where: str, record: Any, source: str) -> Facts:
+    if not is_ids(record):
+        return _example_facts(where, example_of(where, record, source))
+    if _worker["tokenizer"] is None:
+        raise RecordError(where, "ids without a tokenizer", "holds token ids; name the tokenizer they were made with")
+    return _stream_facts(where, stream_of_ids(where, record, _worker["tokenizer"].vocab, place_in(where, source)))
 
 
 def _example_facts(where: str, example: Example) -> Facts:

@@ -24,7 +24,7 @@ _CODES = re.compile(r"(?:<\|audio_\d+\|>)*")
 _CODE = re.compile(r"<\|audio_(\d+)\|>")
 _ENDS = {"<|end_of_audio|>": "user", "<|end_of_audio_new|>": "span", "<|end_of_audio_span_last|>": "last"}
 _END = re.compile("|".join(re.escape(e) for e in _ENDS))
-_SENDERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SENDERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
 def parse_content(content: str, where: str) -> tuple[Span, ...]:
@@ -130,9 +130,9 @@ def _turns(value: Any, where: str) -> list[Mapping[str, Any]]:
 
 
 def _sender(name: Any, where: str) -> str:
-    if not isinstance(name, str) or name not in _SENDERS:
-        raise RecordError(where, "unknown sender", f"unknown sender {name!r}; known: {', '.join(_SENDERS)}")
-    return _SENDERS[name]
+    if not isinstance(name, str) or name not in SENDERS:
+        raise RecordError(where, "unknown sender", f"unknown sender {name!r}; known: {', '.join(SENDERS)}")
+    return SENDERS[name]
 
 
 def _text(value: Any, where: str) -> str:
@@ -201,11 +201,19 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         raise RecordError(where, "not an example", str(error)) from error
 
 
+def place_in(where: str, source: str = "") -> str:
+    """What a record without an id is called: its place in ``source`` (default: the file's name).
+
+    >>> place_in("/data/a/x.jsonl:7"), place_in("/data/a/x.jsonl:7", "a/x.jsonl")
+    ('x.jsonl:7', 'a/x.jsonl:7')
+    """
+    name = where.rpartition("/")[2]
+    return source + name[len(source.rpartition("/")[2]) :] if source else name
+
+
 def example_of(where: str, raw: Any, source: str = "") -> Example:
     """The example of a raw record.  One without an id is called by its place in ``source`` (default: the file's name)."""
-    name = where.rpartition("/")[2]
-    if source:
-        name = source + name[len(source.rpartition("/")[2]) :]
+    name = place_in(where, source)
     record = decode(where, raw)
     try:
         return example_from_json(record, where, name)

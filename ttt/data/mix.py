@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from ttt.data.arrow import is_saved
-from ttt.data.formats import example_of
+from ttt.data.ids import stream_of
 from ttt.data.records import RecordError, kind_of, raw_records, read_records
-from ttt.data.spans import encode_example
 from ttt.data.store import Store, is_store
 from ttt.data.streams import InMemory, Joined, Mixture, Streams
 from ttt.errors import ConfigError, DataError, suggest
@@ -156,13 +155,13 @@ def encode_file(source: Source, tokenizer: TextTokenizer, prompt_rule: str) -> l
     seen: dict[str, str] = {}
     streams = []
     for where, raw in raw_records(source.path):
-        example = example_of(where, raw, source.name)
-        if example.uid in seen:
+        stream = stream_of(where, raw, source.name, tokenizer, prompt_rule=prompt_rule)
+        if stream.uid in seen:
             raise RecordError(
-                where, "duplicate uid", f"uid {example.uid!r} was already used at {seen[example.uid]}; rename one"
+                where, "duplicate uid", f"uid {stream.uid!r} was already used at {seen[stream.uid]}; rename one"
             )
-        seen[example.uid] = where
-        streams.append(encode_example(example, tokenizer, prompt_rule=prompt_rule))
+        seen[stream.uid] = where
+        streams.append(stream)
     return streams
 
 

@@ -19,10 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ttt.data.formats import example_of
+from ttt.data.ids import stream_of
 from ttt.data.mix import Source, check_store
 from ttt.data.records import Raw, RecordError, raw_records, reason_of
-from ttt.data.spans import encode_example
 from ttt.data.store import Block, Store, StoreWriter, is_store, pack_streams
 from ttt.errors import DataError
 from ttt.text.tokenizer import TextTokenizer
@@ -169,9 +168,8 @@ def encode_block(work: tuple[str, list[Raw]]) -> Done:
     streams, bad = [], []
     for where, raw in raws:
         try:
-            example = example_of(where, raw, name)
-            streams.append(encode_example(
-                example, tokenizer, prompt_rule=settings.prompt_rule, literal_specials=settings.literal_specials,
+            streams.append(stream_of(
+                where, raw, name, tokenizer, prompt_rule=settings.prompt_rule, literal_specials=settings.literal_specials,
             ))  # fmt: skip
         except RecordError as error:
             bad.append(error)
