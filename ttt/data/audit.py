@@ -252,7 +252,8 @@ def _stream_facts(where: str, stream: TokenStream) -> Facts:
     if tokenizer is not None and len(stream) and int(stream.ids.max()) >= tokenizer.vocab.size:
         message = f"uid {stream.uid!r}: id {int(stream.ids.max())} is outside the vocabulary of {tokenizer.vocab.size}"
         raise RecordError(where, "id out of range", f"{message}; pack again with this tokenizer")
-    arrays = [stream.ids[s.start : s.stop, None] for s in stream.segments]
+    books = 1 if tokenizer is None else tokenizer.vocab.num_books
+    arrays = [stream.ids[s.start : s.stop - (s.stop - s.start) % books].reshape(-1, books) for s in stream.segments]
     warnings = [
         *(["empty audio span"] if any(not len(a) for a in arrays) else []),
         *(["nothing to learn (no assistant turn or document)"] if not stream.target.any() else []),

@@ -95,10 +95,11 @@ def read_codes(path: Path, codec_id: str = "") -> dict[str, np.ndarray]:
 def build_examples(
     items: Path, codes: Mapping[str, np.ndarray], tasks: Sequence[Task], tokenizer: TextTokenizer | None = None
 ) -> tuple[list[Example], dict[str, int]]:
-    """Examples of all items, one per task that has the item's name; also counts by label and what was skipped."""
+    """Examples of all items, one per task that has the item's name (or says so: ``items``); also counts by label and what was
+    skipped."""
     by_name: dict[str, list[Task]] = {}
     for task in tasks:
-        by_name.setdefault(getattr(type(task), "registered_name", ""), []).append(task)
+        by_name.setdefault(getattr(task, "items", "") or getattr(type(task), "registered_name", ""), []).append(task)
     examples: list[Example] = []
     counts: Counter[str] = Counter()
     for where, item in read_records(items):

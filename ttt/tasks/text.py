@@ -16,10 +16,15 @@ from ttt.types import Example, Span
 @TASK.register("text_qa")
 @dataclass(frozen=True)
 class TextQa(_SpeechTask):
-    """Text question -> text answer: what is left of the language model's own abilities."""
+    """Text question -> text answer: what is left of the language model's own abilities.
+
+    ``items``: the task of the corpus' items it is made of, for example ``qa`` (spoken questions, here in writing); empty: its
+    own.
+    """
 
     system: str = "answer the question"
     speak: bool = False
+    items: str = ""
 
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """User: the question.  Assistant: the answer."""

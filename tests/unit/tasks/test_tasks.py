@@ -131,6 +131,13 @@ def test_build_examples_counts(tmp_path):
         build_examples(items, CODES, [task("asr")])
 
 
+def test_written_questions_of_spoken_ones(tmp_path):
+    items = tmp_path / "train.items.jsonl"
+    items.write_text(json.dumps({**ITEM, "task": "qa"}) + "\n")
+    (example,), counts = build_examples(items, {}, [task("text_qa", items="qa"), task("text_qa")])
+    assert example.task == "text_qa" and shape(example.turns[1]) == ["say a b c"] and counts == {"text_qa": 1}
+
+
 def test_read_codes(tmp_path):
     path = tmp_path / "codes.jsonl"
     path.write_text('{"codec": "toy-1"}\n{"id": "a", "codes": [1, 2]}\n{"id": "b", "codes": [[1, 2]]}\n')
