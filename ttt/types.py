@@ -93,10 +93,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one role says.  Role ``document`` is plain text or interleaved pre-training data without a template."""
+    """What one role says.  Role ``document`` is plain text or interleaved pre-training data without a template.
+
+    ``history``: was said before and is only read: an assistant's turn without loss.
+    """
 
     role: str
     spans: tuple[Span, ...]
+    history: bool = False
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -107,7 +111,7 @@ class Turn:
     @property
     def is_target(self) -> bool:
         """Does this turn carry loss?"""
-        return self.role in ("assistant", "document")
+        return self.role in ("assistant", "document") and not self.history
 
 
 @dataclass(frozen=True)

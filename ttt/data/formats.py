@@ -70,6 +70,8 @@ def parse_content(content: str, where: str) -> tuple[Span, ...]:
 def official_record(record: Mapping[str, Any], uid: str, where: str = "") -> Example:
     """One official record (``messages`` | ``conversations`` | ``prompt`` + ``response`` | ``text``) -> `Example`.
 
+    LLaDA's ``instruction`` + ``response`` is read like ``prompt`` + ``response``.
+
     System message: the first one, an empty one if there is none.  A first turn that is not the user's is dropped, as in
     the reference.  Raises `DataError` naming ``where`` for anything else.
     """
@@ -102,12 +104,13 @@ def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
             else {"role": m.get("role"), "content": m.get("content")}
             for m in _turns(record["conversations"], where)
         ]  # fmt: skip
-    elif "prompt" in record and "response" in record:
-        raw = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}]
+    elif "response" in record and ("prompt" in record or "instruction" in record):
+        asked = record["prompt"] if "prompt" in record else record["instruction"]
+        raw = [{"role": "user", "content": asked}, {"role": "assistant", "content": record["response"]}]
     else:
         raise RecordError(
             where, "unknown fields",
-            f"no 'messages', 'conversations', 'prompt' + 'response' or 'text'; keys: {sorted(map(str, record))}",
+            f"no 'messages', 'conversations', 'prompt' (or 'instruction') + 'response' or 'text'; keys: {sorted(map(str, record))}",
         )  # fmt: skip
     return [{"role": str(m["role"]), "content": _text(m["content"], where)} for m in raw]
 
@@ -151,7 +154,10 @@ def example_to_json(example: Example) -> dict[str, Any]:
         codes = s.codes[:, 0].tolist() if s.codes.shape[1] == 1 else s.codes.tolist()
         return {"audio": codes, "style": s.style}
 
-    turns = [{"role": t.role, "spans": [span(s) for s in t.spans]} for t in example.turns]
+    turns = [
+        {"role": t.role, "spans": [span(s) for s in t.spans], **({"history": True} if t.history else {})}
+        for t in example.turns
+    ]
     return {"uid": example.uid, "task": example.task, "turns": turns, "meta": dict(example.meta)}
 
 
@@ -191,7 +197,9 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         return Span("audio", codes=codes_array(raw["audio"], where), style=raw.get("style", "span"))
 
     try:
-        turns = tuple(Turn(t["role"], tuple(span(s) for s in t["spans"])) for t in record["turns"])
+        turns = tuple(
+            Turn(t["role"], tuple(span(s) for s in t["spans"]), bool(t.get("history", False))) for t in record["turns"]
+        )
         return Example(str(record["uid"]), turns, record.get("task", ""), record.get("meta", {}))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(where, "not an example", f"not an example: {type(error).__name__}: {error}") from error

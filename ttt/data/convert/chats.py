@@ -20,6 +20,9 @@ SHAREGPT_SENDERS = {
 }  # fmt: skip
 
 
+TURNS = ("conversations", "conversation", "items")
+
+
 def write_json(folder: Path, name: str, rows: list[Any]) -> Path:
     """A sample file: a list, or lines for ``.jsonl``."""
     path = folder / name
@@ -58,16 +61,18 @@ class ShareGpt(Converter):
     """``conversations`` of from/value turns.  Turns before the first user's and after the last answer are left out."""
 
     first_exchange: bool = False  # keep the first question and answer only (as LLaDA's converter does)
+    per_answer: bool = False  # an example for each answer, with all turns before it as its prompt (LLaDA's advice)
     system: str = ""  # system message of chats that have none
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """JSON list, JSONL or parquet."""
-        return raw_records(path, ("id", "conversations", "conversation", "items", "system"))
+        """JSON list, JSONL or parquet; with ``per_answer`` a row comes once for each of its answers."""
+        for where, raw in raw_records(path, ("id", "conversations", "conversation", "items", "system")):
+            yield from _each_answer(where, raw) if self.per_answer else [(where, raw)]
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """A chat of text turns."""
         found = mapping(where, row)
-        turns = next((found[k] for k in ("conversations", "conversation", "items") if k in found), None)
+        turns = next((found[k] for k in TURNS if k in found), None)
         if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
             raise RecordError(where, "no conversations", f"no list 'conversations'; keys: {sorted(map(str, found))}")
         system = str(found.get("system") or self.system)
@@ -93,7 +98,11 @@ class ShareGpt(Converter):
             chat.pop()
         if not chat:
             raise RecordError(where, "no answer", "no user turn that is answered; drop the row")
-        return record(uid_of(found, where), [("system", [{"text": system}]), *chat])
+        made = record(uid_of(found, where), [("system", [{"text": system}]), *chat])
+        for turn in made["turns"][:-1] if self.per_answer else ():
+            if turn["role"] == "assistant":
+                turn["history"] = True
+        return made
 
     def sample(self, folder: Path) -> Path:
         """Two chats."""
@@ -101,6 +110,23 @@ class ShareGpt(Converter):
         return write_json(
             folder, "sharegpt.json", [{"id": "a", "conversations": turns}, {"id": "b", "conversations": turns[:2]}]
         )
+
+
+def _each_answer(where: str, raw: Any) -> Iterator[tuple[str, Any]]:
+    """A row once for every answer in it, ending there; a row that cannot be read comes as it is, to be refused."""
+    try:
+        found = mapping(where, raw)
+        key = next(k for k in TURNS if k in found)
+        senders = [SHAREGPT_SENDERS.get(str(t.get("from", t.get("role"))).lower()) for t in found[key]]
+        first = senders.index("user")
+        answers = [i for i, sender in enumerate(senders) if sender == "assistant" and i > first]
+    except (RecordError, StopIteration, ValueError, AttributeError, TypeError):
+        answers = []
+    if not answers:
+        yield where, raw
+    for number, at in enumerate(answers, 1):
+        name = {k: f"{found[k]}#{number}" for k in ("id", "uid") if found.get(k) not in (None, "")}
+        yield f"{where}#{number}", {**found, **name, key: found[key][: at + 1]}
 
 
 @CONVERTER.register("alpaca")
