@@ -59,12 +59,13 @@ class Window:
 
 
 def means(pairs: Mapping[str, Any]) -> dict[str, float]:
-    """(sum, count) -> mean; what has no count is left out.
+    """(sum, count) -> mean; what has no count is left out.  Of a key with a part ``ppl`` it is exp of the mean: a perplexity.
 
-    >>> means({"a": (3.0, 2.0), "b": (0.0, 0.0)})
-    {'a': 1.5}
+    >>> means({"a": (3.0, 2.0), "b": (0.0, 0.0), "dev/ppl/book0": (0.0, 4.0)})
+    {'a': 1.5, 'dev/ppl/book0': 1.0}
     """
-    return {key: value / count for key, (value, count) in pairs.items() if count > 0}
+    found = {key: value / count for key, (value, count) in pairs.items() if count > 0}
+    return {key: math.exp(min(v, 700.0)) if "ppl" in key.split("/") else v for key, v in found.items()}
 
 
 class Tracker:

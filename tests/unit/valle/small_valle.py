@@ -1,0 +1,58 @@
+"""A small vocabulary of three books, small networks and batches of continuations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ttt.config.schema import ModelSection
+from ttt.data.packing import collate
+from ttt.data.spans import encode_example
+from ttt.model.valle.arch import Valle
+from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.types import Example, PackedBatch, Span, Turn
+
+BOOKS, CODES = 3, 12
+
+
+@lru_cache(maxsize=4)
+def tokenizer(books: int = BOOKS) -> TextTokenizer:
+    return train_bpe(["system user assistant"] * 3, 300, CODES, books)
+
+
+def network(books: int = BOOKS, seed: int = 0, spread: float = 3.0, **fields):
+    """In evaluation mode, with heads that are not indifferent."""
+    arch = Valle(**{"dim": 16, "heads": 2, "layers": 2, **fields})
+    made = arch.start(ModelSection(), tokenizer(books), seed).eval()
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            if "predict" in name and not arch.share_embeddings:
+                p.mul_(spread)
+    return made
+
+
+def recording(rng: np.random.Generator, frames: int, books: int = BOOKS) -> np.ndarray:
+    return rng.integers(0, CODES, size=(frames, books)).astype(np.int32)
+
+
+def example(uid: str, prompt: np.ndarray, rest: np.ndarray | None = None) -> Example:
+    turns = [Turn("user", (Span("audio", codes=prompt, style="user"),))]
+    if rest is not None:
+        turns.append(Turn("assistant", (Span("audio", codes=rest, style="last"),)))
+    return Example(uid, tuple(turns), "continuation")
+
+
+def examples(seed: int = 0, sizes: Sequence[tuple[int, int]] = ((5, 7), (4, 3), (6, 9)), books: int = BOOKS):
+    rng = np.random.default_rng(seed)
+    return [example(f"e{i}", recording(rng, s, books), recording(rng, t, books)) for i, (s, t) in enumerate(sizes)]
+
+
+def batch(seed: int = 0, sizes=((5, 7), (4, 3), (6, 9)), books: int = BOOKS) -> PackedBatch:
+    """The first two recordings share a row."""
+    streams = [encode_example(e, tokenizer(books)) for e in examples(seed, sizes, books)]
+    rows = [streams[:2], *([s] for s in streams[2:])]
+    v = tokenizer(books).vocab
+    return collate(rows, max(sum(map(len, r)) for r in rows), v.pad_id, v.mask_id, v.code_space)

@@ -1,0 +1,172 @@
+"""The network against the specification: masks, targets, embeddings, stages, its folder."""
+
+import pytest
+import torch
+
+from tests.unit.valle.small_valle import BOOKS, CODES, batch, network
+from ttt.data.frames import frames_of
+from ttt.errors import CheckpointError, ConfigError
+from ttt.model.classes import open_model
+from ttt.model.lm import SpeechTextLM
+from ttt.model.valle.blocks import Block, SinePositions
+from ttt.model.valle.network import FrameInputs
+from ttt.model.valle.targets import ar_inputs_labels, ar_targets
+from ttt.registry.families import MASK
+
+PREFIX = MASK.build("prefix", "mask")
+
+
+def inputs(frames=None, **fields) -> FrameInputs:
+    f = frames or frames_of(batch())
+    return FrameInputs(f.prompt, f.prompt_lens, f.target, f.target_lens, **{"rule": PREFIX, **fields})
+
+
+def test_mask_of_the_specification():
+    net = network(prepend_bos=False)
+    mask = net.ar_mask(PREFIX, torch.tensor([3]), torch.tensor([3]), 3, 3)[0, 0]
+    blocked = [[0, 0, 0, 1, 1, 1]] * 3 + [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1], [0] * 6]
+    assert (~mask).int().tolist() == blocked
+
+
+def test_targets_of_the_specification():
+    codes, lens = torch.tensor([[3, 7, 0]]), torch.tensor([2])
+    assert ar_targets(codes, lens, 10).tolist() == [[3, 7, 10, 10]]
+    got, labels = ar_inputs_labels(codes, lens, 10, bos=True, eos="padding")
+    assert (got.tolist(), labels.tolist()) == ([[11, 3, 7, 10]], [[3, 7, 10, 10]])
+    got, labels = ar_inputs_labels(codes, lens, 10, bos=False, eos="padding")
+    assert (got.tolist(), labels.tolist()) == ([[3, 7, 10]], [[7, 10, 10]])
+    assert ar_inputs_labels(codes, lens, 10, bos=True)[1].tolist() == [[3, 7, 10, -100]]
+
+
+def test_block_is_torchs_encoder_layer():
+    """The same numbers as `nn.TransformerEncoderLayer` with the same weights, both orders of norms."""
+    for first in (True, False):
+        torch.manual_seed(1)
+        mine = Block(16, 2, 0.0, first, adaptive=False).eval()
+        other = torch.nn.TransformerEncoderLayer(16, 2, 64, 0.0, "relu", batch_first=True, norm_first=first).eval()
+        names = {
+            "self_attn.in_proj_": "attention_in.", "self_attn.out_proj.": "attention_out.", "linear1.": "up.",
+            "linear2.": "down.", "norm1.": "norm1.", "norm2.": "norm2.",
+        }  # fmt: skip
+        own = mine.state_dict()
+        other.load_state_dict({
+            theirs + part: own[ours + part] for theirs, ours in names.items() for part in ("weight", "bias")
+        })  # fmt: skip
+        x = torch.randn(2, 5, 16)
+        mask = torch.ones(5, 5, dtype=torch.bool).tril()
+        torch.testing.assert_close(mine(x, mask[None, None], None, None)[0], other(x, src_mask=~mask), atol=1e-5, rtol=0)
+
+
+def test_positions_are_sines_and_cosines_times_alpha():
+    p = SinePositions(4, 0.0, trained=True).eval()
+    with torch.no_grad():
+        p.alpha.fill_(2.0)
+    made = p(torch.zeros(1, 3, 4), torch.arange(3))[0, 2]
+    wanted = 2 * torch.tensor([2.0, 2.0, 0.02, 0.02])
+    wanted = 2 * torch.stack([wanted[0].div(2).sin(), wanted[0].div(2).cos(), torch.tensor(0.02).sin(), torch.tensor(0.02).cos()])
+    torch.testing.assert_close(made, wanted)
+    assert not [n for n, _ in SinePositions(4, 0.0, trained=False).named_parameters()]
+
+
+@pytest.mark.parametrize("fields", [{}, {"norm_first": False}, {"prenet": True}, {"continuous_positions": True},
+                                    {"prepend_bos": False}, {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0}])  # fmt: skip
+def test_padding_and_company_change_no_score(fields):
+    """Each recording alone gives what it gives in the batch."""
+    net = network(**fields)
+    f = frames_of(batch())
+    both = net(inputs(f, stages=(1, 2)))
+    for d in range(3):
+        s, t = int(f.prompt_lens[d]), int(f.target_lens[d])
+        alone = net(FrameInputs(
+            f.prompt[d : d + 1, :s], f.prompt_lens[d : d + 1], f.target[d : d + 1, :t], f.target_lens[d : d + 1], PREFIX,
+            stages=(1, 2),
+        ))  # fmt: skip
+        for name in ("ar", "nar"):
+            mine = both[name].nll[both[name].row == d]
+            torch.testing.assert_close(mine, alone[name].nll, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_first_book_is_causal_behind_the_prompt(bos):
+    net = network(prepend_bos=bos)
+    f = frames_of(batch(sizes=((5, 7),)))
+    before = net(inputs(f, stages=(1,)))["ar"].nll
+    f.target[0, 4, 0] = (f.target[0, 4, 0] + 1) % CODES
+    after = net(inputs(f, stages=(1,)))["ar"].nll
+    # With BOS prediction i is of code i.  Without, i is of code i + 1 and the first code's stands last.
+    changed = ((before - after).abs() > 1e-6).tolist()
+    assert changed == ([False] * 4 + [True] * 4 if bos else [False] * 3 + [True] * 4 + [False])
+
+
+def test_every_code_and_one_end_is_learned_once():
+    f = frames_of(batch())
+    for bos in (True, False):
+        scores = network(prepend_bos=bos)(inputs(f))["ar"]
+        assert len(scores.nll) == 7 + 3 + 9 + 3 and int(scores.end.sum()) == 3
+        fork = network(prepend_bos=bos)(inputs(f, eos="padding", first_code=False))["ar"]
+        assert len(fork.nll) == 3 * (10 if bos else 9)
+
+
+def test_stage_reads_the_books_below_it_only():
+    net = network()
+    f = frames_of(batch(sizes=((5, 7),)))
+    before = {s: net(inputs(f, ar=False, stages=(s,)))["nar"].nll for s in (1, 2)}
+    f.target[0, 3, 1] = (f.target[0, 3, 1] + 1) % CODES
+    after = {s: net(inputs(f, ar=False, stages=(s,)))["nar"].nll for s in (1, 2)}
+    assert ((before[1] - after[1]).abs() > 1e-6).nonzero().flatten().tolist() == [3]  # its own label, nothing else
+    assert ((before[2] - after[2]).abs() > 1e-6).sum() > 4  # an input
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_the_nar_prompt_sees_the_target_or_not(sees):
+    net = network(nar_prompt_sees_target=sees)
+    mask = net._nar_mask(torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool))[0, 0]
+    assert mask.int().tolist() == ([[1] * 4] * 4 if sees else [[1, 1, 0, 0]] * 2 + [[1] * 4] * 2)
+
+
+def test_masked_codes_are_not_read():
+    net = network(nar="masked_all")
+    f = frames_of(batch(sizes=((5, 7),)))
+    hidden = torch.zeros(1, 7, BOOKS, dtype=torch.bool)
+    hidden[0, 2, 1] = hidden[0, 5, 0] = True
+    before = net(inputs(f, ar=False, hidden=hidden))["nar"]
+    assert before.book.tolist() == [0, 1] and not hasattr(net, "ar_decoder")
+    f.target[0, 2, 1] = (f.target[0, 2, 1] + 1) % CODES
+    after = net(inputs(f, ar=False, hidden=hidden))["nar"]
+    one, two = (before.nll - after.nll).tolist()
+    assert one != 0.0 or two != 0.0
+    assert (one, two)[before.book.tolist().index(0)] == 0.0  # the other masked code does not see it
+
+
+def test_names_of_parameters_tell_the_stages():
+    for name, _ in network(prenet=True, nar_scale_factor=2.0).named_parameters():
+        assert name.startswith(("ar_", "nar_")), name
+
+
+def test_shared_tables_are_one_parameter():
+    net = network(share_embeddings=True)
+    assert net.nar_predict_layers[0].weight is net.nar_audio_embeddings[1].weight
+    assert net.nar_predict_layers[1].weight is net.nar_audio_embeddings[2].weight
+
+
+@pytest.mark.parametrize("fields", [{}, {"share_embeddings": True}, {"nar": "masked"}, {"prenet": True, "norm_first": False}])
+def test_folder_round_trip(tmp_path, fields):
+    net = network(**fields)
+    net.save(tmp_path)
+    again = open_model(tmp_path).eval()
+    assert again.arch == net.arch and again.num_ids == net.num_ids
+    for (name, a), (_, b) in zip(net.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    with pytest.raises(CheckpointError, match="class 'valle'; this works with 'causal_lm'"):
+        SpeechTextLM.load(tmp_path)
+    with pytest.raises(CheckpointError, match="weights of another model"):
+        network(dim=32).load_weights(tmp_path)
+
+
+def test_settings_of_causal_models_are_refused():
+    from ttt.config.schema import ModelSection
+
+    with pytest.raises(ConfigError, match="model.preset: belongs to model.arch=causal_lm"):
+        network().arch.start(ModelSection(preset="toy"), network().tokenizer, 0)
+    with pytest.raises(ConfigError, match="objective.mask: 'hybrid' lets answers look ahead"):
+        network()(inputs(rule=MASK.build("hybrid", "mask")))

@@ -1,0 +1,62 @@
+"""Where a recording is cut into prompt and continuation (specification of AudioLM, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MODES = ("stored", "fixed", "uniform", "seconds")
+CUT_BY = ("batch", "row")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How long prompts are.
+
+    ``fixed``: ``share`` of the recording, at least ``least`` frames, at most half of the longest recording (which wins over
+    ``least``).  ``uniform``: a share drawn between ``low`` and ``high``.  ``seconds``: a time drawn between them.  ``by`` batch: all
+    rows have the shortest of their prompts; ``row``: each its own.
+    """
+
+    mode: str = "stored"  # stored (as the examples have it) | fixed | uniform | seconds
+    share: float = 0.4  # fixed
+    least: int = 50  # fixed: frames
+    low: float = 0.3  # uniform: share; seconds: time
+    high: float = 0.5
+    frame_rate_hz: float = 50.0  # seconds: frames of a second
+    by: str = "batch"  # batch | row
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.by not in CUT_BY:
+            raise ValueError(f"by must be one of {', '.join(CUT_BY)}, got {self.by!r}")
+        if not 0 < self.share < 1 or self.least < 1 or not 0 < self.low <= self.high or self.frame_rate_hz <= 0:
+            raise ValueError(
+                f"need 0 < share < 1, least >= 1, 0 < low <= high and frame_rate_hz > 0, got {self.share}, {self.least}, "
+                f"{self.low} to {self.high}, {self.frame_rate_hz}"
+            )
+        if self.mode == "uniform" and self.high >= 1:
+            raise ValueError(f"uniform shares must lie below 1, got high = {self.high}")
+
+    def prompts(self, lengths: Sequence[int], draws: Sequence[float]) -> list[int]:
+        """Frames of each row's prompt; ``lengths``: of the recordings, >= 2; ``draws``: one number in [0, 1) a row.
+
+        >>> Cut("fixed").prompts([500, 400], [0.0, 0.0])
+        [160, 160]
+        >>> Cut("fixed").prompts([90], [0.0])
+        [45]
+        """
+        if self.mode == "stored":
+            raise ValueError("mode 'stored' takes prompts as they are")
+        longest = max(lengths)
+        found = [self._prompt(n, longest, d) for n, d in zip(lengths, draws, strict=True)]
+        if self.by == "batch":
+            found = [min(found)] * len(found)
+        return [min(p, n - 1) for p, n in zip(found, lengths, strict=True)]  # something is left to say
+
+    def _prompt(self, length: int, longest: int, draw: float) -> int:
+        if self.mode == "fixed":
+            return max(1, min(max(int(self.share * length), self.least), longest // 2))
+        wanted = self.low + (self.high - self.low) * draw
+        return max(1, int(wanted * (length if self.mode == "uniform" else self.frame_rate_hz)))

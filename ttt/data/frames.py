@@ -1,0 +1,117 @@
+"""Flat ids -> frames: what a model of code books sees of a batch.  Text and delimiters are left behind.
+
+Letters: ``D`` documents, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` books.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttt.errors import DataError
+from ttt.types import PackedBatch
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Codes of some documents: ``prompt`` i64 [D, S, Q], ``target`` i64 [D, T, Q], 0 on padding; lengths i64 [D].
+
+    ``prompt_at``, ``target_at`` i64 [D, S], [D, T]: flat position (row * width + column) of a frame's first code in the
+    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).
+    """
+
+    prompt: Tensor
+    prompt_lens: Tensor
+    target: Tensor
+    target_lens: Tensor
+    prompt_at: Tensor
+    target_at: Tensor
+    doc: Tensor
+
+    @property
+    def count(self) -> int:
+        """Frames to predict."""
+        return int(self.target_lens.sum())
+
+
+def frames_of(batch: PackedBatch) -> Frames:
+    """The frames of every document that has some to predict: targets by ``batch.target``, all other codes as its prompt.
+
+    Raises `DataError` for a batch that does not say which ids are codes, for codes out of the order of books, and for
+    documents without a prompt.
+    """
+    if batch.space is None:
+        raise DataError("this batch does not say which ids are codes; make it with collate(..., vocab.code_space)")
+    books = batch.space.books
+    first, stop, size = books[0][0], books[-1][1], books[0][1] - books[0][0]
+    ids = batch.ids.flatten()
+    is_code = (ids >= first) & (ids < stop) & batch.visible.flatten()
+    at = is_code.nonzero().flatten()
+    if not len(at):
+        return _empty(len(books))
+    book = (ids[at] - first) // size
+    # Frames are whole and in order, so the n-th code of a document is of book n mod Q.
+    doc, target = batch.doc.flatten()[at], batch.target.flatten()[at]
+    if len(at) % len(books) or not torch.equal(book, torch.arange(len(at)) % len(books)):
+        wrong = _name(batch, int(doc[(book[: len(at)] != torch.arange(len(at)) % len(books)).long().argmax()]))
+        raise DataError(f"example {wrong}: its codes are no whole frames of {len(books)}; make the examples again")
+    codes = (ids[at] - first - book * size).view(-1, len(books))
+    at, doc, target = at[:: len(books)], doc[:: len(books)], target[:: len(books)]
+    kept = torch.unique(doc[target])
+    if not len(kept):
+        return _empty(len(books))
+    slot = torch.full((batch.n_docs,), -1)
+    slot[kept] = torch.arange(len(kept))
+    parts = [_padded(codes, at, slot[doc], mine, len(kept)) for mine in (~target, target)]
+    (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
+    if bool((prompt_lens == 0).any()):
+        raise DataError(
+            f"example {_name(batch, int(kept[int((prompt_lens == 0).long().argmax())]))}: has no audio before its answer; a "
+            "continuation needs a prompt"
+        )
+    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, kept)
+
+
+def resplit(frames: Frames, lengths: Tensor) -> Frames:
+    """The same recordings with prompts of ``lengths`` i64 [D] frames: each is its prompt and target in one piece."""
+    total = frames.prompt_lens + frames.target_lens
+    if bool(((lengths < 1) | (lengths >= total)).any()):
+        raise DataError(f"cut: prompts of {lengths.tolist()} frames do not fit recordings of {total.tolist()}")
+    codes, at, slot, mine = [], [], [], []
+    for d in range(len(total)):
+        s, t = int(frames.prompt_lens[d]), int(frames.target_lens[d])
+        codes.append(torch.cat([frames.prompt[d, :s], frames.target[d, :t]]))
+        at.append(torch.cat([frames.prompt_at[d, :s], frames.target_at[d, :t]]))
+        slot.append(torch.full((s + t,), d))
+        mine.append(torch.arange(s + t) < lengths[d])
+    every = [torch.cat(part) for part in (codes, at, slot)]
+    of_prompt = torch.cat(mine)
+    parts = [_padded(*every, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
+    (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
+    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc)
+
+
+def _padded(codes: Tensor, at: Tensor, slot: Tensor, chosen: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes [n, Q], positions [n] and rows [n] of the chosen frames -> [rows, most, Q], lengths [rows], [rows, most]."""
+    chosen = chosen & (slot >= 0)
+    slot, codes, at = slot[chosen], codes[chosen], at[chosen]
+    lengths = torch.bincount(slot, minlength=rows)
+    order = torch.argsort(slot, stable=True)
+    slot, codes, at = slot[order], codes[order], at[order]
+    place = torch.arange(len(slot)) - (torch.cumsum(lengths, 0) - lengths)[slot]
+    width = int(lengths.max()) if len(slot) else 0
+    out = codes.new_zeros(rows, width, codes.shape[1])
+    where = at.new_zeros(rows, width)
+    out[slot, place], where[slot, place] = codes, at
+    return out, lengths, where
+
+
+def _empty(books: int) -> Frames:
+    codes, lens, at = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 0, books), (0,), (0, 0)))
+    return Frames(codes, lens, codes, lens, at, at, lens)
+
+
+def _name(batch: PackedBatch, doc: int) -> str:
+    return repr(batch.uids[doc]) if doc < len(batch.uids) else f"number {doc} of the batch"

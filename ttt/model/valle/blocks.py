@@ -1,0 +1,124 @@
+"""Transformer blocks of both decoders: packed attention, ReLU feed-forward, norms that a stage may steer, a key cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Keys and values [B, H, n, d] of one layer.
+KeyValue = tuple[Tensor, Tensor]
+
+
+class AdaptiveNorm(nn.Module):
+    """w * LN(x) + b with (w, b) a linear function of the stage's vector [D] (VALL-E, arXiv 2301.02111, section 4.2.2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.project = nn.Linear(dim, 2 * dim)
+        with torch.no_grad():  # begins as a plain norm, up to what the stage adds
+            self.project.bias[:dim] = 1.0
+            self.project.bias[dim:] = 0.0
+
+    def forward(self, x: Tensor, stage: Tensor) -> Tensor:
+        """[B, T, D] -> the same shape."""
+        w, b = self.project(stage).chunk(2, -1)
+        return w * self.norm(x) + b
+
+
+def _normed(norm: nn.Module, x: Tensor, stage: Tensor | None) -> Tensor:
+    return norm(x) if stage is None else norm(x, stage)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward of four times the width, with dropout as in `nn.TransformerEncoderLayer`."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, norm_first: bool, adaptive: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.norm_first = heads, dropout, norm_first
+        self.attention_in = nn.Linear(dim, 3 * dim)
+        self.attention_out = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.attention_in.weight)
+        for linear in (self.attention_in, self.attention_out):
+            nn.init.zeros_(linear.bias)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.norm1, self.norm2 = (AdaptiveNorm(dim) if adaptive else nn.LayerNorm(dim) for _ in range(2))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, stage: Tensor | None, past: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
+        """``x`` [B, T, D], ``mask`` bool [B, 1, T, n + T] (None: everything) -> ([B, T, D], keys and values of ``x``)."""
+        if self.norm_first:
+            made, new = self._attend(_normed(self.norm1, x, stage), mask, past)
+            x = x + made
+            return x + self._feed(_normed(self.norm2, x, stage)), new
+        made, new = self._attend(x, mask, past)
+        x = _normed(self.norm1, x + made, stage)
+        return _normed(self.norm2, x + self._feed(x), stage), new
+
+    def _attend(self, x: Tensor, mask: Tensor | None, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attention_in(x).chunk(3, -1)
+        )
+        keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
+        drop = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, dropout_p=drop)
+        return self._drop(self.attention_out(out.transpose(1, 2).flatten(2))), (k, v)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self._drop(self.down(self._drop(F.relu(self.up(x)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Stack(nn.Module):
+    """Blocks, and a final norm if norms come first.  ``adaptive``: every norm is steered by a stage's vector."""
+
+    def __init__(self, layers: int, dim: int, heads: int, dropout: float, norm_first: bool, adaptive: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout, norm_first, adaptive) for _ in range(layers))
+        self.norm = (AdaptiveNorm(dim) if adaptive else nn.LayerNorm(dim)) if norm_first else None
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, stage: Tensor | None = None, past: Sequence[KeyValue] = ()
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Hidden states [B, T, D], and the keys and values of ``x`` by layer; ``past``: those of what stands before it."""
+        new: list[KeyValue] = []
+        for number, block in enumerate(self.blocks):
+            x, made = block(x, mask, stage, past[number] if past else None)
+            new.append(made)
+        return (x if self.norm is None else _normed(self.norm, x, stage)), new
+
+
+class SinePositions(nn.Module):
+    """Adds alpha * (sin on even, cos on odd channels, base 10000), then dropout; alpha is trained or stays 1."""
+
+    def __init__(self, dim: int, dropout: float, trained: bool) -> None:
+        super().__init__()
+        self.dropout = dropout
+        if trained:
+            self.alpha = nn.Parameter(torch.ones(1))
+        else:
+            self.register_buffer("alpha", torch.ones(1), persistent=False)
+        rates = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+        self.register_buffer("rates", rates, persistent=False)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """``x`` [B, T, D], ``positions`` i64 [T] or [B, T]."""
+        angles = positions[..., None].float() * self.rates.float()  # type: ignore[operator]
+        waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)  # sin, cos, sin, cos, ...
+        return F.dropout(x + self.alpha * waves.to(x.dtype), self.dropout, self.training)
+
+
+class Prenet(nn.Sequential):
+    """Per frame D -> 256 -> 256 -> D with ReLU and dropout 0.25 after the first two."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.Linear(dim, 256), nn.ReLU(), nn.Dropout(0.25), nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.25),
+            nn.Linear(256, dim),
+        )  # fmt: skip

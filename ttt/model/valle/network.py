@@ -1,0 +1,326 @@
+"""The network of the model class ``valle``: two decoders over frames of codes.
+
+Letters: ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` books, ``N`` codes of a book, ``D`` width.
+Names of parameters begin with ``ar_`` or ``nar_``: the two stages of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttt.errors import CheckpointError, ConfigError
+from ttt.interfaces import MaskRule
+from ttt.masks.materialize import materialize
+from ttt.model.stored import KEY, refuse_other_class
+from ttt.model.valle.arch import Valle
+from ttt.model.valle.blocks import KeyValue, Prenet, SinePositions, Stack
+from ttt.model.valle.targets import IGNORED, ar_inputs_labels
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import Kind, Layout
+
+TOP = 10  # a code counts as hit when it is among so many likeliest
+AHEAD = ("prompt", "nothing")  # rules under which a target frame sees nothing behind it
+
+
+@dataclass(frozen=True)
+class FrameInputs:
+    """One training pass.
+
+    ``prompt`` i64 [B, S, Q], ``target`` i64 [B, T, Q]: codes, anything valid on padding; ``prompt_lens``, ``target_lens`` i64 [B].
+    ``rule``: the AR decoder's mask.  ``ar``: run the AR decoder, with ``eos`` (`ar_inputs_labels`) and, without a beginning
+    token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: books the NAR decoder predicts, one
+    pass each.  ``hidden`` bool [B, T, Q]: instead, one pass that predicts these masked codes.
+    """
+
+    prompt: Tensor
+    prompt_lens: Tensor
+    target: Tensor
+    target_lens: Tensor
+    rule: MaskRule
+    ar: bool = True
+    eos: str = "first"
+    first_code: bool = True
+    stages: Sequence[int] = ()
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """-log p f32 [n] of what was predicted, whether it was among the ten likeliest bool [n], its row and book i64 [n].
+
+    ``end`` bool [n]: it was the end token.
+    """
+
+    nll: Tensor
+    hit: Tensor
+    row: Tensor
+    book: Tensor
+    end: Tensor
+
+
+class ValleNetwork(nn.Module):
+    """AR decoder of the first book, NAR decoder of the others; see `Valle` for the fields of ``arch``."""
+
+    attention = "sdpa"
+
+    def __init__(self, arch: Valle, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        vocab = tokenizer.vocab
+        self.arch, self.tokenizer = arch, tokenizer
+        self.num_codes, self.books = n, q = vocab.num_codes, vocab.num_books
+        if q == 1 and arch.nar == "masked":
+            raise ConfigError("model.arch.nar: 'masked' fills the upper books, and this vocabulary has one book")
+        d = arch.dim
+
+        def tables(rows: Sequence[int], width: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Embedding(r, width) for r in rows)
+
+        if arch.nar != "masked_all":
+            self.ar_prompt_embeddings = tables([n] * q, d)
+            self.ar_audio_embedding = nn.Embedding(n + 1 + arch.prepend_bos, d)
+            self.ar_prompt_prenet, self.ar_audio_prenet = (Prenet(d) if arch.prenet else nn.Identity() for _ in "pt")
+            self.ar_prompt_position, self.ar_audio_position = (SinePositions(d, arch.dropout, True) for _ in "pt")
+            self.ar_decoder = Stack(arch.layers, d, arch.heads, arch.dropout, arch.norm_first, adaptive=False)
+            self.ar_predict_layer = nn.Linear(d, n + 1, bias=False)
+        if q == 1 and arch.nar == "stages":
+            return
+        d = arch.nar_dim
+        masked = arch.nar != "stages"
+        read = q if masked or arch.share_embeddings else q - 1  # the last book is only predicted
+        self.nar_prompt_embeddings = tables([n] * q, d)
+        # Row N: padding (first book); row N, and N + 1 in the first book: a masked code.
+        self.nar_audio_embeddings = tables([n + (j == 0) + masked for j in range(read)], d)
+        self.nar_prompt_prenet, self.nar_audio_prenet = (Prenet(d) if arch.prenet else nn.Identity() for _ in "pt")
+        self.nar_prompt_position = SinePositions(d, 0.0, False)
+        self.nar_audio_position = SinePositions(d, arch.dropout, False)
+        self.nar_stage_embeddings = tables([1] * (1 if masked else q - 1), d)
+        self.nar_decoder = Stack(arch.nar_layers, d, arch.nar_heads, arch.dropout, arch.norm_first, adaptive=True)
+        self.first_predicted = 0 if arch.nar == "masked_all" else 1
+        self.nar_predict_layers = nn.ModuleList(nn.Linear(d, n, bias=False) for _ in range(self.first_predicted, q))
+        if arch.share_embeddings:
+            if masked:
+                raise ConfigError("model.arch.share_embeddings: only with nar=stages, whose tables have no row for masks")
+            for book, head in enumerate(self.nar_predict_layers, 1):
+                head.weight = self.nar_audio_embeddings[book].weight  # type: ignore[assignment,union-attr]
+
+    # ------------------------------------------------------------------------------------ what the spine asks for
+
+    @property
+    def num_ids(self) -> int:
+        """Ids of the vocabulary: the session's logits cover them."""
+        return self.tokenizer.vocab.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def save(self, folder: str | Path) -> None:
+        """``config.json``, ``model.safetensors`` (shared weights once), the tokenizer and vocab.json."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"model_type": "ttt_valle", KEY: {"name": "valle", **asdict(self.arch)}, "num_codes": self.num_codes,
+                 "num_books": self.books, "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        weights = {name: p.detach().cpu().contiguous().clone() for name, p in self.named_parameters()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        self.tokenizer.save(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read what `save` wrote, in place.  Raises `CheckpointError` when it is of another shape or class."""
+        from safetensors.torch import load_file
+
+        refuse_other_class(folder, "valle")
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: no model.safetensors here; this is not a model folder")
+        try:
+            stored = load_file(path)
+        except Exception as error:  # damaged files surface as many types
+            raise CheckpointError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        have = dict(self.named_parameters())
+        for name in sorted(set(have) ^ set(stored)):
+            side = "lacks" if name in have else "has"
+            raise CheckpointError(f"{path}: weights of another model: it {side} {name!r}; compare model.arch")
+        for name, parameter in have.items():
+            if parameter.shape != stored[name].shape:
+                raise CheckpointError(
+                    f"{path}: weights of another model: {name!r} is {list(stored[name].shape)}, model.arch makes it "
+                    f"{list(parameter.shape)}"
+                )
+        with torch.no_grad():
+            for name, parameter in have.items():
+                parameter.copy_(stored[name])
+
+    def session(self, mask: MaskRule, *, cache: str = "exact", room: int = 0, slots: int = 1) -> Any:
+        """The decoding state (`FrameSession`)."""
+        from ttt.model.valle.session import FrameSession
+
+        return FrameSession(self, mask, cache=cache, slots=slots)
+
+    # ---------------------------------------------------------------------------------------------- training
+
+    def forward(self, x: FrameInputs) -> dict[str, Scores]:
+        """Scores of every prediction that is learned: ``ar``, ``nar``."""
+        scores: dict[str, Scores] = {}
+        if x.ar:
+            scores["ar"] = self._ar_scores(x)
+        if x.hidden is not None:
+            scores["nar"] = self._masked_scores(x, x.hidden)
+        elif x.stages:
+            parts = [self._stage_scores(x, s) for s in x.stages]
+            scores["nar"] = Scores(*(torch.cat([getattr(p, f) for p in parts]) for f in Scores.__dataclass_fields__))
+        return scores
+
+    def _ar_scores(self, x: FrameInputs) -> Scores:
+        inputs, labels = ar_inputs_labels(
+            x.target[..., 0], x.target_lens, self.num_codes, self.arch.prepend_bos, x.eos
+        )
+        s, t = x.prompt.shape[1], inputs.shape[1]
+        prompt = self.ar_prompt(x.prompt)
+        target = self.ar_target(inputs, x.prompt_lens, torch.arange(t, device=inputs.device))
+        hidden, _ = self.ar_decoder(torch.cat([prompt, target], 1), self.ar_mask(x.rule, x.prompt_lens, x.target_lens, s, t))
+        rows, where = (labels != IGNORED).nonzero(as_tuple=True)
+        chosen, wanted = hidden[rows, s + where], labels[rows, where]
+        if not self.arch.prepend_bos and x.first_code:
+            all_rows = torch.arange(len(labels), device=labels.device)
+            chosen = torch.cat([chosen, hidden[all_rows, x.prompt_lens - 1]])
+            wanted, rows = torch.cat([wanted, x.target[:, 0, 0]]), torch.cat([rows, all_rows])
+        return _scores(self.ar_predict_layer(chosen), wanted, rows, torch.zeros_like(rows), self.num_codes)
+
+    def _stage_scores(self, x: FrameInputs, stage: int) -> Scores:
+        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, stage)
+        rows, where = _inside(x.target_lens, x.target.shape[1]).nonzero(as_tuple=True)
+        logits = self.nar_logits(hidden[rows, where], stage)
+        return _scores(logits, x.target[rows, where, stage], rows, torch.full_like(rows, stage), self.num_codes)
+
+    def _masked_scores(self, x: FrameInputs, masked: Tensor) -> Scores:
+        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, 0, masked)
+        parts = []
+        for book in range(self.first_predicted, self.books):
+            rows, where = masked[..., book].nonzero(as_tuple=True)
+            logits = self.nar_logits(hidden[rows, where], book)
+            wanted = x.target[rows, where, book]
+            parts.append(_scores(logits, wanted, rows, torch.full_like(rows, book), self.num_codes))
+        return Scores(*(torch.cat([getattr(p, f) for p in parts]) for f in Scores.__dataclass_fields__))
+
+    # ------------------------------------------------------------------------------------- parts, also for decoding
+
+    def ar_prompt(self, codes: Tensor) -> Tensor:
+        """Prompt vectors [B, S, D] of codes i64 [B, S, Q]: the sum over books."""
+        summed = _summed(self.ar_prompt_embeddings, codes)
+        at = torch.arange(codes.shape[1], device=codes.device)
+        return self.ar_prompt_position(self.ar_prompt_prenet(summed), at)
+
+    def ar_target(self, ids: Tensor, prompt_lens: Tensor, at: Tensor) -> Tensor:
+        """Target vectors [B, T, D] of ids i64 [B, T] (codes, end, beginning) at places i64 [T] or [B, T] of the target."""
+        if self.arch.continuous_positions:
+            at = at + prompt_lens[:, None]
+        return self.ar_audio_position(self.ar_audio_prenet(self.ar_audio_embedding(ids)), at)
+
+    def ar_mask(self, rule: MaskRule, prompt_lens: Tensor, target_lens: Tensor, s: int, t: int) -> Tensor:
+        """Bool [B, 1, s + t, s + t]: who may look at whom; True is allowed."""
+        check_rule(rule)
+        visible = torch.cat([_inside(prompt_lens, s), _inside(target_lens + self.arch.prepend_bos, t)], 1)
+        layout = frame_layout(visible, s)
+        return materialize(rule, layout, "sdpa", self.dtype)
+
+    def nar_hidden(
+        self, prompt: Tensor, prompt_lens: Tensor, target: Tensor, target_lens: Tensor, stage: int,
+        masked: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Hidden states [B, T, D'] of the target's frames.
+
+        ``stage``: the book to predict, 1 to Q - 1; the target's books below it are read.  With ``masked`` bool [B, T, Q] all books
+        are read, but for those codes (``stage`` is then 0).
+        """
+        inside = _inside(target_lens, target.shape[1])
+        if masked is None:
+            first = torch.where(inside, target[..., 0], self.num_codes)  # padding has a row of its own
+            y = _summed(self.nar_audio_embeddings, torch.cat([first[..., None], target[..., 1:stage]], -1))
+        else:
+            row = target.new_tensor([self.num_codes + (j == 0) for j in range(self.books)])
+            ids = torch.where(masked, row, target)
+            ids[..., 0] = torch.where(inside, ids[..., 0], self.num_codes)
+            y = _summed(self.nar_audio_embeddings, ids)
+        at = torch.arange(target.shape[1], device=target.device)
+        if self.arch.continuous_positions:
+            at = at + prompt_lens[:, None]
+        y = self.nar_audio_position(self.nar_audio_prenet(y), at)
+        s = prompt.shape[1]
+        x = _summed(self.nar_prompt_embeddings, prompt)
+        x = self.nar_prompt_position(self.nar_prompt_prenet(x), torch.arange(s, device=prompt.device))
+        steer = self.nar_stage_embeddings[0 if masked is not None else stage - 1].weight[0]  # type: ignore[union-attr]
+        hidden, _ = self.nar_decoder(torch.cat([x, y], 1), self._nar_mask(_inside(prompt_lens, s), inside), steer)
+        return hidden[:, s:]
+
+    def nar_logits(self, hidden: Tensor, book: int) -> Tensor:
+        """Logits [..., N] of one book."""
+        return self.nar_predict_layers[book - self.first_predicted](hidden)
+
+    def _nar_mask(self, of_prompt: Tensor, of_target: Tensor) -> Tensor:
+        keys = torch.cat([of_prompt, of_target], 1)[:, None, None]  # [B, 1, 1, S + T]
+        s, n = of_prompt.shape[1], keys.shape[-1]
+        mask = keys.expand(-1, 1, n, n).clone()
+        if not self.arch.nar_prompt_sees_target:
+            mask[:, :, :s, s:] = False
+        # A padded prompt whose keys are all padding would have nothing to look at.
+        mask |= torch.eye(n, dtype=torch.bool, device=mask.device)
+        return mask
+
+
+def check_rule(rule: MaskRule) -> None:
+    """Raise `ConfigError` for a mask under which the AR decoder could see what it is to predict."""
+    if rule.looks_ahead not in AHEAD:
+        name = getattr(type(rule), "registered_name", type(rule).__name__)
+        raise ConfigError(
+            f"objective.mask: {name!r} lets answers look ahead, and the first book is written from left to right; choose "
+            "prefix or causal"
+        )
+
+
+def frame_layout(visible: Tensor, prompt: int) -> Layout:
+    """Frames as a mask rule knows positions: ``visible`` bool [B, n], the first ``prompt`` of them the prompt."""
+    zeros = torch.zeros(visible.shape, dtype=torch.long, device=visible.device)
+    at = torch.arange(visible.shape[1], device=visible.device).expand_as(zeros)
+    return Layout(
+        kind=zeros.to(torch.uint8) + int(Kind.AUDIO), span=zeros, doc=zeros, position=at, prompt=at < prompt,
+        visible=visible, stream=zeros,
+    )  # fmt: skip
+
+
+def _summed(tables: nn.ModuleList, codes: Tensor) -> Tensor:
+    """Sum over books [B, T, D] of the embeddings of codes i64 [B, T, q]."""
+    total = tables[0](codes[..., 0])
+    for book in range(1, codes.shape[-1]):
+        total = total + tables[book](codes[..., book])
+    return total
+
+
+def _inside(lengths: Tensor, size: int) -> Tensor:
+    """Bool [B, size]: True in a row's own frames."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def _scores(logits: Tensor, wanted: Tensor, row: Tensor, book: Tensor, num_codes: int) -> Scores:
+    logits = logits.float()
+    nll = F.cross_entropy(logits, wanted, reduction="none")
+    with torch.no_grad():
+        of_wanted = logits.gather(1, wanted[:, None])
+        hit = (logits > of_wanted).sum(1) < TOP
+    return Scores(nll, hit, row, book, wanted == num_codes)

@@ -1,0 +1,241 @@
+"""The decoding state of a ``valle``: rows of frames that grow, and the passes over them.
+
+It answers the same asks as `ttt.sampling.session.Session`: logits at masked places of a row's flat ids.  A place of the first
+book is a step of the AR decoder, whose keys are kept: exactly, because no position ever sees what comes later (specification
+of AudioLM, section 8).  Which keys still hold is found by comparing codes, so samplers may take back what they like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttt.errors import ConfigError, DataError
+from ttt.interfaces import MaskRule
+from ttt.masks.materialize import dense
+from ttt.model.valle.blocks import KeyValue
+from ttt.model.valle.network import ValleNetwork, check_rule, frame_layout
+
+
+class FrameSession:
+    """``slots`` rows; ``cache`` "none" computes everything anew in each call (the slow reference), else keys are kept."""
+
+    def __init__(self, network: ValleNetwork, mask: MaskRule, *, cache: str = "exact", slots: int = 1) -> None:
+        check_rule(mask)
+        self.network, self.mask, self.keeps = network, mask, cache != "none"
+        self.device, self.vocab = network.device, network.tokenizer.vocab
+        self.rows: list[_Row | None] = [None] * slots
+        self._keys: list[KeyValue] = []  # by layer, [slots, H, capacity, d]
+
+    def reserve(self, tokens: int) -> None:
+        """Nothing to do: room is made as rows grow."""
+
+    def admit(self, slot: int, prompt: Any) -> None:
+        """Begin a prompt in row ``slot``: all codes in its ids, as frames.  Raises `DataError` when there are none."""
+        frames = self.vocab.codes(np.asarray(prompt.ids, dtype=np.int64))
+        if not len(frames):
+            raise DataError(f"prompt {prompt.uid!r}: holds no audio; a continuation needs some")
+        self.rows[slot] = _Row(torch.from_numpy(frames).long())
+
+    def append(self, slot: int, ids: Tensor, closed: bool = False) -> None:
+        """Commit ids of the answer."""
+        row = self._row(slot)
+        row.answer = torch.cat([row.answer, ids.cpu()])
+
+    def row(self, slot: int) -> list[int]:
+        """Committed ids of the answer of one row."""
+        return self._row(slot).answer.tolist()
+
+    def run(self, asks: Sequence[Any]) -> list[Tensor]:
+        """Logits f32 [p, ids] of every ask; at a place they are minus infinity but for its book's codes and, in the first book
+
+        of an AR decoder, the end of the turn.
+        """
+        out: list[Tensor | None] = [None] * len(asks)
+        ar: list[tuple[int, Tensor]] = []
+        nar: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
+        q, form = self.network.books, self.network.arch.nar
+        for n, ask in enumerate(asks):
+            if ask.unconditional:
+                raise ConfigError("eval.sampler: guidance (cfg_scale) is not for a valle, which has no empty prompt")
+            row = self._row(ask.slot)
+            ids = torch.cat([row.answer, ask.tail.cpu()])
+            places = ask.places + len(row.answer)
+            books = places % q
+            if form != "masked_all" and bool((books == 0).any()):
+                if len(places) != 1:
+                    raise ConfigError("eval.sampler: a valle writes its first book code by code; choose its own sampler")
+                ar.append((n, ids[: int(places)].view(-1, q)[:, 0] - self.vocab.code_start))
+                continue
+            stage = int(books[0]) if form == "stages" else 0
+            if form == "stages" and bool((books != stage).any()):
+                raise ConfigError("eval.sampler: this valle fills one book after another; choose its own sampler")
+            nar.setdefault(stage, []).append((n, ids, places))
+        if ar:
+            for (n, _), logits in zip(ar, self._ar([asks[n].slot for n, _ in ar], [c for _, c in ar]), strict=True):
+                out[n] = self._placed(logits[None], torch.zeros(1, dtype=torch.long), asks[n].ids)
+        for stage, some in nar.items():
+            found = self._nar(stage, [(asks[n].slot, ids) for n, ids, _ in some])
+            for (n, _, places), hidden in zip(some, found, strict=True):
+                books = (places % q).to(self.device)
+                frames = hidden[(places // q).to(self.device)]
+                logits = frames.new_zeros(len(places), self.network.num_codes, dtype=torch.float32)
+                for book in torch.unique(books).tolist():
+                    mine = books == book
+                    logits[mine] = self.network.nar_logits(frames[mine], book).float()
+                out[n] = self._placed(logits, books, asks[n].ids)
+        return out  # type: ignore[return-value]
+
+    def _row(self, slot: int) -> _Row:
+        row = self.rows[slot]
+        assert row is not None, f"slot {slot} holds no prompt"
+        return row
+
+    def _placed(self, logits: Tensor, books: Tensor, ids: slice | None) -> Tensor:
+        """Logits [p, N] or [p, N + 1] of codes of ``books`` as logits [p, ids] of ids of the vocabulary."""
+        first, stop = (0, self.vocab.size) if ids is None else (ids.start, ids.stop)
+        n = self.network.num_codes
+        wide = logits.new_full((len(logits), self.vocab.size), -torch.inf)
+        at = self.vocab.code_start + books.to(logits.device)[:, None] * n + torch.arange(n, device=logits.device)
+        wide.scatter_(1, at, logits[:, :n])
+        if logits.shape[1] > n:
+            wide[:, self.vocab.im_end_id] = logits[:, n]
+        return wide[:, first:stop]
+
+    # ------------------------------------------------------------------------------------------------ first book
+
+    def _ar(self, slots: Sequence[int], codes: Sequence[Tensor]) -> list[Tensor]:
+        """Logits [N + 1] of the code behind ``codes`` i64 [t] of each row."""
+        net = self.network
+        rows = [self._row(s) for s in slots]
+        if not self.keeps:
+            for row in rows:
+                row.forget()
+        self._prefill([s for s, r in zip(slots, rows, strict=True) if r.after_prompt is None])
+        begin = [net.num_codes + 1] if net.arch.prepend_bos else []
+        inputs = [[*begin, *c.tolist()] for c in codes]
+        hidden: list[Tensor | None] = [r.after_prompt if not i else None for r, i in zip(rows, inputs, strict=True)]
+        work = [n for n, i in enumerate(inputs) if i]
+        if work:
+            starts = [_common(rows[n].inputs, inputs[n]) for n in work]
+            starts = [min(at, len(inputs[n]) - 1) for n, at in zip(work, starts, strict=True)]  # the last one runs again
+            last = self._step([slots[n] for n in work], [inputs[n] for n in work], starts)
+            for n, h in zip(work, last, strict=True):
+                hidden[n] = h
+        logits = net.ar_predict_layer(torch.stack(hidden)).float()  # type: ignore[arg-type]
+        return list(logits)
+
+    def _prefill(self, slots: Sequence[int]) -> None:
+        """Run the prompts of some rows, keep their keys and the last hidden state."""
+        if not slots:
+            return
+        rows = [self._row(s) for s in slots]
+        lengths = torch.tensor([len(r.prompt) for r in rows])
+        size = int(lengths.max())
+        padded = torch.zeros(len(rows), size, self.network.books, dtype=torch.long)
+        for n, row in enumerate(rows):
+            padded[n, : len(row.prompt)] = row.prompt
+        visible = torch.arange(size) < lengths[:, None]
+        mask = dense(self.mask, frame_layout(visible, size))
+        mask = (mask | torch.eye(size, dtype=torch.bool))[:, None].to(self.device)
+        hidden, new = self.network.ar_decoder(self.network.ar_prompt(padded.to(self.device)), mask)
+        self._write(slots, [0] * len(slots), lengths.tolist(), new)
+        for n, row in enumerate(rows):
+            row.after_prompt, row.inputs = hidden[n, len(row.prompt) - 1], []
+
+    def _step(self, slots: Sequence[int], inputs: Sequence[list[int]], starts: Sequence[int]) -> list[Tensor]:
+        """Run each row's inputs from ``starts`` on behind what is kept; hidden state [D] of the last of them."""
+        net, rows = self.network, [self._row(s) for s in slots]
+        prompts = torch.tensor([len(r.prompt) for r in rows], device=self.device)
+        counts = [len(i) - a for i, a in zip(inputs, starts, strict=True)]
+        most = max(counts)
+        ids = torch.zeros(len(rows), most, dtype=torch.long)
+        for n, (row, at) in enumerate(zip(inputs, starts, strict=True)):
+            ids[n, : counts[n]] = torch.tensor(row[at:])
+        first = torch.tensor(starts, device=self.device)
+        at = first[:, None] + torch.arange(most, device=self.device)
+        x = net.ar_target(ids.to(self.device), prompts, at)
+        kept = (prompts + first).tolist()
+        longest = max(kept)
+        chosen = torch.tensor(list(slots), device=self.device)
+        past = [(k[chosen, :, :longest], v[chosen, :, :longest]) for k, v in self._keys]
+        old = torch.arange(longest, device=self.device) < (prompts + first)[:, None]
+        causal = torch.ones(most, most, dtype=torch.bool, device=self.device).tril()
+        size = len(rows)
+        mask = torch.cat([old[:, None].expand(size, most, longest), causal.expand(size, most, most)], 2)[:, None]
+        hidden, new = net.ar_decoder(x, mask, past=past)
+        self._write(slots, kept, counts, new)
+        for row, own in zip(rows, inputs, strict=True):
+            row.inputs = list(own)
+        return [hidden[n, count - 1] for n, count in enumerate(counts)]
+
+    def _write(self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], new: Sequence[KeyValue]) -> None:
+        """Store keys and values; what is longer than a row's count is padding."""
+        need = max(a + c for a, c in zip(starts, counts, strict=True))
+        have = self._keys[0][0].shape[2] if self._keys else 0
+        if need > have:
+            size = max(need, 2 * have, 64)
+            shapes = [(len(self.rows), k.shape[1], size, k.shape[3]) for k, _ in new]
+            fresh = [(k.new_zeros(s), v.new_zeros(s)) for s, (k, v) in zip(shapes, new, strict=True)]
+            for (k, v), (old_k, old_v) in zip(fresh, self._keys, strict=False):
+                k[:, :, :have], v[:, :, :have] = old_k, old_v
+            self._keys = fresh
+        for n, (slot, at, count) in enumerate(zip(slots, starts, counts, strict=True)):
+            for (keys, values), (k, v) in zip(self._keys, new, strict=True):
+                keys[slot, :, at : at + count] = k[n, :, :count]
+                values[slot, :, at : at + count] = v[n, :, :count]
+
+    # -------------------------------------------------------------------------------------------------- other books
+
+    def _nar(self, stage: int, some: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+        """Hidden states [T, D'] of the frames of flat ids i64 [T * Q], masks among them, behind each slot's prompt."""
+        net, q = self.network, self.network.books
+        frames = []
+        for _, ids in some:
+            whole = ids[: len(ids) // q * q].view(-1, q)
+            frames.append(torch.where(whole == self.vocab.mask_id, -1, whole - self.vocab.code_start - self._offsets()))
+        prompt, prompt_lens = _stacked([self._row(slot).prompt for slot, _ in some])
+        target, target_lens = _stacked(frames)
+        masked = (target < 0).to(self.device) if net.arch.nar != "stages" else None
+        hidden = net.nar_hidden(
+            prompt.to(self.device), prompt_lens.to(self.device), target.clamp(min=0).to(self.device),
+            target_lens.to(self.device), stage, masked,
+        )  # fmt: skip
+        return [h[:n] for h, n in zip(hidden, target_lens.tolist(), strict=True)]
+
+    def _offsets(self) -> Tensor:
+        return torch.arange(self.network.books) * self.network.num_codes
+
+
+class _Row:
+    """``prompt`` i64 [S, Q]; ``answer`` committed flat ids; ``inputs``: ids of the AR decoder's target whose keys are kept."""
+
+    def __init__(self, prompt: Tensor) -> None:
+        self.prompt = prompt
+        self.answer = torch.zeros(0, dtype=torch.long)
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep no keys."""
+        self.inputs: list[int] = []
+        self.after_prompt: Tensor | None = None  # hidden state of the last prompt frame
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    for n, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return n
+    return min(len(a), len(b))
+
+
+def _stacked(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Tensors [n, Q] -> [R, most, Q] padded with 0, lengths [R]."""
+    lengths = torch.tensor([len(p) for p in parts])
+    out = torch.zeros(len(parts), int(lengths.max()), parts[0].shape[1], dtype=torch.long)
+    for n, part in enumerate(parts):
+        out[n, : len(part)] = part
+    return out, lengths

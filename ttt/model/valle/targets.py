@@ -1,0 +1,48 @@
+"""What the AR decoder reads and what it learns to say: one book, shifted by one, with its end.
+
+Letters: ``N`` codes of a book; the end is id N, which is padding too, the beginning N + 1 (specification of AudioLM, section 3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+EOS_RULES = ("first", "padding")
+
+
+def ar_targets(codes: Tensor, lengths: Tensor, num_codes: int) -> Tensor:
+    """Codes i64 [B, T] of the first book -> i64 [B, T + 1]: the codes, then the end token at every place behind them.
+
+    >>> ar_targets(torch.tensor([[3, 7, 0]]), torch.tensor([2]), 10)
+    tensor([[ 3,  7, 10, 10]])
+    """
+    at = torch.arange(codes.shape[1] + 1, device=codes.device)
+    longer = torch.cat([codes, codes.new_full((len(codes), 1), num_codes)], 1)
+    return torch.where(at < lengths[:, None], longer, num_codes)
+
+
+def ar_inputs_labels(
+    codes: Tensor, lengths: Tensor, num_codes: int, bos: bool, eos: str = "first"
+) -> tuple[Tensor, Tensor]:
+    """(inputs, labels) of the target's rows; ``bos``: begin with id N + 1, else with the first code.
+
+    ``eos``: what is learned behind a row's end.  ``first``: nothing; ``padding``: the end token again and again, as in the
+    fork (specification, section 15.2).  Labels that are not learned are -100.
+
+    >>> ar_inputs_labels(torch.tensor([[3, 7, 0]]), torch.tensor([2]), 10, bos=True, eos="padding")
+    (tensor([[11,  3,  7, 10]]), tensor([[ 3,  7, 10, 10]]))
+    >>> ar_inputs_labels(torch.tensor([[3, 7, 0]]), torch.tensor([2]), 10, bos=False)
+    (tensor([[ 3,  7, 10]]), tensor([[   7,   10, -100]]))
+    """
+    if eos not in EOS_RULES:
+        raise ValueError(f"eos must be one of {', '.join(EOS_RULES)}, got {eos!r}")
+    targets = ar_targets(codes, lengths, num_codes)
+    labels = targets.clone()
+    if eos == "first":
+        labels[torch.arange(labels.shape[1], device=codes.device) > lengths[:, None]] = IGNORED
+    if bos:
+        first = targets.new_full((len(targets), 1), num_codes + 1)
+        return torch.cat([first, targets[:, :-1]], 1), labels
+    return targets[:, :-1], labels[:, 1:]

@@ -1,0 +1,239 @@
+"""Losses of the model class ``valle``: next code of the first book, and the other books by stages or by masked diffusion.
+
+Batches stay flat ids, as for every model; here they become frames (`ttt.data.frames`).  Sums are over predictions, counts over
+target frames: the logged loss is nats per target frame (specification of AudioLM, section 6).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ttt.data.frames import Frames, frames_of, resplit
+from ttt.data.cut import Cut
+from ttt.diffusion.corrupt import TIMES, draw_times
+from ttt.errors import ConfigError
+from ttt.interfaces import Objective
+from ttt.registry import component, components, nested
+from ttt.registry.families import OBJECTIVE
+from ttt.types import LossTerm, LossTerms, PackedBatch, Plan, PlanTerm
+
+EOS_RULES = ("first", "padding")
+
+
+@dataclass(frozen=True)
+class FramePlan(Plan):
+    """A plan over frames: which of them, the books of the NAR passes, or the masked codes bool [D, T, Q] and their weights [D].
+
+    The terms' sources are the flat positions of the codes that are predicted.
+    """
+
+    frames: Frames = None  # type: ignore[assignment]
+    stages: Sequence[int] = ()
+    hidden: Tensor | None = None
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Frames(Objective):
+    """What both objectives of ``valle`` share: prompts, the AR decoder's loss, statistics."""
+
+    canvas = "answer"  # no field: the sampler writes everything behind the prompt
+    model_class = "valle"
+
+    mask: Any = component("mask", "prefix")  # of the AR decoder: prefix, or causal
+    strategies: Any = components("strategy", ())
+    stage: int = 0  # 0: both decoders; 1: the AR decoder; 2: the NAR decoder
+    eos: str = "first"  # first | padding (the end is learned at every padded frame too, as in the fork)
+    first_code: bool = True  # without a beginning token: the last prompt frame learns the first code (the fork: false)
+    cut: Cut = nested(Cut)  # where recordings are cut
+
+    def __post_init__(self) -> None:
+        if self.stage not in (0, 1, 2):
+            raise ValueError(f"stage must be 0 (both), 1 (AR) or 2 (NAR), got {self.stage}")
+        if self.eos not in EOS_RULES:
+            raise ValueError(f"eos must be one of {', '.join(EOS_RULES)}, got {self.eos!r}")
+
+    def frames(self, batch: PackedBatch, gen: Generator) -> Frames:
+        """The batch as frames, cut anew if ``cut`` says so."""
+        frames = frames_of(batch)
+        if self.cut.mode == "stored" or not len(frames.doc):
+            return frames
+        draws = torch.rand(len(frames.doc), generator=gen).tolist()
+        lengths = (frames.prompt_lens + frames.target_lens).tolist()
+        return resplit(frames, torch.tensor(self.cut.prompts(lengths, draws)))
+
+    def make(self, batch: PackedBatch, frames: Frames, terms: Mapping[str, PlanTerm], **more: Any) -> FramePlan:
+        """The plan of ``terms``; terms are halved where there are two."""
+        scale = 1 / len(terms) if terms else 1.0
+        halved = {name: dataclasses.replace(term, scale=scale) for name, term in terms.items()}
+        return FramePlan(batch.ids, batch.position, batch.layout(), self.mask, halved, frames=frames, **more)
+
+    def terms(self, model: nn.Module, plan: Plan) -> LossTerms:
+        """One pass of each decoder that is asked for."""
+        assert isinstance(plan, FramePlan)
+        from ttt.model.valle.network import FrameInputs
+
+        f = plan.frames
+        if not len(f.doc):
+            nothing = next(model.parameters()).sum() * 0.0
+            return LossTerms({n: LossTerm(nothing, t.count, t.scale) for n, t in plan.terms.items()})
+        network: Any = getattr(model, "module", model)
+        self.check_network(network.arch)
+        device = next(model.parameters()).device
+        hidden = None if plan.hidden is None else plan.hidden.to(device)
+        scores = model(FrameInputs(
+            f.prompt.to(device), f.prompt_lens.to(device), f.target.to(device), f.target_lens.to(device), self.mask,
+            "ar" in plan.terms, self.eos, self.first_code, plan.stages, hidden,
+        ))  # fmt: skip
+        terms: dict[str, LossTerm] = {}
+        stats: dict[str, tuple[float, float]] = {}
+        for name, found in scores.items():
+            term = plan.terms[name]
+            nll = found.nll
+            if name == "nar" and plan.weight is not None:
+                nll = nll * plan.weight.to(device)[found.row, found.book]
+            terms[name] = LossTerm(nll.sum(), term.count, term.scale)
+            stats.update(_statistics(name, found))
+        return LossTerms(terms, stats)
+
+    def check_network(self, arch: Any) -> None:
+        """Raise `ConfigError` when the network has another form than this objective trains."""
+
+
+def _statistics(name: str, found: Any) -> dict[str, tuple[float, float]]:
+    """Mean -log p of the term and of each book's codes, hits among the ten likeliest, perplexity of each book."""
+    nll, hit, book, end = (getattr(found, key).detach().cpu() for key in ("nll", "hit", "book", "end"))
+    stats = {f"nll/{name}": (float(nll.sum()), float(len(nll)))}
+    if end.any():
+        stats[f"nll/{name}/end"] = (float(nll[end].sum()), float(end.sum()))
+    codes = ~end
+    stats[f"top10/{name}"] = (float(hit[codes].sum()), float(codes.sum()))
+    for q in torch.unique(book[codes]).tolist():
+        mine = codes & (book == q)
+        total, count = float(nll[mine].sum()), float(mine.sum())
+        stats[f"nll/{name}/book{q}"] = stats[f"ppl/book{q}"] = (total, count)
+        stats[f"top10/{name}/book{q}"] = (float(hit[mine].sum()), count)
+    return stats
+
+
+def _term(frames: Frames, chosen: Tensor, count: float) -> PlanTerm:
+    """Positions and codes of ``chosen`` bool [D, T, Q]."""
+    row, at, book = chosen.nonzero(as_tuple=True)
+    return PlanTerm(frames.target_at[row, at] + book, frames.target[row, at, book], torch.ones(len(row)), count)
+
+
+def _own(frames: Frames) -> Tensor:
+    """bool [D, T]: real target frames."""
+    return torch.arange(frames.target.shape[1]) < frames.target_lens[:, None]
+
+
+@OBJECTIVE.register("valle")
+@dataclass(frozen=True)
+class Valle(_Frames):
+    """VALL-E's loss on continuations: (AR + NAR) / 2 (arXiv 2301.02111; specification of AudioLM, sections 3 to 6).
+
+    Every update draws one book for the NAR decoder, the same for the whole micro-batch, from (seed, update, micro-batch).
+    Validation sees all books.
+    """
+
+    def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """Cut, draw a book, list both terms."""
+        frames = self.frames(batch, gen)
+        books = frames.target.shape[2]
+        drawn = int(torch.randint(1, books, (1,), generator=gen)) if books > 1 else 0
+        return self._plan(batch, frames, [drawn] if drawn else [])
+
+    def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """All books."""
+        frames = self.frames(batch, gen)
+        return self._plan(batch, frames, list(range(1, frames.target.shape[2])))
+
+    def _plan(self, batch: PackedBatch, frames: Frames, stages: Sequence[int]) -> Plan:
+        terms: dict[str, PlanTerm] = {}
+        own = _own(frames)
+        every = torch.zeros_like(frames.target, dtype=torch.bool)
+        if self.stage != 2 or not stages:
+            first = every.clone()
+            first[..., 0] = own
+            terms["ar"] = _term(frames, first, float(frames.count))
+        stages = [] if self.stage == 1 else stages
+        if stages:
+            chosen = every.clone()
+            chosen[..., list(stages)] = own[..., None]
+            terms["nar"] = _term(frames, chosen, float(frames.count * len(stages)))
+        return self.make(batch, frames, terms, stages=tuple(stages))
+
+    def check_network(self, arch: Any) -> None:
+        """The NAR decoder must work book by book."""
+        if arch.nar != "stages" and self.stage != 1:
+            raise ConfigError(
+                f"objective: 'valle' trains model.arch.nar=stages, the model has {arch.nar!r}; use the objective valle_masked"
+            )
+
+
+@OBJECTIVE.register("valle_masked")
+@dataclass(frozen=True)
+class ValleMasked(_Frames):
+    """Masked diffusion over the books of a frame, all at once (SoundStorm's form, arXiv 2305.09636, without its stages).
+
+    ``books``: ``upper`` leaves the first book to the AR decoder; ``all`` masks every book, and there is no AR decoder (its
+    answers have a length that is given).  One time per recording and book: books are masked by different shares, so that the
+    model meets the states of coarse-to-fine decoding.
+    """
+
+    books: str = "upper"  # upper | all
+    noise: Any = component("noise", "cosine")
+    weighting: Any = component("weighting", "uniform")
+    book_weights: list[float] = field(default_factory=list)  # of the loss, by book; empty: all 1
+    times: str = "stratified"  # how times are drawn (`ttt.diffusion.corrupt.draw_times`)
+    floor: float = 1.0e-3  # least masking probability
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.books not in ("upper", "all"):
+            raise ValueError(f"books must be upper or all, got {self.books!r}")
+        if self.times not in TIMES:
+            raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
+        if self.books == "all" and self.stage == 1:
+            raise ValueError("stage 1 trains the AR decoder, which books=all has none of")
+        if any(w < 0 for w in self.book_weights):
+            raise ValueError(f"book_weights must be >= 0, got {self.book_weights}")
+
+    def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """Cut, draw the masks, list the terms."""
+        frames = self.frames(batch, gen)
+        docs, _, books = frames.target.shape
+        first = 0 if self.books == "all" else 1
+        if self.book_weights and len(self.book_weights) != books:
+            raise ConfigError(f"objective.book_weights: {len(self.book_weights)} weights for {books} books; give one each")
+        t = draw_times(docs * books, gen, self.times).view(docs, books)
+        u = torch.rand(tuple(frames.target.shape), generator=gen)
+        p = (1 - self.floor) * (1 - self.noise.alpha(t)) + self.floor  # [D, Q]
+        own = _own(frames)[..., None].expand(frames.target.shape)
+        masked = (u < p[:, None]) & own
+        masked[..., :first] = False
+        weight = self.weighting.weight(t, p, self.noise)
+        if self.book_weights:
+            weight = weight * torch.tensor(self.book_weights)
+        terms: dict[str, PlanTerm] = {}
+        if first and self.stage != 2:
+            coarse = torch.zeros_like(masked)
+            coarse[..., 0] = own[..., 0]
+            terms["ar"] = _term(frames, coarse, float(frames.count))
+        if self.stage != 1:
+            terms["nar"] = _term(frames, masked, float(frames.count * (books - first)))
+        return self.make(
+            batch, frames, terms, hidden=masked if "nar" in terms else None, weight=weight if "nar" in terms else None
+        )
+
+    def check_network(self, arch: Any) -> None:
+        """The NAR decoder must have the same books."""
+        wanted = "masked_all" if self.books == "all" else "masked"
+        if arch.nar != wanted:
+            raise ConfigError(f"objective.books: {self.books!r} trains model.arch.nar={wanted}, the model has {arch.nar!r}")
