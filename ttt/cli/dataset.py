@@ -1,4 +1,7 @@
-"""``ttt data``: convert foreign formats, encode their sound files, check files, pack them into a store."""
+"""``ttt data``: convert foreign formats, encode their sound files, check files, pack them into a store.
+
+The verbs that cut and look are in `ttt.cli.dataset_looks`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,12 @@ FAILABLE = ("duplicates", "overlap", "warnings")
 
 def data(arguments: argparse.Namespace) -> int:
     """Run one of the verbs below ``ttt data``."""
-    return {"convert": convert, "encode": encode, "check": check, "pack": pack}[arguments.data_verb](arguments)
+    from ttt.cli.dataset_looks import show, split, stats
+
+    verbs = {
+        "convert": convert, "encode": encode, "check": check, "split": split, "stats": stats, "show": show, "pack": pack,
+    }  # fmt: skip
+    return verbs[arguments.data_verb](arguments)
 
 
 def convert(arguments: argparse.Namespace) -> int:

@@ -153,13 +153,14 @@ def inspect(verb: argparse.ArgumentParser) -> None:
 
 
 def data(verb: argparse.ArgumentParser) -> None:
-    """``ttt data``: four verbs of their own."""
+    """``ttt data``: seven verbs of their own."""
     verbs = verb.add_subparsers(dest="data_verb", metavar="VERB", required=True)
 
     def add(name: str, help_line: str) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=help_line, description=help_line)
-        if name != "check":
+        if name in ("convert", "encode", "pack"):
             one.add_argument("--skip-bad", action="store_true", help="leave broken records out, counted, not stop at the first")
+        if name in ("convert", "encode", "pack", "split"):
             one.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
         one.add_argument("--plugins", action="append", default=argparse.SUPPRESS, metavar="PATH", help="plug-in file or module")
         return one
@@ -191,14 +192,39 @@ def data(verb: argparse.ArgumentParser) -> None:
     check.add_argument("--fail-on", nargs="+", default=[], metavar="WHAT", help="also exit with 1 on: duplicates overlap warnings")
     check.add_argument("--json", action="store_true", help="the whole report as JSON")
 
+    split = add("split", "one examples .jsonl -> training and evaluation files, seeded, in the order of the source")
+    split.add_argument("input", metavar="INPUT", help="examples .jsonl (also .gz)")
+    split.add_argument("--train", required=True, metavar="FILE", help="training lines go here")
+    split.add_argument("--eval", required=True, metavar="FILE", help="evaluation lines go here")
+    split.add_argument("--eval-ratio", type=float, default=0.15, metavar="R", help="share of the lines (default 0.15)")
+    split.add_argument("--seed", type=int, default=42, metavar="N", help="which ones (default 42)")
+
+    stats = add("stats", "lengths in tokens, what a context would cut, a histogram")
+    stats.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or mixes")
+    stats.add_argument("--context", type=int, nargs="+", default=[1024, 2048], metavar="N",
+                       help="longest rows to report on (default 1024 2048)")  # fmt: skip
+    stats.add_argument("--png", default="", metavar="FILE", help="draw a histogram of lengths to this file")
+    stats.add_argument("--limit", type=int, default=0, metavar="N", help="first N examples of each file only")
+    stats.add_argument("--json", action="store_true", help="the numbers as JSON")
+
+    show = add("show", "examples decoded, with the borders between masked and learned tokens")
+    show.add_argument("input", metavar="DATA", help="examples (.jsonl, .json, .parquet), a store or a mix")
+    show.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")
+    show.add_argument("--limit", type=int, default=1, metavar="N", help="how many examples without --uid (default 1)")
+    show.add_argument("--prompt-rule", default="labels", help="the run's data.prompt_rule (default labels)")
+    show.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR"
+    )
+
     pack = add("pack", "examples, mixes or stores -> a store that training maps into memory")
     pack.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or a mix .json")
     pack.add_argument("--out", required=True, metavar="DIR", help="folder of the store")
     pack.add_argument("--prompt-rule", default="labels", help="what may be noised: labels (default) | official")
     pack.add_argument("--shard-tokens", type=int, default=1 << 26, metavar="N", help="tokens of a shard (default 2^26)")
-    for one, needed in ((check, False), (pack, True)):
+    for one, needed in ((check, False), (stats, False), (show, True), (pack, True)):
         one.add_argument("--tokenizer", required=needed, default="", metavar="DIR", help="folder with tokenizer.json")
         one.add_argument("--literal-specials", action="store_true", help="text may spell special tokens, as in the reference")
+    for one in (check, stats, pack):
         one.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (the result is the same)")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ttt.data.batching import Rows, bucketed, counts, pooled
+from ttt.data.context import check_context
 from ttt.data.packing import PackingReport, collate, longest_first, pack_lengths
 from ttt.data.shorten import shortened
 from ttt.data.streams import Streams, as_streams
@@ -52,7 +53,9 @@ class Loader:
         if batch_tokens < row_tokens or (pack and batch_tokens % row_tokens):
             raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
         if pack and (buckets or quadratic):
-            raise ConfigError("data.buckets, data.quadratic_tokens: they are for one document a row; set data.pack=false")
+            raise ConfigError(
+                "data.buckets, data.quadratic_tokens: they are for one document a row; set data.pack=false"
+            )
         self.vocab, self.row_tokens, self.batch_tokens, self.seed, self.pack = (
             vocab,
             row_tokens,
@@ -177,11 +180,13 @@ def fitting(
 ) -> tuple[Streams, np.ndarray]:
     """Streams that fit in a row, and the tokens to plan for each [n]; the others are counted in ``report``.
 
-    ``rooms_of``: tokens to plan for (lengths, and what strategies may add).  Raises when too many do not fit.
+    ``rooms_of``: tokens to plan for (lengths, and what strategies may add).  Raises when too many do not fit, and
+    `ConfigError` when not even the shortest does.
     """
     if not len(streams):
         raise DataError("no training examples: the file is empty")
     rooms = rooms_of(streams)
+    costs = check_context(rooms, row_tokens)
     long = np.flatnonzero(rooms > row_tokens)
     if not len(long):
         return streams, rooms
@@ -189,7 +194,8 @@ def fitting(
     worst = int(long[np.argmax(rooms[long])])
     message = (
         f"{len(long)} of {len(streams)} examples are longer than data.row_tokens = {row_tokens} "
-        f"(longest {streams.uid(worst)!r}: {rooms[worst]} tokens)"
+        f"(longest {streams.uid(worst)!r}: {rooms[worst]} tokens); they hold {costs.dropped:.2%} of the tokens, {costs.cut:.2%} "
+        "behind that place"
     )
     if len(long) > max_drop_share * len(streams):
         raise DataError(f"{message}; raise data.row_tokens or data.max_drop_share")
@@ -208,7 +214,11 @@ def fixed_batches(
     size = max(1, batch_tokens // row_tokens)
     return [
         collate(
-            [[kept[i] for i in row] for row in rows[at : at + size]], row_tokens, vocab.pad_id, vocab.mask_id, vocab.code_space
+            [[kept[i] for i in row] for row in rows[at : at + size]],
+            row_tokens,
+            vocab.pad_id,
+            vocab.mask_id,
+            vocab.code_space,
         )
         for at in range(0, len(rows), size)
     ]

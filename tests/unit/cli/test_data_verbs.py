@@ -218,3 +218,34 @@ def test_convert_a_glob_of_files(tmp_path, caplog, capsys):
     assert run(*call[:4], tmp_path / "dev-*.jsonl", tmp_path / "o.jsonl") == 2 and "no file fits" in one_line(capsys)
     assert run("data", "convert", "--from", "kaldi", tmp_path / "train-*.jsonl", tmp_path / "corpus") == 2
     assert "makes a corpus of one input" in one_line(capsys)
+
+
+def test_split_stats_and_show(world, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    call = ["data", "split", world / "train.jsonl", "--train", tmp_path / "a.jsonl", "--eval", tmp_path / "b.jsonl"]
+    assert run(*call) == 0 and "51 lines" in caplog.text and "9 lines" in caplog.text
+    assert len(read_examples(tmp_path / "a.jsonl")) == 51 and len(read_examples(tmp_path / "b.jsonl")) == 9
+    assert run(*call) == 0 and "up to date" in caplog.text
+    capsys.readouterr()
+    assert run(*call, "--seed", 1) == 2 and "made with other settings (setting seed)" in one_line(capsys)
+    assert run(*call, "--eval-ratio", 0, "--overwrite") == 2 and "--eval-ratio" in one_line(capsys)
+
+    picture = tmp_path / "deep/h.png"
+    call = ["data", "stats", tmp_path / "a.jsonl", "--tokenizer", world / "tok", "--context", 1, 100_000]
+    assert run(*call, "--png", picture) == 0
+    page = capsys.readouterr().out
+    assert "median" in page and "51 examples (100.00 %) are longer than 1 tokens" in page
+    assert "no example is longer than 100000 tokens" in page and picture.read_bytes().startswith(b"\x89PNG")
+    assert run(*call, "--json") == 0 and json.loads(capsys.readouterr().out)["tokens"]["n"] == 51
+    assert run(*call, "--png", tmp_path / "h.svg") == 2 and "name a .png file" in one_line(capsys)
+    assert run("data", "stats", tmp_path / "a.jsonl") == 2 and "--tokenizer: " in one_line(capsys)
+
+    call = ["data", "show", tmp_path / "a.jsonl", "--tokenizer", world / "tok"]
+    assert run(*call, "--limit", 2) == 0
+    page = capsys.readouterr().out
+    assert page.count(" learned") >= 2 and "border at" in page and "\x1b" not in page, "no colours in a pipe"
+    uid = read_examples(tmp_path / "a.jsonl")[7].uid
+    assert run(*call, "--uid", uid, "--color", "always") == 0
+    page = capsys.readouterr().out
+    assert page.startswith(uid) and "\x1b[32m" in page
+    assert run(*call, "--uid", "gone") == 2 and "no example called 'gone'" in one_line(capsys)

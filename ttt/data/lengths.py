@@ -1,0 +1,99 @@
+"""How long the examples of files, stores and mixes are."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.data.context import context
+from ttt.data.mix import Source, sources_of
+from ttt.data.pack import BLOCK, Encoders, Settings, chunks
+from ttt.data.records import RecordError, raw_records
+from ttt.data.store import TARGET, Block, Store, is_store, pack_streams
+from ttt.data.tally import summary
+from ttt.errors import ConfigError, DataError
+
+
+@dataclass
+class Lengths:
+    """Of each example: all ``tokens``, those that carry loss, and speech (codes), i64 [n]; and what could not be read."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    speech: np.ndarray
+    bad: Counter[str] = field(default_factory=Counter)
+    first_bad: dict[str, str] = field(default_factory=dict)  # reason -> first message
+
+    def as_json(self, contexts: Sequence[int], codes_hz: float = 0.0) -> dict[str, Any]:
+        """Plain values: a summary of each, and what each of ``contexts`` costs.  ``codes_hz``: codes of a second of speech."""
+        speech = summary(self.speech)
+        seconds = {k: v if k == "n" else v / codes_hz for k, v in speech.items()} if codes_hz else {}
+        return {
+            "tokens": summary(self.tokens), "targets": summary(self.targets), "speech": speech,
+            **({"seconds": seconds} if seconds else {}),
+            "contexts": [vars(context(self.tokens, c)) for c in contexts], "unreadable": dict(self.bad),
+        }  # fmt: skip
+
+
+def measure(paths: Sequence[str | Path], settings: Settings, *, jobs: int = 1, limit: int = 0) -> Lengths:
+    """Lengths of the examples in files, stores and mixes (whole sources, whatever their ratio).
+
+    12 bytes an example are kept.  ``limit``: of each source, the first examples only (0: all).  Records that cannot be
+    used are counted; raises `DataError` when none is left, or for what cannot be read at all.
+    """
+    sources = [s for p in paths for s in sources_of(p)]
+    plain = [s for s in sources if not is_store(s.path)]
+    if plain and not settings.tokenizer:
+        raise ConfigError(
+            f"--tokenizer: {plain[0].path} holds examples, not tokens; name the tokenizer that makes them"
+        )
+    columns = [array("I") for _ in range(3)]
+    reasons: Counter[str] = Counter()
+    first_bad: dict[str, str] = {}
+    with Encoders(settings, jobs) if plain else nullcontext() as encoders:
+        for source in sources:
+            seen = 0
+            for block, bad in _blocks(source, encoders):
+                for error in bad:
+                    reasons[error.reason] += 1
+                    first_bad.setdefault(error.reason, str(error))
+                rows = [values[: limit - seen] if limit else values for values in _lengths(block)]
+                for column, values in zip(columns, rows, strict=True):
+                    column.extend(values.tolist())
+                seen += len(rows[0])
+                if limit and seen >= limit:
+                    break
+    tokens, targets, speech = (np.asarray(c, dtype=np.int64) for c in columns)
+    if not len(tokens):
+        first = "; ".join(first_bad.values())
+        raise DataError(f"{paths[0]}: no usable example{f' ({first})' if first else ''}")
+    return Lengths(tokens, targets, speech, reasons, first_bad)
+
+
+def _blocks(source: Source, encoders: Encoders | None) -> Iterator[tuple[Block, list[RecordError]]]:
+    if is_store(source.path):
+        store = Store(source.path)
+        yield from ((pack_streams(store[at : at + BLOCK]), []) for at in range(0, len(store), BLOCK))
+    else:
+        assert encoders is not None
+        yield from encoders.run((source.name, chunk) for chunk in chunks(raw_records(source.path), BLOCK))
+
+
+def _lengths(block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, targets and codes of each example of a block, i64 [n]."""
+    index, segments = block.arrays["index"], block.arrays["segments"]
+
+    def sums(values: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:
+        total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+        return total[first + count] - total[first]
+
+    targets = sums((block.arrays["flags"] & TARGET) > 0, index["token"], index["length"])
+    speech = sums(segments[:, 1] - segments[:, 0], index["segment"], index["segments"])
+    return index["length"].astype(np.int64), targets, speech

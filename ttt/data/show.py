@@ -1,0 +1,137 @@
+"""One example as it is trained on: decoded, with the borders between what is masked and what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import Kind, TokenStream
+
+AROUND = 3  # tokens shown on each side of a border
+CODES = (8, 4)  # codes shown of a span: the first, the last
+DIM, LEARNED = "\x1b[2m", "\x1b[32m"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens [start, stop) that all carry loss (``learned``) or all do not."""
+
+    start: int
+    stop: int
+    learned: bool
+
+
+def stretches(stream: TokenStream) -> list[Stretch]:
+    """The stream as stretches that are masked and learned by turns."""
+    edges = np.flatnonzero(np.diff(stream.target.astype(np.int8))) + 1
+    cuts = [0, *edges.tolist(), len(stream)]
+    return [Stretch(a, b, bool(stream.target[a])) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def faults(stream: TokenStream, tokenizer: TextTokenizer) -> list[str]:
+    """What makes an example odd to train on; nothing for a good one."""
+    vocab = tokenizer.vocab
+    found: list[str] = []
+    if stream.target.all():  # a document: no prompt, and no end
+        return found
+    if not stream.target.any():
+        found.append("nothing is learned")
+    elif stream.target[0]:
+        found.append("the first token is learned: there is no prompt")
+    if stream.target.any() and not stream.target[-1]:
+        found.append("the last token is not learned")
+    if vocab.im_end_id not in stream.ids[-2:]:
+        found.append(f"does not end with {tokenizer.token(vocab.im_end_id)}: the model never learns to stop")
+    answers = [s for s in stream.segments if s.target]
+    if vocab.form.startswith("text_then_speech") and answers:
+        words = _words(stream, tokenizer)
+        if not words[: answers[0].start].any():
+            found.append("speech comes before the answer's text")
+        if words[answers[0].start :].any():
+            found.append("text comes behind speech")
+    if any(s.start == s.stop for s in stream.segments):
+        found.append("an audio span is empty")
+    return found
+
+
+def _words(stream: TokenStream, tokenizer: TextTokenizer) -> np.ndarray:
+    """bool [n]: learned text that is no special token of the vocabulary."""
+    vocab = tokenizer.vocab
+    marks = (*vocab.modality_tokens.values(), vocab.im_end_id, vocab.im_start_id)
+    thought = [tokenizer.backend.token_to_id(t) for t in ("<think>", "</think>")]
+    words = (
+        stream.target
+        & (stream.kind == Kind.TEXT)
+        & ~np.isin(stream.ids, [*marks, *(t for t in thought if t is not None)])
+    )
+    blank = np.fromiter(
+        (words[i] and not tokenizer.decode([i_]).strip() for i, i_ in enumerate(stream.ids)), bool, len(words)
+    )
+    return words & ~blank
+
+
+def page(stream: TokenStream, tokenizer: TextTokenizer, color: bool = False) -> str:
+    """The example as text, one line a stretch, then the tokens around each border."""
+    vocab = tokenizer.vocab
+    codes = sum(s.stop - s.start for s in stream.segments)
+    rate = vocab.frame_rate_hz * vocab.num_books
+    speech = f"; {codes} codes" + (f" = {codes / rate:.2f} s" if rate else "") if stream.segments else ""
+    task = f" (task {stream.task})" if stream.task else ""
+    lines = [f"{stream.uid}{task}: {len(stream)} tokens, {int(stream.target.sum())} learned{speech}"]
+    parts = stretches(stream)
+    width = len(str(len(stream)))
+    for part in parts:
+        text = "".join(_spelled(stream, tokenizer, part))
+        if color:
+            text = f"{LEARNED if part.learned else DIM}{text}\x1b[0m"
+        lines.append(
+            f"  {'learned' if part.learned else 'masked':7} {part.start:{width}} .. {part.stop - 1:{width}}  {text}"
+        )
+    for part in parts[1:]:
+        lines.append(f"  border at {part.start}: from here tokens are {'learned' if part.learned else 'masked'}")
+        for i in range(max(0, part.start - AROUND), min(len(stream), part.start + AROUND)):
+            label = int(stream.ids[i]) if stream.target[i] else -100
+            lines.append(
+                f"    {i:{width}}  id {int(stream.ids[i]):6}  label {label:6}  {_visible(_token(stream, tokenizer, i))}"
+            )
+    lines += [f"  odd: {fault}" for fault in faults(stream, tokenizer)]
+    return "\n".join(lines)
+
+
+def _spelled(stream: TokenStream, tokenizer: TextTokenizer, part: Stretch) -> Iterator[str]:
+    """Text as it reads, spans of codes in short."""
+    at = part.start
+    while at < part.stop:
+        span = next((s for s in stream.segments if s.start <= at < s.stop), None)
+        if span is not None:
+            stop = min(span.stop, part.stop)
+            yield f"[{stop - at} codes: {_codes(tokenizer, stream.ids[at:stop])}]"
+            at = stop
+            continue
+        stop = min([s.start for s in stream.segments if s.start > at] + [part.stop])
+        yield _visible(tokenizer.backend.decode(stream.ids[at:stop].tolist(), skip_special_tokens=False))
+        at = stop
+
+
+def _codes(tokenizer: TextTokenizer, ids: np.ndarray) -> str:
+    codes = (ids - tokenizer.vocab.code_start).tolist()
+    if len(codes) <= sum(CODES) + 1:
+        return " ".join(map(str, codes))
+    return f"{' '.join(map(str, codes[: CODES[0]]))} ... {' '.join(map(str, codes[-CODES[1] :]))}"
+
+
+def _token(stream: TokenStream, tokenizer: TextTokenizer, at: int) -> str:
+    one = int(stream.ids[at])
+    return (
+        tokenizer.token(one)
+        if stream.kind[at] == Kind.AUDIO
+        else tokenizer.backend.decode([one], skip_special_tokens=False)
+    )
+
+
+def _visible(text: str) -> str:
+    """White space that would break the page, as signs."""
+    return text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
