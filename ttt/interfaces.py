@@ -177,7 +177,8 @@ class ModelClass(ABC):
     """Which network a run trains.  Fields: what decides its shape, beyond the keys that `model` has for every class.
 
     The spine (trainer, checkpoints, decoder, evaluator) asks of the network: ``tokenizer``, ``attention``, ``dtype``,
-    ``device``, ``num_ids`` (ids that its logits cover), ``save(folder)``, and a forward that its objectives call.  A network
+    ``device``, ``num_ids`` (ids that its logits cover), ``save(folder)``, ``prepare()`` (before decoding), and a
+    forward that its objectives call.  A network
     with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what `ttt.sampling.session.Session`
     is for causal LMs.  Objectives and samplers name the class they work with (``model_class``).
     """
@@ -361,14 +362,26 @@ class Judge(ABC):
 
 class Normalizer(ABC):
     """How text is normalised before words are compared; named in every metric."""
+class SpeakerEncoder(ABC):
+    """Who speaks, as a vector.  Its ``speaker_id`` (name and version) is part of the names of metrics that rest on it."""
+
+    speaker_id: str
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> SpeakerEncoder:
+        """Bring the weights; returns self.  Raises `CheckpointError` naming the folder when they are not there."""
+
+    @abstractmethod
+    def embed(self, waves: Sequence[Waveform]) -> np.ndarray:
+        """One vector of length 1 per waveform, f32 [n, E]."""
+
+
 
     @abstractmethod
     def normalize(self, text: str) -> str:
         """The text as it is compared."""
 
 
-class Converter(ABC):
-    """Reads a foreign data format row by row; nothing of it is kept in memory.
 class OptimizerSpec(ABC):
     """Which optimiser, with the settings that it has alone; what all have (lr, betas, eps, ...) stands in ``train``.
 
@@ -414,6 +427,8 @@ class LrSchedule(ABC):
 
 
     ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.formats.example_to_json`, whose audio spans may
+class Converter(ABC):
+    """Reads a foreign data format row by row; nothing of it is kept in memory.
     still be sound files: ``{"wav": path, "style": ...}``) or ``utterances`` (it gives `ttt.data.convert.core.Speech`).
     """
 

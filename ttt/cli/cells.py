@@ -36,7 +36,7 @@ APART = (
     "run.dir", "run.overwrite", "run.threads", "data.jobs", "eval.out", "eval.checkpoint", "train.keep_checkpoints",
     "train.save_every_steps", "train.log_every_steps", "train.tensorboard", "train.resume",
 )  # fmt: skip
-DECODING = ("eval", "judge", "tasks")  # changed, they leave a training as it is
+DECODING = ("eval", "judge", "speaker", "tasks")  # changed, they leave a training as it is
 _TAIL = 6  # lines of a failed cell's log that are shown
 _PATIENCE_S = 60.0  # for a child to save its checkpoint after an interrupt
 
@@ -122,7 +122,7 @@ class Cell:
 
 
 def _decoding_keys() -> tuple[str, ...]:
-    return tuple(f"config.{key}" for key in DECODING) + tuple(f"inputs.{key}" for key in ("eval.", "judge"))
+    return tuple(f"config.{key}" for key in DECODING) + tuple(f"inputs.{key}" for key in ("eval.", "judge", "speaker"))
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -150,9 +150,9 @@ def inputs_of(config: RunConfig, digests: dict[str, str], decode_only: bool = Fa
     wanted = {"data.train": config.data.train, "data.dev": config.data.dev, "data.tokenizer": config.data.tokenizer}
     wanted |= {"train.init_from": config.train.init_from, "model.path": config.model.path}
     wanted |= {f"eval.examples[{i}]": path for i, path in enumerate(config.eval.examples)}
-    wanted |= {f"{k}.path": str(getattr(getattr(config, k), "path", "") or "") for k in ("codec", "judge")}
+    wanted |= {f"{k}.path": str(getattr(getattr(config, k), "path", "") or "") for k in ("codec", "judge", "speaker")}
     if decode_only:
-        wanted = {k: v for k, v in wanted.items() if k.startswith(("eval.", "codec.", "judge."))}
+        wanted = {k: v for k, v in wanted.items() if k.startswith(("eval.", "codec.", "judge.", "speaker."))}
     if is_mix(config.data.train) and not decode_only:  # its digest alone says nothing of its sources
         wanted |= {f"data.train[{s.name}]": str(s.path) for s in sources_of(config.data.train)}
     found = {}

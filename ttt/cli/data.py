@@ -47,28 +47,37 @@ def codec(arguments: argparse.Namespace) -> int:
 
 def judge(arguments: argparse.Namespace) -> int:
     """Fit ``judge`` on original waveforms of the corpus and save it to ``judge.path``."""
+    return _fit_on_corpus(arguments, "judge")
+
+
+def speaker(arguments: argparse.Namespace) -> int:
+    """Fit ``speaker`` on original waveforms of the corpus and save it to ``speaker.path``."""
+    return _fit_on_corpus(arguments, "speaker")
+
+
+def _fit_on_corpus(arguments: argparse.Namespace, key: str) -> int:
+    """Fit the component ``key``, which hears recordings, on the manifests of the corpus."""
     from ttt.data.manifest import read_manifest
 
-    config = configure(arguments, ("judge", "data.corpus"))
-    folder = component_path(config.judge, "judge")
+    config = configure(arguments, (key, "data.corpus"))
+    ear = getattr(config, key)
+    folder = component_path(ear, key)
     corpus = Path(config.data.corpus)
     manifests = [corpus / "train.jsonl", corpus / "dev.jsonl"]
-    if not hasattr(config.judge, "fit"):
-        raise ConfigError(
-            f"judge: {type(config.judge).registered_name!r} is not trainable; point judge.path at its weights"
-        )
+    if not hasattr(ear, "fit_manifests"):
+        raise ConfigError(f"{key}: {type(ear).registered_name!r} is not trainable; point {key}.path at its weights")
     if dry_run(arguments, config, [f"read wavs of {manifests[0]}", f"fit and save to {folder}"]):
         return 0
-    stage = Stage("judge", folder / ".done.json", manifests, [folder], {"judge": to_plain(config.judge), "seed": config.run.seed},
+    stage = Stage(key, folder / ".done.json", manifests, [folder], {key: to_plain(ear), "seed": config.run.seed},
                   "make the corpus first")  # fmt: skip
     if stage.is_done(arguments.overwrite):
         return 0
     started = time.perf_counter()
     train, dev = (read_manifest(m) for m in manifests)
-    measured = config.judge.fit_manifests(train, dev, corpus, config.run.seed)
-    config.judge.save(folder)
+    measured = ear.fit_manifests(train, dev, corpus, config.run.seed)
+    ear.save(folder)
     stage.finish(measured, time.perf_counter() - started)
-    log.info("judge: %s -> %s", ", ".join(f"{k} {v:.4g}" for k, v in measured.items()), folder)
+    log.info("%s: %s -> %s", key, ", ".join(f"{k} {v:.4g}" for k, v in measured.items()), folder)
     return 0
 
 

@@ -15,6 +15,7 @@ from ttt.errors import TttError
 VERBS = {
     "codec": ("ttt.cli.data:codec", "fit the configured codec on a corpus and save it"),
     "judge": ("ttt.cli.data:judge", "fit the configured judge on a corpus and save it"),
+    "speaker": ("ttt.cli.data:speaker", "fit the configured speaker encoder on a corpus and save it"),
     "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes"),
     "tokenizer": ("ttt.cli.data:tokenizer", "a backbone's tokenizer + audio tokens -> data.tokenizer"),
     "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples"),

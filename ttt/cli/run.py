@@ -134,6 +134,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "top_p",
         "min_text_tokens_after_audio",
         "limit",
+        "forced",
     )
     return {
         "sampler": to_plain(e.sampler), "length": to_plain(e.length), "mask": to_plain(getattr(config.objective, "mask", None)),
@@ -161,7 +162,7 @@ def generate(arguments: argparse.Namespace) -> int:
     open_ = [not s.is_done(arguments.overwrite) for s in stages]
     if not any(open_):
         return 0
-    from ttt.eval.answer import answer
+    from ttt.eval.answer import answer, forced_statistics
     from ttt.model.classes import open_model
     from ttt.sampling.interleave import Decoder
     from ttt.sampling.trace import Tracer, header, write_trace
@@ -176,6 +177,9 @@ def generate(arguments: argparse.Namespace) -> int:
         started = time.perf_counter()
         tracer = Tracer() if arguments.trace else None
         records = answer(decoder, examples, tasks, config.eval.batch_size, tracer)
+        if config.eval.forced:
+            found = forced_statistics(model, config.objective, examples, model.tokenizer, config.run.seed)
+            records = [{**record, "forced": mine} for record, mine in zip(records, found, strict=True)]
         out.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + ".tmp")
         temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
@@ -203,9 +207,11 @@ def score(arguments: argparse.Namespace) -> int:
 
     codec = config.codec.load() if config.codec is not None else None
     judge = config.judge.load() if config.judge is not None else None
+    speaker = config.speaker.load() if config.speaker is not None else None
     settings = {
         "tasks": to_plain(config.tasks), "normalizer": to_plain(config.eval.normalizer), "bootstrap": config.eval.bootstrap,
         "samples": config.eval.samples, "codec": getattr(codec, "codec_id", ""), "judge": getattr(judge, "judge_id", ""),
+        "speaker": getattr(speaker, "speaker_id", ""), "floor": config.eval.floor,
     }  # fmt: skip
     inputs = [*map(Path, config.eval.examples), *generations]
     stage = Stage("score", out / "score.done.json", inputs, [out / "card.json"], settings, "run 'ttt generate' first")
@@ -217,7 +223,8 @@ def score(arguments: argparse.Namespace) -> int:
     limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
     result = score_records(
         read_generations(*generations), examples, judge, codec, config.eval.normalizer,
-        {label: task.metrics for label, task in tasks.items()}, out, samples=config.eval.samples,
+        {label: task.metrics for label, task in tasks.items()}, out, speaker=speaker, floor=config.eval.floor,
+        samples=config.eval.samples,
         resamples=config.eval.bootstrap, seed=config.run.seed, limited=limited, tensorboard=out / "tensorboard",
     )  # fmt: skip
     card = make_card(

@@ -162,6 +162,8 @@ class EvalSection:
     bootstrap: int = 1000  # resamples per interval
     samples: int = 10  # wavs and mel plots written per task
     note: str = ""  # printed above every table, e.g. "quick run: small corpus, few steps"
+    forced: bool = False  # also run the objective on the true answers, for metrics of its statistics (``forced``)
+    floor: bool = False  # also score the true answers through the codec: what a perfect model would get, as floor_METRIC
 
     def __post_init__(self) -> None:
         if self.cache not in CACHES:
@@ -182,3 +184,4 @@ class RunConfig:
     tasks: Any = components("task", ("asr", "tts", "qa"))  # build the examples, prompt and score them
     codec: Any = component("codec", None)
     judge: Any = component("judge", None)
+    speaker: Any = component("speaker", None)

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from ttt.data.packing import collate
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
 from ttt.eval.evaluator import Generated, score
 from ttt.eval.metrics import rests_on
-from ttt.interfaces import Codec, Judge, Normalizer, Task
+from ttt.interfaces import Codec, Judge, Normalizer, Objective, Task
 from ttt.registry.families import METRIC
+from ttt.rng import generator
 from ttt.sampling.interleave import Decoder
 from ttt.sampling.session import Prompt
 from ttt.sampling.trace import Tracer
+from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -54,12 +60,29 @@ def answer(
     return [by_uid[e.uid] for e in examples]
 
 
+def forced_statistics(
+    model: nn.Module, objective: Objective, examples: Sequence[Example], tokenizer: TextTokenizer, seed: int
+) -> list[dict[str, list[float]]]:
+    """The objective's statistics on the true answer of each example, by itself: {name: [sum, count]}.
+
+    The plan is that of validation, its noise a function of (``seed``, the example's uid).
+    """
+    vocab, found = tokenizer.vocab, []
+    with torch.no_grad():
+        for example in examples:
+            stream = encode_example(example, tokenizer)
+            batch = collate([[stream]], len(stream), vocab.pad_id, vocab.mask_id, vocab.code_space)
+            plan = objective.clean_plan(batch, generator(seed, f"forced {example.uid}"))
+            found.append({name: list(pair) for name, pair in objective.terms(model, plan).stats.items()})
+    return found
+
+
 @dataclass
 class AnswersInTraining:
     """A callback of the trainer: answers the same few examples at every validation and scores them like any others.
 
     Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard.
-    Metrics that need a judge are left out when there is none.  Every rank answers (engines that shard weights need all of
+    Metrics that need a judge are left out when there is none, those of voices always.  Every rank answers (engines that shard weights need all of
     them), rank zero writes.
     """
 
@@ -80,7 +103,8 @@ class AnswersInTraining:
         self._metrics = {
             label: {
                 name: node for name, node in task.metrics.items()
-                if self.judge is not None or "judge" not in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}"))
+                if "speaker" not in (needed := rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")))
+                and (self.judge is not None or "judge" not in needed)
             }
             for label, task in self.tasks.items()
         }  # fmt: skip

@@ -2,7 +2,8 @@
 
 A generation record (one JSON line per example, written by the decoder):
 {"uid", "task", "split", "text", "codes": [[c, ..Q], ..], "calls": {"ar": n, "diffusion": m}, "seconds": its share of
-the batch's wall time, "first_block_s": float | null, "stopped", "n_tokens"}.
+the batch's wall time, "first_block_s": float | null, "stopped", "n_tokens", "forced": {name: [sum, count]} of the objective's
+statistics on the true answer}.
 
 Letters: ``F`` audio frames, ``Q`` code books, ``S`` wav samples.
 """
@@ -14,7 +15,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from ttt.eval.cards import plain, value_to_json
 from ttt.eval.intervals import bootstrap
 from ttt.eval.keys import key_prefix
 from ttt.eval.metrics import metric_id, rests_on
-from ttt.interfaces import Codec, Judge, Metric, Normalizer
+from ttt.eval.sounds import Comparison, compare, prompt_codes
+from ttt.interfaces import Codec, Judge, Metric, Normalizer, SpeakerEncoder
 from ttt.registry.families import METRIC
 from ttt.types import AudioCodes, Example, Waveform
 
@@ -49,6 +51,7 @@ class Generated:
     first_block_s: float | None = None
     stopped: str = ""
     n_tokens: int = 0
+    forced: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     where: str = "generation"
 
     @classmethod
@@ -76,6 +79,7 @@ class Generated:
                 first_block_s=None if first is None else float(first),
                 stopped=str(record.get("stopped", "")),
                 n_tokens=int(record.get("n_tokens", 0)),
+                forced={str(k): (float(a), float(n)) for k, (a, n) in record.get("forced", {}).items()},
                 where=where,
             )
         except (TypeError, ValueError, AttributeError) as error:
@@ -96,6 +100,8 @@ def score(
     metrics_by_task: Mapping[str, Mapping[str, Any]],
     out: str | Path,
     *,
+    speaker: SpeakerEncoder | None = None,
+    floor: bool = False,
     samples: int = 10,
     resamples: int = 1000,
     seed: int = 1,
@@ -108,26 +114,27 @@ def score(
     ``metrics_by_task``: task label -> {name in the report: registered metric, or a block of one}.  Writes
     ``out/items.jsonl`` (every item: texts, what was heard, statistics) and, of the first ``samples`` spoken items of
     each group, ``out/samples/{split}/{task}/{uid}.wav`` and ``.png``; with ``tensorboard`` the same goes to that log
-    folder.  Returns {"metrics": {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind", "counts", "timing",
+    folder.  With ``floor`` metrics of sound are also given for the true answers, through the codec: ``asr/floor_judged_wer``,
+    what a perfect model would get.  Returns {"metrics": {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind", "counts", "timing",
     "judge", "codec", "normalizer", "limited"}: what `ttt.eval.cards.make_card` takes.
     """
     started = time.perf_counter()
     out = Path(out)
     pairs = _match(records, examples)
     metrics = _build(metrics_by_task, {e.task for e in examples})
-    judge, codec = _ready(judge, codec, pairs, metrics)
+    judge, codec, speaker = _ready(judge, codec, speaker, pairs, metrics)
     splits = {e.uid: str(e.meta.get("split") or r.split) for e, r in pairs}
     groups: dict[tuple[str, str], list[int]] = {}
     for i, (example, _) in enumerate(pairs):
         groups.setdefault((splits[example.uid], example.task), []).append(i)
     shown = {i for mine in groups.values() for i in [j for j in mine if len(pairs[j][1].codes)][:samples]}
-    heard, waves, timing = _listen(pairs, judge, codec, metrics, shown)
+    heard, sounds, waves, timing = _listen(pairs, judge, codec, speaker, metrics, shown)
     rivals = _rivals(examples)
     rows = [
-        _scored(e, r, splits[e.uid], heard[i], codec, normalizer, rivals.get(e.task, ()))
+        _scored(e, r, splits[e.uid], heard[i], sounds[i], codec, normalizer, rivals.get(e.task, ()))
         for i, (e, r) in enumerate(pairs)
     ]
-    names = _names(judge, codec, normalizer)
+    names = _names(judge, codec, normalizer, speaker)
     result: dict[str, Any] = {"metrics": {}, "by_kind": {}, "counts": {}, **names, "limited": limited}
     statistics: list[dict[str, np.ndarray]] = [{} for _ in rows]
     for (split, task), mine in groups.items():
@@ -136,13 +143,21 @@ def score(
             found = {i: s for i in mine if (s := metric.item(rows[i])) is not None}
             for i, s in found.items():
                 statistics[i][name] = s
-            identity = metric_id(metric, names["judge"], names["normalizer"])
+            identity = metric_id(metric, names["judge"], names["normalizer"], names["speaker"])
             entry = _entry(metric, identity, list(found.values()), resamples, seed, f"{at}/{name}")
             result["metrics"][f"{at}/{name}"] = {**entry, "split": split, "task": task}
             kinds = _by_kind(metric, found, [e for e, _ in pairs])
             if len(kinds) > 1:
                 result["by_kind"][f"{at}/{name}"] = kinds
         result["counts"][at] = _counts([pairs[i][1] for i in mine], [rows[i] for i in mine])
+    if floor:
+        true = [(e, replace(r, codes=c)) for e, r in pairs if (c := samples_of.reference_codes(e)) is not None]
+        heard, sounds, _, _ = _listen(true, judge, codec, speaker, metrics, set())
+        ideal = [
+            _scored(e, r, splits[e.uid], heard[i], sounds[i], codec, normalizer, rivals.get(e.task, ()))
+            for i, (e, r) in enumerate(true)
+        ]
+        result["metrics"] |= _floors(ideal, metrics, names, resamples, seed)
     files = samples_of.write_samples(out, waves, [e for e, _ in pairs], rows, codec) if waves else {}
     _write_items(out / "items.jsonl", pairs, rows, statistics, metrics, files)
     timing["items"] = len(pairs)
@@ -201,13 +216,14 @@ def _build(metrics_by_task: Mapping[str, Mapping[str, Any]], tasks: set[str]) ->
 
 
 def _ready(
-    judge: Judge | None, codec: Codec | None, pairs: Sequence[tuple[Example, Generated]],
+    judge: Judge | None, codec: Codec | None, speaker: SpeakerEncoder | None, pairs: Sequence[tuple[Example, Generated]],
     metrics: Mapping[str, Mapping[str, Metric]],
-) -> tuple[Judge | None, Codec | None]:  # fmt: skip
+) -> tuple[Judge | None, Codec | None, SpeakerEncoder | None]:  # fmt: skip
     for task, mine in metrics.items():
         for name, metric in mine.items():
-            if "judge" in rests_on(metric) and judge is None:
-                raise ConfigError(f"judge: missing; metric {name!r} of task {task!r} needs one")
+            for needed, given in (("judge", judge), ("speaker", speaker)):
+                if needed in rests_on(metric) and given is None:
+                    raise ConfigError(f"{needed}: missing; metric {name!r} of task {task!r} needs one")
     spoken = next((r for _, r in pairs if len(r.codes)), None)
     if spoken is not None and codec is None:
         raise ConfigError(f"codec: missing; {spoken.where} holds speech")
@@ -215,6 +231,8 @@ def _ready(
         judge = judge.load()
     if codec is not None and not getattr(codec, "codec_id", ""):
         codec = codec.load()
+    if speaker is not None and not getattr(speaker, "speaker_id", ""):
+        speaker = speaker.load()
     if codec is not None:
         for _, record in pairs:
             ids = record.codes
@@ -223,46 +241,71 @@ def _ready(
                     f"{record.where}: codes must be [F, {codec.num_books}] in 0 .. {codec.num_codes - 1} for codec "
                     f"{codec.codec_id!r}, got {list(ids.shape)} with {ids.min()} .. {ids.max()}"
                 )
-    return judge, codec
+    return judge, codec, speaker
 
 
 def _listen(
-    pairs: Sequence[tuple[Example, Generated]], judge: Judge | None, codec: Codec | None,
+    pairs: Sequence[tuple[Example, Generated]], judge: Judge | None, codec: Codec | None, speaker: SpeakerEncoder | None,
     metrics: Mapping[str, Mapping[str, Metric]], shown: set[int],
-) -> tuple[list[str | None], dict[int, Waveform], dict[str, float]]:  # fmt: skip
-    """Transcripts ("" for answers without speech, None where nobody listens), kept waves, and times.
+) -> tuple[list[str | None], list[Comparison], dict[int, Waveform], dict[str, float]]:  # fmt: skip
+    """Transcripts ("" for answers without speech, None where nobody listens), comparisons, kept waves, and times.
 
     Waves are made and heard in batches of similar length; only those to be shown are kept.
     """
     judged = {task for task, mine in metrics.items() if any("judge" in rests_on(m) for m in mine.values())}
+    compared = {task for task, mine in metrics.items() if any(getattr(m, "compares", False) for m in mine.values())}
     heard: list[str | None] = [("" if e.task in judged else None) for e, _ in pairs]
+    sounds = [Comparison()] * len(pairs)
     waves: dict[int, Waveform] = {}
     timing = {"decode_s": sum(r.seconds for _, r in pairs), "codec_s": 0.0, "judge_s": 0.0, "audio_s": 0.0}
+    if codec is None:  # then nothing is spoken (`_ready`)
+        return heard, sounds, waves, timing
+
+    def decode(codes: Sequence[np.ndarray]) -> list[Waveform]:
+        begun = time.perf_counter()
+        made = codec.decode([AudioCodes(c, codec.frame_rate_hz, codec.codec_id) for c in codes])
+        timing["codec_s"] += time.perf_counter() - begun
+        return made
+
+    def wave_of(codes: np.ndarray | None) -> Waveform | None:
+        return decode([codes])[0] if codes is not None and len(codes) else None
+
     order = sorted(
-        (i for i, (e, r) in enumerate(pairs) if len(r.codes) and (e.task in judged or i in shown)),
+        (
+            i for i, (e, r) in enumerate(pairs)
+            if e.task in compared or (len(r.codes) and (e.task in judged or i in shown))
+        ),
         key=lambda i: (len(pairs[i][1].codes), i),
-    )
+    )  # fmt: skip
     for at in range(0, len(order), _BATCH):
         batch = order[at : at + _BATCH]
-        assert codec is not None
-        begun = time.perf_counter()
-        made = codec.decode([AudioCodes(pairs[i][1].codes, codec.frame_rate_hz, codec.codec_id) for i in batch])
-        timing["codec_s"] += time.perf_counter() - begun
-        timing["audio_s"] += sum(w.duration_s for w in made)
-        waves |= {i: w for i, w in zip(batch, made, strict=True) if i in shown}
-        mine = [(i, w) for i, w in zip(batch, made) if pairs[i][0].task in judged]
+        spoken = [i for i in batch if len(pairs[i][1].codes)]
+        made = dict(zip(spoken, decode([pairs[i][1].codes for i in spoken]), strict=True)) if spoken else {}
+        timing["audio_s"] += sum(w.duration_s for w in made.values())
+        waves |= {i: w for i, w in made.items() if i in shown}
+        mine = [(i, w) for i, w in made.items() if pairs[i][0].task in judged]
         if mine:
             assert judge is not None
             begun = time.perf_counter()
             for (i, _), text in zip(mine, judge.transcribe([w for _, w in mine]), strict=True):
                 heard[i] = text
             timing["judge_s"] += time.perf_counter() - begun
-    return heard, {i: waves[i] for i in sorted(waves)}, timing
+        both = [i for i in batch if pairs[i][0].task in compared]
+        silence = Waveform(np.zeros(0, dtype=np.float32), codec.rate_hz)
+        found = compare(
+            [made.get(i, silence) for i in both],
+            [wave_of(samples_of.reference_codes(pairs[i][0])) for i in both],
+            [wave_of(prompt_codes(pairs[i][0])) for i in both],
+            speaker,
+        )
+        for i, one in zip(both, found, strict=True):
+            sounds[i] = one
+    return heard, sounds, {i: waves[i] for i in sorted(waves)}, timing
 
 
 def _scored(
-    example: Example, record: Generated, split: str, heard: str | None, codec: Codec | None, normalizer: Normalizer,
-    rivals: Sequence[str],
+    example: Example, record: Generated, split: str, heard: str | None, sound: Comparison, codec: Codec | None,
+    normalizer: Normalizer, rivals: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The mapping that `Metric.item` gets (keys: `ttt.eval.metrics`)."""
     meta, codes = example.meta, samples_of.reference_codes(example)
@@ -276,7 +319,8 @@ def _scored(
         "judged_text": heard if spoken else None, "speech_ref": meta.get("speech_ref"), "audio_s": audio_s,
         "ref_audio_s": len(codes) / rate_hz if codes is not None and codec is not None else None,
         "seconds": record.seconds, "first_block_s": record.first_block_s, "calls": record.calls,
-        "normalize": normalizer.normalize,
+        "forced": record.forced, "mel_distance_db": sound.mel_distance_db if spoken else None,
+        "speaker_similarity": sound.speaker_similarity if spoken else None, "normalize": normalizer.normalize,
     }  # fmt: skip
 
 
@@ -289,11 +333,14 @@ def _rivals(examples: Sequence[Example]) -> dict[str, list[str]]:
     return {task: list(found) for task, found in keys.items()}
 
 
-def _names(judge: Judge | None, codec: Codec | None, normalizer: Normalizer) -> dict[str, str]:
+def _names(
+    judge: Judge | None, codec: Codec | None, normalizer: Normalizer, speaker: SpeakerEncoder | None
+) -> dict[str, str]:  # fmt: skip
     return {
         "judge": judge.judge_id if judge is not None else "",
         "codec": codec.codec_id if codec is not None else "",
         "normalizer": getattr(type(normalizer), "registered_name", type(normalizer).__name__),
+        "speaker": speaker.speaker_id if speaker is not None else "",
     }
 
 
@@ -309,6 +356,25 @@ def _entry(
         return plain({**value_to_json(bootstrap(np.stack(statistics), metric.total, resamples, seed)), **about})
     except (ValueError, DataError) as error:
         raise DataError(f"metric {at}: {error}") from error
+
+
+def _floors(
+    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Mapping[str, Metric]], names: Mapping[str, str], resamples: int,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Lines of the card for metrics of sound whose rows are of the true answers."""
+    found: dict[str, Any] = {}
+    groups = dict.fromkeys((row["split"], row["task"]) for row in rows)
+    for split, task in groups:
+        mine = [row for row in rows if (row["split"], row["task"]) == (split, task)]
+        for name, metric in metrics[task].items():
+            if not metric.needs_audio:
+                continue
+            key = f"{key_prefix(split)}{task}/floor_{name}"
+            identity = metric_id(metric, names["judge"], names["normalizer"], names["speaker"])
+            statistics = [s for row in mine if (s := metric.item(row)) is not None]
+            found[key] = {**_entry(metric, identity, statistics, resamples, seed, key), "split": split, "task": task}
+    return found
 
 
 def _by_kind(metric: Metric, found: Mapping[int, np.ndarray], examples: Sequence[Example]) -> dict[str, Any]:
@@ -343,7 +409,7 @@ def _write_items(
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as lines:
         for i, ((example, record), row, mine) in enumerate(zip(pairs, rows, statistics)):
-            item = {k: v for k, v in row.items() if k not in ("normalize", "distractors")}
+            item = {k: v for k, v in row.items() if k not in ("normalize", "distractors", "forced")}
             item["calls"] = dict(record.calls)
             item |= {"kind": example.meta.get("kind", ""), "stopped": record.stopped, "n_tokens": record.n_tokens}
             item["scores"] = {name: metrics[example.task][name].total(s) for name, s in mine.items()}

@@ -11,6 +11,8 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     audio_s ref_audio_s       seconds of speech made and of the reference's speech (None: the answer is not spoken)
     seconds first_block_s     decode time of the item, time until its first block of audio (or None)
     calls                     network calls by kind, {"ar": n, "diffusion": m}
+    mel_distance_db speaker_similarity   of the speech made to the true one, and to the voice of the prompt (or None)
+    forced                    statistics of the true answer under the model, by name: (sum, count) (``eval.forced``)
     normalize                 the normaliser's function
 
 Beyond the interface a metric says its ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and what
@@ -34,10 +36,10 @@ from ttt.registry.families import METRIC
 UNITS = ("rate", "ratio", "s", "1/s", "score")
 
 
-def metric_id(metric: Metric, judge_id: str, normalizer: str) -> str:
+def metric_id(metric: Metric, judge_id: str, normalizer: str, speaker_id: str = "") -> str:
     """Name of a metric with all that its number rests on: ``judged_wer[ctc-1a2b3c4d,words]``."""
     name = getattr(type(metric), "registered_name", type(metric).__name__)
-    parts = {"judge": judge_id, "normalizer": normalizer}
+    parts = {"judge": judge_id, "normalizer": normalizer, "speaker": speaker_id}
     resting = [parts.get(r, r) for r in rests_on(metric)]
     return f"{name}[{','.join(resting)}]" if resting else name
 
@@ -382,3 +384,80 @@ class FirstBlockLatency(_Ratio):
 def _said_and_wanted(scored: Mapping[str, Any], spoken: bool) -> tuple[str | None, str | None]:
     keys = ("judged_text", "speech_ref") if spoken else ("text", "text_ref")
     return scored[keys[0]], scored[keys[1]]
+
+
+# ------------------------------------------------------------------------------------------------- the true answer
+
+
+@METRIC.register("forced")
+@dataclass(frozen=True)
+class Forced(Metric):
+    """A statistic of the objective on the true answers, with ``eval.forced``: top-10 accuracy, mean -log p, ..."""
+
+    stat: str = ""  # its name in the log: top10/ar, nll/nar/book1, ...
+
+    @property
+    def rests_on(self) -> tuple[str, ...]:
+        """The statistic is part of the metric's name."""
+        return (self.stat,)
+
+    @property
+    def unit(self) -> str:
+        """Shares are printed in per cent."""
+        return "rate" if self.stat.startswith("top10/") else "score"
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Of shares; -log p should be low."""
+        return self.stat.startswith("top10/")
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: sum, count; None where the model said nothing about it."""
+        found = (scored.get("forced") or {}).get(self.stat)
+        return None if found is None else np.array(found, dtype=np.float64)
+
+    def total(self, statistics: np.ndarray) -> float:
+        """Sum over count."""
+        return ratio(statistics[0], statistics[1])
+
+
+# ------------------------------------------------------------------------------------------------- sound against sound
+
+
+class _Mean(Metric):
+    """Mean of a number of each item.  Statistics: sum, items."""
+
+    unit: ClassVar[str] = "score"
+    needs_audio: ClassVar[bool] = True
+    compares: ClassVar[bool] = True  # needs the sounds of answer, reference and prompt (`ttt.eval.sounds`)
+
+    def total(self, statistics: np.ndarray) -> float:
+        """Sum over items."""
+        return ratio(statistics[0], statistics[1])
+
+
+@METRIC.register("mel_distance")
+@dataclass(frozen=True)
+class MelDistance(_Mean):
+    """Distance of the speech made to the true answer through the codec: dB between log-mels, time-warped (`mel_distance`)."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("dtw",)
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: dB, 1; None without a spoken reference."""
+        found = scored.get("mel_distance_db")
+        return None if found is None else np.array([found, 1], dtype=np.float64)
+
+
+@METRIC.register("speaker_similarity")
+@dataclass(frozen=True)
+class SpeakerSimilarity(_Mean):
+    """Cosine of the voices of the speech made and of the spoken prompt; an answer without speech counts as 0."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("speaker",)
+    higher_is_better: ClassVar[bool] = True
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: cosine, 1; None without a spoken prompt."""
+        found = scored.get("speaker_similarity")
+        return None if found is None else np.array([found, 1], dtype=np.float64)

@@ -23,6 +23,7 @@ CODEC = Registry(
 TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.text_speech", "ttt.tasks.continuation"))
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))
+SPEAKER = Registry("speaker", "speaker encoder", _I + "SpeakerEncoder", builtin=("ttt.eval.speakers",))
 NORMALIZER = Registry("normalizer", "text normalizer", _I + "Normalizer", builtin=("ttt.eval.normalizers",))
 OPTIMIZER = Registry("optimizer", "optimizer", _I + "OptimizerSpec", builtin=("ttt.train.optimizers",))
 LR_SCHEDULE = Registry("lr_schedule", "learning-rate schedule", _I + "LrSchedule", builtin=("ttt.train.schedules",))

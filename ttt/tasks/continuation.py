@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,15 @@ class Continuation(Task):
     """Cut every recording in two (specification of AudioLM, section 7).
 
     ``utterance``: the item's field that names it.  Drawn cuts (``cut`` uniform or seconds) depend on the item's id only.
-    Training may cut anew (``objective.cut``); what is tested stays as it was built here.
+    An item may say itself where it is cut: ``cut``, the share of the recording, and ``text_out``, the words behind it (for
+    judged error rates; empty: any end will do).  Training may cut anew (``objective.cut``); what is tested stays as it was
+    built here.
     """
 
     utterance: str = "output"
     cut: Cut = nested(Cut)
+    measure: list[str] = field(default_factory=list)  # further metrics, e.g. judged_wer, speaker_similarity, mel_distance
+    forced: list[str] = field(default_factory=list)  # statistics of the true answer, e.g. top10/ar (needs eval.forced)
 
     def __post_init__(self) -> None:
         if self.cut.mode == "stored":
@@ -40,12 +44,21 @@ class Continuation(Task):
         if len(ids) < 2:
             raise DataError(f"item {item.get('id')!r}: {len(ids)} frames are too few to cut; leave it out")
         draw = zlib.crc32(str(item["id"]).encode()) / 2**32
-        (prompt,) = self.cut.prompts([len(ids)], [draw])
+        if item.get("cut") is None:
+            (prompt,) = self.cut.prompts([len(ids)], [draw])
+        elif 0 < float(item["cut"]) < 1:
+            prompt = min(max(1, round(float(item["cut"]) * len(ids))), len(ids) - 1)
+        else:
+            raise DataError(f"item {item.get('id')!r}: 'cut' must be a share between 0 and 1, got {item['cut']!r}")
         turns = (
             Turn("user", (Span("audio", codes=ids[:prompt], style="user"),)),
             Turn("assistant", (Span("audio", codes=ids[prompt:], style="last"),)),
         )
-        meta = {"split": item.get("split", ""), "kind": item.get("kind", ""), "utterance": item.get(self.utterance)}
+        said = (item.get("text_out") or None) if item.get("cut") is not None else None
+        meta = {
+            "split": item.get("split", ""), "kind": item.get("kind", ""), "utterance": item.get(self.utterance),
+            "speech_ref": said,
+        }  # fmt: skip
         return Example(str(item["id"]), turns, self.label, meta)
 
     def prompt(self, example: Example) -> Example:
@@ -55,9 +68,11 @@ class Continuation(Task):
         return Example(example.uid, example.turns[:-1], example.task, example.meta)
 
     @property
-    def metrics(self) -> Mapping[str, str]:
-        """How long answers are beside the recordings, how many are silent, what they cost."""
+    def metrics(self) -> Mapping[str, Any]:
+        """How long answers are beside the recordings, how many are silent, what they cost; and what is asked for besides."""
         return {
+            **{name: name for name in self.measure},
+            **{stat.replace("/", "_"): {"name": "forced", "stat": stat} for stat in self.forced},
             "length_ratio": "length_ratio", "empty_rate": "empty_rate", "rtf": "rtf",
             "first_block_latency": "first_block_latency", "calls_per_second": "calls_per_second",
         }  # fmt: skip

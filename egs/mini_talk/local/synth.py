@@ -89,12 +89,16 @@ def speak(voice: Voice, texts: Sequence[str]) -> Iterator[Spoken]:
     engine = Flite() if voice.engine == "flite" else Espeak()
     engine.use(voice)
     for text in texts:
-        raw = engine.say(text)
-        reason = fault(raw, text)
-        waveform = None if reason else resample(trim(raw), RATE_HZ)
-        if waveform is not None and np.abs(waveform.samples).max() >= CLIPPED_LEVEL:  # the filter may overshoot
-            waveform, reason = None, "clipped"
-        yield Spoken(waveform, reason)
+        yield _checked(engine.say(text), text)
+
+
+def _checked(raw: Waveform, text: str) -> Spoken:
+    """Trimmed, at `RATE_HZ`, or why not."""
+    reason = fault(raw, text)
+    waveform = None if reason else resample(trim(raw), RATE_HZ)
+    if waveform is not None and np.abs(waveform.samples).max() >= CLIPPED_LEVEL:  # the filter may overshoot
+        waveform, reason = None, "clipped"
+    return Spoken(waveform, reason)
 
 
 def fault(raw: Waveform, text: str) -> str:
@@ -115,6 +119,21 @@ def fault(raw: Waveform, text: str) -> str:
     if duration_s > MAX_S_PER_LETTER * letters:
         return "too long for its text"
     return ""
+
+
+def speak_timed(voice: Voice, texts: Sequence[str]) -> Iterator[tuple[Spoken, list[float]]]:
+    """`speak`, with the second at which each word begins; an utterance whose words cannot be told apart is refused."""
+    engine = Espeak()
+    engine.use(voice)
+    for text in texts:
+        raw = engine.say(text)
+        spoken = _checked(raw, text)
+        loud = np.flatnonzero(np.abs(raw.samples) > EDGE_LEVEL)
+        before_s = float(loud[0]) / raw.rate_hz - EDGE_SILENCE_S if len(loud) else 0.0
+        starts = [max(0.0, s - before_s) for s in engine.word_starts_s]
+        if not spoken.reason and len(starts) != len(text.split()):  # espeak joins some words ("in the")
+            spoken = Spoken(None, "words not timed")
+        yield spoken, starts
 
 
 def trim(raw: Waveform) -> Waveform:
@@ -140,6 +159,7 @@ class Espeak:
         library, self.data_dir = _espeak_paths()
         self._lib = _private_copy(library)
         self._chunks: list[np.ndarray] = []
+        self.word_starts_s: list[float] = []  # of the last text, as the library tells them
         self._callback = _CALLBACK(self._collect)  # kept: ctypes does not
         self._lib.espeak_Info.restype = ctypes.c_char_p
         data = str(self.data_dir).encode() if self.data_dir else None
@@ -171,6 +191,7 @@ class Espeak:
     def say(self, text: str) -> Waveform:
         """One text at the library's own rate (22,050 Hz): f32 [S], S = 0 if nothing was said."""
         self._chunks.clear()
+        self.word_starts_s = []
         data = text.encode()
         failed = self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         if failed or self._lib.espeak_Synchronize():
@@ -178,7 +199,12 @@ class Espeak:
         pcm = np.concatenate(self._chunks) if self._chunks else np.zeros(0, dtype=np.int16)
         return Waveform(pcm.astype(np.float32) / 32768.0, self.rate_hz)
 
-    def _collect(self, pcm: Any, count: int, _events: Any) -> int:
+    def _collect(self, pcm: Any, count: int, events: Any) -> int:
+        number = 0
+        while events and events[number].type != _LIST_END:
+            if events[number].type == _WORD:
+                self.word_starts_s.append(events[number].audio_position / 1000)
+            number += 1
         if pcm and count > 0:
             self._chunks.append(np.ctypeslib.as_array(pcm, (count,)).copy())
         return 0
@@ -213,7 +239,19 @@ class Flite:
         return Waveform(samples, int(rate_hz))
 
 
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+class _Event(ctypes.Structure):
+    """``espeak_EVENT``; ``audio_position`` in milliseconds."""
+
+    _fields_ = [
+        ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int), ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int), ("sample", ctypes.c_int), ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
+    ]  # fmt: skip
+
+
+_LIST_END, _WORD = 0, 1
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 _AUDIO_OUTPUT_SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _VOLUME, _PITCH, _RANGE, _GAP = 1, 2, 3, 4, 7
 
