@@ -101,8 +101,10 @@ class Constraint(ABC):
     """Which codes may stand at which place of an audio span; the loss and decoding follow the same rule.
 
     Places count from 0 at the token behind the one that opens the span.  ``books``: the ids [start, stop) of every code
-    position of a frame (`Vocabulary.code_space`).
+    position of a frame (`Vocabulary.code_space`).  ``restricts``: False for the rule that allows everything.
     """
+
+    restricts: ClassVar[bool] = True
 
     @abstractmethod
     def ranges(self, books: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -360,8 +362,6 @@ class Judge(ABC):
         """One transcript per waveform."""
 
 
-class Normalizer(ABC):
-    """How text is normalised before words are compared; named in every metric."""
 class SpeakerEncoder(ABC):
     """Who speaks, as a vector.  Its ``speaker_id`` (name and version) is part of the names of metrics that rest on it."""
 
@@ -376,6 +376,8 @@ class SpeakerEncoder(ABC):
         """One vector of length 1 per waveform, f32 [n, E]."""
 
 
+class Normalizer(ABC):
+    """How text is normalised before words are compared; named in every metric."""
 
     @abstractmethod
     def normalize(self, text: str) -> str:
@@ -425,10 +427,10 @@ class LrSchedule(ABC):
         """Factor >= 0; ``at.decayed`` goes from 0 (end of the warm-up, or ``train.decay_start``) to 1 (end of the run)."""
 
 
-
-    ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.formats.example_to_json`, whose audio spans may
 class Converter(ABC):
     """Reads a foreign data format row by row; nothing of it is kept in memory.
+
+    ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.formats.example_to_json`, whose audio spans may
     still be sound files: ``{"wav": path, "style": ...}``) or ``utterances`` (it gives `ttt.data.convert.core.Speech`).
     """
 
