@@ -144,15 +144,19 @@ def pack(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     """Examine data files.  Exit code 1 when a record is broken (or what ``--fail-on`` names was found)."""
     from ttt.data.audit import Settings, audit
+    from ttt.text.tokenizer import TextTokenizer
 
     unknown = set(arguments.fail_on) - set(FAILABLE)
     if unknown:
         raise ConfigError(f"--fail-on: {sorted(unknown)[0]!r} is none of {', '.join(FAILABLE)}")
-    if min(arguments.words, arguments.codes, arguments.jobs) < 1 or not arguments.frame_rate > 0:
+    rate = arguments.frame_rate
+    if min(arguments.words, arguments.codes, arguments.jobs) < 1 or not (rate is None or rate > 0):
         raise ConfigError("--words, --codes, --jobs must be >= 1 and --frame-rate > 0")
+    if rate is None and arguments.tokenizer:
+        rate = TextTokenizer.load(arguments.tokenizer).vocab.frame_rate_hz
     settings = Settings(
-        arguments.tokenizer, arguments.num_codes, arguments.frame_rate, arguments.row_tokens, arguments.words, arguments.codes,
-        arguments.literal_specials,
+        arguments.tokenizer, arguments.num_codes, rate or Settings.frame_rate_hz, arguments.row_tokens, arguments.words,
+        arguments.codes, arguments.literal_specials,
     )  # fmt: skip
     report = audit(arguments.inputs, arguments.test, settings, arguments.jobs)
     print(json.dumps(report.as_json(), indent=1, ensure_ascii=False) if arguments.json else _page(report))

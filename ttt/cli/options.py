@@ -185,7 +185,8 @@ def data(verb: argparse.ArgumentParser) -> None:
     check.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or mixes")
     check.add_argument("--test", nargs="+", default=[], metavar="DATA", help="test data that must not be in the others")
     check.add_argument("--num-codes", type=int, default=0, metavar="N", help="size of the code book, if no --tokenizer is given")
-    check.add_argument("--frame-rate", type=float, default=12.5, metavar="HZ", help="frames of a second of audio (default 12.5)")
+    check.add_argument("--frame-rate", type=float, metavar="HZ",
+                       help="frames of a second of audio (default: what the tokenizer's vocab.json says, else 12.5)")  # fmt: skip
     check.add_argument("--row-tokens", type=int, default=0, metavar="N", help="count examples that are longer")
     check.add_argument("--words", type=int, default=13, metavar="N", help="words in a row that make an overlap (default 13)")
     check.add_argument("--codes", type=int, default=26, metavar="N", help="frames in a row that make an overlap (default 26)")

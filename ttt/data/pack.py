@@ -84,6 +84,7 @@ def pack(
             "sources": report.sources, "skipped": dict(report.bad), "tokenizer": tokenizer.digest,
             "vocab": tokenizer.vocab.digest, "prompt_rule": settings.prompt_rule, "literal_specials": settings.literal_specials,
         }  # fmt: skip
+        tokenizer.vocab.save(writer.work / "vocab.json")
         store = writer.finish(manifest)
     report.seconds = time.perf_counter() - started
     return store, report

@@ -1,6 +1,7 @@
 """A folder of token streams in flat files that are mapped into memory: opened at once, read where needed.
 
     store.json          what it was made of and what it holds; written last
+    vocab.json          the ids' meaning, as in the tokenizer's folder (`ttt data pack` writes it)
     00000.ids           u32 [tokens]     ids
     00000.flags         u8  [tokens]     kind (2 bits), target (4), answer (8)
     00000.segments      i32 [m, 6]       audio segments: start, stop, style, turn, turn_stop, target

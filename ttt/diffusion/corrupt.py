@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from ttt.errors import ConfigError
 from ttt.interfaces import NoiseSchedule
 from ttt.types import Kind, PackedBatch
 
@@ -59,6 +60,11 @@ def corrupt(
     group: Tensor | None = None,
 ) -> Noised:  # fmt: skip
     """Noise ``batch`` with given draws (pure function); ``group`` i64 [B, T]: whose t a position has (default: its document's)."""
+    if batch.mask_id < 0:
+        raise ConfigError(
+            "data.tokenizer: this vocabulary has no mask token (data.form text_then_speech), so nothing can be noised; train "
+            "with objective ar, or with a tokenizer of another form"
+        )
     group = batch.doc if group is None else group
     p = (1 - floor) * (1 - schedule.alpha(t)) + floor
     masked = (u < per_position(p, group)) & maskable

@@ -12,6 +12,7 @@ from ttt.audio.wav import write
 from ttt.cli.main import main
 from ttt.data.formats import read_examples, write_examples
 from ttt.data.store import Store
+from ttt.text.tokenizer import TextTokenizer
 from ttt.types import AudioCodes
 
 
@@ -249,3 +250,17 @@ def test_split_stats_and_show(world, tmp_path, capsys, caplog):
     page = capsys.readouterr().out
     assert page.startswith(uid) and "\x1b[32m" in page
     assert run(*call, "--uid", "gone") == 2 and "no example called 'gone'" in one_line(capsys)
+
+
+def test_check_takes_the_frame_rate_from_vocab_json(world, tmp_path, capsys):
+    TextTokenizer.load(world / "tok").made_by("toy", 40.0).save(tmp_path / "tok")
+    call = ["data", "check", world / "train.jsonl", "--json"]
+    rates = [
+        (["--tokenizer", tmp_path / "tok"], 40.0),
+        (["--tokenizer", world / "tok"], 12.5),
+        (["--frame-rate", 5], 5.0),
+    ]
+    for options, rate in rates:
+        assert run(*call, *options) == 0
+        assert json.loads(capsys.readouterr().out)["settings"]["frame_rate_hz"] == rate
+    assert run(*call, "--frame-rate", 0) == 2 and "--frame-rate > 0" in one_line(capsys)

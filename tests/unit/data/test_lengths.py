@@ -15,7 +15,7 @@ from ttt.data.pack import Settings, pack
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import train_bpe
-from ttt.text.vocab import TAGGED
+from ttt.text.vocab import TAGGED, Vocabulary
 from ttt.types import Span
 
 
@@ -53,6 +53,7 @@ def test_stores_mixes_and_limits(world, tmp_path):
     whole = measure([folder / "all.jsonl"], settings(world))
     pack([Source(folder / "all.jsonl", name="all")], tmp_path / "store", settings(world))
     stored = measure([tmp_path / "store"], Settings(""))
+    assert Vocabulary.load(tmp_path / "store/vocab.json").codec == "toy", "the meaning of the ids lies beside them"
     for name in ("tokens", "targets", "speech"):
         assert np.array_equal(getattr(stored, name), getattr(whole, name)), "no tokenizer is needed for tokens"
     (tmp_path / "mix.json").write_text(
