@@ -287,7 +287,7 @@ def _notes(table: TableSpec, cells: Sequence[Cell], done: Sequence[Mapping[str, 
     ]
     if not several:
         notes.append("One seed says nothing about the spread between trainings: differences may be luck.")
-    notes.append(_budget(table, done))
+    notes += [_budget(table, done), _floors(table, done)]
     limited = dict.fromkeys(c["limited"] for c in done if c["limited"])
     notes += [f"NOT A FULL RUN: {reason}." for reason in limited]
     rests = dict.fromkeys(
@@ -295,6 +295,19 @@ def _notes(table: TableSpec, cells: Sequence[Cell], done: Sequence[Mapping[str, 
     )
     notes += [f"Rests on: {part}." for part in rests if part]
     return [*(x for x in notes if x), *([table.note] if table.note else [])]
+
+
+def _floors(table: TableSpec, done: Sequence[Mapping[str, Any]]) -> str:
+    """What a perfect model would get through the codec (``eval.floor``), of the table's metrics."""
+    found: dict[str, None] = {}
+    for card in done:
+        for key, label in table.metrics.items():
+            group, _, name = key.rpartition("/")
+            entry = card["metrics"].get(f"{group}/floor_{name}")
+            if entry is not None and entry["value"] is not None:
+                shown = f"{100 * entry['value']:.1f} %" if entry["unit"] == "rate" else f"{entry['value']:.2f}"
+                found[f"{label} {shown}"] = None
+    return f"The true answers through the codec: {', '.join(found)}." if found else ""
 
 
 def _budget(table: TableSpec, done: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Audio continuation on the voices of mini_talk: hear the beginning of a series, go on in the same voice.
+#
+#   ./egs/mini_talk/audiolm/run.sh                          everything (about ten minutes of one CPU core)
+#   ./egs/mini_talk/audiolm/run.sh --recipe masked          upper books by masked diffusion instead of book by book
+#   ./egs/mini_talk/audiolm/run.sh --stage 4 run.seed=2     from training on; settings go to ttt untouched
+#
+# Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite
+# Stages: 0 environment  1 corpus of series  2 codec, judge, speaker encoder  3 tokens + examples  4 train  5 continue
+#         6 score + report
+
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+stage=0 stop_stage=6 recipe=stages name="" overwrite=false
+. recipes/_shared/stages.sh
+parse_options "$@"
+
+eg=egs/mini_talk/audiolm
+conf=$eg/conf/$recipe.yaml
+[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+world=${WORLD:-$eg/exp/world}  # tests put another here
+run=$eg/exp/${name:-$recipe}
+
+if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
+need .venv/bin/ttt 0
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
+common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" codec.path="$world/codec"
+        judge.path="$world/judge" speaker.path="$world/speaker" "${overrides[@]}")
+if $overwrite; then common+=(--overwrite); fi
+
+if in_range 1; then
+    say 1 "corpus of series"
+    if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
+        "$PYTHON" egs/mini_talk/local/series.py --out "$world/corpus" --seed 1 --size full
+    fi
+fi
+if in_range 2; then
+    need "$world/corpus/corpus.json" 1
+    say 2 "codec, judge and speaker encoder, each fitted on the corpus' recordings"
+    "$TTT" codec "${common[@]}"
+    "$TTT" speaker "${common[@]}"
+    "$TTT" judge "${common[@]}"
+fi
+if in_range 3; then
+    need "$world/codec/codec.json" 2
+    say 3 "tokens and examples"
+    "$TTT" tokenize "${common[@]}"
+    "$TTT" examples "${common[@]}"
+fi
+if in_range 4; then
+    need "$world/data/train.jsonl" 3
+    say 4 "training"
+    "$TTT" train "${common[@]}"
+fi
+both=(eval.examples="[$world/data/test.jsonl,$world/data/test_unseen_voice.jsonl]" eval.out="$run/eval")
+if in_range 5; then
+    need "$run/checkpoints" 4
+    say 5 "continuations of unseen texts, in known voices and in others"
+    "$TTT" generate "${common[@]}" "${both[@]}"
+fi
+if in_range 6; then
+    need "$run/eval/test.generations.jsonl" 5
+    need "$world/judge/judge.json" 2
+    say 6 "scores and report"
+    "$TTT" score "${common[@]}" "${both[@]}"
+    "$TTT" report "${common[@]}" "${both[@]}"
+    say 6 "report in $run/report.md"
+fi
