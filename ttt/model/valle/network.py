@@ -167,6 +167,9 @@ class ValleNetwork(nn.Module):
             for name, parameter in have.items():
                 parameter.copy_(stored[name])
 
+    def prepare(self) -> None:
+        """Get ready for decoding: nothing to do."""
+
     def session(self, mask: MaskRule, *, cache: str = "exact", room: int = 0, slots: int = 1) -> Any:
         """The decoding state (`FrameSession`)."""
         from ttt.model.valle.session import FrameSession
