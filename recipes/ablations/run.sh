@@ -31,8 +31,14 @@ if in_range 1; then
     made "$world/corpus/corpus.json" "--stage 1 --stop-stage 1"
     made "$world/codec/codec.json" "--stage 2 --stop-stage 2"
     made "$world/judge/judge.json" "--stage 2 --stop-stage 2"
-    made "$world/data_interleaved/train.jsonl" \
-        "--stage 3 --stop-stage 3 --recipe interleaved data.dir=$world/data_interleaved"
+    case "$table" in
+        llada_*)
+            parts=egs/mini_talk/llada/exp/world/data/tts.train.jsonl
+            [ -e "$parts" ] || die "missing $parts: run ./egs/mini_talk/llada/run.sh --stage 2 --stop-stage 3" ;;
+        *)
+            made "$world/data_interleaved/train.jsonl" \
+                "--stage 3 --stop-stage 3 --recipe interleaved data.dir=$world/data_interleaved" ;;
+    esac
     arguments=("$here/$table.yaml" "${overrides[@]}")
     if [ -n "$seeds" ]; then arguments+=(--seeds "$seeds"); fi
     if [ -n "$jobs" ]; then arguments+=(--jobs "$jobs"); fi

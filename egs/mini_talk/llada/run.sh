@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# LLaDA on the world of mini_talk: text by masked diffusion, text to speech over seven codes a frame, and both mixed.
+#
+#   ./egs/mini_talk/llada/run.sh                          text to speech, from nothing to a table
+#   ./egs/mini_talk/llada/run.sh --recipe text            written questions, written answers
+#   ./egs/mini_talk/llada/run.sh --recipe mixed           both
+#   ./egs/mini_talk/llada/run.sh --stage 4 run.seed=2     from training on; settings go to ttt untouched
+#
+# Options: --stage N --stop-stage N --recipe NAME --name RUN --jobs N --overwrite
+# Stages: 0 environment  1 corpus (mini_talk's)  2 codec + judge  3 tokens + examples  4 train  5 decode  6 score + report
+
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+stage=0 stop_stage=6 recipe=tts name="" jobs=2 overwrite=false
+. recipes/_shared/stages.sh
+parse_options "$@"
+
+eg=egs/mini_talk/llada
+conf=$eg/conf/$recipe.yaml
+[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+corpus=${WORLD:-egs/mini_talk/exp/full}/corpus
+world=$eg/exp/world
+run=$eg/exp/${name:-$recipe}
+
+if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
+need .venv/bin/ttt 0
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+TTT=${TTT:-ttt}  # tests put a recorder here
+common=(--config "$conf" run.dir="$run" data.corpus="$corpus" data.dir="$world/data"
+        codec.path="$world/codec" judge.path="$world/judge" "${overrides[@]}")
+if $overwrite; then common+=(--overwrite); fi
+
+if in_range 1; then
+    ./egs/mini_talk/run.sh --stage 1 --stop-stage 1 --jobs "$jobs"
+fi
+if in_range 2; then
+    need "$corpus/corpus.json" 1
+    say 2 "codec, and the judge beside it"
+    mkdir -p "$world"
+    OMP_NUM_THREADS=1 "$TTT" judge "${common[@]}" > "$world/judge.log" 2>&1 &
+    judge_pid=$!
+    trap '[ -z "${judge_pid:-}" ] || kill "$judge_pid" 2>/dev/null || true' EXIT
+    OMP_NUM_THREADS=1 "$TTT" codec "${common[@]}"
+    wait "$judge_pid" || { tail -n 5 "$world/judge.log" >&2; die "stage 2: the judge failed, see $world/judge.log"; }
+    judge_pid=""
+fi
+if in_range 3; then
+    need "$world/codec/codec.json" 2
+    say 3 "tokens and examples"
+    # one tokenizer for all recipes; each learns from its own tasks' examples
+    all=(--config "$eg/conf/mixed.yaml" "${common[@]:2}")
+    OMP_NUM_THREADS=1 "$TTT" tokenize "${all[@]}"
+    OMP_NUM_THREADS=1 "$TTT" examples "${all[@]}"
+    for task in text_qa tts; do
+        for split in train dev test; do
+            sed -n "/^{\"uid\": \"[^\"]*\", \"task\": \"$task\"/p" "$world/data/$split.jsonl" > "$world/data/$task.$split.jsonl"
+        done
+    done
+fi
+if in_range 4; then
+    need "$world/data/train.jsonl" 3
+    say 4 "training"
+    OMP_NUM_THREADS=$jobs "$TTT" train "${common[@]}"
+fi
+case "$recipe" in
+    text) tests=$world/data/text_qa.test.jsonl ;;
+    tts*) tests=$world/data/tts.test.jsonl ;;
+    *) tests=$world/data/test.jsonl ;;
+esac
+test=(eval.examples="[$tests]" eval.out="$run/eval")
+if in_range 5; then
+    need "$run/checkpoints" 4
+    say 5 "decoding"
+    mkdir -p "$run/eval"
+    OMP_NUM_THREADS=$jobs "$TTT" generate "${common[@]}" "${test[@]}"
+fi
+if in_range 6; then
+    need "$run/eval/$(basename "$tests" .jsonl).generations.jsonl" 5
+    need "$world/judge/judge.json" 2
+    say 6 "scores and report"
+    OMP_NUM_THREADS=1 "$TTT" floor "${common[@]}" "${test[@]}"
+    OMP_NUM_THREADS=1 "$TTT" score "${common[@]}" "${test[@]}"
+    "$TTT" report "${common[@]}" "${test[@]}"
+    say 6 "report in $run/report.md"
+fi
