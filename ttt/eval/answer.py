@@ -82,8 +82,8 @@ class AnswersInTraining:
     """A callback of the trainer: answers the same few examples at every validation and scores them like any others.
 
     Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard.
-    Metrics that need a judge are left out when there is none, those of voices always.  Every rank answers (engines that shard weights need all of
-    them), rank zero writes.
+    Metrics that need a judge are left out when there is none, those of voices always.  Every rank answers (engines that shard
+    weights need all of them), rank zero writes.
     """
 
     decoder: Decoder

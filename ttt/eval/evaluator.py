@@ -115,8 +115,8 @@ def score(
     ``out/items.jsonl`` (every item: texts, what was heard, statistics) and, of the first ``samples`` spoken items of
     each group, ``out/samples/{split}/{task}/{uid}.wav`` and ``.png``; with ``tensorboard`` the same goes to that log
     folder.  With ``floor`` metrics of sound are also given for the true answers, through the codec: ``asr/floor_judged_wer``,
-    what a perfect model would get.  Returns {"metrics": {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind", "counts", "timing",
-    "judge", "codec", "normalizer", "limited"}: what `ttt.eval.cards.make_card` takes.
+    what a perfect model would get.  Returns {"metrics": {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind",
+    "counts", "timing", "judge", "codec", "normalizer", "limited"}: what `ttt.eval.cards.make_card` takes.
     """
     started = time.perf_counter()
     out = Path(out)

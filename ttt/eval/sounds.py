@@ -40,12 +40,12 @@ def compare(
     """One comparison per answer.  An answer without sound has similarity 0 and the distance of silence."""
     near: list[float | None] = [None] * len(made)
     if encoder is not None:
-        at = [i for i, p in enumerate(prompts) if p is not None and len(p.samples)]
-        spoken = [i for i in at if len(made[i].samples)]
-        for i in at:
+        pairs = [(i, m, p) for i, (m, p) in enumerate(zip(made, prompts, strict=True)) if p is not None and len(p.samples)]
+        for i, _, _ in pairs:
             near[i] = 0.0
-        said, asked = (encoder.embed(w) for w in ([made[i] for i in spoken], [prompts[i] for i in spoken]))  # type: ignore[misc]
-        for i, a, b in zip(spoken, said, asked, strict=True):
+        spoken = [(i, m, p) for i, m, p in pairs if len(m.samples)]
+        said, asked = encoder.embed([m for _, m, _ in spoken]), encoder.embed([p for _, _, p in spoken])
+        for (i, _, _), a, b in zip(spoken, said, asked, strict=True):
             near[i] = float(a @ b)
     far = [None if t is None or not len(t.samples) else mel_distance(m, t) for m, t in zip(made, true, strict=True)]
     return [Comparison(d, s) for d, s in zip(far, near, strict=True)]

@@ -242,13 +242,15 @@ def equal_error_rate(found: np.ndarray, voices: Sequence[str]) -> float:
     """
     near = found @ found.T
     at = np.triu_indices(len(found), 1)
-    same = np.array([voices[i] == voices[j] for i, j in zip(*at, strict=True)], dtype=bool)
+    names = np.asarray(voices)
+    same: np.ndarray = names[at[0]] == names[at[1]]
     if not same.any() or same.all():
         return float("nan")
     scores = near[at]
     thresholds = np.unique(scores)
     missed = np.searchsorted(np.sort(scores[same]), thresholds, side="left") / same.sum()
-    wrong = 1 - np.searchsorted(np.sort(scores[~same]), thresholds, side="left") / (~same).sum()
+    other = np.logical_not(same)
+    wrong = 1 - np.searchsorted(np.sort(scores[other]), thresholds, side="left") / other.sum()
     best = int(np.argmin(np.abs(missed - wrong)))
     return float((missed[best] + wrong[best]) / 2)
 

@@ -43,10 +43,14 @@ WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *
          "sky", "sea", "grass", "leaf", "snow", "milk", "sun", "rose", "fire", "night")  # fmt: skip
 KINDS = ("count", "twice", "echo", "talk")
 SIZES = {
-    "full": {"train": {"count": 38, "twice": 700, "echo": 500, "talk": 700}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
-             "test": {"count": 8, "twice": 40, "echo": 30, "talk": 30}},
-    "tiny": {"train": {"count": 4, "twice": 10, "echo": 6, "talk": 12}, "dev": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
-             "test": {"count": 2, "twice": 2, "echo": 2, "talk": 2}},
+    "full": {
+        "train": {"count": 38, "twice": 700, "echo": 500, "talk": 700}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
+        "test": {"count": 8, "twice": 40, "echo": 30, "talk": 30},
+    },
+    "tiny": {
+        "train": {"count": 4, "twice": 10, "echo": 6, "talk": 12}, "dev": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
+        "test": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
+    },
 }  # fmt: skip
 SPLITS = ("train", "dev", "test", "test_unseen_voice")
 LARGEST_DROPPED_SHARE = 0.05

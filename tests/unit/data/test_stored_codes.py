@@ -37,6 +37,11 @@ def cuts_file(folder, *cuts):
     return path
 
 
+def codes_of(example):
+    """Prompt and answer in one piece."""
+    return np.concatenate([t.spans[0].codes for t in example.turns])
+
+
 def converted(converter, path, folder):
     report = Report()
     write_records(results(converter, path, report, skip_bad=False), folder / "out.jsonl")
@@ -46,9 +51,24 @@ def converted(converter, path, folder):
 def test_cuts_and_stretches_of_them_get_their_frames(tmp_path):
     path = cuts_file(tmp_path, cut(tmp_path), cut(tmp_path, "b", start=0.5, duration=1.0))
     (whole, part), _ = converted(LhotseCodes(num_codes=64), path, tmp_path)
-    assert np.array_equal(whole.turns[-1].spans[0].codes, CODES)
-    assert np.array_equal(part.turns[-1].spans[0].codes, CODES[25:75])
+    assert np.array_equal(codes_of(whole), CODES)
+    assert np.array_equal(codes_of(part), CODES[25:75])
+    assert [len(t.spans[0].codes) for t in whole.turns] == [40, 60]
     assert whole.meta["speaker"] == "ann" and whole.meta["frame_rate_hz"] == 50.0 and whole.task == "continuation"
+
+
+def test_examples_are_continuations_that_a_model_of_frames_reads(tmp_path):
+    from ttt.data.frames import frames_of
+    from ttt.data.packing import collate
+    from ttt.data.spans import encode_example
+    from ttt.text.tokenizer import train_bpe
+
+    (example,), _ = converted(LhotseCodes(prompt_share=0.25), cuts_file(tmp_path, cut(tmp_path)), tmp_path)
+    tokenizer = train_bpe(["a b"], 300, 64, 4)
+    vocab = tokenizer.vocab
+    stream = encode_example(example, tokenizer)
+    frames = frames_of(collate([[stream]], len(stream), vocab.pad_id, vocab.mask_id, vocab.code_space))
+    assert np.array_equal(frames.prompt[0], CODES[:25]) and np.array_equal(frames.target[0], CODES[25:])
 
 
 def test_durations_are_filtered_and_counted(tmp_path):
@@ -74,7 +94,7 @@ def test_manifest_of_arrays(tmp_path):
     line = {"id": "x", "codes": "x.npy", "duration": 0.14, "num_frames": 7, "speaker": "bob"}
     (tmp_path / "m.jsonl").write_text(json.dumps(line) + "\n")
     (example,), _ = converted(Codes(root=str(tmp_path)), tmp_path / "m.jsonl", tmp_path)
-    assert np.array_equal(example.turns[-1].spans[0].codes, CODES[:7]) and example.meta["speaker"] == "bob"
+    assert np.array_equal(codes_of(example), CODES[:7]) and example.meta["speaker"] == "bob"
 
 
 @pytest.mark.parametrize(
@@ -114,4 +134,4 @@ def test_hdf5_needs_its_extra(tmp_path):
     with h5py.File(tmp_path / "c.h5", "w") as out:
         out["k"] = CODES
     (example,), _ = converted(LhotseCodes(), path, tmp_path)
-    assert np.array_equal(example.turns[-1].spans[0].codes, CODES)
+    assert np.array_equal(codes_of(example), CODES)

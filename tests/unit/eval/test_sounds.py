@@ -184,8 +184,7 @@ def test_continuations_are_compared_with_the_true_one_and_with_their_prompt(tmp_
         resamples=10,
     )
     values = {k.partition("/")[2]: v for k, v in result["metrics"].items()}
-    items = [s for s in (tmp_path / "items.jsonl").read_text().splitlines()]
-    assert len(items) == 3
+    assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 3
     assert values["floor_mel"]["value"] == 0 and values["mel"]["value"] > 5 and values["mel"]["n"] == 3
     assert values["floor_speaker"]["value"] > 0.9 > values["speaker"]["value"]
     assert values["floor_wer"]["value"] == 0 and values["wer"]["value"] == pytest.approx(

@@ -1,7 +1,7 @@
 """Codes that another program has computed: lhotse cuts with stored features, and a manifest of arrays.
 
-Every record becomes one example that holds the whole recording as a single span, for objectives that learn recordings
-(audio continuation).  Arrays are read when their record is converted; one HDF5 file stays open at a time.
+Every record becomes one example of audio continuation: the first part of the recording is the prompt, the rest the answer
+(training may cut anew).  Arrays are read when their record is converted; one HDF5 file stays open at a time.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class _Arrays:
 class _Stored(Converter):
     root: str = ""  # folder that relative paths count from; empty: the working folder
     task: str = "continuation"  # task of the examples
+    prompt_share: float = 0.4  # of the recording's frames
     min_duration_s: float = 0.0  # shorter recordings are left out, and counted
     max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
     num_codes: int = 0  # size of a code book, to be checked; 0: not
@@ -68,6 +69,8 @@ class _Stored(Converter):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", _Arrays())
+        if not 0 < self.prompt_share < 1:
+            raise ValueError(f"prompt_share must lie between 0 and 1, got {self.prompt_share}")
         if self.min_duration_s < 0 or 0 < self.max_duration_s < self.min_duration_s:
             raise ValueError(
                 f"need 0 <= min_duration_s <= max_duration_s, got {self.min_duration_s} and {self.max_duration_s}"
@@ -95,7 +98,16 @@ class _Stored(Converter):
                 where, "code out of range",
                 f"{uid!r}: code {whole.max()} is outside the code book of {self.num_codes}; set num_codes or drop the row",
             )  # fmt: skip
-        return record(uid, [("assistant", [audio(whole.astype(np.int32), "span")])], self.task, **meta)
+        if len(whole) < 2:
+            raise RecordError(
+                where, "one frame", f"{uid!r}: one frame cannot be cut into prompt and answer; drop the row"
+            )
+        cut = min(max(1, int(self.prompt_share * len(whole))), len(whole) - 1)
+        turns = [
+            ("user", [audio(whole[:cut].astype(np.int32), "user")]),
+            ("assistant", [audio(whole[cut:].astype(np.int32), "last")]),
+        ]
+        return record(uid, turns, self.task, **meta)
 
 
 @CONVERTER.register("lhotse_codes")
