@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class CausalLM(ModelClass):
     """A Hugging Face causal LM with the vocabulary's new rows; its weights or shape stand in `model.path` or `model.preset`."""
 
-    def start(self, section: ModelSection, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""):
+    def start(
+        self, section: ModelSection, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""
+    ):
         """See `ttt.model.start.starting_model`."""
         from ttt.model.start import starting_model
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ttt.data.frames import Frames, frames_of, resplit
 from ttt.data.cut import Cut
+from ttt.data.frames import Frames, frames_of, resplit
 from ttt.diffusion.corrupt import TIMES, draw_times
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
@@ -211,7 +211,9 @@ class ValleMasked(_Frames):
         docs, _, books = frames.target.shape
         first = 0 if self.books == "all" else 1
         if self.book_weights and len(self.book_weights) != books:
-            raise ConfigError(f"objective.book_weights: {len(self.book_weights)} weights for {books} books; give one each")
+            raise ConfigError(
+                f"objective.book_weights: {len(self.book_weights)} weights for {books} books; give one each"
+            )
         t = draw_times(docs * books, gen, self.times).view(docs, books)
         u = torch.rand(tuple(frames.target.shape), generator=gen)
         p = (1 - self.floor) * (1 - self.noise.alpha(t)) + self.floor  # [D, Q]
@@ -236,4 +238,6 @@ class ValleMasked(_Frames):
         """The NAR decoder must have the same books."""
         wanted = "masked_all" if self.books == "all" else "masked"
         if arch.nar != wanted:
-            raise ConfigError(f"objective.books: {self.books!r} trains model.arch.nar={wanted}, the model has {arch.nar!r}")
+            raise ConfigError(
+                f"objective.books: {self.books!r} trains model.arch.nar={wanted}, the model has {arch.nar!r}"
+            )

@@ -24,8 +24,8 @@ from ttt.sampling.steps import Block, Call, Steps, drive, together
 class _FrameSampler(SpanSampler):
     """What both samplers share: the first book (specification of AudioLM, section 8), limits, chunks.
 
-    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n the upper books of n frames are filled as soon as their
-    first book is there, which lets sound stream; it is an approximation, because the NAR decoder was trained on whole targets.
+    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n the upper books of n frames are filled as soon as
+    their first book is there, which lets sound stream; it is an approximation: the NAR decoder was trained on whole targets.
     """
 
     canvas = "answer"  # no field: nothing to choose
@@ -167,7 +167,12 @@ class ValleMaskedSampler(_FrameSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps_total < 1 or self.masked_temperature < 0 or self.noise < 0 or any(w <= 0 for w in self.book_weights):
+        if (
+            self.steps_total < 1
+            or self.masked_temperature < 0
+            or self.noise < 0
+            or any(w <= 0 for w in self.book_weights)
+        ):
             raise ValueError("need steps_total >= 1, masked_temperature >= 0, noise >= 0 and book_weights > 0")
         if self.first_book not in ("ar", "masked"):
             raise ValueError(f"first_book must be ar or masked, got {self.first_book!r}")

@@ -31,7 +31,9 @@ class Continuation(Task):
 
     utterance: str = "output"
     cut: Cut = nested(Cut)
-    measure: list[str] = field(default_factory=list)  # further metrics, e.g. judged_wer, speaker_similarity, mel_distance
+    measure: list[str] = field(
+        default_factory=list
+    )  # further metrics, e.g. judged_wer, speaker_similarity, mel_distance
     forced: list[str] = field(default_factory=list)  # statistics of the true answer, e.g. top10/ar (needs eval.forced)
 
     def __post_init__(self) -> None:
@@ -64,7 +66,9 @@ class Continuation(Task):
     def prompt(self, example: Example) -> Example:
         """Everything before the last turn."""
         if example.turns[-1].role != "assistant":
-            raise DataError(f"example {example.uid!r}: the last turn must be the assistant's, got {example.turns[-1].role!r}")
+            raise DataError(
+                f"example {example.uid!r}: the last turn must be the assistant's, got {example.turns[-1].role!r}"
+            )
         return Example(example.uid, example.turns[:-1], example.task, example.meta)
 
     @property

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.unit.valle.small_valle import BOOKS, batch, examples
-from ttt.data.frames import frames_of, resplit
 from ttt.data.cut import Cut
+from ttt.data.frames import frames_of, resplit
 from ttt.errors import DataError
 
 
@@ -52,7 +52,9 @@ def test_broken_frames_are_refused_by_name():
     ids = some.ids.clone()
     at = int(frames_of(some).target_at[2, 1])
     row, column = divmod(at, ids.shape[1])
-    ids[row, column] += some.space.books[1][0] - some.space.books[0][0]  # a code of the second book in the first's place
+    ids[row, column] += (
+        some.space.books[1][0] - some.space.books[0][0]
+    )  # a code of the second book in the first's place
     with pytest.raises(DataError, match="'e2'.* no whole frames of 3"):
         frames_of(dataclasses.replace(some, ids=ids))
 

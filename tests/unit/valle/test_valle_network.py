@@ -54,7 +54,9 @@ def test_block_is_torchs_encoder_layer():
         })  # fmt: skip
         x = torch.randn(2, 5, 16)
         mask = torch.ones(5, 5, dtype=torch.bool).tril()
-        torch.testing.assert_close(mine(x, mask[None, None], None, None)[0], other(x, src_mask=~mask), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            mine(x, mask[None, None], None, None)[0], other(x, src_mask=~mask), atol=1e-5, rtol=0
+        )
 
 
 def test_positions_are_sines_and_cosines_times_alpha():
@@ -63,7 +65,9 @@ def test_positions_are_sines_and_cosines_times_alpha():
         p.alpha.fill_(2.0)
     made = p(torch.zeros(1, 3, 4), torch.arange(3))[0, 2]
     wanted = 2 * torch.tensor([2.0, 2.0, 0.02, 0.02])
-    wanted = 2 * torch.stack([wanted[0].div(2).sin(), wanted[0].div(2).cos(), torch.tensor(0.02).sin(), torch.tensor(0.02).cos()])
+    wanted = 2 * torch.stack(
+        [wanted[0].div(2).sin(), wanted[0].div(2).cos(), torch.tensor(0.02).sin(), torch.tensor(0.02).cos()]
+    )
     torch.testing.assert_close(made, wanted)
     assert not [n for n, _ in SinePositions(4, 0.0, trained=False).named_parameters()]
 
@@ -149,7 +153,9 @@ def test_shared_tables_are_one_parameter():
     assert net.nar_predict_layers[1].weight is net.nar_audio_embeddings[2].weight
 
 
-@pytest.mark.parametrize("fields", [{}, {"share_embeddings": True}, {"nar": "masked"}, {"prenet": True, "norm_first": False}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"share_embeddings": True}, {"nar": "masked"}, {"prenet": True, "norm_first": False}]
+)
 def test_folder_round_trip(tmp_path, fields):
     net = network(**fields)
     net.save(tmp_path)

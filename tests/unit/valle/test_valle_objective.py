@@ -59,7 +59,10 @@ def test_loss_is_nats_per_target_frame_and_the_log_tells_books_apart():
 
 def test_padding_rule_of_the_fork_weighs_padding():
     net = network()
-    sums = [float(build(eos=e).terms(net, build(eos=e).plan(batch(), gen(1))).terms["ar"].sum.detach()) for e in ("first", "padding")]
+    sums = [
+        float(build(eos=e).terms(net, build(eos=e).plan(batch(), gen(1))).terms["ar"].sum.detach())
+        for e in ("first", "padding")
+    ]
     assert sums[1] > sums[0] + 1
 
 

@@ -32,7 +32,9 @@ class Valle(ModelClass):
     dropout: float = 0.1
     norm_first: bool = True  # norms before attention and feed-forward; false: after each residual
     prenet: bool = False  # a small network between embeddings and positions
-    prepend_bos: bool = True  # the target begins with a token of its own; false: the last prompt frame predicts the first code
+    prepend_bos: bool = (
+        True  # the target begins with a token of its own; false: the last prompt frame predicts the first code
+    )
     continuous_positions: bool = False  # the target's positions go on where the prompt's end; false: they start at 0
     nar: str = "stages"  # stages | masked | masked_all
     nar_scale_factor: float = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
@@ -67,7 +69,9 @@ class Valle(ModelClass):
         """Layers of the NAR decoder."""
         return int(self.layers * self.nar_scale_factor)
 
-    def start(self, section: ModelSection, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""):
+    def start(
+        self, section: ModelSection, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""
+    ):
         """Random weights, or those of ``weights``.  Raises `ConfigError` for keys of `model` that mean nothing here."""
         import torch
 
@@ -96,6 +100,8 @@ def _refuse_causal_keys(section: ModelSection) -> None:
     default = ModelSection()
     for key in ("path", "preset", "overrides", "compile", "gradient_checkpointing"):
         if getattr(section, key) != getattr(default, key):
-            raise ConfigError(f"model.{key}: belongs to model.arch=causal_lm; a valle takes its shape from model.arch alone")
+            raise ConfigError(
+                f"model.{key}: belongs to model.arch=causal_lm; a valle takes its shape from model.arch alone"
+            )
     if section.lora.rank:
         raise ConfigError("model.lora: adapters belong to model.arch=causal_lm; leave it out")

@@ -21,7 +21,7 @@ from ttt.interfaces import MaskRule
 from ttt.masks.materialize import materialize
 from ttt.model.stored import KEY, refuse_other_class
 from ttt.model.valle.arch import Valle
-from ttt.model.valle.blocks import KeyValue, Prenet, SinePositions, Stack
+from ttt.model.valle.blocks import Prenet, SinePositions, Stack
 from ttt.model.valle.targets import IGNORED, ar_inputs_labels
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Kind, Layout
@@ -107,7 +107,9 @@ class ValleNetwork(nn.Module):
         self.nar_predict_layers = nn.ModuleList(nn.Linear(d, n, bias=False) for _ in range(self.first_predicted, q))
         if arch.share_embeddings:
             if masked:
-                raise ConfigError("model.arch.share_embeddings: only with nar=stages, whose tables have no row for masks")
+                raise ConfigError(
+                    "model.arch.share_embeddings: only with nar=stages, whose tables have no row for masks"
+                )
             for book, head in enumerate(self.nar_predict_layers, 1):
                 head.weight = self.nar_audio_embeddings[book].weight  # type: ignore[assignment,union-attr]
 
@@ -191,13 +193,13 @@ class ValleNetwork(nn.Module):
         return scores
 
     def _ar_scores(self, x: FrameInputs) -> Scores:
-        inputs, labels = ar_inputs_labels(
-            x.target[..., 0], x.target_lens, self.num_codes, self.arch.prepend_bos, x.eos
-        )
+        inputs, labels = ar_inputs_labels(x.target[..., 0], x.target_lens, self.num_codes, self.arch.prepend_bos, x.eos)
         s, t = x.prompt.shape[1], inputs.shape[1]
         prompt = self.ar_prompt(x.prompt)
         target = self.ar_target(inputs, x.prompt_lens, torch.arange(t, device=inputs.device))
-        hidden, _ = self.ar_decoder(torch.cat([prompt, target], 1), self.ar_mask(x.rule, x.prompt_lens, x.target_lens, s, t))
+        hidden, _ = self.ar_decoder(
+            torch.cat([prompt, target], 1), self.ar_mask(x.rule, x.prompt_lens, x.target_lens, s, t)
+        )
         rows, where = (labels != IGNORED).nonzero(as_tuple=True)
         chosen, wanted = hidden[rows, s + where], labels[rows, where]
         if not self.arch.prepend_bos and x.first_code:

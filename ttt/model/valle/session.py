@@ -68,7 +68,9 @@ class FrameSession:
             books = places % q
             if form != "masked_all" and bool((books == 0).any()):
                 if len(places) != 1:
-                    raise ConfigError("eval.sampler: a valle writes its first book code by code; choose its own sampler")
+                    raise ConfigError(
+                        "eval.sampler: a valle writes its first book code by code; choose its own sampler"
+                    )
                 ar.append((n, ids[: int(places)].view(-1, q)[:, 0] - self.vocab.code_start))
                 continue
             stage = int(books[0]) if form == "stages" else 0
@@ -122,7 +124,9 @@ class FrameSession:
         work = [n for n, i in enumerate(inputs) if i]
         if work:
             starts = [_common(rows[n].inputs, inputs[n]) for n in work]
-            starts = [min(at, len(inputs[n]) - 1) for n, at in zip(work, starts, strict=True)]  # the last one runs again
+            starts = [
+                min(at, len(inputs[n]) - 1) for n, at in zip(work, starts, strict=True)
+            ]  # the last one runs again
             last = self._step([slots[n] for n in work], [inputs[n] for n in work], starts)
             for n, h in zip(work, last, strict=True):
                 hidden[n] = h
@@ -173,7 +177,9 @@ class FrameSession:
             row.inputs = list(own)
         return [hidden[n, count - 1] for n, count in enumerate(counts)]
 
-    def _write(self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], new: Sequence[KeyValue]) -> None:
+    def _write(
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], new: Sequence[KeyValue]
+    ) -> None:
         """Store keys and values; what is longer than a row's count is padding."""
         need = max(a + c for a, c in zip(starts, counts, strict=True))
         have = self._keys[0][0].shape[2] if self._keys else 0
