@@ -1,8 +1,9 @@
 """Interleaved decoding as the published script works: the other side of the ratios of `ttt bench decode`.
 
 One prompt at a time; for every text token and every denoising step a forward over everything there is so far, with a new
-mask and logits at every position; nothing is kept from one forward to the next.  Greedy; ids that may not be written are
-excluded, the most confident places of a block are written first.  Only torch and the Hugging Face model; nothing of `ttt`.
+mask and logits at every position; nothing is kept from one forward to the next.  A denoising step also takes candidates and
+confidences of all positions, of which only the block's count.  Greedy; ids that may not be written are excluded, the most
+confident places of a block are written first.  Only torch and the Hugging Face model; nothing of `ttt`.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ def forward(hf: nn.Module, ids: Sequence[int], audio_start: int, prompt: int, bl
     return hf(input_ids=x[None], attention_mask=mask, use_cache=False).logits[0].float()
 
 
+def candidates(logits: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """The best ``allowed`` id of every position of logits [L, V], and its probability."""
+    logits = logits.masked_fill(~allowed, -torch.inf)
+    best = logits.argmax(-1)
+    return best, logits.softmax(-1).gather(-1, best[:, None])[:, 0]
+
+
 def decode(hf: nn.Module, prompt: Sequence[int], v: Ids, work: Work) -> tuple[list[int], int]:
     """New tokens of one prompt, and how many forwards they took."""
     calls = 0
@@ -122,9 +130,9 @@ def states(prompt: Sequence[int], v: Ids, work: Work) -> Generator[list[int], Te
                 if not count or not open_:
                     break
                 logits = yield ids + span + canvas
-                best = logits[-width:].masked_fill(~allowed, -torch.inf).softmax(-1).max(-1)
-                for i in sorted(open_, key=lambda i: -float(best.values[i]))[:count]:
-                    canvas[i] = int(best.indices[i])
+                best, sure = (x[-width:].tolist() for x in candidates(logits, allowed))
+                for i in sorted(open_, key=lambda i: -sure[i])[:count]:
+                    canvas[i] = best[i]
             span += canvas[: canvas.index(end) + 1] if end in canvas else canvas
         ids += span
     return ids[len(prompt) :]

@@ -299,8 +299,12 @@ class Reference:
     def sample(self, number: int) -> float:
         """Some of the calls, others in each round; the share of the answer's tokens that they stand for."""
         some = self.states[number % SAMPLED :: SAMPLED]
+        index = torch.arange(self.bench.vocab.size)
+        codes = (index >= self.ids.code_start) & (index < self.ids.code_stop)
         for state in some:
-            self._own(state)
+            logits = self._own(state)
+            if self.ids.mask in state:
+                self.plain.candidates(logits, codes)
         return self.bench.tokens * len(some) / len(self.states)
 
     def whole(self, number: int) -> float:

@@ -76,7 +76,7 @@ class RowCall:
     """What attention has to know about one packed call: the rows' segments, in the order of their tokens.
 
     ``stage``, of a layer that is run for wanted tokens alone (`ttt.model.last_layer`): ``keys`` ends it at its attention by
-    `KeysKnown`; ``queries``: the query is that of the wanted tokens, the keys and values of all tokens are ``given``.
+    `KeysKnown`; then the query is that of the wanted tokens, and the keys and values of all tokens are ``given``.
     """
 
     cache: SlotCache
@@ -108,30 +108,39 @@ def attend(
         raise TypeError(f"{type(module).__name__} does not hand keyword arguments down to its attention")
     if rows.stage == "keys":
         raise KeysKnown(key, value)
+    narrow = rows.given is not None
     if rows.given is not None:
         key, value = rows.given
     # Layers of one kind share the function; only the layer's number tells their caches apart.
-    keys, values = rows.cache.layer(module.layer_idx, key)
+    return attend_rows(module.layer_idx, query, key, value, rows, scaling, narrow).transpose(1, 2), None
+
+
+def attend_rows(
+    layer: int, query: Tensor, key: Tensor, value: Tensor, rows: RowCall, scaling: float | None, narrow: bool = False
+) -> Tensor:
+    """Each row's queries [1, H, N, d] against its own keys, old and new ones [1, G, N, d] -> [1, H, N, d].
+
+    ``narrow``: queries of the wanted tokens only.
+    """
+    keys, values = rows.cache.layer(layer, key)
     grouped = query.shape[1] != key.shape[1]
     out, at, asked = [], 0, 0
     for s in rows.segments:
         new = slice(at, at + s.count)
         k, v = key[:, :, new], value[:, :, new]
-        q, mask = query[:, :, new], s.mask
-        if rows.stage == "queries":
-            q = query[:, :, asked : asked + len(s.wanted)]
-            mask = None if mask is None else mask[s.wanted]
-            asked += len(s.wanted)
+        count, mask = s.count, s.mask
+        if narrow:
+            count, mask = len(s.wanted), None if mask is None else mask[s.wanted]
         if s.slot is not None:
             keys[s.slot, :, s.start : s.stop] = k[0]
             values[s.slot, :, s.start : s.stop] = v[0]
             k, v = keys[s.slot : s.slot + 1, :, : s.stop], values[s.slot : s.slot + 1, :, : s.stop]
+        q = query[:, :, asked : asked + count]
         out.append(
             torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
         )
-        at += s.count
-    whole = out[0] if len(out) == 1 else torch.cat(out, 2)
-    return whole.transpose(1, 2), None
+        at, asked = at + s.count, asked + count
+    return out[0] if len(out) == 1 else torch.cat(out, 2)
 
 
 AttentionInterface.register(ROWS, attend)

@@ -36,7 +36,7 @@ class LastLayer:
         try:
             run(self.layer, hidden_states, *positional, rows=asking, position_embeddings=position_embeddings, **others)
         except KeysKnown as known:
-            answering = dataclasses.replace(rows, stage="queries", given=(known.key, known.value))
+            answering = dataclasses.replace(rows, given=(known.key, known.value))
         cos_sin = tuple(x[:, wanted] for x in position_embeddings)
         return run(
             self.layer, hidden_states[:, wanted], *positional, rows=answering, position_embeddings=cos_sin, **others

@@ -8,6 +8,7 @@ rows come with it, which of `linear` cannot be said.  Costs a second copy of the
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,31 +27,51 @@ def available() -> bool:
 
 
 class Packed:
-    """``linear`` on a rearranged copy of the rows ``ids`` of a layer's weight; in training, or once the weight changed, plain."""
+    """``linear`` on a rearranged copy of a layer's weight; in training, or once the weight changed, plain.
 
-    def __init__(self, layer: nn.Linear, ids: slice = slice(None)) -> None:
-        self.layer, self.ids = layer, ids
-        weight = layer.weight.detach()[ids]
-        self.key = _key(layer.weight)
-        self.bias = None if layer.bias is None else layer.bias.detach()[ids].contiguous()
-        self.weight = _OPS._reorder_linear_weight(weight.contiguous(), ROWS)
+    ``ids``: only these rows of the weight.  Several layers with one input are multiplied at once, their results side by side.
+    """
+
+    def __init__(self, layers: nn.Linear | Sequence[nn.Linear], ids: slice = slice(None)) -> None:
+        self.layers = (layers,) if isinstance(layers, nn.Linear) else tuple(layers)
+        self.ids = ids
+        self.key = self._now()
+        weight, bias = self._plain()
+        self.bias = None if bias is None else bias.detach().contiguous()
+        self.weight = _OPS._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
     @property
     def fresh(self) -> bool:
-        """Is the copy still that of the layer's weight?"""
-        return self.key == _key(self.layer.weight)
+        """Is the copy still that of the layers' weights?"""
+        return self.key == self._now()
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         if x.dtype != torch.float32 or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not self.fresh:
-            w, b = self.layer.weight, self.layer.bias
-            return nn.functional.linear(x, w[self.ids], None if b is None else b[self.ids])
+            return nn.functional.linear(x, *self._plain())
+        return self.multiply(x)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Without looking whether the copy is fresh."""
         return _OPS._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def _plain(self) -> tuple[Tensor, Tensor | None]:
+        weights, biases = [m.weight[self.ids] for m in self.layers], [m.bias for m in self.layers]
+        if len(self.layers) == 1:
+            return weights[0], None if biases[0] is None else biases[0][self.ids]
+        if all(b is None for b in biases):
+            return torch.cat(weights), None
+        return torch.cat(weights), torch.cat(
+            [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]
+        )
+
+    def _now(self) -> tuple[int, ...]:
+        return tuple(n for m in self.layers for n in (m.weight.data_ptr(), m.weight._version))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Packed:
         # Of the copied layer, whose weight may not be there yet: computes plainly until it is packed again.
         twin = object.__new__(Packed)
-        twin.layer, twin.ids, twin.key = copy.deepcopy(self.layer, memo), self.ids, (0, -1)
+        twin.layers, twin.ids, twin.key = copy.deepcopy(self.layers, memo), self.ids, ()
         return twin
 
 
@@ -59,21 +80,17 @@ def pack(module: nn.Module) -> None:
 
     Names, types and parameters stay as they are.  Layers that are packed already and unchanged are left alone.
     """
-    if not available():
-        return
     for layer in module.modules():
-        # A compiled layer has its own code; a derived class its own way to compute.
-        if type(layer) is not nn.Linear or layer._compiled_call_impl is not None:
-            continue
         packed = vars(layer).get("forward")
-        if not packable(layer.weight) or (isinstance(packed, Packed) and packed.fresh):
-            continue
-        layer.forward = Packed(layer)  # type: ignore[assignment, method-assign]
+        # A derived class has its own way to compute.
+        if type(layer) is nn.Linear and packable(layer) and not (isinstance(packed, Packed) and packed.fresh):
+            layer.forward = Packed(layer)  # type: ignore[assignment, method-assign]
 
 
-def packable(weight: Tensor) -> bool:
-    """Is it worth it, and possible?"""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
+def packable(layer: nn.Linear) -> bool:
+    """Float32 on a CPU, and not compiled (which has its own code)?"""
+    w = layer.weight
+    return available() and w.device.type == "cpu" and w.dtype == torch.float32 and layer._compiled_call_impl is None
 
 
 def unpack(module: nn.Module) -> None:
@@ -81,7 +98,3 @@ def unpack(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(vars(layer).get("forward"), Packed):
             del layer.forward
-
-
-def _key(weight: Tensor) -> tuple[int, int]:
-    return weight.data_ptr(), weight._version

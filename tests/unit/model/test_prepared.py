@@ -41,18 +41,64 @@ def two_calls(lm):
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_wanted_states_are_the_same(kind, layers):
+def test_wanted_states_are_the_same(kind, layers, monkeypatch):
+    """Through the backbone's modules, through them with a narrow last layer, and in few steps."""
     lm = model(kind, layers)
     plain = two_calls(lm)
+    with monkeypatch.context() as m:
+        m.setattr("ttt.model.lm.fast", lambda decoder: None)
+        lm.prepare()
+        assert is_narrow(lm.hf.get_decoder()) and lm._fast is None
+        narrow = two_calls(lm)
+        lm.train()
+        assert not is_narrow(lm.hf.get_decoder())
+    lm.eval().prepare()
+    assert (lm._fast is not None) == available()
+    for others in (narrow, two_calls(lm)):
+        for a, b in zip(plain, others, strict=True):
+            assert a.shape == b.shape == (3, 32) and torch.allclose(a, b, atol=1e-5)
+
+
+@packs
+def test_biases_and_scaled_positions():
+    """What a released backbone may have beside the plain case."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64, "rope_theta": 5.0e5}  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        vocab_size=tiny_tokenizer().vocab.size, attention_bias=True, mlp_bias=True, rope_parameters=rope,
+    )  # fmt: skip
+    hf = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, p in hf.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                p.normal_()
+    lm = SpeechTextLM(hf, tiny_tokenizer()).eval()
+    plain = two_calls(lm)
     lm.prepare()
-    assert is_narrow(lm.hf.get_decoder())
-    for a, b in zip(plain, two_calls(lm), strict=True):
-        assert a.shape == b.shape == (3, 32) and torch.allclose(a, b, atol=1e-5)
-    lm.train()
-    assert not is_narrow(lm.hf.get_decoder())
+    assert lm._fast is not None
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, two_calls(lm), strict=True))
 
 
-def test_the_last_layer_does_no_more_than_it_has_to():
+@packs
+def test_changed_weights_are_never_answered_with_old_ones():
+    lm = model()
+    lm.prepare()
+    before = two_calls(lm)
+    with torch.no_grad():
+        for p in lm.hf.get_decoder().layers[0].parameters():
+            p.mul_(1.5)
+    changed = two_calls(lm)  # through the modules
+    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in zip(before, changed, strict=True))
+    lm.prepare()
+    assert lm._fast.fresh
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(changed, two_calls(lm), strict=True))
+
+
+def test_the_last_layer_does_no_more_than_it_has_to(monkeypatch):
+    monkeypatch.setattr("ttt.model.lm.fast", lambda decoder: None)
     lm = model()
     seen = {}
     for name, module in lm.hf.get_decoder().layers[-1].named_modules():
@@ -112,10 +158,12 @@ def test_a_row_does_not_feel_its_company():
 def test_a_copy_computes_with_its_own_weights():
     lm, x = model(), torch.randn(3, 32)
     lm.prepare()
+    pack(lm)
     twin = copy.deepcopy(lm)
     layer = twin.hf.get_decoder().layers[0].mlp.up_proj
     with torch.no_grad():
         layer.weight.zero_()
+        assert not twin._fast.fresh and lm._fast.fresh
         assert not layer(x).any() and lm.hf.get_decoder().layers[0].mlp.up_proj(x).any()
 
 
