@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.api import Model, decode_settings
+from ttt.cli.chat_settings import same_canvas
 from ttt.cli.opening import load_model, open_config, results_folder
 from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
@@ -70,7 +71,7 @@ def read_contenders(config: RunConfig, specs: Sequence[str]) -> dict[str, RunCon
             again = sum(known == label or known.startswith(f"{label} ") for known in found)
             label = f"{label} {again + 1}" if again and not named else label
             try:
-                found[label] = build_config(merge(to_plain(config), {"eval": node}))
+                found[label] = build_config(merge(to_plain(config), {"eval": same_canvas(config, node)}))
                 decode_settings(found[label])
             except TttError as error:
                 raise type(error)(f"--samplers, {label!r}: {error}") from error

@@ -110,12 +110,19 @@ def test_settings_that_hold(runs):
 
 
 def test_a_sampler_the_objective_never_learned_is_refused(runs, monkeypatch, capsys):
-    code, out = talk(monkeypatch, capsys, runs["nar"], ["/set sampler threshold", "/set temperature 0.5"])
+    lines = ["/set sampler {name: threshold, canvas: span}", "/set sampler ar", "/set temperature 0.5"]
+    code, out = talk(monkeypatch, capsys, runs["nar"], lines)
     assert (
         code == 0
-        and "chat: eval.sampler.canvas: objective 'nar'" in out
+        and out.count("chat: eval.sampler.canvas: objective 'nar'") == 2
         and "chat: eval.temperature: has no meaning" in out
     )
+
+
+@pytest.mark.parametrize("name", ["threshold", "semi_ar_padding", "fixed_length", "first_hitting"])
+def test_another_sampler_keeps_the_canvas(runs, monkeypatch, capsys, name):
+    code, out = talk(monkeypatch, capsys, runs["nar"], [f"/set sampler {name}", "/set max_tokens 12", "on"])
+    assert code == 0 and f"set sampler {name}" in out and "diffusion calls" in out
 
 
 class Stops:
