@@ -227,6 +227,7 @@ class Chat:
             self._play(wav)
 
     def _write(self, record: dict, codes) -> Path | None:
+        from ttt.audio.tokens import token_record
         from ttt.audio.wav import write
         from ttt.types import AudioCodes
 
@@ -238,6 +239,10 @@ class Chat:
             wav = stem.with_suffix(".wav")
             write(wav, wave)
         self.out.mkdir(parents=True, exist_ok=True)
+        if len(codes):  # for other programs; rates and sizes are the vocabulary's and the codec's
+            v = self.model.tokenizer.vocab
+            told = (self.codec.frame_rate_hz, self.codec.codec_id) if self.codec is not None else (v.frame_rate_hz, v.codec)
+            replace_text(stem.with_suffix(".tokens.json"), json.dumps(token_record(codes, v.num_codes, *told)) + "\n")
         replace_text(stem.with_suffix(".json"), json.dumps(record, ensure_ascii=False) + "\n")
         return wav
 

@@ -32,6 +32,7 @@ VERBS = {
     "ablate": ("ttt.cli.ablate:ablate", "a table of experiments: every row under every seed, intervals, tests, plots"),
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
+    "vocode": ("ttt.cli.vocode:vocode", "speech tokens in a JSON file -> a wav, by the configured codec"),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
             )
             verb.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
-        if name in ("generate", "likelihood"):
+        if name in ("generate", "likelihood", "vocode"):
             getattr(options, name)(verb)
         if name == "show":
             verb.add_argument("--uid", default="", help="which example (default: the first)")

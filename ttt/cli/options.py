@@ -58,6 +58,12 @@ def stream(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--overwrite", action="store_true", help="write over what an earlier call wrote to --out")
 
 
+def vocode(verb: argparse.ArgumentParser) -> None:
+    """``ttt vocode``: which tokens, which wav."""
+    verb.add_argument("--tokens", "--speech-tokens", required=True, metavar="FILE", help='JSON: {"speech_tokens": [...]} or a list')
+    verb.add_argument("--out", "--output", required=True, metavar="WAV", help="the wav to write")
+
+
 def check(verb: argparse.ArgumentParser) -> None:
     """``ttt check``: which plug-in, with which fields."""
     verb.add_argument("family", help="mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, "
@@ -115,7 +121,7 @@ def chat(verb: argparse.ArgumentParser) -> None:
     opened(verb)
     verb.add_argument("--system", default="", metavar="TEXT", help="system message")
     verb.add_argument("--task", default="", metavar="NAME", help="take the system message of this task of the run")
-    verb.add_argument("--out", default="", metavar="DIR", help="write every answer there: turn-NNN.json, and .wav if spoken")
+    verb.add_argument("--out", default="", metavar="DIR", help="write every answer there: turn-NNN .json, .wav, .tokens.json")
     verb.add_argument("--play", default="", metavar="COMMAND", help="run this with the wav of each spoken answer, e.g. 'aplay -q'")
     verb.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration, then stop")

@@ -18,7 +18,7 @@ REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.s
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
 CODEC = Registry(
     "codec", "codec", _I + "Codec",
-    builtin=("ttt.audio.codecs", "ttt.audio.mel_codecs", "ttt.audio.external", "ttt.audio.snac"),
+    builtin=("ttt.audio.codecs", "ttt.audio.mel_codecs", "ttt.audio.external", "ttt.audio.snac", "ttt.audio.cosyvoice"),
 )  # fmt: skip
 TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.text_speech", "ttt.tasks.continuation"))
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))

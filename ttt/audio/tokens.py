@@ -1,0 +1,61 @@
+"""Speech tokens in a JSON file, as other programs read and write them.
+
+    {"speech_tokens": [...], "num_tokens": n, "vocab_size": C, "frame_rate_hz": r, "duration_seconds": n / r, "codec": id}
+
+A bare list is read too.  Several codes a frame stand one behind the other, frame by frame.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttt.errors import DataError
+
+
+def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec: str = "") -> dict[str, Any]:
+    """The file's contents for codes i32 [F, Q]; a frame rate of 0 is unknown: no duration then."""
+    record: dict[str, Any] = {
+        "speech_tokens": codes.reshape(-1).tolist(),
+        "num_tokens": int(codes.size),
+        "vocab_size": num_codes,
+    }
+    if codes.shape[1] > 1:
+        record["num_books"] = int(codes.shape[1])
+    if frame_rate_hz:
+        record |= {"frame_rate_hz": frame_rate_hz, "duration_seconds": len(codes) / frame_rate_hz}
+    return record | ({"codec": codec} if codec else {})
+
+
+def read_tokens(path: str | Path, num_codes: int, num_books: int = 1, frame_rate_hz: float = 0.0) -> np.ndarray:
+    """Codes i32 [F, Q] of a file.  Raises `DataError` for what is no token of a codec of this size and rate."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    said = found if isinstance(found, dict) else {}
+    tokens = found.get("speech_tokens") if isinstance(found, dict) else found
+    if not isinstance(tokens, list) or not tokens or any(type(t) is not int for t in tokens):
+        raise DataError(
+            f'{path}: expected a list of whole numbers, or {{"speech_tokens": [...]}} with one, and not an empty one'
+        )
+    for key, own in (("vocab_size", num_codes), ("frame_rate_hz", frame_rate_hz)):
+        if own and said.get(key) not in (None, own) and abs(float(said[key]) - own) > 1e-3:
+            raise DataError(
+                f"{path}: {key} is {said[key]}, the codec's is {own}; name the codec the tokens were made for"
+            )
+    bad = next((i for i, t in enumerate(tokens) if not 0 <= t < num_codes), None)
+    if bad is not None:
+        raise DataError(
+            f"{path}: speech_tokens[{bad}] is {tokens[bad]}, codes go from 0 to {num_codes - 1}; subtract the offset of the "
+            "vocabulary if these are token ids"
+        )
+    if len(tokens) % num_books:
+        raise DataError(f"{path}: {len(tokens)} tokens are no whole frames of {num_books}")
+    return np.asarray(tokens, dtype=np.int32).reshape(-1, num_books)
