@@ -1,0 +1,151 @@
+"""Audio continuation on mini_talk: the corpus of series, the script's commands, its recipes and its table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ttt.cli.ablation_table import read_table
+from ttt.config.load import load_config
+from ttt.data.manifest import read_manifest, wav_path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "egs" / "mini_talk" / "local"
+SCRIPT = ROOT / "egs/mini_talk/audiolm/run.sh"
+MODULES = ("data", "grammar", "plan", "series", "synth")
+
+
+@pytest.fixture(scope="module")
+def local():
+    """The recipe's modules, imported as its script imports them, and forgotten afterwards."""
+    shadowed = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    sys.path.insert(0, str(LOCAL))
+    try:
+        yield {name: __import__(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(LOCAL))
+        for name in MODULES:
+            sys.modules.pop(name, None)
+        sys.modules.update(shadowed)
+
+
+def determined(series, given: int) -> set[tuple[str, ...]]:
+    """All ends that a beginning leaves open, by the definition of the kinds alone."""
+    words = series.text.split()
+    begin, numbers = words[:given], None
+    if series.kind == "twice":
+        return {tuple(begin[i % 2] for i in range(given, 6))}
+    if series.kind == "echo":
+        return {tuple(begin[i % 3] for i in range(given, 6))}
+    numbers = "zero one two three four five six seven eight nine ten eleven twelve".split()
+    at = [numbers.index(w) for w in begin]
+    step = at[1] - at[0]
+    assert abs(step) == 1 and all(b - a == step for a, b in zip(at, at[1:]))
+    return {tuple(numbers[at[-1] + step * (i + 1)] for i in range(len(words) - given))}
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_texts_keep_their_promises(local, size):
+    plan = local["series"].plan(size, seed=1)
+    said = {split: [s.text for s in some] for split, some in plan.items()}
+    words = {w for text in said["train"] for w in text.split()}
+    assert len(set(said["train"])) == len(said["train"])
+    for split in ("dev", "test"):
+        assert not set(said[split]) & set(said["train"])
+        assert words.issuperset(w for text in said[split] for w in text.split())
+    assert not set(said["dev"]) & set(said["test"])
+    assert local["series"].plan(size, seed=1) == plan != local["series"].plan(size, seed=2)
+
+
+def test_the_beginning_determines_the_end(local):
+    for some in local["series"].plan("full", seed=3).values():
+        for one in some:
+            words = one.text.split()
+            assert 0 < one.given < len(words) or one.kind == "talk"
+            if one.kind != "talk":
+                assert determined(one, one.given) == {tuple(words[one.given :])}
+
+
+def test_voices(local):
+    said = local["series"].spoken(local["series"].plan("tiny", 1), 1)
+    trained = {v.name for v in local["synth"].TRAINED}
+    unseen = {v.name for v in local["synth"].UNSEEN}
+    assert {v.name for _, v in said["test_unseen_voice"]} <= unseen and not trained & unseen
+    assert {v.name for _, v in said["test"]} <= trained
+    assert [s for s, _ in said["test"]] == [s for s, _ in said["test_unseen_voice"]]
+
+
+def test_a_tiny_corpus_is_cut_at_words(local, tmp_path):
+    problem = local["synth"].available()
+    if problem:
+        pytest.skip(problem)
+    corpus = local["series"].make_corpus(tmp_path / "c", "tiny", 1)
+    assert set(corpus["dropped"]) <= {"words not timed"}
+    for split in local["series"].SPLITS:
+        manifest = {u.id: u for u in read_manifest(tmp_path / "c" / f"{split}.jsonl")}
+        items = [json.loads(x) for x in (tmp_path / "c" / f"{split}.items.jsonl").read_text().splitlines()]
+        assert len(items) == corpus["counts"][split]["items"] > 0
+        for item in items:
+            u = manifest[item["output"]]
+            assert wav_path(tmp_path / "c" / f"{split}.jsonl", u).is_file() and 0 < item["cut"] < 1
+            assert item["kind"] == "talk" or f"{item['text_in']} {item['text_out']}" == u.text
+            assert (item["kind"] == "talk") == (item["text_out"] == "")
+            if item["kind"] in ("twice", "echo"):  # four of six words: about two thirds
+                assert 0.45 < item["cut"] < 0.85
+    again = local["series"].make_corpus(tmp_path / "d", "tiny", 1)
+    assert again["digest"] == corpus["digest"]
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stge", "3"], "unknown option --stge"), (["--recipe", "nothing", "--stage", "1"], "no recipe"),
+        (["--stage", "5", "--stop-stage", "5", "--name", "never-trained"], "never-trained/checkpoints: run stage 4 first"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_one_line(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_script_passes_folders_and_settings(tmp_path):
+    log, script = tmp_path / "calls.txt", tmp_path / "recorder"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    script.chmod(0o755)
+    world = tmp_path / "world"
+    for name in ("corpus/corpus.json", "codec/codec.json", "data/train.jsonl"):
+        (world / name).parent.mkdir(parents=True, exist_ok=True)
+        (world / name).touch()
+    env = {"TTT": str(script), "PYTHON": str(script), "WORLD": str(world)}
+    done = run("--stage", "1", "--stop-stage", "4", "--recipe", "masked", "train.steps=7", env=env)
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text().splitlines()
+    assert [c.split()[0] for c in calls] == ["codec", "speaker", "judge", "tokenize", "examples", "train"]
+    assert all(f"speaker.path={world}/speaker" in c and c.endswith("train.steps=7") for c in calls)
+    assert "--config egs/mini_talk/audiolm/conf/masked.yaml" in calls[-1]
+
+
+@pytest.mark.parametrize("recipe", ["stages", "masked"])
+def test_recipes_are_whole(recipe):
+    config = load_config([ROOT / f"egs/mini_talk/audiolm/conf/{recipe}.yaml"], ["run.dir=x", "data.dir=d"])
+    assert config.codec.num_books == 4 and config.eval.floor and config.eval.forced
+    assert config.objective.model_class == config.eval.sampler.model_class == config.model.arch.registered_name == "valle"
+
+
+def test_the_table_names_metrics_that_its_rows_have():
+    table = read_table(ROOT / "recipes/ablations/audiolm.yaml")
+    config = load_config([ROOT / p for p in table.base], ["run.dir=x"])
+    (task,) = config.tasks
+    assert {key.rpartition("/")[2] for key in table.metrics} <= set(task.metrics)
+    assert len(table.seeds) >= 3 and table.baseline in table.rows
