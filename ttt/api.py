@@ -284,10 +284,17 @@ def decode_settings(config: RunConfig) -> Any:
     from ttt.sampling.interleave import DecodeSettings
 
     e = config.eval
-    if config.objective.canvas == "answer" != e.sampler.canvas:
+    learnt = config.objective.canvases
+    if config.objective.canvas != "span" and e.sampler.canvas not in learnt:
+        what = "whole answers, text included" if "answer" in learnt else "the codes of answers that are speech alone"
         raise ConfigError(
-            f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses whole answers, text "
-            "included; choose a sampler with this field (not 'ar') and set eval.sampler.canvas=answer"
+            f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses {what}; choose a sampler with "
+            f"this field (not 'ar') and set eval.sampler.canvas={' or '.join(learnt)}"
+        )
+    if e.sampler.canvas == "speech" and not getattr(config.objective, "learns_ends", True) and e.length.exact_codes(True) is None:
+        raise ConfigError(
+            "eval.length: objective.ends=keep never teaches where speech ends; say how long it is with "
+            "eval.length='{name: fixed, last_codes: N}', or train with objective.ends=learn"
         )
     check_class(
         config.model.arch.registered_name, e.sampler.model_class, f"eval.sampler {type(e.sampler).registered_name!r}"
@@ -296,4 +303,5 @@ def decode_settings(config: RunConfig) -> Any:
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,
         seed=config.run.seed, length=e.length, speak=e.speak,
+        constraint=e.constraint or getattr(config.objective, "constraint", None),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What noise schedules and loss weightings owe."""
+"""What noise schedules, loss weightings and masking rates owe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ttt.check import world
 from ttt.check.core import Broken, need, prop
-from ttt.interfaces import LossWeighting, NoiseSchedule
+from ttt.interfaces import LossWeighting, MaskingRate, NoiseSchedule
 from ttt.registry.families import NOISE
 
 FLOOR = 1.0e-3  # the objectives' default
@@ -91,3 +92,30 @@ def _weight_positive(weighting: LossWeighting) -> None:
     for name, t, p, weight in _weights(weighting):
         _none(weight < 0, name, t, p, weight)
         need((weight != 0).any(), f"schedule {name}: every weight is 0")
+
+
+# ---------------------------------------------------------------------------------------------- masking rates
+
+
+def _rates(rate: MaskingRate, seed: int = 0) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(progress, uniform times, what the rate makes of them)."""
+    for progress in (0.0, 0.3, 0.7, 1.0):
+        t = torch.rand(500, generator=world.gen(seed))
+        yield progress, t, rate.times(t.clone(), progress, world.gen(seed + 1))
+
+
+@prop("rate", "times", "times lie in [0, 1], one per document, at any progress")
+def _rate_times(rate: MaskingRate) -> None:
+    for progress, t, out in _rates(rate):
+        need(out.shape == t.shape and out.dtype == t.dtype, f"progress {progress}: {out.dtype} {list(out.shape)}")
+        need(bool((out >= 0).all() and (out <= 1).all()), f"progress {progress}: times {float(out.min())} to {float(out.max())}")
+
+
+@prop("rate", "seed", "the same progress and generator give the same times, and the times handed over stay as they are")
+def _rate_seed(rate: MaskingRate) -> None:
+    for (progress, _, one), (_, _, two) in zip(_rates(rate), _rates(rate), strict=True):
+        need(torch.equal(one, two), f"progress {progress}: two calls with one seed differ")
+    t = torch.rand(50, generator=world.gen())
+    kept = t.clone()
+    rate.times(t, 0.5, world.gen())
+    need(torch.equal(t, kept), "it wrote into the times it was handed")

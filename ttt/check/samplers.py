@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ttt.check import world
 from ttt.check.core import NotSaid, need, prop
+from ttt.diffusion.constraints import FramePosition
 from ttt.interfaces import LengthRule, RemaskRule, SpanSampler
+from ttt.sampling.allowed import Places
 from ttt.sampling.unmask import SpanRequest
 
 CODES, MASK, EOA, EOA_LAST, OTHER = range(10), 10, 11, 12, 13  # a vocabulary of 14 ids
@@ -183,6 +185,29 @@ def _calls(sampler: SpanSampler) -> None:
             # Not every width of a block is known from outside: the promise for the widest bounds all.
             most = max(promise(n) for n in range(size + 1)) if promise is not None else len(ids)
             need(used <= most, f"row {member}, block {number} of {len(ids)} tokens: {used} calls, promised {most}")
+
+
+@prop("sampler", "constraint", "under a constraint every code comes from the range of its place, and spans end where they may")
+def _constraint(sampler: SpanSampler) -> None:
+    _spans(sampler)
+    books = ((0, 5), (5, 10))
+    table = torch.zeros(4, SIZE, dtype=torch.bool)
+    table[0, 0:5] = table[1, 0:5] = table[2, 5:10] = table[3, 5:10] = True
+    table[1::2, [EOA, EOA_LAST]] = True
+    rule = FramePosition()
+    places = Places(rule, books, table, (), rule.period(books))
+    limit = [places.codes_within(n) for n in LIMIT]
+    for seed in range(3):
+        out = _fill(sampler, seed=seed, places=places, limit=limit)
+        for member in out.blocks:
+            ids = out.ids(member)
+            for place, i in enumerate(ids):
+                where = f"row {member}, seed {seed}, place {place} of {ids}: id {i}"
+                if i in ENDS[member]:
+                    need(place % 2 == 0, f"{where} ends the span inside a frame")
+                else:
+                    a, b = books[place % 2]
+                    need(a <= i < b, f"{where} is outside [{a}, {b})")
 
 
 # ---------------------------------------------------------------------------------------------- remasking, lengths

@@ -104,7 +104,8 @@ SAMPLES: dict[str, Sample] = {
             "            new = torch.full_like(mask, forced)\n"
             "        else:\n"
             "            logits = request.predict(index, torch.cat([done, mask])[None], 1)  # [1, 1, V]\n"
-            "            new = choose_audio(request.restricted(index, logits), self.temperature, [request.gens[row]])[0]\n"
+            "            place = torch.full((1, 1), len(done), device=request.device)\n"
+            "            new = choose_audio(request.restricted(index, logits, place), self.temperature, [request.gens[row]])[0]\n"
             "        new, ended = request.cut(row, new)\n"
             "        done = torch.cat([done, new])\n"
             "        yield Block(row, new, ended)",
@@ -204,6 +205,22 @@ SAMPLES: dict[str, Sample] = {
             "return {\"uid\": where, \"task\": \"chat\", \"turns\": turns, \"meta\": {}}",
             "sample": "path = folder / \"chats.tsv\"\n"
             "path.write_text(\"how are you\\tfine\\nand now\\tbetter\\n\", encoding=\"utf-8\")\nreturn path",
+        },
+    ),
+    "rate": Sample(
+        "Times that rise from a part of themselves to themselves while the first ``share`` of the updates is made.",
+        members="share: float = 0.5\nleast: float = 0.2  # factor at the start\n\n"
+        "def __post_init__(self) -> None:\n    if not 0 < self.share <= 1 or not 0 <= self.least <= 1:\n"
+        "        raise ValueError(f\"share must lie in (0, 1], least in [0, 1], got {self.share}, {self.least}\")",
+        bodies={"times": "done = min(progress / self.share, 1.0)\nreturn t * (self.least + (1 - self.least) * done)"},
+    ),
+    "constraint": Sample(
+        "The code at place k belongs to position k mod Q of its frame, and a span has whole frames.",
+        members="least: int = 0  # frames of a span that is not empty",
+        bodies={
+            "ranges": "return tuple((int(a), int(b)) for a, b in books)",
+            "range_at": "return places % len(books)",
+            "may_end": "return (places % len(books) == 0) & ((places == 0) | (places >= self.least * len(books)))",
         },
     ),
     "normalizer": Sample(

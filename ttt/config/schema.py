@@ -148,6 +148,7 @@ class EvalSection:
     out: str = ""  # folder for generations and cards; empty: run.dir/eval
     sampler: Any = component("sampler", "blockwise")
     length: Any = component("length", "until_eoa")
+    constraint: Any = component("constraint", None)  # what may stand at which place of a span; null: the objective's
     normalizer: Any = component("normalizer", "words")
     batch_size: int = 16  # prompts decoded together
     max_tokens: int = 512  # new tokens per answer

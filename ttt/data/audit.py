@@ -252,6 +252,12 @@ def _stream_facts(where: str, stream: TokenStream) -> Facts:
     if tokenizer is not None and len(stream) and int(stream.ids.max()) >= tokenizer.vocab.size:
         message = f"uid {stream.uid!r}: id {int(stream.ids.max())} is outside the vocabulary of {tokenizer.vocab.size}"
         raise RecordError(where, "id out of range", f"{message}; pack again with this tokenizer")
+    for s in stream.segments if tokenizer is not None else ():
+        codes = stream.ids[s.start : s.stop]
+        try:
+            tokenizer.vocab.frames(codes[: len(codes) - len(codes) % tokenizer.vocab.num_books], f"uid {stream.uid!r}")
+        except DataError as error:
+            raise RecordError(where, "code out of place", str(error)) from None
     books = 1 if tokenizer is None else tokenizer.vocab.num_books
     arrays = [stream.ids[s.start : s.stop - (s.stop - s.start) % books].reshape(-1, books) for s in stream.segments]
     warnings = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,9 +20,11 @@ Books = Sequence[tuple[int, int]]
 class Unconstrained(Constraint):
     """Any code at any place; the loss is a softmax over all ids."""
 
+    restricts: ClassVar[bool] = False
+
     def ranges(self, books: Books) -> tuple[tuple[int, int], ...]:
-        """None."""
-        return ()
+        """One, from the first code to the last."""
+        return ((int(books[0][0]), int(books[-1][1])),)
 
     def range_at(self, places: Tensor, books: Books) -> Tensor:
         """All alike."""

@@ -6,7 +6,7 @@ Each is drawn anew at every step or epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -245,20 +245,42 @@ class RandomLength(Strategy):
     """With probability ``p`` a pre-training document is cut to a length uniform in [1, n] (LLaDA, arXiv 2502.09992).
 
     So that a model with full attention meets short texts too.  A pre-training document is a stream whose every token is a
-    target; chats are left whole.
+    target; chats are left whole.  ``scope``: ``sample`` draws for every document (1 % of the sequences, as published);
+    ``batch`` draws once for a micro-batch and cuts all its rows to one length (what some re-implementations do), unless a
+    chat is among them.
     """
 
     p: float = 0.01
     scope: str = "sample"
 
     def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample",))
+        _check(self.p, self.scope, ("sample", "batch"))
 
     def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
         """The first tokens of a document."""
-        if not stream.target.all() or gen.random() >= self.p:
+        if self.scope == "batch" or not stream.target.all() or gen.random() >= self.p:
             return stream
         return first_tokens(stream, int(gen.integers(1, len(stream) + 1)))
+
+    def on_batch(self, batch: PackedBatch, gen: Generator) -> PackedBatch:
+        """The first columns of all rows."""
+        if self.scope == "sample" or float(torch.rand((), generator=gen)) >= self.p:
+            return batch
+        if not bool(batch.target[batch.visible].all()):
+            return batch
+        return first_columns(batch, int(torch.randint(1, batch.ids.shape[1] + 1, (), generator=gen)))
+
+
+def first_columns(batch: PackedBatch, n: int) -> PackedBatch:
+    """The first ``n`` positions of every row; documents that lie behind them are gone, the others keep their order."""
+    names = ("ids", "kind", "span", "doc", "position", "target", "answer", "visible")
+    cut = {name: getattr(batch, name)[:, :n] for name in names}
+    kept = cut["doc"][cut["doc"] >= 0].unique()  # sorted
+    number = torch.full((batch.n_docs + 1,), -1)
+    number[kept] = torch.arange(len(kept))
+    cut["doc"] = number[cut["doc"]]  # -1 takes the last entry, which stays -1
+    some = {name: tuple(getattr(batch, name)[i] for i in kept.tolist()) for name in ("uids", "tasks") if getattr(batch, name)}
+    return replace(batch, **cut, n_docs=len(kept), **some)
 
 
 def first_tokens(stream: TokenStream, n: int) -> TokenStream:

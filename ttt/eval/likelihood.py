@@ -22,13 +22,14 @@ from ttt.errors import ConfigError
 from ttt.eval.intervals import bootstrap
 from ttt.eval.keys import key_prefix
 from ttt.rng import generator
-from ttt.types import Example, Kind, ModelInputs, TokenStream, Value, audio_runs
+from ttt.types import CodeSpace, Example, Kind, ModelInputs, TokenStream, Value, audio_runs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from ttt.interfaces import MaskRule, Objective
+    from ttt.interfaces import Constraint, MaskRule, Objective
     from ttt.model.lm import SpeechTextLM
+    from ttt.text.vocab import Vocabulary
 
 ESTIMATORS = ("uniform", "spread", "official", "exact")
 EXACT_LIMIT = 12  # 2^n - 1 copies
@@ -154,10 +155,13 @@ class Factors:
     parts: tuple[Part, ...]
 
 
-def factorise(objective: Objective, stream: TokenStream, block_length: int | None = None) -> Factors:
+def factorise(
+    objective: Objective, stream: TokenStream, block_length: int | None = None, space: CodeSpace | None = None
+) -> Factors:
     """The factors of one example's answer; ``block_length``: tokens of a span filled together (None: the mask's; 0: all).
 
-    `Ar` is a chain.  `Nar` is one set, seen with the prompt.  `TtT` and what derives from it is a chain of text, and one
+    `Ar` is a chain.  `Nar` is one set, what may be noised, seen with all the rest (``space``: which ids are codes, where it
+    noises codes only).  `TtT` and what derives from it is a chain of text, and one
     set per audio span (per block), given everything before.  Raises `ConfigError` for objectives of other families.
     """
     from ttt.objective.library import Ar, Nar, TtT
@@ -168,7 +172,7 @@ def factorise(objective: Objective, stream: TokenStream, block_length: int | Non
     if isinstance(objective, Ar):
         return Factors(np.flatnonzero(target), ())
     if isinstance(objective, Nar):
-        at = np.flatnonzero(stream.target)
+        at = np.flatnonzero(_noised(objective, stream, space))
         return Factors(at[:0], (Part(stream, at, len(at)),) if len(at) else ())
     if not isinstance(objective, TtT):
         raise ConfigError(
@@ -188,6 +192,14 @@ def factorise(objective: Objective, stream: TokenStream, block_length: int | Non
             cut = _cut(stream, int(block[-1]) + 1, extra)
             parts.append(Part(cut, np.arange(block[0], len(cut)), len(block), number))
     return Factors(np.flatnonzero(target & ~audio), tuple(parts))
+
+
+def _noised(objective: Any, stream: TokenStream, space: CodeSpace | None) -> np.ndarray:
+    """Targets of one stream that the objective may mask, bool [n]."""
+    from ttt.data.packing import collate
+
+    batch = collate([[stream]], len(stream), 0, -1, space)
+    return (objective.maskable(batch) & batch.target)[0].numpy()
 
 
 def _cut(stream: TokenStream, stop: int, repeats: int = 0) -> TokenStream:
@@ -220,12 +232,13 @@ def chain_nll(
 
 def masked_nll(
     model: SpeechTextLM, mask: MaskRule, parts: Sequence[Part], masks: Sequence[np.ndarray], budget: int,
-    cfg_scale: float = 0.0, allowed: Tensor | None = None,
+    cfg_scale: float = 0.0, allowed: Tensor | None = None, constraint: Constraint | None = None, with_ends: bool = True,
 ) -> list[np.ndarray]:  # fmt: skip
     """(n / k) sum over masked -log q of every copy, apart by modality of the token: f64 [K, 2] (text, audio) each.
 
     ``masks``: bool [K, n] per part, at least one True in every row.  ``allowed``: bool [V], ids that q is spread over
-    (default: all).
+    (default: all); ``constraint``: codes take theirs from what may stand at their place, and what may not has probability 0
+    (``with_ends``: see `ttt.objective.places.constrained`).
     """
     out = [np.zeros((len(m), len(MODALITIES))) for m in masks]
     todo = [(i, c) for i, m in enumerate(masks) for c in range(len(m))]
@@ -246,12 +259,42 @@ def masked_nll(
             logits = empty + (cfg_scale + 1) * (logits - empty)
         if allowed is not None:
             logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
+        if getattr(constraint, "restricts", False):
+            assert constraint is not None
+            logits = _constrained(logits, constraint, [parts[i].stream for i, _ in rows], at, with_ends, model.tokenizer.vocab)
         nll = _nll(logits, np.concatenate([parts[i].stream.ids[h] for (i, _), h in zip(rows, at, strict=True)]))
         for (i, c), hidden, values in zip(rows, at, np.split(nll, np.cumsum([len(h) for h in at])[:-1]), strict=True):
             audio = parts[i].stream.kind[hidden] == Kind.AUDIO
             scale = len(parts[i].at) / len(hidden)
             out[i][c] = scale * values[~audio].sum(), scale * values[audio].sum()
     return out
+
+
+def _constrained(
+    logits: Tensor, constraint: Constraint, streams: Sequence[TokenStream], at: Sequence[np.ndarray], with_ends: bool,
+    vocab: Vocabulary,
+) -> Tensor:  # fmt: skip
+    """Logits [N, V] with all but each position's own ids at minus infinity; ``streams``: the clean rows."""
+    import torch
+
+    from ttt.data.packing import collate
+    from ttt.objective.places import constrained
+
+    width = max(map(len, streams))
+    batch = collate([[s] for s in streams], width, vocab.pad_id, vocab.mask_id, vocab.code_space)
+    flat = torch.from_numpy(np.concatenate([row * width + positions for row, positions in enumerate(at)]))
+    held = constrained(batch, constraint, flat, with_ends)
+    assert held is not None
+    keep, columns = held.keep, held.columns
+    may = torch.ones(logits.shape, dtype=torch.bool)
+    for row, number in zip(keep.nonzero().flatten().tolist(), columns.index.tolist(), strict=True):
+        if number >= 0:
+            may[row] = False
+            for start, stop in columns.sets[number]:
+                may[row, start:stop] = True
+    impossible = (~keep).nonzero().flatten()
+    may[impossible, batch.ids.flatten()[flat[impossible]]] = False
+    return logits.masked_fill(~may.to(logits.device), -math.inf)
 
 
 def without_context(stream: TokenStream, at: np.ndarray, mask_id: int) -> TokenStream:
@@ -345,7 +388,7 @@ def likelihoods(
     from ttt.data.spans import encode_example
 
     streams = [encode_example(e, model.tokenizer) for e in examples]
-    factors = [factorise(objective, s, block_length) for s in streams]
+    factors = [factorise(objective, s, block_length, model.tokenizer.vocab.code_space) for s in streams]
     mask: MaskRule = objective.mask  # type: ignore[attr-defined]
     training = model.training
     model.eval()
@@ -356,7 +399,10 @@ def likelihoods(
             patterns(len(p.at), draws, generator(seed, "likelihood", uid_number(examples[i].uid), number))
             for i, number, p in parts
         ]
-        values = masked_nll(model, mask, [p for *_, p in parts], [f.masked for f in found], budget, draws.cfg_scale)
+        values = masked_nll(
+            model, mask, [p for *_, p in parts], [f.masked for f in found], budget, draws.cfg_scale,
+            constraint=getattr(objective, "constraint", None), with_ends=getattr(objective, "learns_ends", True),
+        )  # fmt: skip
     finally:
         model.train(training)
     # [item, modality, (nats, variance, tokens, spans)]

@@ -16,8 +16,9 @@ import torch
 from torch import Generator, Tensor
 
 from ttt.diffusion.corrupt import corrupt, draw_times
+from ttt.diffusion.rates import RandomRate
 from ttt.errors import ConfigError
-from ttt.interfaces import Strategy
+from ttt.interfaces import MaskingRate, Strategy
 from ttt.masks.library import run_offsets
 from ttt.objective.library import TtT
 from ttt.objective.pairs import next_token_term
@@ -56,12 +57,19 @@ class DualStreamTtT(TtT):
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Copy the spans, draw one time per block (per span without blocks), list both terms."""
+        for strategy in self.strategies:
+            batch = strategy.on_batch(batch, gen)
+        return self._plan(batch, gen, self.rate)
+
+    def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """Validation: no strategies, times as drawn."""
+        return self._plan(batch, gen, RandomRate())
+
+    def _plan(self, batch: PackedBatch, gen: Generator, rate: MaskingRate) -> Plan:
         wide, group, n_groups = with_copies(batch, self.maskable(batch), self.mask.block_length, self.fill_blocks)
-        t = draw_times(n_groups, gen, self.times)
+        t = rate.times(draw_times(n_groups, gen, self.times), batch.progress, gen)
         u = torch.rand(tuple(wide.ids.shape), generator=gen)
         return self.plan_copies(wide, group, t, u)
-
-    clean_plan = plan  # stream-level strategies never see validation batches
 
     def plan_from(self, batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor) -> Plan:
         """The plan for given draws: ``t`` f32 [n_docs] (one for all blocks of a document), ``u`` f32 [B, T] of the sample."""

@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
-from ttt.diffusion.corrupt import TIMES, Noised, corrupt, draw
+from ttt.diffusion.corrupt import TIMES, Noised, corrupt, draw, per_document, per_position
 from ttt.interfaces import Objective
 from ttt.objective.losses import plan_terms
+from ttt.objective.padding import with_padding
 from ttt.objective.pairs import NORMALIZERS, SPAN_QUARTERS, denoising_term, next_token_term, span_quarters
+from ttt.objective.places import whole_spans
 from ttt.registry import component, components
 from ttt.registry.families import OBJECTIVE
-from ttt.types import Kind, LossTerms, PackedBatch, Partition, Plan
+from ttt.types import Kind, LossTerms, PackedBatch, Partition, Plan, PlanTerm
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class TtT(_Planned):
     L = text_scale * L_AR + audio_scale * L_diff.  The text loss reads the same (noisy) forward pass, as in the official
     code; ``text_normalize`` / ``audio_normalize``: ``sample`` (official) or ``token``; ``floor`` is the epsilon of the
     masking probability; ``strategies`` act in the order listed; ``times``: how the documents' times are drawn
-    (`ttt.diffusion.corrupt.draw_times`).
+    (`ttt.diffusion.corrupt.draw_times`), ``rate``: what training progress makes of them (validation: as drawn);
+    ``constraint``: which ids the softmax of a code goes over.
     """
 
     mask: Any = component("mask", "hybrid")
@@ -47,6 +50,10 @@ class TtT(_Planned):
     text_normalize: str = "sample"
     audio_normalize: str = "sample"
     times: str = "independent"
+    rate: Any = component("rate", "random")
+    constraint: Any = component("constraint", "none")
+
+    learns_ends = True  # of spans: no field
 
     def __post_init__(self) -> None:
         if self.times not in TIMES:
@@ -61,9 +68,17 @@ class TtT(_Planned):
         """Answer audio that may be noised, before strategies.  bool [B, T]."""
         return (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
 
+    def prepared(self, batch: PackedBatch) -> PackedBatch:
+        """The batch as this objective reads it."""
+        return batch
+
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Draw the noise, apply the strategies, list both terms."""
+        batch = self.prepared(batch)
+        for strategy in self.strategies:
+            batch = strategy.on_batch(batch, gen)
         t, u = draw(batch, gen, self.times)
+        t = self.rate.times(t, batch.progress, gen)
         maskable = self.maskable(batch)
         if maskable.any():
             for strategy in self.strategies:
@@ -71,7 +86,8 @@ class TtT(_Planned):
         return self.plan_from(batch, maskable, t, u)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Validation: fixed noise, no strategies."""
+        """Validation: fixed noise, no strategies, no rate."""
+        batch = self.prepared(batch)
         t, u = draw(batch, gen, self.times)
         return self.plan_from(batch, self.maskable(batch), t, u)
 
@@ -85,19 +101,13 @@ class TtT(_Planned):
         }
         return Plan(noised.input_ids, batch.position, batch.layout(), self.mask, terms)
 
-    def diffusion_term(self, batch: PackedBatch, noised: Noised):
+    def diffusion_term(self, batch: PackedBatch, noised: Noised) -> PlanTerm:
         """L_diff of the noised positions."""
         weight = self.weighting.weight(noised.t, noised.p, self.noise)
         return denoising_term(
-            batch,
-            noised.masked,
-            noised.maskable,
-            weight,
-            noised.p,
-            self.audio_normalize,
-            self.audio_scale,
-            noised.group,
-        )
+            batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group,
+            self.constraint,
+        )  # fmt: skip
 
 
 @OBJECTIVE.register("ar")
@@ -123,23 +133,113 @@ class Ar(_Planned):
         return Plan(batch.ids, batch.position, batch.layout(), self.mask, {"ar": term})
 
 
+NOISED = ("answer", "speech", "by_kind")
+_CHOICES = {
+    "noised": NOISED, "ends": ("learn", "keep"), "spans": ("all", "first"), "padding": ("ignore", "learn"),
+    "real_masks": ("ignore", "count"), "weigh": ("documents", "kinds"),
+}  # fmt: skip
+
+
 @OBJECTIVE.register("nar")
 @dataclass(frozen=True)
 class Nar(TtT):
-    """Absorbing diffusion over the whole answer, text included, with full attention (the paper's NAR baseline, read as
-    LLaDA-SFT: prompt clean, loss / (p * answer length); spec, section 10)."""
+    """Absorbing diffusion over the whole answer, text included, with full attention: LLaDA (arXiv 2502.09992), the paper's NAR
+    baseline (spec, section 10).
 
-    canvas = "answer"  # no field: nothing to choose
+    ``noised``: ``answer`` (the prompt stays clean, loss / (p * answer length): LLaDA's SFT; a document is all answer: its
+    pre-training); ``speech`` (the answer's spans, text stays clean: LLaDA-TTS); ``by_kind`` (speech where an answer has any, the
+    whole answer where it has none, as losses ``audio`` and ``text``).  ``ends``: ``keep`` never noises the tokens that end
+    spans, so the model does not learn where to stop.  ``weigh``: the losses by kind are divided by all ``documents`` of an
+    update, or each by those of its own of the ``kinds``.  ``spans``: ``first`` noises the
+    codes of a document's first span alone.  ``padding``: ``learn`` makes rows' padding part of the answer (`with_padding`).
+    ``real_masks``: ``count`` takes mask tokens that the data hold for masked positions.  The values that are not defaults
+    are what one public program or the other does; see docs/llada.md.
+    """
+
     mask: Any = component("mask", "full")
     strategies: Any = components("strategy", ())
+    noised: str = "answer"
+    ends: str = "learn"
+    spans: str = "all"
+    padding: str = "ignore"
+    real_masks: str = "ignore"
+    weigh: str = "documents"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    @property
+    def canvas(self) -> str:  # type: ignore[override]
+        """``speech`` where only that is learnt, else the whole ``answer``."""
+        return "speech" if self.noised == "speech" else "answer"
+
+    @property
+    def learns_ends(self) -> bool:  # type: ignore[override]
+        """Are the tokens that end spans among the targets?"""
+        return self.noised == "answer" or self.ends == "learn"
+
+    @property
+    def canvases(self) -> tuple[str, ...]:
+        """Both, where both are learnt."""
+        return ("answer", "speech") if self.noised == "by_kind" else (self.canvas,)
+
+    def prepared(self, batch: PackedBatch) -> PackedBatch:
+        """With the padding as data, if asked for."""
+        return with_padding(batch) if self.padding == "learn" else batch
 
     def maskable(self, batch: PackedBatch) -> Tensor:
-        """The whole answer."""
-        return batch.answer & batch.visible
+        """The answer, or the speech in it."""
+        answer = batch.answer & batch.visible
+        if self.noised == "answer":
+            return answer
+        speech = whole_spans(batch, self.spans == "first", self.learns_ends)
+        return speech if self.noised == "speech" else speech | (answer & ~self._spoken(batch))
+
+    def _spoken(self, batch: PackedBatch) -> Tensor:
+        """bool [B, T]: positions of documents with speech in their answers."""
+        audio = (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
+        return per_position(per_document(audio.float(), batch.doc, batch.n_docs), batch.doc) > 0
 
     def plan_from(self, batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor) -> Plan:
-        """One diffusion term over the answer."""
+        """One diffusion term, or one for each kind of document."""
         noised = corrupt(batch, maskable, t, u, self.noise, self.floor)
-        return Plan(
-            noised.input_ids, batch.position, batch.layout(), self.mask, {"nar": self.diffusion_term(batch, noised)}
-        )
+        if self.real_masks == "count":
+            real = (batch.ids == batch.mask_id) & batch.visible
+            noised = dataclasses.replace(noised, masked=noised.masked | real)
+            batch = dataclasses.replace(batch, target=batch.target | real)
+        if self.noised == "by_kind":
+            terms = self._by_kind(batch, noised)
+        else:
+            terms = {"nar": self.diffusion_term(batch, noised)}
+        return Plan(noised.input_ids, batch.position, batch.layout(), self.mask, terms)
+
+    def _by_kind(self, batch: PackedBatch, noised: Noised) -> dict[str, PlanTerm]:
+        spoken = self._spoken(batch)
+        scales = {"text": self.text_scale, "audio": self.audio_scale}
+        terms = {}
+        for name, where in (("text", ~spoken), ("audio", spoken)):
+            mine = dataclasses.replace(noised, masked=noised.masked & where, maskable=noised.maskable & where)
+            terms[name] = dataclasses.replace(self.diffusion_term(batch, mine), scale=scales[name])
+        if self.audio_normalize in ("sample", "sum"):
+            if self.weigh == "kinds":
+                for name, where in (("text", ~spoken), ("audio", spoken)):
+                    held = per_document((where & batch.visible).float(), batch.doc, batch.n_docs) > 0
+                    terms[name] = dataclasses.replace(terms[name], count=float(held.sum()))
+        elif self.weigh == "documents" and self.audio_normalize != "all_tokens":
+            whole = sum(term.count for term in terms.values())
+            terms = {name: dataclasses.replace(term, count=whole) for name, term in terms.items()}
+        elif self.weigh == "kinds" and self.audio_normalize == "all_tokens":
+            for name, where in (("text", ~spoken), ("audio", spoken)):
+                terms[name] = dataclasses.replace(terms[name], count=float((where & batch.visible).sum()))
+        return terms
+
+    def diffusion_term(self, batch: PackedBatch, noised: Noised) -> PlanTerm:
+        """Ends of spans are learnt only where whole answers are."""
+        weight = self.weighting.weight(noised.t, noised.p, self.noise)
+        return denoising_term(
+            batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group,
+            self.constraint, with_ends=self.learns_ends,
+        )  # fmt: skip

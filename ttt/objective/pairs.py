@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ttt.diffusion.corrupt import per_document, per_position
-from ttt.types import Kind, PackedBatch, Partition, PlanTerm
+from ttt.interfaces import Constraint
+from ttt.objective.places import constrained, span_places
+from ttt.types import PackedBatch, Partition, PlanTerm
 
-NORMALIZERS = ("sample", "token", "sum")
+NORMALIZERS = ("sample", "token", "sum", "all_tokens", "masked")
+NOTHING = 1.0e-9  # the count of a micro-batch in which nothing was masked: no loss, and no share in the window's count
 BUCKETS = 4
 SPAN_QUARTERS = ("span_q1", "span_q2", "span_q3", "span_q4")
 
@@ -51,22 +54,35 @@ def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: str, scale: f
 
 def denoising_term(
     batch: PackedBatch, masked: Tensor, maskable: Tensor, weight: Tensor, p: Tensor, normalize: str, scale: float = 1.0,
-    group: Tensor | None = None,
+    group: Tensor | None = None, constraint: Constraint | None = None, with_ends: bool = True,
 ) -> PlanTerm:  # fmt: skip
     """Masked-diffusion loss; ``weight``, ``p`` f32 [n_groups], ``group`` i64 [B, T] (default: the document).
 
     ``sample``: (1/B) sum_b sum_masked w_b CE / N_b with N_b = max(1, maskable positions of the document), the official
-    normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  Targets that carry no loss (label
-    -100) still count in N, as in the reference.  The log tells targets apart by task, masking probability and place in the span.
+    normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  ``all_tokens``: sum w CE / all real
+    positions of the batch (LLaDA's B L).  ``masked``: sum w CE / number of targets.  ``constraint``: audio targets take their
+    softmax over what may stand there; targets that may not are dropped and counted (``with_ends``: see `constrained`).
+
+    Targets that carry no loss (label -100) still count in N, as in the reference.  The log tells targets apart by task,
+    masking probability, place in the span, and position in the frame.
     """
-    source, target = nar_pairs(masked & batch.target)
+    _, target = nar_pairs(masked & batch.target)
+    held = None if constraint is None else constrained(batch, constraint, target, with_ends)
+    if held is not None:
+        target = target[held.keep]
+    source = target
     of = (batch.doc if group is None else group).flatten()[target]
     term = _term(batch, maskable.float(), source, target, weight[of], normalize, scale)
     buckets = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[of]
     names = tuple(f"p{100 * i // BUCKETS:02d}_{100 * (i + 1) // BUCKETS}" for i in range(BUCKETS))
     place = span_quarters(batch).flatten()[target]
     parts = (Partition(buckets, names), Partition(place, SPAN_QUARTERS), *term.partitions)
-    return dataclasses.replace(term, partitions=parts)
+    term = dataclasses.replace(term, partitions=parts)
+    if held is None:
+        return term
+    positions = Partition(held.number[held.keep], tuple(f"position_{q}" for q in range(len(held.columns.sets) // 2)))
+    valid = {"valid_targets": (float((held.keep & held.placed).sum()), float(held.placed.sum()))}
+    return dataclasses.replace(term, partitions=(*parts, positions), columns=held.columns, accuracy=True, stats=valid)
 
 
 def by_task(batch: PackedBatch, target: Tensor) -> tuple[Partition, ...]:
@@ -81,19 +97,10 @@ def by_task(batch: PackedBatch, target: Tensor) -> tuple[Partition, ...]:
 def span_quarters(batch: PackedBatch) -> Tensor:
     """i64 [B, T]: quarter 0..3 of its audio run in which a position lies, -1 for text and padding.
 
-    By positions within the document, so that a copy (dual stream) has the place of what it copies; tokens that fill up the
-    last block of a span count as part of it.
+    Tokens that fill up the last block of a span count as part of it.
     """
-    audio = (batch.kind == Kind.AUDIO) & (batch.doc >= 0)
-    runs = int(batch.span.max()) + 1
-    run = (batch.doc * runs + batch.span)[audio].long()  # i64 [n]: one number per run of the whole batch
-    at = batch.position[audio].long()
-    size = batch.n_docs * runs
-    first = at.new_full((size,), int(batch.position.max()) + 1).scatter_reduce(0, run, at, "amin")
-    last = at.new_full((size,), -1).scatter_reduce(0, run, at, "amax")
-    quarter = torch.full(batch.doc.shape, -1, dtype=torch.long)
-    quarter[audio] = ((at - first[run]) * 4 // (last[run] - first[run] + 1)).clamp(max=3)
-    return quarter
+    place, length = span_places(batch)
+    return torch.where(place < 0, -1, (place * 4 // length).clamp(max=3))
 
 
 def _term(
@@ -114,6 +121,10 @@ def _term(
         count = float(counted.sum())
     elif normalize == "sum":
         count = float(batch.n_docs)
+    elif normalize == "all_tokens":
+        count = float(batch.visible.sum())
+    elif normalize == "masked":
+        count = float(len(target)) or NOTHING
     else:
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZERS)}, got {normalize!r}")
     if weight is not None:

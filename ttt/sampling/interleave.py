@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ttt.config.schema import CACHES
 from ttt.errors import ConfigError
-from ttt.interfaces import LengthRule, MaskRule, SpanSampler
+from ttt.interfaces import Constraint, LengthRule, MaskRule, SpanSampler
 from ttt.model.lm import SpeechTextLM
 from ttt.rng import generator
-from ttt.sampling.allowed import Allowed
+from ttt.sampling.allowed import Allowed, Grid, Places
+from ttt.sampling.checks import check_answer_settings, check_places, check_prompts
 from ttt.sampling.filling import Filling, Row
 from ttt.sampling.length import UntilEoa
 from ttt.sampling.logits import choose_text
@@ -42,7 +43,7 @@ class DecodeSettings:
     ``strict``: text mode writes text ids only, a span writes codes and the end token that fits its opening token, the first
     end token of any kind ends it, and nothing goes beyond ``max_tokens``.  False reproduces the official code, quirks
     included (spec of TtT, sections 8 and 12).  ``cache``: see `ttt.sampling.session.Session`.  ``speak``: see
-    `ttt.sampling.order`.
+    `ttt.sampling.order`.  ``constraint``: what may stand at which place of a span (strict mode; None: any code).
     """
 
     max_tokens: int = 512
@@ -55,6 +56,7 @@ class DecodeSettings:
     seed: int = 1
     speak: str = "free"
     length: LengthRule = field(default_factory=UntilEoa)
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ class Decoder:
         if self.settings.cache not in CACHES:
             raise ConfigError(f"eval.cache: must be one of {', '.join(CACHES)}, got {self.settings.cache!r}")
         if sampler.canvas == "answer":
-            _check_answer_settings(self.settings)
-        self._may = Allowed.of(model, self.settings.strict)
+            check_answer_settings(self.settings, DecodeSettings())
+        self._may = Allowed.of(model, self.settings.strict, self.settings.constraint)
+        check_places(self._may.places, self.vocab, sampler, self.settings.length)
         self._order = order_of(
             self._may, model.tokenizer, self.settings.length, self.settings.strict, self.settings.speak, sampler,
             self.settings.min_text_tokens_after_audio,
@@ -155,7 +158,8 @@ class Decoder:
         slots = min(batch_size or len(prompts), len(prompts))
         session = open_session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
         session.reserve(max((len(p.ids) for p in prompts), default=0) + s.max_tokens + 64)
-        first_mode = "audio" if self.sampler.canvas == "answer" else "text"
+        check_prompts(self.model, prompts)
+        first_mode = "text" if self.sampler.canvas == "span" else "audio"
         waiting, free = deque(enumerate(prompts)), list(range(slots))
         rows: list[Row] = []
         fillings: list[Filling] = []
@@ -165,6 +169,10 @@ class Decoder:
                 rows.append(Row(number, free.pop(0), generator(s.seed, f"decode/{prompt.uid}"), first_mode))
                 session.admit(rows[-1].slot, prompt)
                 self._admitted_s[number] = time.perf_counter()
+                if self.sampler.canvas == "speech":
+                    rows[-1].new, rows[-1].last = 1, True
+                    session.append(rows[-1].slot, torch.tensor([self.vocab.soa_last_id]))
+                    yield Event(number, "text", (self.vocab.soa_last_id,))
             opened = [r for r in rows if r.mode == "audio"]
             if opened:
                 fillings.append(self._fill(session, opened, on_commit))
@@ -284,15 +292,21 @@ class Decoder:
         filling = Filling(rows, ids)
         # A span's end token takes one of the tokens that are left.
         budget = [s.max_tokens - r.new - 1 for r in rows]
+        limits = [min(s.length.max_codes(r.last), b) for r, b in zip(rows, budget, strict=True)]
+        places = self._may.places
+        at: Places | Grid | None = None
+        if places is not None:
+            at, limits = places.columns(ids, session.device), [places.codes_within(n) for n in limits]
+            at = Grid(at) if whole else at
         request = SpanRequest(
             predict=self._predict(session, filling), mask_id=v.mask_id, allowed=allowed,
             end_ids=[(v.im_end_id,)] * len(rows) if whole else ends,
             exact=[s.length.exact_codes(r.last) if s.strict and not whole else None for r in rows],
-            limit=[s.max_tokens if whole else min(s.length.max_codes(r.last), b) for r, b in zip(rows, budget, strict=True)],
+            limit=[s.max_tokens] * len(rows) if whole else limits,
             gens=[r.gen for r in rows], forbidden=() if whole else (v.im_end_id,), strict=s.strict,
             on_commit=_renumbered(on_commit, numbers), on_remask=_renumbered(self._on_remask, numbers),
             force_end=not whole, pad_id=v.pad_id if whole else None, first=0 if ids is None else ids.start,
-            books=v.num_books,
+            books=v.num_books, places=at,
         )  # fmt: skip
         filling.start(self.sampler, request)
         for row in rows:
@@ -344,7 +358,9 @@ class Decoder:
         if block.ended:
             row.mode = "text"
             row.enforce = max(row.enforce, s.min_text_tokens_after_audio)
-            if row.new >= s.max_tokens:
+            if self.sampler.canvas == "speech":  # the span was the answer
+                yield self._done(row, "eos")
+            elif row.new >= s.max_tokens:
                 yield self._done(row, "length")
 
     def _answer_block(self, session: Session, row: Row, block: Block) -> Iterator[Event]:
@@ -372,12 +388,3 @@ def _renumbered(listener: Listener | None, rows: Sequence[int]) -> Listener | No
     return None if listener is None else lambda n, at, ids, score: listener(rows[n], at, ids, score)
 
 
-def _check_answer_settings(settings: DecodeSettings) -> None:
-    """Raise `ConfigError` for settings of the text mode, which there is none of when the canvas is the answer."""
-    default = DecodeSettings()
-    for name in ("temperature", "top_k", "top_p", "min_text_tokens_after_audio", "length"):
-        if getattr(settings, name) != getattr(default, name):
-            raise ConfigError(
-                f"eval.{name}: has no meaning when eval.sampler.canvas is 'answer' (the sampler writes the text too); "
-                f"leave it at {getattr(default, name)!r} and set the sampler's own fields"
-            )

@@ -107,7 +107,7 @@ class Iterative(SpanSampler):
             if not at.shape[1]:
                 break
             (logits,) = yield [Call(index, canvas, at, canvas.shape[1])]
-            logits = request.restricted(index, logits)
+            logits = request.restricted(index, logits, at)
             columns = choose_each(logits, self.temperature, self.top_k, self.top_p, gens)  # [R, m]
             score = self.remask.score(logits, columns, gens).to(request.device)
             chosen = columns.to(request.device) + request.first
@@ -213,7 +213,7 @@ class SemiArPadding(Iterative):
         super().__post_init__()
         if self.initial_length < 1:
             raise ValueError(f"initial_length must be >= 1, got {self.initial_length}")
-        if self.official and self.canvas == "span":
+        if self.official and self.canvas != "answer":
             raise ValueError("official fills answers up with padding, which spans cannot hold; it needs canvas: answer")
 
     def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:

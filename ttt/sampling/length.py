@@ -31,22 +31,28 @@ class UntilEoa(LengthRule):
 @LENGTH.register("fixed")
 @dataclass(frozen=True)
 class Fixed(LengthRule):
-    """Ordinary spans have exactly ``codes`` codes, then the end token (26 in the official data); the last one is free."""
+    """Ordinary spans have exactly ``codes`` codes, then the end token (26 in the official data); the last one is free.
+
+    With ``last_codes`` > 0 the last one has exactly that many: for models that never learnt where speech ends.
+    """
 
     codes: int = 26
     limit: int = 2600
+    last_codes: int = 0
 
     def __post_init__(self) -> None:
         if self.codes < 1 or self.limit < 1:
             raise ValueError(f"codes and limit must be >= 1, got {self.codes} and {self.limit}")
+        if self.last_codes < 0:
+            raise ValueError(f"last_codes must be >= 0, got {self.last_codes}")
 
     def exact_codes(self, last: bool) -> int | None:
-        """``codes`` for ordinary spans."""
-        return None if last else self.codes
+        """``codes`` for ordinary spans, ``last_codes`` if set."""
+        return (self.last_codes or None) if last else self.codes
 
     def max_codes(self, last: bool) -> int:
-        """``limit`` for the last span."""
-        return self.limit if last else self.codes
+        """``limit`` for a free last span."""
+        return (self.last_codes or self.limit) if last else self.codes
 
 
 @LENGTH.register("budget")

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ttt.errors import CheckpointError
+from ttt.errors import CheckpointError, ConfigError
+from ttt.sampling.allowed import Grid, Places
 
 
 class Predict(Protocol):
@@ -34,7 +35,8 @@ class SpanRequest:
     or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
     stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
     whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
-    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.
+    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.  ``places``: what stands at which place
+    of a span (`ttt.sampling.allowed.Places`), or of an answer (`Grid`); None: the same everywhere.
     """
 
     predict: Predict
@@ -53,6 +55,7 @@ class SpanRequest:
     pad_id: int | None = None
     first: int = 0
     books: int = 1
+    places: Places | Grid | None = None
 
     @property
     def rows(self) -> int:
@@ -66,16 +69,18 @@ class SpanRequest:
         if not self.force_end:
             return min(self.limit[row], gen_length)
         codes = self.exact[row]
-        return min(self.limit[row], gen_length if codes is None else codes) + 1
+        most = min(self.limit[row], gen_length if codes is None else codes)
+        return (self.places.codes_within(most) if isinstance(self.places, Places) else most) + 1
 
     def forced(self, row: int) -> int | None:
         """The end token that stands in the last place from the start, if one is forced."""
         return self.end_ids[row][0] if self.strict and self.force_end else None
 
-    def restricted(self, rows: Tensor, logits: Tensor) -> Tensor:
+    def restricted(self, rows: Tensor, logits: Tensor, places: Tensor | None = None) -> Tensor:
         """Logits [R, p, columns] of ``rows`` i64 [R] with everything that may not be written at minus infinity.
 
-        Raises `CheckpointError` for logits that are not numbers.
+        ``places`` i64 [R, p]: where they stand in the span (or answer).  Raises `CheckpointError` for logits that are not
+        numbers, `ConfigError` where a constraint needs places and the sampler tells none.
         """
         if logits.numel() and bool(logits.amax().isnan()):  # a maximum passes NaN on
             raise CheckpointError("decoding: the model's logits are NaN; look at the checkpoint's weights and dtype")
@@ -88,7 +93,18 @@ class SpanRequest:
         for i, row in enumerate(rows.tolist()):
             if self.exact[row] is not None:
                 allowed[i, self.columns(self.end_ids[row], logits.shape[-1])] = False
-        return logits.masked_fill(~allowed[:, None], -torch.inf)
+        logits = logits.masked_fill(~allowed[:, None], -torch.inf)
+        if self.places is None:
+            return logits
+        if places is None:
+            raise ConfigError(
+                "eval.sampler: it does not say where in the span its logits stand, which eval.constraint needs; hand the "
+                "places to SpanRequest.restricted, or set eval.constraint=none"
+            )
+        places = places.to(logits.device)
+        if isinstance(self.places, Grid):
+            return logits.masked_fill(~self.places.may(rows.tolist(), places, logits), -torch.inf)
+        return logits.masked_fill(~self.places.at(places), -torch.inf)
 
     def columns(self, ids: Iterable[int], width: int) -> list[int]:
         """Those of ``ids`` that logits of ``width`` columns hold, as columns."""

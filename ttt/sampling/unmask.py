@@ -24,7 +24,7 @@ from ttt.sampling.request import SpanRequest
 from ttt.sampling.steps import Block, Call, Steps, drive, together
 
 CFG_MODES = ("mask_all", "mask_prompt_content")
-CANVASES = ("span", "answer")
+CANVASES = ("span", "answer", "speech")
 LATE = 1.0e6  # subtracted from a score (float64) so that everything else comes first
 
 
@@ -69,7 +69,8 @@ def best(score: Tensor, count: int) -> Tensor:
 class BlockSampler(SpanSampler):
     """Mask tokens are appended ``block_length`` at a time and denoised together, up to ``gen_length`` tokens.
 
-    ``canvas``: ``span`` fills audio spans that text opened; ``answer`` writes the whole answer, text included.
+    ``canvas``: ``span`` fills audio spans that text opened; ``answer`` writes the whole answer, text included;
+    ``speech``: the answer is one span, open from the start.
     ``whole_canvas``: the mask tokens of all later blocks are visible from the start (LLaDA) instead of nothing.
     ``drop_after_end``: once an end token is committed, later positions of the block are no longer worked on (strict mode
     only).  Guidance: ``cfg_scale`` 0 is off; see `ttt.sampling.session.Session.logits` for ``cfg_mode``.
@@ -205,7 +206,7 @@ class BlockSampler(SpanSampler):
             logits = answers.pop(0)
             if self.cfg_scale > 0:
                 logits = guide(logits, answers.pop(0), self.cfg_scale)
-            logits = self._allowed(request, rows[g], logits)
+            logits = self._allowed(request, rows[g], logits, at + start)
             some = [gens[i] for i in g.tolist()]
             columns = choose_audio(logits, self.temperature, some)  # [G, p]
             drawn = None if state is None else state[g].gather(1, at)
@@ -222,8 +223,8 @@ class BlockSampler(SpanSampler):
             calls.append(Call(rows, tails, places, tails.shape[1] if self.whole_canvas else reach, self.cfg_mode))
         return calls
 
-    def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor) -> Tensor:
-        return request.restricted(rows, logits)
+    def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor, places: Tensor) -> Tensor:
+        return request.restricted(rows, logits, places)
 
 
 def check_canvas(canvas: str) -> None:
@@ -257,10 +258,10 @@ class Ranked(BlockSampler):
         is_late = torch.isin(chosen + request.first, torch.tensor(sorted(late), device=chosen.device))
         return torch.where(is_late, score.double() - LATE, score.double())
 
-    def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor) -> Tensor:
+    def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor, places: Tensor) -> Tensor:
         if self.logits_eos_inf and request.pad_id is not None:
             logits[..., request.columns((request.pad_id,), logits.shape[-1])] = -torch.inf
-        return super()._allowed(request, rows, logits)
+        return super()._allowed(request, rows, logits, places)
 
 
 @SAMPLER.register("blockwise")

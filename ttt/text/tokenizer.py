@@ -45,6 +45,11 @@ class TextTokenizer:
         self.scheme = llada.scheme_of(backend.token_to_id)  # of token names; "" but in LLaDA-TTS
         if self.scheme:
             self.vocab: Vocabulary = llada.derive(backend.token_to_id, size, num_books, mask_id)
+            if mask_id is not None and mask_id not in backend.get_added_tokens_decoder():
+                raise DataError(
+                    f"tokenizer: mask id {mask_id} is {backend.id_to_token(mask_id)!r}, an ordinary word of this vocabulary: text "
+                    "that holds it could not be told from masked text; name a special token's id as mask_id, or leave it out"
+                )
         else:
             self.vocab = derive(backend.token_to_id, size, pad, num_books or 1)
 

@@ -241,6 +241,38 @@ def test_nar_scores_the_whole_answer_with_text_in_it(peaked):
     assert not item.by["text"].exact and item.by["text"].tokens + item.by["audio"].tokens == len(part.at)
 
 
+@pytest.mark.parametrize("ends", ["learn", "keep"])
+def test_llada_speech_bound_under_its_constraint(peaked, ends):
+    """The mean over all orders, each factor normalised over what may stand at its place; above the mixture of orders."""
+    from ttt.registry.families import OBJECTIVE
+
+    objective = OBJECTIVE.build({"name": "nar", "noised": "speech", "ends": ends, "constraint": "frame"}, "o")
+    example = chat("s", [text("a")], [audio([2, 4, 1], "last")])
+    stream = encode_example(example, peaked.tokenizer)
+    v = peaked.tokenizer.vocab
+    (part,) = factorise(objective, stream, space=v.code_space).parts
+    n = 3 + (ends == "learn")
+    assert len(part.at) == n and (stream.kind[part.at] == Kind.AUDIO).all()
+    inside = list(range(v.code_start, v.code_stop)) + [v.eoa_id, v.eoa_last_id] * (ends == "learn")
+    orders = []
+    for order in itertools.permutations(range(n)):
+        total = 0.0
+        for step, i in enumerate(order):
+            ids = stream.ids.copy()
+            ids[[part.at[j] for j in range(n) if j not in order[:step]]] = v.mask_id
+            logits = log_q(peaked, objective.mask, stream, ids, part.at[i : i + 1])[0]
+            total -= float(logits[stream.ids[part.at[i]]] - logits[inside].logsumexp(0))
+        orders.append(total)
+    orders = np.array(orders)
+    (item,) = likelihoods(peaked, objective, [example], Draws(1, "exact"), seed=1, budget=400)
+    assert item.by["audio"].nats == pytest.approx(orders.mean(), rel=1e-5) and item.by["audio"].tokens == n
+    mixture = -np.log(np.mean(np.exp(-(orders - orders.min())))) + orders.min()
+    assert np.ptp(orders) > 1e-3 and mixture < item.by["audio"].nats and "text" not in item.by
+    free = OBJECTIVE.build({"name": "nar", "noised": "speech", "ends": ends}, "o")
+    (wide,) = likelihoods(peaked, free, [example], Draws(1, "exact"), seed=1, budget=400)
+    assert item.by["audio"].nats < wide.by["audio"].nats
+
+
 def test_guidance_hides_all_but_the_span(peaked):
     part = span(peaked, Full())
     masks = np.array([[True, False, True, True]])

@@ -1,0 +1,128 @@
+"""Places of audio spans in training batches: where a code stands, what a constraint lets stand there, which spans are whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttt.errors import DataError
+from ttt.interfaces import Constraint
+from ttt.types import CodeSpace, Columns, Kind, PackedBatch
+
+
+def span_places(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """(place in its audio run, length of that run) of every position, i64 [B, T] each; -1 for text and padding.
+
+    By positions within the document, so that a copy (dual stream) has the place of what it copies.
+    """
+    audio, run, size = _runs(batch)
+    at = batch.position[audio].long()
+    first = at.new_full((size,), int(batch.position.max()) + 1).scatter_reduce(0, run, at, "amin")
+    last = at.new_full((size,), -1).scatter_reduce(0, run, at, "amax")
+    place, length = (torch.full(batch.doc.shape, -1, dtype=torch.long) for _ in range(2))
+    place[audio] = at - first[run]
+    length[audio] = last[run] - first[run] + 1
+    return place, length
+
+
+def _runs(batch: PackedBatch) -> tuple[Tensor, Tensor, int]:
+    """(bool [B, T]: audio, number of the run of each of them i64 [n], how many numbers there are)."""
+    audio = (batch.kind == Kind.AUDIO) & (batch.doc >= 0)
+    runs = int(batch.span.max()) + 1
+    return audio, (batch.doc * runs + batch.span)[audio].long(), batch.n_docs * runs
+
+
+def space_of(batch: PackedBatch, who: str) -> CodeSpace:
+    """The batch's `CodeSpace`.  Raises `DataError` where a batch was made without one."""
+    if batch.space is None:
+        raise DataError(f"{who} needs to know which ids are codes: give collate(..., space=vocab.code_space)")
+    return batch.space
+
+
+def inside(ids: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
+    """bool [*]: ids that lie in any of the ranges [start, stop)."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for start, stop in ranges:
+        found |= (ids >= start) & (ids < stop)
+    return found
+
+
+def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = False) -> Tensor:
+    """Codes of the answers' spans that have an end token; ``with_ends``: the end tokens too.  bool [B, T].
+
+    ``first_only``: of the first span of each document alone, and of none of the document if that has no end, as LLaDA-TTS
+    looks for the first start and the first end token of a row.
+    """
+    space = space_of(batch, "objective.noised")
+    is_end = torch.isin(batch.ids, torch.tensor(space.ends, dtype=torch.long)) & batch.visible
+    same = batch.doc[:, 1:] == batch.doc[:, :-1]
+    closed = is_end.clone()
+    closed[:, :-1] |= is_end[:, 1:] & same
+    audio, run, size = _runs(batch)
+    good = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, closed[audio].long(), "amax").bool()
+    mine = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, batch.answer[audio].long(), "amin", include_self=False)
+    mine = mine.bool()
+    if first_only:
+        number = torch.arange(size)
+        owner = number // (size // batch.n_docs)
+        low = torch.full((batch.n_docs,), size).scatter_reduce(0, owner[mine], number[mine], "amin")
+        mine &= number == low[owner]
+    spans = torch.zeros_like(audio)
+    spans[audio] = (good & mine)[run]
+    found = spans & inside(batch.ids, space.books) & batch.visible
+    if with_ends:
+        # Behind a span: at once, or after another end token (spans that were filled up with theirs).
+        last = spans.clone()
+        for _ in range(batch.ids.shape[1]):
+            more = last.clone()
+            more[:, 1:] |= last[:, :-1] & is_end[:, 1:] & same
+            if torch.equal(more, last):
+                break
+            last = more
+        found |= last & is_end
+    return found
+
+
+@dataclass(frozen=True)
+class Held:
+    """Targets held against a constraint.  ``keep`` bool [n]: may stand where they stand; ``placed`` bool [n]: have a place in
+    a span (codes and end tokens); ``number`` i64 [n]: range of codes, else -1; ``columns``: of those that are kept."""
+
+    keep: Tensor
+    placed: Tensor
+    number: Tensor
+    columns: Columns
+
+
+def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_ends: bool) -> Held | None:
+    """What a constraint makes of the targets at flat positions ``at`` i64 [n]; None: it restricts nothing.
+
+    Text goes over all ids.  ``with_ends``: end tokens are learnt too, so they stand in the softmax wherever they may be
+    written: where a span may end, and behind an end (spans filled up with their end token).
+    """
+    if not constraint.restricts:
+        return None
+    space = space_of(batch, "objective.constraint")
+    ranges = constraint.ranges(space.books)
+    where = span_places(batch)[0]
+    is_end = torch.isin(batch.ids, torch.tensor(space.ends, dtype=torch.long))
+    # Where end tokens are text (LLaDA-TTS), they have the place behind the last code all the same.
+    behind = is_end[:, 1:] & (where[:, 1:] < 0) & (where[:, :-1] >= 0) & (batch.doc[:, 1:] == batch.doc[:, :-1])
+    where[:, 1:] = torch.where(behind, where[:, :-1] + 1, where[:, 1:])
+    place = where.flatten()[at]
+    ids = batch.ids.flatten()[at]
+    audio = place >= 0
+    number = constraint.range_at(place.clamp(min=0), space.books)
+    after = torch.zeros_like(is_end)
+    after[:, 1:] = is_end[:, :-1] & (batch.doc[:, 1:] == batch.doc[:, :-1])
+    may_end = constraint.may_end(place.clamp(min=0), space.books) | after.flatten()[at]
+    may_end &= torch.tensor(with_ends)
+    keep = ~audio | (is_end.flatten()[at] & may_end)
+    for n, (start, stop) in enumerate(ranges):
+        keep |= (number == n) & (ids >= start) & (ids < stop)
+    ends = tuple((e, e + 1) for e in space.ends)
+    sets = tuple(s for r in ranges for s in ((r,), (r, *ends)))
+    index = torch.where(audio, 2 * number + may_end.long(), -1)
+    return Held(keep, audio, torch.where(audio & ~is_end.flatten()[at], number, -1), Columns(index[keep], sets))
