@@ -33,12 +33,14 @@ def guard(arguments: argparse.Namespace) -> int:
 
 def _evaluated(arguments: argparse.Namespace, side: str) -> Path:
     """The result folder of one side, made first if a model was named."""
+    from ttt.eval.guard import is_scored
+
     named = Path(getattr(arguments, side))
-    if (named / "questions.jsonl").is_file() and (named / "card.json").is_file():
+    if is_scored(named):
         return named
     if not arguments.out:
         raise ConfigError(
-            f"{named}: no results of 'ttt eval' here; to evaluate the model first, give --out DIR and --tasks"
+            f"{named}: no results of 'ttt eval' or 'ttt score' here; to evaluate the model first, give --out DIR and --tasks"
         )
     one = argparse.Namespace(**{**vars(arguments), "model": str(named), "out": str(Path(arguments.out) / side)})
     config, folder, out = prepare(one)

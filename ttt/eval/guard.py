@@ -52,9 +52,33 @@ class Scored:
 
 
 def read_scored(folder: str | Path) -> Scored:
-    """``card.json`` and ``questions.jsonl`` of ``ttt eval``."""
+    """``card.json`` and ``questions.jsonl`` of ``ttt eval``, or ``items.jsonl`` of ``ttt score``.
+
+    Of the latter only what is a mean over questions (accuracy, exact match); what its answers were made from is told apart
+    by the items' names alone.
+    """
     folder = Path(folder)
-    return Scored(folder, read_card(folder / "card.json"), read_items(folder / "questions.jsonl"))
+    card = read_card(folder / "card.json")
+    if (folder / "questions.jsonl").is_file():
+        return Scored(folder, card, read_items(folder / "questions.jsonl"))
+    return Scored(folder, {**card, "data": {}}, _means_only(read_items(folder / "items.jsonl")))
+
+
+def is_scored(folder: Path) -> bool:
+    """Does the folder hold what `read_scored` reads?"""
+    return (folder / "card.json").is_file() and any((folder / n).is_file() for n in ("questions.jsonl", "items.jsonl"))
+
+
+def _means_only(items: Items) -> Items:
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for task, mine in items.items():
+        rows: dict[str, list[Sequence[float]]] = {}
+        for statistics in mine.values():
+            for metric, row in statistics.items():
+                rows.setdefault(metric, []).append(row)
+        shares = {m for m, r in rows.items() if all(len(x) == 2 and x[1] == 1.0 and 0.0 <= x[0] <= 1.0 for x in r)}
+        found[task] = {uid: {m: row for m, row in s.items() if m in shares} for uid, s in mine.items()}
+    return found
 
 
 def compare(before: Scored, after: Scored, margin: float = 0.02, resamples: int = 1000, seed: int = 1) -> list[Change]:

@@ -17,7 +17,8 @@ def scored(folder, right, task="quiz", **decode):
     """An evaluation folder with one task."""
     folder.mkdir(parents=True)
     items = [
-        {"uid": f"{task}/{i}", "task": task, "split": "test", "statistics": {"acc": [float(r), 1.0]}} for i, r in enumerate(right)
+        {"uid": f"{task}/{i}", "task": task, "split": "test", "statistics": {"acc": [float(r), 1.0]}}
+        for i, r in enumerate(right)
     ]
     (folder / "questions.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
     entry = {"value": float(np.mean(right)), "low": 0.0, "high": 1.0, "n": len(right), "higher_is_better": True}
@@ -32,7 +33,11 @@ def test_intervals_are_paired(tmp_path):
     b = a.copy()
     b[np.flatnonzero(a == 1)[:24]] = 0
     (change,) = compare(scored(tmp_path / "a", a), scored(tmp_path / "b", b), margin=0.01)
-    assert change.difference == pytest.approx(-24 / 400) and (change.gained, change.lost_items, change.n) == (0, 24, 400)
+    assert change.difference == pytest.approx(-24 / 400) and (change.gained, change.lost_items, change.n) == (
+        0,
+        24,
+        400,
+    )
     assert change.verdict == "lost" and change.high < -0.01 and change.p < 0.01
     wide = bootstrap(np.stack([a, np.ones(400)], 1), lambda s: s[0] / s[1])
     assert change.high - change.low < wide.high - wide.low
@@ -95,7 +100,26 @@ def test_verb_evaluates_models_first(tmp_path, capsys):
             str(TASKS), "--out", str(tmp_path / "o"), "--margin", "0.5"]  # fmt: skip
     assert main(call) == 0
     assert "tiny_choice/acc " in capsys.readouterr().out
-    values = [read_card(tmp_path / f"o/{side}/card.json")["metrics"]["tiny_choice/acc"]["value"] for side in ("before", "after")]
+    values = [
+        read_card(tmp_path / f"o/{side}/card.json")["metrics"]["tiny_choice/acc"]["value"]
+        for side in ("before", "after")
+    ]
     record = json.loads((tmp_path / "o/guard.json").read_text())
     acc = next(c for c in record["changes"] if c["key"] == "tiny_choice/acc")
     assert [acc["before"], acc["after"]] == values and acc["difference"] == pytest.approx(values[1] - values[0])
+
+
+def test_folders_of_score_are_compared_by_what_is_a_mean_over_questions(tmp_path):
+    for name, right in (("before", [1, 1, 1, 0]), ("after", [1, 0, 0, 0])):
+        (tmp_path / name).mkdir()
+        lines = [
+            {"uid": f"t{i}", "task": "text_qa", "split": "", "statistics": {"accuracy": [r, 1.0], "wer": [1.0, 3.0]}}
+            for i, r in enumerate(right)
+        ]
+        (tmp_path / name / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        entry = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4, "higher_is_better": True}
+        card = make_card({"metrics": {"text_qa/accuracy": entry}}, decode={"limit": 0})
+        write_card(tmp_path / name / "card.json", {**card, "data": {"generations": name}})
+    (change,) = compare(read_scored(tmp_path / "before"), read_scored(tmp_path / "after"))
+    assert (change.key, change.before, change.after, change.lost_items) == ("text_qa/accuracy", 0.75, 0.25, 2)
+    assert main(["eval", "guard", str(tmp_path / "before"), str(tmp_path / "before")]) == 0
