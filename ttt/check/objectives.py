@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ttt.check import world
+from ttt.check import recordings, world
 from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.interfaces import Objective
 from ttt.masks.materialize import materialize
 from ttt.types import Kind, ModelInputs, PackedBatch, Plan
 
 
+def _batch(objective: Objective) -> PackedBatch:
+    """What its model class is fed with."""
+    if objective.model_class == "causal_lm":
+        return world.batch(2)
+    if objective.model_class == "valle":
+        return recordings.batch(2)
+    raise NotSaid(f"there is no small world for model class {objective.model_class!r}")
+
+
+def _network(objective: Objective) -> Any:
+    _batch(objective)
+    return world.network() if objective.model_class == "causal_lm" else recordings.network(objective)
+
+
+def _tokens(objective: Objective) -> None:
+    if objective.model_class != "causal_lm":
+        raise NotSaid("said of objectives of causal LMs")
+
+
 def _plans(objective: Objective, seed: int = 4) -> Iterator[tuple[str, PackedBatch, Plan]]:
-    batch = world.batch(2)
+    batch = _batch(objective)
     yield "plan", batch, objective.plan(batch, world.gen(seed))
     yield "clean_plan", batch, objective.clean_plan(batch, world.gen(seed))
 
@@ -37,7 +57,7 @@ def _deterministic(objective: Objective) -> None:
 
 @prop("objective", "input", "the batch it is handed stays as it is")
 def _input(objective: Objective) -> None:
-    batch = world.batch(2)
+    batch = _batch(objective)
     kept = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch) if f.name in _TENSORS}
     for make in (objective.plan, objective.clean_plan):
         make(batch, world.gen(4))
@@ -61,7 +81,7 @@ def _noise(objective: Objective) -> None:
 
 @prop("objective", "counts", "counts are positive and known before the network runs")
 def _counts(objective: Objective) -> None:
-    model = world.network()
+    model = _network(objective)
     for name, _, plan in _plans(objective):
         need(plan.terms, f"{name} lists no loss term")
         for key, term in plan.terms.items():
@@ -87,6 +107,7 @@ def _pairs(objective: Objective) -> None:
 
 @prop("objective", "leak", "no source sees its own target: changing a target leaves its source's logits alone")
 def _leak(objective: Objective) -> None:
+    _tokens(objective)
     model = world.network()
     batch = world.batch(2)
     for name in ("plan", "clean_plan"):
@@ -163,7 +184,8 @@ def _compare(name: str, plan: Plan, changed: Plan, logits: Tensor, model, at: tu
 
 @prop("objective", "gradients", "the loss is finite and positive, its gradient reaches every parameter")
 def _gradients(objective: Objective) -> None:
-    model = world.network()
+    model = _network(objective)
+    reached: set[str] = set()
     for name, _, plan in _plans(objective):
         model.zero_grad()
         total = torch.stack([t.scale * t.sum for t in objective.terms(model, plan).terms.values()]).sum()
@@ -172,11 +194,18 @@ def _gradients(objective: Objective) -> None:
         need(total.requires_grad, f"{name}: the loss is cut off from the network (no gradient)")
         total.backward()
         for parameter, p in model.named_parameters():
-            need(p.grad is not None and torch.isfinite(p.grad).all(), f"{name}: no finite gradient at {parameter}")
+            reached |= {parameter} if p.grad is not None else set()
+            need(p.grad is None or torch.isfinite(p.grad).all(), f"{name}: the gradient at {parameter} is not finite")
+        if objective.model_class == "causal_lm":  # each of its plans uses the whole network
+            lost = [parameter for parameter, p in model.named_parameters() if p.grad is None]
+            need(not lost, f"{name}: no gradient at {lost[0] if lost else ''}")
+    lost = [parameter for parameter, _ in model.named_parameters() if parameter not in reached]
+    need(not lost, f"no plan reaches {lost[0] if lost else ''}")
 
 
 @prop("objective", "quiet", "a batch without audio gives finite sums and positive counts")
 def _quiet(objective: Objective) -> None:
+    _tokens(objective)
     model = world.network()
     for make in (objective.plan, objective.clean_plan):
         with torch.no_grad():

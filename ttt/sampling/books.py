@@ -68,7 +68,8 @@ class _FrameSampler(SpanSampler):
         while not ended and len(frames) < most:
             tail = torch.cat([frames.flatten(), torch.tensor([request.mask_id])])
             answers = yield [_call(row, tail, torch.tensor([len(tail) - 1]), "ar")]
-            logits = request.restricted(torch.tensor([row]), answers[0])[0, 0].cpu()
+            at = torch.tensor([[len(tail) - 1]])
+            logits = request.restricted(torch.tensor([row]), answers[0], at)[0, 0].cpu()
             ends = request.columns(request.end_ids[row], len(logits))
             if len(frames) < self.min_frames or exact:
                 logits[ends] = -torch.inf
@@ -141,7 +142,7 @@ class ValleSampler(_FrameSampler):
         for book in range(1, q):
             places = torch.arange(settled, t) * q + book
             answers = yield [_call(row, frames.flatten(), places)]
-            logits = request.restricted(torch.tensor([row]), answers[0])
+            logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
             _report(request, row, places, chosen[0], logits[0].cpu())
             frames = frames.clone()
@@ -202,7 +203,7 @@ class ValleMaskedSampler(_FrameSampler):
             if not len(places):
                 break
             answers = yield [_call(row, flat.clone(), places)]
-            logits = request.restricted(torch.tensor([row]), answers[0])
+            logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             logits[..., request.columns(request.end_ids[row], logits.shape[-1])] = -torch.inf
             chosen = choose_each(logits, self.masked_temperature, 0, 1.0, [gen])[0].cpu()
             own = logits[0].cpu().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
