@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,13 +25,15 @@ ROWS = "ttt_rows"  # name of the attention implementation registered below
 class Segment:
     """One row's tokens in a call: ``count`` of them at positions ``start`` to ``start + count - 1``.
 
-    ``slot``: the cache's row, which holds the keys before ``start``; None: nothing is kept, and ``start`` is 0.
+    ``wanted`` i64 [n]: which of them, ascending from 0, must have their last hidden state.  ``slot``: the cache's row, which
+    holds the keys before ``start``; None: nothing is kept, and ``start`` is 0.
     ``mask`` bool [count, start + count]: which keys each token sees; None: all.
     """
 
     slot: int | None
     start: int
     count: int
+    wanted: Tensor
     mask: Tensor | None = None
 
     @property
@@ -69,10 +73,30 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class RowCall:
-    """What attention has to know about one packed call: the rows' segments, in the order of their tokens."""
+    """What attention has to know about one packed call: the rows' segments, in the order of their tokens.
+
+    ``stage``, of a layer that is run for wanted tokens alone (`ttt.model.last_layer`): ``keys`` ends it at its attention by
+    `KeysKnown`; ``queries``: the query is that of the wanted tokens, the keys and values of all tokens are ``given``.
+    """
 
     cache: SlotCache
     segments: Sequence[Segment]
+    stage: str = ""
+    given: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def wanted(self) -> Tensor:
+        """Numbers of the wanted tokens among all of the call, i64 [n]."""
+        starts = accumulate((s.count for s in self.segments), initial=0)
+        return torch.cat([at + s.wanted for at, s in zip(starts, self.segments, strict=False)])
+
+
+class KeysKnown(Exception):
+    """An attention that was asked for its keys and values only has been given them."""
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        super().__init__()
+        self.key, self.value = key, value
 
 
 def attend(
@@ -82,21 +106,28 @@ def attend(
     """Attention of a packed call: query [1, H, N, d], key and value [1, G, N, d] -> [1, N, H, d]."""
     if rows is None:
         raise TypeError(f"{type(module).__name__} does not hand keyword arguments down to its attention")
+    if rows.stage == "keys":
+        raise KeysKnown(key, value)
+    if rows.given is not None:
+        key, value = rows.given
     # Layers of one kind share the function; only the layer's number tells their caches apart.
     keys, values = rows.cache.layer(module.layer_idx, key)
     grouped = query.shape[1] != key.shape[1]
-    out, at = [], 0
+    out, at, asked = [], 0, 0
     for s in rows.segments:
         new = slice(at, at + s.count)
         k, v = key[:, :, new], value[:, :, new]
+        q, mask = query[:, :, new], s.mask
+        if rows.stage == "queries":
+            q = query[:, :, asked : asked + len(s.wanted)]
+            mask = None if mask is None else mask[s.wanted]
+            asked += len(s.wanted)
         if s.slot is not None:
             keys[s.slot, :, s.start : s.stop] = k[0]
             values[s.slot, :, s.start : s.stop] = v[0]
             k, v = keys[s.slot : s.slot + 1, :, : s.stop], values[s.slot : s.slot + 1, :, : s.stop]
         out.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                query[:, :, new], k, v, attn_mask=s.mask, scale=scaling, enable_gqa=grouped
-            )
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
         )
         at += s.count
     whole = out[0] if len(out) == 1 else torch.cat(out, 2)

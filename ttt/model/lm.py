@@ -13,6 +13,8 @@ from ttt.errors import CheckpointError
 from ttt.masks.segments import Segments
 from ttt.model.backbone import build_backbone, check_tokenizer, load_hf
 from ttt.model.cross_entropy import chunked_nll
+from ttt.model.last_layer import is_narrow, narrow, widen
+from ttt.model.packed_weights import Packed, pack, unpack
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs
 
@@ -32,6 +34,7 @@ class SpeechTextLM(nn.Module):
             raise CheckpointError(
                 f"the model has {rows} token rows, its vocabulary {tokenizer.vocab.size}: they do not belong together"
             )
+        self._heads: dict[tuple[int, int], Packed] = {}  # rearranged rows of the head, by the range of ids
 
     @classmethod
     def build(
@@ -75,6 +78,24 @@ class SpeechTextLM(nn.Module):
         """Where the weights are."""
         return self.hf.get_input_embeddings().weight.device
 
+    def prepare(self) -> None:
+        """Get ready for decoding, until `train`: `hidden_of_rows` and `head` then take less time (they give the same).
+
+        The last layer works for wanted tokens only (`ttt.model.last_layer`); on a CPU weights are rearranged
+        (`ttt.model.packed_weights`).
+        """
+        narrow(self.hf.get_decoder())
+        pack(self)
+
+    def train(self, mode: bool = True) -> SpeechTextLM:
+        """As `nn.Module.train`; training takes back what `prepare` did."""
+        if mode:
+            widen(self.hf.get_decoder())
+            unpack(self)
+            self._heads.clear()
+        super().train(mode)
+        return self
+
     def forward(self, x: ModelInputs) -> Tensor:
         """Logits f32 [N, V] at the flat positions ``x.select``, or with ``x.targets`` their -log p [N]; never [B, T, V]."""
         mask = x.attention_mask
@@ -105,7 +126,7 @@ class SpeechTextLM(nn.Module):
         ).last_hidden_state
 
     def hidden_of_rows(self, input_ids: Tensor, position_ids: Tensor, rows: RowCall) -> Tensor:
-        """Last hidden states [N, D] of the new tokens of all rows of a decoding call, packed: ids and positions i64 [N].
+        """Last hidden states [n, D] of the wanted tokens (`RowCall.wanted`) of a decoding call, packed: ids and positions i64 [N].
 
         Whatever attention the model was loaded with, rows are attended by `ttt.model.cache.attend`.
         """
@@ -114,9 +135,11 @@ class SpeechTextLM(nn.Module):
         config, before = self.hf.config, self.attention
         config._attn_implementation = ROWS
         try:
-            return self.hf.get_decoder()(
+            decoder = self.hf.get_decoder()
+            hidden = decoder(
                 input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, rows=rows
             ).last_hidden_state[0]
+            return hidden if is_narrow(decoder) else hidden[rows.wanted.to(hidden.device)]
         finally:
             config._attn_implementation = before
 
@@ -127,4 +150,9 @@ class SpeechTextLM(nn.Module):
             return head(hidden).float()
         if type(head) is not nn.Linear:  # an adapter around the head: its weight alone is not what it computes
             return head(hidden)[..., ids].float()
+        if isinstance(vars(head).get("forward"), Packed):  # the model has been packed
+            key = (ids.start, ids.stop)
+            if key not in self._heads or not self._heads[key].fresh:
+                self._heads[key] = Packed(head, ids)
+            return self._heads[key](hidden)
         return nn.functional.linear(hidden, head.weight[ids], None if head.bias is None else head.bias[ids]).float()

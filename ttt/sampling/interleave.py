@@ -103,6 +103,7 @@ class Decoder:
         """
         was_training = self.model.training
         self.model.eval()
+        self.model.prepare()
         self._on_remask = on_remask
         try:
             yield from self._events(prompts, on_commit, batch_size)

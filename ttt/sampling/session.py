@@ -100,11 +100,11 @@ class Session:
             torch.cat([w.ids for w in work]).to(self.device),
             torch.cat([torch.arange(s.start, s.stop) for s in segments]).to(self.device),
             RowCall(self.cache, segments),
-        )  # [N, D]
+        )  # [n, D], the places of the first ask, then those of the second, ...
         for a in asks:
             if not a.unconditional:
                 self._settle(self._row(a.slot))
-        return self._heads(asks, work, hidden)
+        return self._heads(asks, hidden)
 
     def logits(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
         """Logits f32 [R, last, V] at the last positions of (committed tokens + ``tails`` i64 [R, m])."""
@@ -124,7 +124,8 @@ class Session:
         start = min(row.kept, row.length + int(ask.places[0]))
         mask = row.seen(self.mask, start, stop, self.device)
         slot = None if self.keeps == "none" else ask.slot
-        return _Work(row.ids[start:stop], Segment(slot, start, stop - start, mask), row.length + ask.places - start)
+        places = row.length + ask.places - start
+        return _Work(row.ids[start:stop], Segment(slot, start, stop - start, places, mask))
 
     def _guided(self, ask: Ask) -> _Work:
         """The whole row, without a cache: hidden tokens are mask tokens, which changes what every position sees."""
@@ -140,7 +141,8 @@ class Session:
             empty = row.hidden = _Row(row.vocab, Prompt("", ()), 2 * stop)
             empty.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : empty.prompt.shape[1]]
         empty.write(ids)
-        return _Work(ids, Segment(None, 0, stop, empty.seen(self.mask, 0, stop, self.device)), row.length + ask.places)
+        mask = empty.seen(self.mask, 0, stop, self.device)
+        return _Work(ids, Segment(None, 0, stop, row.length + ask.places, mask))
 
     def _settle(self, row: _Row) -> None:
         if self.keeps == "none":
@@ -148,29 +150,26 @@ class Session:
         row.freeze(self.mask)
         row.kept = row.frozen if self.keeps == "exact" else row.length
 
-    def _heads(self, asks: Sequence[Ask], work: Sequence[_Work], hidden: Tensor) -> list[Tensor]:
+    def _heads(self, asks: Sequence[Ask], hidden: Tensor) -> list[Tensor]:
+        parts = hidden.split([len(a.places) for a in asks])
         by_ids: dict[tuple[int, int] | None, list[int]] = {}
         for n, ask in enumerate(asks):
             by_ids.setdefault(None if ask.ids is None else (ask.ids.start, ask.ids.stop), []).append(n)
-        offsets = [0]
-        for w in work:
-            offsets.append(offsets[-1] + w.segment.count)
         out: list[Tensor] = [hidden] * len(asks)
         for ids, members in by_ids.items():
-            at = torch.cat([offsets[n] + work[n].places for n in members]).to(self.device)
-            logits = self.model.head(hidden[at], None if ids is None else slice(*ids))
-            for n, part in zip(members, logits.split([len(work[n].places) for n in members]), strict=True):
+            # One multiplication for all rows that may write the same ids.
+            logits = self.model.head(torch.cat([parts[n] for n in members]), None if ids is None else slice(*ids))
+            for n, part in zip(members, logits.split([len(parts[n]) for n in members]), strict=True):
                 out[n] = part
         return out
 
 
 @dataclass(frozen=True)
 class _Work:
-    """``ids`` i64 [count] to run as ``segment``; ``places`` i64 [p] of them need logits."""
+    """``ids`` i64 [count] to run as ``segment``."""
 
     ids: Tensor
     segment: Segment
-    places: Tensor
 
 
 class _Row:

@@ -194,7 +194,7 @@ def test_slot_cache_keeps_rows_apart_and_grows():
     def call(*parts):
         """``parts``: (row, first new position, one past the last)."""
         cache.reserve(max(stop for _, _, stop in parts))
-        segments = [Segment(row, start, stop - start, None) for row, start, stop in parts]
+        segments = [Segment(row, start, stop - start, torch.arange(stop - start)) for row, start, stop in parts]
         pick = lambda x: torch.cat([x[row, :, start:stop] for row, start, stop in parts], 1)[None]  # noqa: E731
         out, _ = attend(module, pick(keys), pick(keys), pick(values), rows=RowCall(cache, segments))
         alone = [

@@ -1,0 +1,62 @@
+"""The last layer of a decoding call, for the tokens whose logits are wanted; of the others only keys and values are needed.
+
+Done without knowing how the layer is made: it is run twice.  The first run ends in its attention as soon as that has been
+given the keys and values of all tokens; the second gets the wanted tokens alone and finds those keys there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+
+from ttt.model.cache import KeysKnown, RowCall
+
+
+class LastLayer:
+    """Stands in for the forward of a decoder's last layer; gives [1, n, D], the states of the wanted tokens alone."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __call__(
+        self, hidden_states: Tensor, *positional: Any, rows: RowCall | None = None, position_embeddings: Any = None, **others: Any
+    ) -> Any:  # fmt: skip
+        """As the layer's own forward; without ``rows`` it is that."""
+        run = type(self.layer).forward
+        if rows is None:
+            return run(self.layer, hidden_states, *positional, position_embeddings=position_embeddings, **others)
+        wanted = rows.wanted.to(hidden_states.device)
+        if len(wanted) == hidden_states.shape[1]:
+            return run(
+                self.layer, hidden_states, *positional, rows=rows, position_embeddings=position_embeddings, **others
+            )
+        asking = dataclasses.replace(rows, stage="keys")
+        try:
+            run(self.layer, hidden_states, *positional, rows=asking, position_embeddings=position_embeddings, **others)
+        except KeysKnown as known:
+            answering = dataclasses.replace(rows, stage="queries", given=(known.key, known.value))
+        cos_sin = tuple(x[:, wanted] for x in position_embeddings)
+        return run(
+            self.layer, hidden_states[:, wanted], *positional, rows=answering, position_embeddings=cos_sin, **others
+        )
+
+
+def narrow(decoder: nn.Module) -> None:
+    """Let the last of the decoder's layers work so (not if it is compiled)."""
+    layers = getattr(decoder, "layers", None)
+    if layers is not None and layers[-1]._compiled_call_impl is None and not is_narrow(decoder):
+        layers[-1].forward = LastLayer(layers[-1])
+
+
+def is_narrow(decoder: nn.Module) -> bool:
+    """Does the decoder give the states of wanted tokens alone?"""
+    layers = getattr(decoder, "layers", None)
+    return layers is not None and isinstance(vars(layers[-1]).get("forward"), LastLayer)
+
+
+def widen(decoder: nn.Module) -> None:
+    """Undo `narrow`."""
+    if is_narrow(decoder):
+        del decoder.layers[-1].forward  # type: ignore[index, union-attr]
