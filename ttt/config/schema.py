@@ -58,6 +58,8 @@ class DataSection:
     prompt_rule: str = "labels"  # what may be noised: labels (targets) | official (position >= prompt_length)
 
     def __post_init__(self) -> None:
+        if self.buckets < 0 or self.quadratic_tokens < 0:
+            raise ValueError(f"buckets and quadratic_tokens must be >= 0, got {self.buckets} and {self.quadratic_tokens:g}")
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio is the share of text and must lie in [0, 1], got {self.ratio}")
         for name, known in (("ratio_mode", RATIO_MODES), ("long_rows", LONG_ROWS)):
@@ -106,7 +108,7 @@ class TrainSection:
     steps: int = MISSING  # type: ignore[assignment]  # optimiser updates
     epochs: float = 0.0  # length of a run in passes over the data, where steps is not given
     accumulate: int = 1  # micro-batches per update and rank
-    optimizer: Any = component("optimizer", "adamw")
+    optimizer: Any = component("optimizer", "adamw")  # adam | adamw | eve | muon | scaled_adam, with its own fields
     lr: float = 2.0e-5  # peak learning rate
     schedule: Any = component("lr_schedule", "cosine")  # after warm-up
     schedule_by: str = "steps"  # steps | seconds: decay over steps, or over max_seconds (not reproducible bit for bit)
@@ -185,4 +187,4 @@ class RunConfig:
     tasks: Any = components("task", ("asr", "tts", "qa"))  # build the examples, prompt and score them
     codec: Any = component("codec", None)
     judge: Any = component("judge", None)
-    speaker: Any = component("speaker", None)
+    speaker: Any = component("speaker", None)  # tells voices apart, for metrics that compare them
