@@ -33,6 +33,7 @@ VERBS = {
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "vocode": ("ttt.cli.vocode:vocode", "speech tokens in a JSON file -> a wav, by the configured codec"),
+    "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model plays or says after them, or in a hole of them"),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
@@ -55,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (_, help_line) in VERBS.items():
         verb = verbs.add_parser(name, help=help_line, description=help_line)
-        if name in ("ablate", "bench", "chat", "doctor", "inspect", "new", "replay", "repro", "stream"):
-            getattr(options, name)(verb)
+        if name in ("ablate", "bench", "chat", "continue", "doctor", "inspect", "new", "replay", "repro", "stream"):
+            getattr(options, f"{name}_" if name == "continue" else name)(verb)
         elif name in ("model", "estimate"):
             getattr(model_options, name)(verb)
         elif name == "data":

@@ -62,6 +62,10 @@ class _FrameSampler(SpanSampler):
     def row(self, request: SpanRequest, row: int) -> Steps:
         """One row: the first book frame by frame, the others behind it."""
         q, gen = request.books, request.gens[row]
+        if request.known and len(request.known[row]):
+            raise ConfigError(
+                "eval.sampler: holes are filled by valle_masked with first_book=masked (model.arch.nar=masked_all)"
+            )
         frames = torch.full((0, q), request.mask_id, dtype=torch.long)
         settled, past, ended = 0, [], False
         most, exact = self._limits(request, row)
@@ -157,7 +161,8 @@ class ValleMaskedSampler(_FrameSampler):
 
     All masked codes compete in every step; a code's confidence is multiplied by its book's weight, so that coarse books settle
     first.  With model.arch.nar=masked the first book is written before, from left to right; with masked_all it is masked
-    too, and the answer has ``max_frames`` frames (or what is left of eval.max_tokens).
+    too, and the answer has ``max_frames`` frames (or what is left of eval.max_tokens), or those a prompt's ``known`` leaves open
+    (in-filling).
     """
 
     steps_total: int = 16  # calls for the masked books
@@ -183,8 +188,12 @@ class ValleMaskedSampler(_FrameSampler):
         if self.first_book == "ar":
             yield from super().row(request, row)
             return
-        most, _ = self._limits(request, row)
-        canvas = torch.full((most, request.books), request.mask_id, dtype=torch.long)
+        given = request.known[row] if request.known else ()
+        if len(given):
+            canvas = torch.tensor(list(given), dtype=torch.long).view(-1, request.books)
+        else:
+            most, _ = self._limits(request, row)
+            canvas = torch.full((most, request.books), request.mask_id, dtype=torch.long)
         frames = yield from self.upper(request, row, canvas, 0)
         yield Block(row, torch.cat([frames.flatten(), torch.tensor([request.end_ids[row][0]])]), True)
 

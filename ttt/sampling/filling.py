@@ -29,6 +29,7 @@ class Row:
     new: int = 0
     token: int = -1  # the last one written token by token; -1: none yet
     settled: int = 0  # tokens of the open span (or answer) that are committed
+    known: Sequence[int] = ()  # the answer as far as it is given (in-filling)
 
 
 class Filling:

@@ -166,7 +166,7 @@ class Decoder:
         while waiting or rows:
             while waiting and free:
                 number, prompt = waiting.popleft()
-                rows.append(Row(number, free.pop(0), generator(s.seed, f"decode/{prompt.uid}"), first_mode))
+                rows.append(Row(number, free.pop(0), generator(s.seed, f"decode/{prompt.uid}"), first_mode, known=prompt.known))
                 session.admit(rows[-1].slot, prompt)
                 self._admitted_s[number] = time.perf_counter()
                 if self.sampler.canvas == "speech":
@@ -306,7 +306,7 @@ class Decoder:
             gens=[r.gen for r in rows], forbidden=() if whole else (v.im_end_id,), strict=s.strict,
             on_commit=_renumbered(on_commit, numbers), on_remask=_renumbered(self._on_remask, numbers),
             force_end=not whole, pad_id=v.pad_id if whole else None, first=0 if ids is None else ids.start,
-            books=v.num_books, places=at,
+            books=v.num_books, places=at, known=[r.known for r in rows],
         )  # fmt: skip
         filling.start(self.sampler, request)
         for row in rows:

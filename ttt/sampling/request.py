@@ -35,7 +35,8 @@ class SpanRequest:
     or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
     stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
     whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
-    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.  ``places``: what stands at which place
+    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.  ``known``: per row the
+    answer as far as it is given, mask tokens where it is to be written (empty: nothing).  ``places``: what stands at which place
     of a span (`ttt.sampling.allowed.Places`), or of an answer (`Grid`); None: the same everywhere.
     """
 
@@ -55,6 +56,7 @@ class SpanRequest:
     pad_id: int | None = None
     first: int = 0
     books: int = 1
+    known: Sequence[Sequence[int]] = ()
     places: Places | Grid | None = None
 
     @property

@@ -28,12 +28,14 @@ class Prompt:
     """``ids`` of one prompt.  ``content`` marks what comes from the data and not from the template (for guidance);
 
     ``answer`` the model's own earlier turns, which masks treat like in training, as answers (default: there are none).
+    ``known``: ids of the answer as far as they are given, mask tokens where it is to be written (in-filling).
     """
 
     uid: str
     ids: Sequence[int]
     content: Sequence[bool] | None = None
     answer: Sequence[bool] | None = None
+    known: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

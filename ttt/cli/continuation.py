@@ -1,0 +1,129 @@
+"""``ttt continue``: a model goes on where sound files end, or fills a hole in them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ttt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ttt.api import Model
+    from ttt.types import AudioCodes
+
+log = logging.getLogger(__name__)
+
+
+def continue_(arguments: argparse.Namespace) -> int:
+    """Write ``NAME_continuation.wav`` (what was made) and ``NAME_full.wav`` (the prompt and it in one piece) of every file."""
+    settings = [s for s in arguments.sounds if "=" in s and not Path(s).is_file()]
+    paths = [Path(s) for s in arguments.sounds if s not in settings]
+    settings += arguments.overrides
+    out = Path(arguments.out) if arguments.out else Path(arguments.run) / "continuations"
+    targets = _targets(paths, out, arguments.overwrite)
+    hole = _hole(arguments.hole, arguments)
+    import ttt
+    from ttt.audio.signal import resample
+    from ttt.audio.wav import read, write
+    from ttt.types import AudioCodes, Waveform
+
+    model = ttt.load(arguments.run, *settings, config=arguments.config, plugins=arguments.plugins)
+    codec = model.codec
+    if codec is None:
+        raise ConfigError("codec: missing; sound files need one")
+    if arguments.seconds:
+        model = _as_long(model, arguments.seconds, codec.frame_rate_hz)
+    waves: list[Waveform] = []
+    for path in paths:
+        wave = read(path, mono=True)
+        if arguments.prompt_seconds:
+            wave = Waveform(wave.samples[: int(arguments.prompt_seconds * wave.rate_hz)], wave.rate_hz)
+        waves.append(resample(wave, codec.rate_hz))
+    codes = codec.encode(waves)
+    prompts = [_prompt(model, p, c, hole) for p, c in zip(paths, codes, strict=True)]
+    made = model.decoder().generate(prompts, batch_size=model.config.eval.batch_size)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, heard, answer, (alone, whole) in zip(paths, codes, made, targets, strict=True):
+        if not len(answer.codes):
+            log.warning("continue: %s: the model stopped at once, nothing is written", path)
+            continue
+        start = round(hole[0] * codec.frame_rate_hz) if hole else len(heard.ids)
+        length = round(hole[1] * codec.frame_rate_hz) - start if hole else len(answer.codes)
+        parts = (answer.codes[:length], np.concatenate([heard.ids[:start], answer.codes]))
+        sounds = codec.decode([AudioCodes(c.astype(np.int32), codec.frame_rate_hz, codec.codec_id) for c in parts])
+        for target, sound in zip((alone, whole), sounds, strict=True):
+            write(target, sound)
+        log.info(
+            "continue: %s: %.2f s heard, %.2f s made (%s), %s -> %s", path.name, heard.duration_s,
+            length / codec.frame_rate_hz, answer.stopped, ", ".join(f"{n} {k} calls" for k, n in answer.calls.items()), alone,
+        )  # fmt: skip
+    return 0
+
+
+def _targets(paths: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    if not paths:
+        raise ConfigError("continue: no sound file; name at least one WAV")
+    stems: dict[str, Path] = {}
+    made = []
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        if path.stem in stems:
+            raise DataError(f"{path}: has the name of {stems[path.stem]}, and so would its sound; rename one")
+        stems[path.stem] = path
+        pair = (out / f"{path.stem}_continuation.wav", out / f"{path.stem}_full.wav")
+        for target in pair:
+            if target.exists() and not overwrite:
+                raise DataError(f"{target}: exists; --overwrite replaces it, --out writes elsewhere")
+        made.append(pair)
+    return made
+
+
+def _hole(text: str, arguments: argparse.Namespace) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        start, stop = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise ConfigError(f"--hole: expected two times in seconds like 1.5:2.5, got {text!r}") from None
+    if not 0 < start < stop:
+        raise ConfigError(f"--hole: needs 0 < A < B (something must be heard before it), got {text!r}")
+    if arguments.seconds:
+        raise ConfigError("--hole says how much is written; leave --seconds out")
+    return start, stop
+
+
+def _as_long(model: Model, seconds: float, frame_rate_hz: float) -> Model:
+    """The model with decoding limits of ``seconds``."""
+    frames = max(1, round(seconds * frame_rate_hz))
+    e = model.config.eval
+    tokens = frames * model.tokenizer.vocab.num_books + 1
+    sampler = e.sampler
+    if "max_frames" in {f.name for f in dataclasses.fields(sampler)}:
+        sampler = dataclasses.replace(sampler, max_frames=frames, min_frames=min(sampler.min_frames, frames))
+    section = dataclasses.replace(e, sampler=sampler, max_tokens=tokens)
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, eval=section))
+
+
+def _prompt(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, float] | None):
+    """What the decoder gets: the codes as a user's turn, and with a hole what is known behind it."""
+    from ttt.types import Example, Span, Turn
+
+    ids = heard.ids
+    start, stop = len(ids), len(ids)
+    if hole is not None:
+        start, stop = (round(t * heard.frame_rate_hz) for t in hole)
+        if not 0 < start < stop <= len(ids):
+            raise DataError(f"{path}: is {heard.duration_s:.2f} s long; --hole {hole[0]}:{hole[1]} does not lie inside")
+    user = Turn("user", (Span("audio", codes=ids[:start], style="user"),))
+    prompt = model.prompt(Example(path.stem, (user,), ""), uid=path.stem)
+    if hole is None:
+        return prompt
+    vocab = model.tokenizer.vocab
+    open_ = [vocab.mask_id] * ((stop - start) * vocab.num_books)
+    return dataclasses.replace(prompt, known=[*open_, *vocab.code_ids(ids[stop:], str(path)).tolist()])
