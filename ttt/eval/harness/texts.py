@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ttt.errors import DataError
-from ttt.text.template import IM_END, IM_START
-from ttt.text.vocab import MULTIMODAL_SPECIALS
+from ttt.text.template import IM_END, IM_START, Template
+from ttt.text.vocab import LLADA, MULTIMODAL_SPECIALS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,12 +103,27 @@ def chat_text(
         if role not in ("system", "user", "assistant"):
             raise DataError(f"message {number}: role {role!r} is none of system, user, assistant")
         tokenizer.refuse_specials(content, f"message {number} ({role})")
+    if tokenizer.template.frames is not None:
+        return _framed(tokenizer.template, turns, open_answer)
     if template == "ttt" and (not turns or turns[0][0] != "system"):
         turns.insert(0, ("system", ""))
     text = "".join(f"{IM_START}{role}\n{content}{IM_END}\n" for role, content in turns)
     if not open_answer:
         return text.removesuffix(f"{IM_END}\n")
     return text + f"{IM_START}assistant\n" + (_NO_THOUGHT if template == "qwen3" else "")
+
+
+def _framed(template: Template, turns: Sequence[tuple[str, str]], open_answer: bool) -> str:
+    """A chat in a template that is not ChatML; empty system messages are left out where it has no place for them."""
+    assert template.frames is not None
+    kept = [(role, content) for role, content in turns if content or role in template.frames]
+    for number, (role, _) in enumerate(kept):
+        if role not in template.frames:
+            raise DataError(f"message {number}: this model's template has no place for a {role} message; leave it out")
+    text = "".join("".join((*template.header(r), content, *template.end(r, False))) for r, content in kept)
+    if open_answer:
+        return text + "".join(template.header("assistant"))
+    return text.removesuffix("".join(template.end(kept[-1][0], False))) if kept else text
 
 
 def vocabulary(tokenizer: TextTokenizer, rows: int, which: str) -> Tensor:
@@ -121,7 +136,9 @@ def vocabulary(tokenizer: TextTokenizer, rows: int, which: str) -> Tensor:
 
     if which == "full":
         return torch.ones(rows, dtype=torch.bool)
-    allowed = torch.arange(rows) < tokenizer.vocab.audio_start
+    allowed = torch.arange(rows) < tokenizer.vocab.text_vocab
+    if tokenizer.vocab.form == LLADA:
+        allowed[[*tokenizer.vocab.controls, tokenizer.vocab.mask_id]] = False
     named = [tokenizer.backend.token_to_id(name) for name in MULTIMODAL_SPECIALS]
     allowed[[i for i in named if i is not None]] = False
     return allowed
