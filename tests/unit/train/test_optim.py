@@ -9,6 +9,7 @@ from torch import nn
 
 from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError, UnknownNameError
+from ttt.registry.families import LR_SCHEDULE
 from ttt.train.optim import build_optimizer, check_section, lr_at
 from ttt.train.optimizers import parameter_groups
 
@@ -56,6 +57,14 @@ def test_noam_rises_to_its_peak_and_falls():
     rates = [lr_at(train, u) for u in range(100)]
     assert rates.index(max(rates)) == 9 and rates[9] == pytest.approx(2.0 * 64**-0.5 * 10**-0.5)
     assert rates[0] == pytest.approx(rates[9] / 10) and rates[39] == pytest.approx(rates[9] / 2)
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULE.names())
+def test_every_schedule_rises_over_the_warmup_and_never_after(name):
+    train = section(schedule=name, lr=0.5, warmup_steps=12, min_lr_ratio=0.0)
+    rates = [lr_at(train, u, epoch=u / 30) for u in range(100)]
+    assert all(0 <= r <= 0.5 for r in rates) and rates == [lr_at(train, u, epoch=u / 30) for u in range(100)]
+    assert rates[:12] == sorted(rates[:12]) and rates[13:] == sorted(rates[13:], reverse=True)
 
 
 def test_learning_rate_by_seconds_reaches_its_floor_when_the_time_is_over():
