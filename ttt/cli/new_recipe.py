@@ -46,6 +46,13 @@ KINDS = {
         "objective:\n  name: nar\n  noise: {name: @PLUGIN@, power: 1.0}",
         "  sampler: {name: blockwise, canvas: answer, block_length: 8, diffusion_steps: 64, gen_length: 64}",
     ),
+    "llada": Kind(
+        "LLaDA: whole answers, text included, by masked diffusion; training fills answers up to the canvas of decoding.",
+        "objective:\n  name: nar\n  noise: {name: @PLUGIN@, power: 1.0}\n"
+        "  strategies: [{name: answer_padding, length: 64}]  # gen_length below",
+        "  sampler:\n    {name: blockwise, canvas: answer, whole_canvas: true, gen_length: 64, block_length: 64, "
+        "diffusion_steps: 32, remask: low_confidence}",
+    ),
 }  # fmt: skip
 FILES = {
     "conf/base.yaml": "base.yaml.txt", "run.sh": "run.sh.txt", "README.md": "README.md.txt", "local/data.py": "data.py.txt",

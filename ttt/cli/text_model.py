@@ -13,11 +13,15 @@ from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import INITIALIZER
+from ttt.text.llada import SCHEMES, START_OF_SPEECH, token
+from ttt.text.vocab import code_token
 
 if TYPE_CHECKING:
     from ttt.eval.harness.scorer import ScorerSettings, TextScorer
 
 log = logging.getLogger(__name__)
+# One of these is in every tokenizer that has speech tokens, whatever their form (`ttt.text.vocab.FORMS`).
+SPEECH_MARKS = (code_token(0), *(token(scheme, START_OF_SPEECH) for scheme in SCHEMES))
 
 
 def read_config(path: str, files: Sequence[str], overrides: Sequence[str], plugins: Sequence[str]) -> RunConfig:
@@ -64,12 +68,13 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise DataError(f"{file}: missing; text benchmarks need the model's tokenizer beside its weights")
-    if Tokenizer.from_file(str(file)).token_to_id("<|audio|>") is not None:
+    backend = Tokenizer.from_file(str(file))
+    if any(backend.token_to_id(t) is not None for t in SPEECH_MARKS):
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.model.dtype, torch.float32)
         return SpeechTextLM.load(folder, attention, dtype).to(pick_device(config)), None
     if vocabulary == "full":
         raise ConfigError(f"--vocabulary full: {folder} is a text model, so there is nothing else; use text")
-    own = Tokenizer.from_file(str(file)).get_vocab_size(with_added_tokens=True)
+    own = backend.get_vocab_size(with_added_tokens=True)
     log.info("%s: a text model of %d tokens; speech tokens are added in memory and never asked", folder, own)
     init = INITIALIZER.build("normal", "model.init")
     section = dataclasses.replace(

@@ -140,6 +140,11 @@ class Vocabulary:
         return dict(zip(TAGS, ids, strict=True)) if self.form == TAGGED else {}
 
     @property
+    def controls(self) -> range:
+        """The added tokens before the codes of LLaDA-TTS, delimiters among them; none in other forms."""
+        return range(self.soa_id - 1, self.code_start) if self.form == LLADA else range(0)
+
+    @property
     def code_stop(self) -> int:
         """One past the last code id."""
         return self.code_start + self.num_codes * self.num_books

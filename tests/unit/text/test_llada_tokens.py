@@ -136,9 +136,12 @@ def test_saved_and_loaded(tokenizer, tmp_path):
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["pad_token"] == llada.token(tokenizer.scheme, 7)
     assert config["eos_token"] == llada.token(tokenizer.scheme, 6)
-    other = replace(tokenizer.vocab, mask_id=3)  # a model that was trained with another mask
+    other = replace(tokenizer.vocab, mask_id=tokenizer.vocab.soa_id + 7)  # a model that was trained with another mask
     other.save(tmp_path / "vocab.json")
-    assert TextTokenizer.load(tmp_path).vocab.mask_id == 3
+    assert TextTokenizer.load(tmp_path).vocab == other
+    replace(other, mask_id=3).save(tmp_path / "vocab.json")
+    with pytest.raises(DataError, match="mask id 3 is .* an ordinary word"):
+        TextTokenizer.load(tmp_path)
     assert Vocabulary.load(tmp_path / "vocab.json").digest != tokenizer.vocab.digest
 
 
@@ -149,7 +152,23 @@ def test_a_backbone_is_extended(tmp_path):
     made = TextTokenizer.extended(tmp_path, 4, 7, "llada_tts_audio")
     assert made.vocab.size == 3 + 10 + 28 + 1 and made.vocab.form == "llada_tts" and made.vocab.num_books == 7
     made.save(tmp_path / "more")
-    again = TextTokenizer.extended(tmp_path / "more", 4, 7, "llada_tts_audio", mask_id=1)
-    assert again.vocab == replace(made.vocab, mask_id=1)
+    again = TextTokenizer.extended(tmp_path / "more", 4, 7, "llada_tts_audio", mask_id=11)
+    assert again.vocab == replace(made.vocab, mask_id=11)
     with pytest.raises(DataError, match="is there already"):
         TextTokenizer.extended(tmp_path / "more", 5, 7, "llada_tts_audio")
+
+
+def test_benchmarks_ask_text_only(tokenizer):
+    from ttt.eval.harness.texts import chat_text, encode, vocabulary
+
+    v = tokenizer.vocab
+    allowed = vocabulary(tokenizer, v.size + 3, "text")
+    assert int(allowed.sum()) == v.soa_id - 1 and not allowed[[v.soa_id, v.mask_id, v.code_start, v.im_end_id]].any()
+    history = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "on"}]
+    turns = tuple(Turn(m["role"], (Span("text", m["content"]),)) for m in history)
+    asked = encode(tokenizer, chat_text(tokenizer, history[:1], "ttt"))
+    assert asked == encode_example(Example("a", turns[:1]), tokenizer, open_answer=True).ids.tolist()
+    told = encode(tokenizer, chat_text(tokenizer, history, "ttt", open_answer=False))
+    assert told == encode_example(Example("a", turns), tokenizer).ids.tolist()[:-1]
+    with pytest.raises(DataError, match="message 0: this model's template has no place for a system message"):
+        chat_text(tokenizer, [{"role": "system", "content": "x"}, *history], "ttt")
