@@ -27,9 +27,12 @@ from ttt.data.store import Store, hash_bytes, is_store
 from ttt.data.tally import SHOWN, Facts, FileReport, Keys, histogram, summary
 from ttt.errors import DataError
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Example, TokenStream
+from ttt.text.vocab import PLAIN, TAGGED
+from ttt.types import Example, TokenStream, Turn
 
 BLOCK = 64
+ORDERED = (PLAIN, TAGGED)  # forms of a vocabulary in which an answer is text, then speech
+OUT_OF_ORDER = "not all text, then all speech"
 Tables = tuple[Table, Table]  # runs of words, runs of codes of the test examples; None while these are being collected
 
 
@@ -243,8 +246,18 @@ def _example_facts(where: str, example: Example) -> Facts:
             if not any(t.is_target and t.spans for t in turns)
             else []
         ),
+        *([OUT_OF_ORDER] if tokenizer is not None and tokenizer.vocab.form in ORDERED and _out_of_order(turns) else []),
     ]
     return _facts(where, example.uid, length, texts, arrays, Counter(s.style for s in spans), warnings)
+
+
+def _out_of_order(turns: Sequence[Turn]) -> bool:
+    """Has an answer speech without text before it, or text behind speech?"""
+    for turn in turns:
+        kinds = [s.kind for s in turn.spans if turn.is_target and (s.codes is not None or s.text.strip())]
+        if "audio" in kinds and (kinds[0] == "audio" or "text" in kinds[kinds.index("audio") :]):
+            return True
+    return False
 
 
 def _stream_facts(where: str, stream: TokenStream) -> Facts:

@@ -163,3 +163,20 @@ def test_histogram_and_summary():
     assert all(b[0] == a[1] + 1 for a, b in zip(bins, bins[1:]))
     assert summary(lengths)["p50"] == pytest.approx(500.5) and summary(np.zeros(0)) == {"n": 0}
     assert histogram(np.array([4, 4])) == [(4, 4, 2)]
+
+
+@pytest.mark.parametrize("form, warned", [("text_then_speech", 3), ("text_then_speech_tags", 3), ("interleaved", 0)])
+def test_answers_that_are_not_text_then_speech(tmp_path, form, warned):
+    from tests.conftest import SENTENCES, audio, chat, text
+    from ttt.data.formats import write_examples
+    from ttt.text.tokenizer import train_bpe
+
+    train_bpe(SENTENCES, 300, 16, form=form).save(tmp_path / "tok")
+    answers = [
+        [text("yes"), audio([1], "last")], [audio([1], "last")], [audio([1], "last"), text("yes")], [text("yes")],
+        [text("a"), audio([1]), text("b"), audio([2], "last")],
+    ]  # fmt: skip
+    examples = [chat(f"e{n}", [audio([3], "user")], spans) for n, spans in enumerate(answers)]
+    write_examples(tmp_path / "x.jsonl", examples)
+    (file,) = audit([tmp_path / "x.jsonl"], [], Settings(str(tmp_path / "tok"))).files
+    assert file.warnings["not all text, then all speech"] == warned and not file.errors
