@@ -12,9 +12,10 @@ for argument in "$@"; do
     case "$argument" in -h|--help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 done
 world=${WORLD:-egs/mini_talk/exp/full}
-./egs/mini_talk/run.sh --stop-stage 3
 case " $* " in
-    *" --table llada_"*) ./egs/mini_talk/llada/run.sh --stage 2 --stop-stage 3 ;;  # codes and a judge of its own
-    *) ./egs/mini_talk/run.sh --stage 3 --stop-stage 3 --recipe interleaved data.dir="$world/data_interleaved" ;;
+    *" --table llada_"*) ./egs/mini_talk/llada/run.sh --stop-stage 3 ;;  # codes, examples and a judge of its own
+    *)
+        ./egs/mini_talk/run.sh --stop-stage 3
+        ./egs/mini_talk/run.sh --stage 3 --stop-stage 3 --recipe interleaved data.dir="$world/data_interleaved" ;;
 esac
 exec ./recipes/ablations/run.sh "$@"

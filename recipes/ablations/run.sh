@@ -28,14 +28,14 @@ TTT=${TTT:-ttt}  # tests put a recorder here
 made() { [ -e "$1" ] || die "missing $1: run ./egs/mini_talk/run.sh $2"; }
 
 if in_range 1; then
-    made "$world/corpus/corpus.json" "--stage 1 --stop-stage 1"
-    made "$world/codec/codec.json" "--stage 2 --stop-stage 2"
-    made "$world/judge/judge.json" "--stage 2 --stop-stage 2"
     case "$table" in
-        llada_*)
-            parts=egs/mini_talk/llada/exp/world/data/tts.train.jsonl
-            [ -e "$parts" ] || die "missing $parts: run ./egs/mini_talk/llada/run.sh --stage 2 --stop-stage 3" ;;
+        llada_*)  # codes, examples and a judge of its own
+            parts=${LLADA_WORLD:-egs/mini_talk/llada/exp/world}/data/tts.train.jsonl
+            [ -e "$parts" ] || die "missing $parts: run ./egs/mini_talk/llada/run.sh --stop-stage 3" ;;
         *)
+            made "$world/corpus/corpus.json" "--stage 1 --stop-stage 1"
+            made "$world/codec/codec.json" "--stage 2 --stop-stage 2"
+            made "$world/judge/judge.json" "--stage 2 --stop-stage 2"
             made "$world/data_interleaved/train.jsonl" \
                 "--stage 3 --stop-stage 3 --recipe interleaved data.dir=$world/data_interleaved" ;;
     esac

@@ -22,7 +22,11 @@ TABLES = ("llada_tts", "llada_mixed", "llada_samplers")
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=120
+        ["bash", str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=120,
     )
 
 
@@ -108,6 +112,24 @@ def test_examples_are_split_by_task(recorder):
     finally:
         shutil.rmtree(world)
     assert found == {"tts": ["dev-0"], "text_qa": ["dev-1", "dev-2"]}
+
+
+def test_tables_need_the_world_of_llada_alone(recorder, tmp_path):
+    env, log = recorder
+    env |= {"WORLD": str(tmp_path / "none"), "LLADA_WORLD": str(tmp_path)}
+
+    def table():
+        script = ROOT / "recipes/ablations/run.sh"
+        command = ["bash", str(script), "--table", "llada_tts", "--seeds", "1"]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+
+    done = table()
+    assert done.returncode == 2 and "tts.train.jsonl: run ./egs/mini_talk/llada/run.sh --stop-stage 3" in done.stderr
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tts.train.jsonl").touch()
+    done = table()
+    assert done.returncode == 0, done.stderr
+    assert log.read_text() == "ablate recipes/ablations/llada_tts.yaml --seeds 1\n"
 
 
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in CONF.glob("*.yaml") if p.stem != "base"))
