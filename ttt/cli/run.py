@@ -55,7 +55,7 @@ def train(arguments: argparse.Namespace) -> int:
         import dataclasses
 
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
-    tokenizer = TextTokenizer.load(config.data.tokenizer)
+    tokenizer = TextTokenizer.load(config.data.tokenizer).check_form(config.data.form)
     rule = config.data.prompt_rule
     rank, size = world()
     if rank:  # what every rank would say is said once

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ttt.errors import DataError, suggest
+from ttt.errors import ConfigError, DataError, suggest
 from ttt.text import llada
 from ttt.text.template import NO_THOUGHT, Template, template_of
 from ttt.text.vocab import (
@@ -85,11 +85,24 @@ class TextTokenizer:
         ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
         """
         made = cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books, mask_id=mask_id)
-        if made.vocab.form != form and (made.vocab.form, made.scheme) != (LLADA, llada.NAMINGS.get(form)):
+        if not made.has_form(form):
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
             )
         return made
+
+    def has_form(self, form: str) -> bool:
+        """Is this what ``data.form`` calls ``form``?"""
+        return self.vocab.form == form or (self.vocab.form, self.scheme) == (LLADA, llada.NAMINGS.get(form))
+
+    def check_form(self, form: str) -> TextTokenizer:
+        """Returns self.  Raises `ConfigError` when a recipe asks for another form than this tokenizer has."""
+        if form != INTERLEAVED and not self.has_form(form):  # the default asks for nothing
+            raise ConfigError(
+                f"data.form: {form!r}, but the tokenizer in data.tokenizer has the form {self.vocab.form!r}; name another folder, "
+                "or make it with 'ttt tokenizer'"
+            )
+        return self
 
     def made_by(self, codec: str, frame_rate_hz: float) -> TextTokenizer:
         """Note in the vocabulary which codec the codes are of; returns self."""

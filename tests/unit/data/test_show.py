@@ -52,6 +52,10 @@ def test_color_only_when_asked(tokenizer):
     ) == page(stream, tokenizer)
 
 
+def test_seconds_of_published_speech(tokenizer):
+    assert "438 codes = 8.76 s" in page(of(tokenizer, text("Yo"), speech(438)), tokenizer)
+
+
 def test_stretches_cover_the_stream(tokenizer):
     stream = of(tokenizer, text("Yo"), speech(2))
     parts = stretches(stream)

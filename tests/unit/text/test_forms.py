@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 
 from tests.conftest import SENTENCES, chat, text
 from ttt.data.spans import encode_example
-from ttt.errors import DataError
+from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import TextTokenizer, extend, train_bpe
 from ttt.text.vocab import ABSENT, PLAIN, TAGGED, TAGS, Vocabulary
 from ttt.types import Example, Kind, Span, Turn
@@ -189,6 +189,14 @@ def test_tags_out_of_place_are_refused():
 
     with pytest.raises(DataError, match="must be the ids right before the codes, which start at 15"):
         derive(table.get, 16)
+
+
+def test_a_recipe_that_asks_for_another_form_is_refused(plain, tagged):
+    assert plain.check_form(PLAIN) is plain and tagged.check_form("interleaved") is tagged
+    with pytest.raises(
+        ConfigError, match=f"data.form: '{TAGGED}', but the tokenizer in data.tokenizer has the form '{PLAIN}'"
+    ):
+        plain.check_form(TAGGED)
 
 
 def test_unknown_form():
