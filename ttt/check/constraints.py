@@ -30,17 +30,30 @@ def _ranges(constraint: Constraint) -> None:
             if constraint.restricts:
                 need(all(i in codes for i in range(a, b)), f"range [{a}, {b}) holds ids that are no codes of {books}")
         number = constraint.range_at(_places(), books)
-        need(number.shape == (MOST,) and number.dtype == torch.long, f"range_at gives {number.dtype} {list(number.shape)}")
-        need(0 <= int(number.min()) and int(number.max()) < len(ranges), f"range_at {number.tolist()} of {len(ranges)} ranges")
+        need(
+            number.shape == (MOST,) and number.dtype == torch.long,
+            f"range_at gives {number.dtype} {list(number.shape)}",
+        )
+        need(
+            0 <= int(number.min()) and int(number.max()) < len(ranges),
+            f"range_at {number.tolist()} of {len(ranges)} ranges",
+        )
 
 
-@prop("constraint", "frames", "whole frames of codes are allowed: position q of the data's frame lies in the range of its place")
+@prop(
+    "constraint",
+    "frames",
+    "whole frames of codes are allowed: position q of the data's frame lies in the range of its place",
+)
 def _frames(constraint: Constraint) -> None:
     for books in SPACES:
         ranges, number = constraint.ranges(books), constraint.range_at(_places(), books)
         for place in range(MOST):
             (low, high), (a, b) = books[place % len(books)], ranges[int(number[place])]
-            need(a <= low and high <= b, f"place {place}: codes [{low}, {high}) of the data, range [{a}, {b}) of the constraint")
+            need(
+                a <= low and high <= b,
+                f"place {place}: codes [{low}, {high}) of the data, range [{a}, {b}) of the constraint",
+            )
 
 
 @prop("constraint", "ends", "a span may be empty, and may end after some code")
@@ -69,4 +82,7 @@ def _shape(constraint: Constraint) -> None:
         grid = _places().view(4, -1)
         for name in ("range_at", "may_end"):
             ask = getattr(constraint, name)
-            need(torch.equal(ask(grid, books), ask(_places(), books).view(4, -1)), f"{name} depends on the shape of places")
+            need(
+                torch.equal(ask(grid, books), ask(_places(), books).view(4, -1)),
+                f"{name} depends on the shape of places",
+            )

@@ -279,8 +279,8 @@ def first_columns(batch: PackedBatch, n: int) -> PackedBatch:
     number = torch.full((batch.n_docs + 1,), -1)
     number[kept] = torch.arange(len(kept))
     cut["doc"] = number[cut["doc"]]  # -1 takes the last entry, which stays -1
-    some = {name: tuple(getattr(batch, name)[i] for i in kept.tolist()) for name in ("uids", "tasks") if getattr(batch, name)}
-    return replace(batch, **cut, n_docs=len(kept), **some)
+    uids, tasks = (tuple(x[i] for i in kept.tolist()) if x else () for x in (batch.uids, batch.tasks))
+    return replace(batch, **cut, n_docs=len(kept), uids=uids, tasks=tasks)
 
 
 def first_tokens(stream: TokenStream, n: int) -> TokenStream:

@@ -62,7 +62,9 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
     closed[:, :-1] |= is_end[:, 1:] & same
     audio, run, size = _runs(batch)
     good = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, closed[audio].long(), "amax").bool()
-    mine = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, batch.answer[audio].long(), "amin", include_self=False)
+    mine = torch.zeros(size, dtype=torch.long).scatter_reduce(
+        0, run, batch.answer[audio].long(), "amin", include_self=False
+    )
     mine = mine.bool()
     if first_only:
         number = torch.arange(size)

@@ -51,13 +51,13 @@ class Allowed:
         codes = (ids >= v.code_start) & (ids < v.code_stop)
         ends = (v.eoa_id, v.eoa_last_id)
         span = codes | torch.isin(ids, torch.tensor(ends))
-        ranges = [_range(may) if strict else None for may in (text, span, text | span)]
+        in_text, in_span, in_answer = (_range(may) if strict else None for may in (text, span, text | span))
         places = None
         if constraint is not None and constraint.restricts:
             places = Places.of(constraint, v, len(ids))
             if bool(places.table[:, codes].all()) and places.period == 1:
                 places = None  # one range for all places: nothing that strict mode does not do
-        return cls(text, codes, text | span, ends, *ranges, places)
+        return cls(text, codes, text | span, ends, in_text, in_span, in_answer, places)
 
     def span(self, ends: Sequence[int]) -> Tensor:
         """Codes and the end tokens ``ends``."""

@@ -30,7 +30,9 @@ def check_places(places: Places | None, vocab: Vocabulary, sampler: SpanSampler,
         return
     name = type(places.constraint).registered_name  # type: ignore[attr-defined]
     if sampler.canvas == "answer" and not places.period:
-        raise ConfigError(f"eval.constraint: {name!r} has no period, so it serves spans only; set eval.sampler.canvas=span")
+        raise ConfigError(
+            f"eval.constraint: {name!r} has no period, so it serves spans only; set eval.sampler.canvas=span"
+        )
     most = getattr(sampler, "gen_length", 0)
     if most and not places.codes_within(most):
         raise ConfigError(f"eval.sampler.gen_length: {most} codes end inside the first frame under constraint {name!r}")

@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def save_crash(
         kinds = Counter(batch.kind.flatten().tolist())
         batches.append({
             "shape": list(batch.ids.shape), "kinds": {k.name: kinds.get(int(k), 0) for k in Kind},
-            **{k: asdict(v) if is_dataclass(v) else v for k, v in values.items() if not isinstance(v, Tensor)},
+            **{k: asdict(v) if isinstance(v, CodeSpace) else v for k, v in values.items() if not isinstance(v, Tensor)},
         })  # fmt: skip
     record = {
         "update": update, "step": update + 1, "rank": rank, "world_size": world_size, "seed": seed,

@@ -71,7 +71,9 @@ def test_gradcheck(told):
             layer._parameters[name] = nn.Parameter(p.detach())
         # gradients by the tensors gradcheck moves, so through the function itself
         groups = [(None, None)]
-        return cross_entropy._ChunkedNll.apply(h, *parameters, targets, weight, 3, torch.float64, True, groups, False)[0]
+        return cross_entropy._ChunkedNll.apply(h, *parameters, targets, weight, 3, torch.float64, True, groups, False)[
+            0
+        ]
 
     assert torch.autograd.gradcheck(run, (hidden, *head.parameters()), eps=1e-6, atol=1e-7)
 
@@ -193,4 +195,7 @@ def test_softmax_over_some_ids_equals_masking_the_others(wrap, bias, rows):
         ours = chunked_nll(layer, hidden, targets, weight, rows, columns)
         for a, b in zip(gradients((ours * factor).sum(), head, hidden), want, strict=True):
             assert torch.allclose(a, b, rtol=1e-6, atol=1e-12)
-    assert torch.equal(chunked_nll(layer, hidden, targets, weight, rows, columns), chunked_scores(layer, hidden, targets, weight, rows, columns)[0])
+    assert torch.equal(
+        chunked_nll(layer, hidden, targets, weight, rows, columns),
+        chunked_scores(layer, hidden, targets, weight, rows, columns)[0],
+    )

@@ -1,0 +1,90 @@
+"""recipes/llada: every configuration loads, dry-runs name the commands, the objectives are what the table says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/unit/model"))
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NNODES", "NODE_RANK", "TTT"))}
+NAMES = ("pretrain", "sft", "tts", "mixed")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> list[str]:
+    """--model, --train and --exp of a tiny backbone."""
+    from local_backbones import make_backbone
+
+    folder = tmp_path_factory.mktemp("given")
+    make_backbone(folder / "model", "qwen2")
+    (folder / "train.jsonl").write_text('{"messages": []}\n')
+    return [
+        "--model", str(folder / "model"), "--train", str(folder / "train.jsonl"), "--exp", str(folder / "exp"), "--stage", "1",
+        "--stop-stage", "2", "--dry-run",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configurations_load_and_can_decode_what_they_train(name):
+    from ttt.api import decode_settings
+    from ttt.config.load import load_config
+
+    config = load_config([ROOT / f"recipes/llada/conf/{name}.yaml"], ["data.text=text.jsonl"])
+    settings = decode_settings(config)
+    speech = name in ("tts", "mixed")
+    assert settings.constraint.restricts == speech and config.eval.sampler.canvas == ("speech" if speech else "answer")
+    assert config.objective.noised == {"pretrain": "answer", "sft": "answer", "tts": "speech", "mixed": "by_kind"}[name]
+    assert type(config.objective.mask).registered_name == "full" and config.objective.floor == 1e-3
+    assert (config.train.clip_norm, config.train.weight_decay, tuple(config.train.betas)) == (1.0, 0.1, (0.9, 0.95))
+    lr, steps, warmup = {"pretrain": (5e-4, 100_000, 2000), "sft": (1e-5, 10_000, 500)}.get(name, (5e-5, 0, 0))
+    assert (config.train.lr, config.train.steps, config.train.warmup_steps) == (lr, steps, warmup)
+    assert config.train.epochs == (10 if speech else 0)
+
+
+def test_settings_that_decode_nothing_are_refused():
+    from ttt.api import decode_settings
+    from ttt.config.load import load_config
+    from ttt.errors import ConfigError
+
+    def settings(name, *overrides):
+        return decode_settings(load_config([ROOT / f"recipes/llada/conf/{name}.yaml"], ["data.text=t", *overrides]))
+
+    with pytest.raises(ConfigError, match="diffuses whole answers.*eval.sampler.canvas=answer"):
+        settings("sft", "eval.sampler.canvas=span")
+    with pytest.raises(ConfigError, match="speech alone.*eval.sampler.canvas=speech"):
+        settings("tts", "eval.sampler.canvas=answer")
+    with pytest.raises(ConfigError, match="objective.ends=keep never teaches where speech ends"):
+        settings("tts", "objective.ends=keep")
+    assert (
+        settings("tts", "objective.ends=keep", "eval.length={name: fixed, last_codes: 70}").length.exact_codes(True)
+        == 70
+    )
+    assert (
+        settings("mixed", "eval.sampler.canvas=answer")
+        and settings("tts", "eval.constraint=none").constraint.restricts is False
+    )
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(ROOT / "recipes/llada/run.sh"), "--conf", name, *arguments], capture_output=True, text=True, env=CLEAN,
+        timeout=200,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pretrain", "tts"])
+def test_dry_runs_name_the_commands(name, given):
+    done = run(name, *given, *(["train.steps=10"] if name == "tts" else []), "data.num_codes=32")
+    assert done.returncode == 0, done.stderr
+    assert f"ttt train --config recipes/llada/conf/{name}.yaml" in done.stdout and not Path(given[5]).exists()
+
+
+def test_a_wrong_name_lists_the_configurations(given):
+    done = run("base", *given)
+    assert done.returncode == 2 and "no recipes/llada/conf/base.yaml" in done.stderr
+    assert all(name in done.stderr for name in NAMES)

@@ -1,0 +1,237 @@
+"""The constraint in decoding: no sampler, canvas or vocabulary lets a code stand outside the range of its place."""
+
+import dataclasses
+import time
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SENTENCES, gen
+from ttt.config.schema import ModelSection
+from ttt.diffusion.constraints import FramePosition, Unconstrained
+from ttt.errors import ConfigError
+from ttt.masks.library import Full, Hybrid
+from ttt.model.lm import SpeechTextLM
+from ttt.registry.families import CONSTRAINT, INITIALIZER, LENGTH, SAMPLER
+from ttt.sampling.interleave import Decoder, DecodeSettings
+from ttt.sampling.request import SpanRequest
+from ttt.sampling.session import Prompt
+from ttt.text.tokenizer import TextTokenizer, train_bpe
+
+BLOCKS = {"block_length": 6, "gen_length": 36}
+FIELDS = {
+    "blockwise": {**BLOCKS, "diffusion_steps": 12}, "threshold": {**BLOCKS, "threshold": 0.2}, "first_hitting": BLOCKS,
+    **{name: {"gen_length": 30, "num_iterations": 3} for name in ("fixed_length", "semi_ar_origin", "semi_ar_padding")},
+    "ar": {"temperature": 1.0},
+}  # fmt: skip
+SPAN_SAMPLERS = [name for name in SAMPLER.names() if not SAMPLER.get(name).model_class]
+FILLERS = [name for name in SPAN_SAMPLERS if not SAMPLER.get(name).autoregressive]
+
+
+@lru_cache(maxsize=4)
+def world(books: int, codes: int = 6, form: str = "interleaved", loud: float = 0.0):
+    """A random model whose frames have ``books`` positions of ``codes`` codes and who likes speech and the ends of spans."""
+    if form == "llada":
+        from ttt.text import llada
+
+        backend = train_bpe(SENTENCES * 3, 300, 1).backend
+        tokenizer = TextTokenizer(llada.extend(backend, "audio", codes, books), num_books=books)
+    else:
+        tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, books * codes).backend, num_books=books)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "initializer_range": 0.4}
+    section = ModelSection(preset="toy", overrides=shape, init=INITIALIZER.build("normal", "init"))
+    v = tokenizer.vocab
+    bias = {v.soa_id: 5.0, v.soa_last_id: 4.0, v.eoa_id: 1.0, v.eoa_last_id: 1.0}
+    bias |= dict.fromkeys(codes_of(v), loud)
+
+    class Eager(SpeechTextLM):
+        def head(self, hidden, ids=None):
+            logits = super().head(hidden)
+            for token, b in bias.items():
+                logits[..., token] += b
+            return logits if ids is None else logits[..., ids]
+
+    return Eager.build(section, tokenizer, seed=0).eval()
+
+
+def decoder(model, sampler, constraint=None, mask=None, length="until_eoa", fields=None, **settings):
+    built = SAMPLER.build({"name": sampler, **FIELDS.get(sampler, {}), **(fields or {})}, "sampler")
+    defaults = {"max_tokens": 60, "length": LENGTH.build(length, "length"), "constraint": constraint or FramePosition()}
+    return Decoder(model, mask or Hybrid(), built, DecodeSettings(**{**defaults, **settings}))
+
+
+def prompts(model, n=3):
+    v = model.tokenizer.vocab
+    return [Prompt(f"p{i}", [v.im_start_id, *range(5, 6 + i % 4)]) for i in range(n)]
+
+
+def check_places(vocab, ids, stray: bool = False) -> tuple[int, int]:
+    """(codes, spans) of an answer; every code lies in the range of its place, every end between frames.
+
+    ``stray``: a whole answer may hold codes that no token opened a span for; with the others they lie on one grid.
+    """
+    place, codes, spans = None, 0, 0
+    for token in ids:
+        if token in (vocab.soa_id, vocab.soa_last_id):
+            place, spans = 0, spans + 1
+        elif vocab.code_start <= token < vocab.code_stop:
+            if place is None:
+                assert stray, f"a code outside a span: {list(ids)}"
+                codes += 1
+                continue
+            low = vocab.code_start + place % vocab.num_books * vocab.num_codes
+            assert low <= token < low + vocab.num_codes, (place, list(ids))
+            place, codes = place + 1, codes + 1
+        else:
+            if token in (vocab.eoa_id, vocab.eoa_last_id) and place is not None:
+                assert place % vocab.num_books == 0, (place, list(ids))
+            place = None
+    at = [
+        (n - (i - vocab.code_start) // vocab.num_codes) % vocab.num_books
+        for n, i in enumerate(ids)
+        if i in codes_of(vocab)
+    ]
+    assert not stray or len(set(at)) <= 1, list(ids)
+    return codes, spans
+
+
+def codes_of(vocab) -> range:
+    return range(vocab.code_start, vocab.code_stop)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("books, form", [(7, "interleaved"), (4, "interleaved"), (7, "llada")])
+@pytest.mark.parametrize("sampler", SPAN_SAMPLERS)
+def test_no_span_leaves_its_ranges(sampler, books, form, temperature):
+    model = world(books, form=form)
+    fields = {"temperature": temperature}
+    mask = Full() if form == "llada" else Hybrid()
+    codes = 0
+    for answer in decoder(model, sampler, mask=mask, fields=fields, temperature=temperature).generate(prompts(model)):
+        codes += check_places(model.tokenizer.vocab, answer.ids)[0]
+        for span in answer.spans:
+            if span.kind == "audio":
+                assert span.codes.shape[1] == books
+    assert codes >= 2 * books, "nothing was spoken, so nothing was shown"
+
+
+@pytest.mark.parametrize("sampler", FILLERS)
+def test_no_whole_answer_leaves_its_ranges(sampler):
+    model = world(4, loud=3.0)
+    codes = 0
+    for temperature in (0.0, 1.0):
+        fields = {"temperature": temperature, "canvas": "answer"}
+        for answer in decoder(model, sampler, mask=Full(), fields=fields).generate(prompts(model, 4)):
+            codes += check_places(model.tokenizer.vocab, answer.ids, stray=True)[0]
+    assert codes >= 8, "nothing was spoken, so nothing was shown"
+
+
+@pytest.mark.parametrize("sampler", FILLERS)
+def test_speech_canvas_is_one_span_and_no_text(sampler):
+    model = world(7, form="llada")
+    v = model.tokenizer.vocab
+    for answer in decoder(model, sampler, mask=Full(), fields={"canvas": "speech"}).generate(prompts(model)):
+        assert answer.ids[0] == v.soa_id and answer.ids[-1] == v.eoa_id and answer.stopped == "eos"
+        assert all(v.code_start <= i < v.code_stop for i in answer.ids[1:-1]) and answer.calls["ar"] == 0
+        check_places(v, answer.ids)
+        assert [s.kind for s in answer.spans] == ["audio"] and answer.codes.shape[0] * 7 == len(answer.ids) - 2
+
+
+def test_unconstrained_decoding_does_leave_them():
+    """Else the tests above show nothing."""
+    model = world(7)
+    with pytest.raises(AssertionError):
+        for answer in decoder(model, "blockwise", Unconstrained()).generate(prompts(model)):
+            check_places(model.tokenizer.vocab, answer.ids)
+
+
+@pytest.mark.parametrize("sampler", SPAN_SAMPLERS)
+def test_one_book_is_as_without(sampler):
+    model = world(1, 20)
+    some = [decoder(model, sampler, rule).generate(prompts(model)) for rule in (FramePosition(), Unconstrained())]
+    assert [a.ids for a in some[0]] == [a.ids for a in some[1]]
+
+
+@pytest.mark.parametrize("sampler", FILLERS)
+def test_exact_lengths_in_whole_frames(sampler):
+    model = world(4)
+    length = {"name": "fixed", "codes": 12, "limit": 15}
+    for answer in decoder(model, sampler, length=length).generate(prompts(model)):
+        check_places(model.tokenizer.vocab, answer.ids)
+        sizes = [s.codes.size for s in answer.spans if s.kind == "audio" and s.style == "span"]
+        assert (
+            sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and {*sizes} <= {0, 4, 8, 12}
+        )  # max_tokens cuts the last
+    with pytest.raises(
+        ConfigError, match="exactly 26 codes would end inside a frame under constraint 'frame'; take 24"
+    ):
+        decoder(model, sampler, length={"name": "fixed", "codes": 26})
+
+
+def test_what_does_not_fit_is_refused():
+    model = world(4)
+    with pytest.raises(ConfigError, match="eval.strict: false restricts nothing, constraint 'frame' does"):
+        decoder(model, "blockwise", strict=False)
+    with pytest.raises(ConfigError, match="gen_length: 3 codes end inside the first frame"):
+        decoder(model, "fixed_length", fields={"gen_length": 3})
+    long = Prompt("long one", [5] * model.hf.config.max_position_embeddings)
+    with pytest.raises(ConfigError, match="prompt 'long one': .* leave no room for an answer"):
+        decoder(model, "blockwise").generate([long])
+    request = SpanRequest(
+        None, 0, [()], torch.ones(1, 3, dtype=torch.bool), [None], [3], [gen()], places=decoder(model, "blockwise")._may.places
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="does not say where in the span its logits stand"):
+        request.restricted(torch.tensor([0]), torch.zeros(1, 1, 3))
+
+
+@pytest.mark.parametrize(
+    "sampler, fields, message",
+    [
+        ("blockwise", {"block_length": 5, "gen_length": 32}, "gen_length 32 must be a multiple of block_length 5"),
+        ("blockwise", {**BLOCKS, "diffusion_steps": 13}, "diffusion_steps 13 must be a multiple"),
+        ("fixed_length", {"remasking_ratio": 1.5}, r"remasking_ratio must lie in \[0, 1\]"),
+    ],
+)
+def test_settings_that_cannot_work(sampler, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        SAMPLER.build({"name": sampler, **fields}, "eval.sampler")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["blockwise", "threshold", "semi_ar_padding"])
+def test_ten_thousand_frames(sampler, capsys):
+    """10,000 frames of 7 codes (SNAC's shape): none leaves its range; the cost beside unconstrained decoding, in turns."""
+    model = world(7, 64, "llada")
+    v = model.tokenizer.vocab
+    fields = {"canvas": "speech", "temperature": 1.0, **(
+        {"gen_length": 700, "initial_length": 28, "num_iterations": 2} if sampler == "semi_ar_padding"
+        else {"gen_length": 700, "block_length": 28, **({"diffusion_steps": 50} if sampler == "blockwise" else {})}
+    )}  # fmt: skip
+    length = {"name": "budget", "codes": 700, "last_codes": 700}
+    seconds = {"frame": [], "none": []}
+    tokens = {"frame": 0, "none": 0}
+    frames = rounds = 0
+    while frames < 10_000:
+        for name in ("frame", "none") if rounds % 2 else ("none", "frame"):
+            own = decoder(
+                model, sampler, CONSTRAINT.build(name, "c"), Full(), length, fields, max_tokens=702, seed=rounds
+            )
+            started = time.perf_counter()
+            answers = own.generate(prompts(model, 8))
+            seconds[name].append((time.perf_counter() - started) / sum(len(a.ids) for a in answers))
+            tokens[name] += sum(len(a.ids) for a in answers)
+            if name == "frame":
+                frames += sum(check_places(v, a.ids)[0] for a in answers) // 7
+        rounds += 1
+    ratio = np.median([a / b for a, b in zip(seconds["frame"], seconds["none"], strict=True)])
+    with capsys.disabled():
+        print(
+            f"\n{sampler}: {frames} frames, no code outside its range; {rounds} rounds, s a token with / without {ratio:.3f}"
+        )
+
+
+def test_a_copy_of_the_settings_keeps_the_rule():
+    settings = DecodeSettings(constraint=FramePosition())
+    assert dataclasses.replace(settings, seed=2).constraint == FramePosition()
