@@ -44,6 +44,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_embeddings: bo
     groups = [g for g in groups if g["params"]]
     if not groups:
         raise ConfigError("train: the model has no trainable parameters; check what is frozen")
+    _warn_of_half_precision(groups)
     return groups
 
 
@@ -58,7 +59,6 @@ class AdamW(OptimizerSpec):
     def build(self, model: nn.Module, train: TrainSection) -> torch.optim.AdamW:
         """The learning rate is set at each step."""
         groups = parameter_groups(model, train.weight_decay, train.decay_embeddings)
-        _warn_of_half_precision(groups)
         return torch.optim.AdamW(groups, lr=train.lr, betas=_betas(train), eps=train.eps, fused=_may_fuse(groups))
 
 
@@ -73,7 +73,6 @@ class Adam(OptimizerSpec):
     def build(self, model: nn.Module, train: TrainSection) -> torch.optim.Adam:
         """The learning rate is set at each step."""
         groups = parameter_groups(model, train.weight_decay, train.decay_embeddings)
-        _warn_of_half_precision(groups)
         return torch.optim.Adam(groups, lr=train.lr, betas=_betas(train), eps=train.eps, fused=_may_fuse(groups))
 
 
