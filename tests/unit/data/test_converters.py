@@ -490,3 +490,21 @@ def test_several_files_by_a_glob(tmp_path):
     assert [r["uid"] for r in found] == ["a.jsonl:1", "a.jsonl:2", "b.jsonl:1"] and report.rows == 3
     with pytest.raises(DataError, match="no file fits; mend the pattern"):
         inputs_of(tmp_path / "*.parquet")
+
+
+def test_slam_omni_parquet_of_strings(tmp_path):
+    """Tokens as lists of strings, rows without any, null within a list; the row's number stays its name."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    tokens = [["7", "4095"], None, [], ["1", None], ["12"]]
+    table = pa.table({
+        "question": ["q"] * 5, "answer": ["a"] * 5,
+        "answer_cosyvoice_speech_token": pa.array(tokens, pa.list_(pa.string())),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "t.parquet")
+    report = Report()
+    found = list(results(build("slam_omni"), tmp_path / "t.parquet", report, skip_bad=True))
+    assert [r["uid"] for r in found] == ["t.parquet[0]", "t.parquet[4]"]
+    assert turns(found[0])[2] == ("assistant", ["a", ("last", [7, 4095])])
+    assert report.skipped == {"no codes": 2, "not codes": 1}
