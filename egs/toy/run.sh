@@ -4,7 +4,7 @@
 #   ./egs/toy/run.sh                        everything
 #   ./egs/toy/run.sh --stage 4 run.seed=2   from training on; settings go to ttt untouched
 #
-# Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite
+# Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite; --recipe audiolm has a world of chords of its own
 # Stages: 0 environment  1 corpus  3 tokens + examples  4 train  5 decode  6 score + report (tones need no stage 2)
 
 set -euo pipefail
@@ -16,7 +16,8 @@ parse_options "$@"
 eg=egs/toy
 conf=$eg/conf/$recipe.yaml
 [ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
-world=$eg/exp/world
+case $recipe in audiolm*) what=chords maker=chords ;; *) what=tones maker=data ;; esac
+world=$eg/exp/world; [ $what = tones ] || world=$eg/exp/$what
 run=$eg/exp/${name:-$recipe}
 
 if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
@@ -28,9 +29,9 @@ if $overwrite; then common+=(--overwrite); fi
 test=(eval.examples="[$world/data/test.jsonl]" eval.out="$run/eval")
 
 if in_range 1; then
-    say 1 "corpus of tones"
+    say 1 "corpus of $what"
     if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        "$PYTHON" $eg/local/data.py --out "$world/corpus" --seed 1
+        "$PYTHON" $eg/local/$maker.py --out "$world/corpus" --seed 1
     fi
 fi
 if in_range 3; then
@@ -52,7 +53,7 @@ fi
 if in_range 6; then
     need "$run/eval/test.generations.jsonl" 5
     say 6 "scores and report"
-    "$TTT" floor "${common[@]}" "${test[@]}"
+    if [ $what = tones ]; then "$TTT" floor "${common[@]}" "${test[@]}"; fi  # chords have no words to judge
     "$TTT" score "${common[@]}" "${test[@]}"
     "$TTT" report "${common[@]}" "${test[@]}"
 fi

@@ -108,17 +108,21 @@ def tokenize(arguments: argparse.Namespace) -> int:
 
 
 def tokenizer(arguments: argparse.Namespace) -> int:
-    """The tokenizer of ``model.path`` extended by the audio tokens of ``data.form``, in order -> ``data.tokenizer``."""
-    from ttt.text.tokenizer import TextTokenizer
+    """The tokenizer of ``model.path`` extended by the audio tokens of ``data.form``, in order -> ``data.tokenizer``.
+
+    Model classes without a backbone get one of bytes, template words and audio tokens.
+    """
+    from ttt.text.tokenizer import TextTokenizer, train_bpe
     from ttt.text.vocab import INTERLEAVED
 
     config = configure(arguments, ("data.tokenizer",))
-    if not config.model.path:
+    alone = not config.model.path and config.model.arch.registered_name != "causal_lm"
+    if not config.model.path and not alone:
         raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
     source, out = Path(config.model.path) / "tokenizer.json", Path(config.data.tokenizer)
-    if out.resolve() == Path(config.model.path).resolve():
+    if not alone and out.resolve() == Path(config.model.path).resolve():
         raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
-    if dry_run(arguments, config, [f"extend {source} -> {out}"]):
+    if dry_run(arguments, config, [f"make {out}" if alone else f"extend {source} -> {out}"]):
         return 0
     loaded = None if config.codec is None else config.codec.load()
     num_codes, num_books = (config.data.num_codes, 1) if loaded is None else (loaded.num_codes, loaded.num_books)
@@ -132,13 +136,17 @@ def tokenizer(arguments: argparse.Namespace) -> int:
     settings |= {"form": form} if form != INTERLEAVED else {}
     settings |= {"codec": codec_id, "frame_rate_hz": rate} if codec_id else {}
     stage = Stage(
-        "tokenizer", out / "tokenizer.done.json", [source], [out / "tokenizer.json"], settings,
+        "tokenizer", out / "tokenizer.done.json", [] if alone else [source], [out / "tokenizer.json"], settings,
         "name a folder with tokenizer.json",
     )  # fmt: skip
     if stage.is_done(arguments.overwrite):
         return 0
     started = time.perf_counter()
-    made = TextTokenizer.extended(source, num_codes, num_books=num_books, form=form).made_by(codec_id, rate)
+    if alone:
+        made = train_bpe(["system user assistant"] * 3, config.data.bpe_size, num_codes, num_books, form)
+    else:
+        made = TextTokenizer.extended(source, num_codes, num_books=num_books, form=form)
+    made = made.made_by(codec_id, rate)
     made.save(out)
     stage.finish({"vocabulary": made.vocab.size}, time.perf_counter() - started)
     log.info("tokenizer: %d ids, codes %d .. %d", made.vocab.size, made.vocab.code_start, made.vocab.code_stop - 1)

@@ -14,8 +14,8 @@ class Cut:
     """How long prompts are.
 
     ``fixed``: ``share`` of the recording, at least ``least`` frames, at most half of the longest recording (which wins over
-    ``least``).  ``uniform``: a share drawn between ``low`` and ``high``.  ``seconds``: a time drawn between them.  ``by`` batch: all
-    rows have the shortest of their prompts; ``row``: each its own.
+    ``least``).  ``uniform``: a share drawn between ``low`` and ``high``.  ``seconds``: a time drawn between them.
+    ``by`` batch: all rows have the shortest of their prompts; ``row``: each its own.
     """
 
     mode: str = "stored"  # stored (as the examples have it) | fixed | uniform | seconds

@@ -75,7 +75,9 @@ class Chords(Codec):
             check_codes(c.ids, NOTES, 2, "chords")
             at = np.arange(self._hop)
             turns = [own[c.ids[:, q]][:, None] * at / self._hop for q, own in enumerate(self._bins)]
-            made.append(Waveform(sum(0.25 * np.sin(2 * np.pi * t) for t in turns).astype(np.float32).reshape(-1), self.rate_hz))
+            made.append(
+                Waveform(sum(0.25 * np.sin(2 * np.pi * t) for t in turns).astype(np.float32).reshape(-1), self.rate_hz)
+            )
         return made
 
     def stream_decoder(self) -> StreamDecoder:
@@ -107,9 +109,8 @@ def make(out: Path, seed: int, items: int) -> None:
             path = temporary / "wav" / f"{uid}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, wave)
-            utterances.append(Utterance(
-                id=uid, wav=f"wav/{uid}.wav", text="(melody)", duration_s=round(wave.duration_s, 4), speaker="out", split=split, meta={},
-            ))  # fmt: skip
+            seconds = round(wave.duration_s, 4)
+            utterances.append(Utterance(uid, f"wav/{uid}.wav", "(melody)", seconds, "out", split, {}))
             lines.append({"id": uid, "task": "continuation", "split": split, "kind": "melody", "output": uid})
         write_manifest(temporary / f"{split}.jsonl", utterances)
         (temporary / f"{split}.items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

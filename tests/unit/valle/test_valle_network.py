@@ -72,8 +72,10 @@ def test_positions_are_sines_and_cosines_times_alpha():
     assert not [n for n, _ in SinePositions(4, 0.0, trained=False).named_parameters()]
 
 
-@pytest.mark.parametrize("fields", [{}, {"norm_first": False}, {"prenet": True}, {"continuous_positions": True},
-                                    {"prepend_bos": False}, {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0}])  # fmt: skip
+@pytest.mark.parametrize("fields", [
+    {}, {"norm_first": False}, {"prenet": True}, {"continuous_positions": True}, {"prepend_bos": False},
+    {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0},
+])  # fmt: skip
 def test_padding_and_company_change_no_score(fields):
     """Each recording alone gives what it gives in the batch."""
     net = network(**fields)

@@ -1,0 +1,127 @@
+"""From wavs to sound by the command line, with every verb that a causal LM goes through: nothing there knows the class."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ttt.audio.wav import read
+from ttt.cli.main import main
+from ttt.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = [
+    "model.arch={name: valle, dim: 16, heads: 2, layers: 1, dropout: 0.1}", "train.steps=4", "train.eval_every_steps=4",
+    "train.log_every_steps=2", "train.warmup_steps=1", "train.generate_items=2", "train.tensorboard=false",
+    "eval.sampler={name: valle, max_frames: 6, min_frames: 2}", "eval.batch_size=4", "eval.bootstrap=20",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    import importlib.util
+
+    folder = tmp_path_factory.mktemp("chords")
+    spec = importlib.util.spec_from_file_location("chords_for_tests", ROOT / "egs/toy/local/chords.py")
+    made = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ttt.registry.families.CODEC.register", lambda name: lambda cls: cls)
+        patch.setitem(__import__("sys").modules, "chords_for_tests", made)
+        spec.loader.exec_module(made)
+    made.make(folder / "corpus", 1, 40)
+    assert verb("tokenize", folder) == verb("examples", folder) == 0
+    assert train(folder, folder / "run", "train.save_every_steps=2") == 0
+    return folder
+
+
+def verb(name: str, world: Path, *settings: str) -> int:
+    return main([
+        name, "--config", str(ROOT / "egs/toy/conf/audiolm.yaml"), f"plugins=[{ROOT}/egs/toy/local/chords.py]",
+        f"data.corpus={world}/corpus", f"data.dir={world}/data", f"eval.examples=[{world}/data/test.jsonl]", *SMALL, *settings,
+    ])  # fmt: skip
+
+
+def train(world: Path, run: Path, *settings: str) -> int:
+    return verb("train", world, f"run.dir={run}", *settings)
+
+
+def test_the_log_tells_books_apart(world):
+    last = json.loads((world / "run/metrics.jsonl").read_text().splitlines()[-1])
+    for key in ("dev/ppl/book0", "dev/ppl/book1", "dev/top10/ar", "dev/top10/nar/book1", "train/nll/ar/end"):
+        assert key in last, key
+    assert last["dev/loss"] == pytest.approx((last["dev/loss/ar"] + last["dev/loss/nar"]) / 2)
+    assert "gen/continuation/length_ratio" in last
+
+
+def test_a_run_that_was_stopped_ends_the_same(world, tmp_path):
+    import shutil
+
+    shutil.copytree(world / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again/checkpoints/step-00000004")
+    assert train(world, tmp_path / "again", "train.save_every_steps=2") == 0
+    one, two = (
+        load_file(f / "checkpoints/step-00000004/model/model.safetensors") for f in (world / "run", tmp_path / "again")
+    )
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_second_stage_starts_from_the_first_and_leaves_it_alone(world, tmp_path):
+    start = f"train.init_from={world / 'run'}"
+    assert train(world, tmp_path / "nar", start, "objective.stage=2", "train.steps=2", "train.generate_items=0") == 0
+    before, after = (
+        load_file(f / "model/model.safetensors")
+        for f in (world / "run/checkpoints/step-00000004", tmp_path / "nar/checkpoints/step-00000002")
+    )
+    moved = {k.split("_")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert moved == {"nar"}
+
+
+def test_generate_score_and_report(world, capsys):
+    out, run = world / "run/eval", f"run.dir={world / 'run'}"
+    assert [verb(name, world, run) for name in ("generate", "score", "report")] == [0, 0, 0]
+    records = [json.loads(line) for line in (out / "test.generations.jsonl").read_text().splitlines()]
+    assert len(records) == 24 and all(2 <= len(r["codes"]) <= 6 and len(r["codes"][0]) == 2 for r in records)
+    assert all(r["calls"]["diffusion"] == 1 and r["calls"]["ar"] >= 2 for r in records)
+    card = json.loads((out / "card.json").read_text())
+    assert card["config"]["model"]["arch"]["name"] == "valle" and "continuation/length_ratio" in str(card)
+    assert "length_ratio" in capsys.readouterr().out
+
+
+def test_sound_goes_on(world, tmp_path, capsys):
+    wav = world / "corpus/wav/test-0000.wav"
+    call = ["continue", str(wav), "--run", str(world / "run"), "--out", str(tmp_path), "--seconds", "0.1"]
+    assert main([*call, "--prompt-seconds", "0.2", "eval.sampler.min_frames=5"]) == 0
+    alone, full = (read(tmp_path / f"test-0000_{part}.wav") for part in ("continuation", "full"))
+    assert alone.duration_s == pytest.approx(0.1) and full.duration_s == pytest.approx(0.3)
+    assert full.samples[-len(alone.samples) :] == pytest.approx(alone.samples, abs=1e-3)
+    assert main(call) == 2 and "exists; --overwrite replaces it" in capsys.readouterr().err
+    assert main([*call[:-2], "--overwrite", "--hole", "0.1:0.2"]) == 2
+    assert "model.arch.nar=masked_all" in capsys.readouterr().err
+
+
+def test_objectives_samplers_and_verbs_of_another_class_are_refused(world, tmp_path, capsys):
+    for settings, said in (
+        (("objective=ttt",), "objective 'ttt' works with model class 'causal_lm', the run has 'valle'"),
+        (("model.arch=causal_lm", "model.preset=toy"), "objective 'valle' works with model class 'valle'"),
+        (("model.preset=toy",), "model.preset: belongs to model.arch=causal_lm"),
+    ):
+        assert train(world, tmp_path / "run", *settings) == 2
+        assert said in capsys.readouterr().err
+    assert (
+        main(["likelihood", "--config", str(world / "run/config.yaml"), f"eval.examples=[{world}/data/test.jsonl]"])
+        == 2
+    )
+    assert "class 'valle'; this works with 'causal_lm' only" in capsys.readouterr().err
+
+
+def test_a_sampler_of_books_needs_a_model_of_books():
+    from ttt.api import decode_settings
+    from ttt.config.load import build_config
+
+    objective = {"name": "nar"}
+    with pytest.raises(
+        ConfigError, match="eval.sampler 'valle' works with model class 'valle', the run has 'causal_lm'"
+    ):
+        decode_settings(build_config({"objective": objective, "eval": {"sampler": "valle"}}))
