@@ -94,7 +94,7 @@ class MaskingRate(ABC):
 
     @abstractmethod
     def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
-        """``t`` f32 [n], uniform on [0, 1), -> times in [0, 1]; ``progress`` in [0, 1]: share of the updates that are done."""
+        """``t`` f32 [n], uniform on [0, 1) -> times in [0, 1]; ``progress`` in [0, 1]: share of updates done."""
 
 
 class Constraint(ABC):

@@ -105,7 +105,8 @@ SAMPLES: dict[str, Sample] = {
             "        else:\n"
             "            logits = request.predict(index, torch.cat([done, mask])[None], 1)  # [1, 1, V]\n"
             "            place = torch.full((1, 1), len(done), device=request.device)\n"
-            "            new = choose_audio(request.restricted(index, logits, place), self.temperature, [request.gens[row]])[0]\n"
+            "            logits = request.restricted(index, logits, place)\n"
+            "            new = choose_audio(logits, self.temperature, [request.gens[row]])[0]\n"
             "        new, ended = request.cut(row, new)\n"
             "        done = torch.cat([done, new])\n"
             "        yield Block(row, new, ended)",

@@ -117,7 +117,8 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
         space = entry.get("space")
         if space is not None:
             space = CodeSpace(tuple((a, b) for a, b in space["books"]), tuple(space["ends"]))
-        batches.append(PackedBatch(**{**values, "uids": tuple(entry["uids"]), "space": space}))
+        names_of = {name: tuple(entry.get(name, ())) for name in ("uids", "tasks")}
+        batches.append(PackedBatch(**{**values, **names_of, "space": space}))
     return Crash(record, batches, plans)
 
 
