@@ -204,6 +204,43 @@ def test_unknown_form():
         numbered(4, "text_then_speach")
 
 
+def searched(tokenizer, question, answer_text, codes):
+    """(ids, labels) as the published converter makes them: one string, tokenized, then searched and cut (section 3)."""
+    vocab, find = tokenizer.vocab, tokenizer.backend.token_to_id
+    said = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n{answer_text}<|im_end|>\n"
+    ids = tokenizer.encode(said)
+    newline = tokenizer.encode("\n")
+    assert ids[-len(newline) :] == newline and ids[-len(newline) - 1] == vocab.im_end_id
+    ids = ids[: -len(newline) - 1]
+    speech = [vocab.code_start + c for c in codes]
+    second = [i for i, t in enumerate(ids) if t == vocab.im_start_id][1]
+    if vocab.form == PLAIN:
+        masked = second + 1 + len(tokenizer.encode("assistant")) + len(newline)
+        whole = [*ids, *speech, vocab.im_end_id]
+    else:
+        masked = ids.index(find("</think>")) + 1 + len(tokenizer.encode("\n\n"))
+        tag = {t: find(t) for t in TAGS}
+        text_part = [tag["<text>"], *ids[masked:], tag["</text>"]]
+        whole = [*ids[:masked], *text_part, tag["<speech>"], *speech, tag["</speech>"], vocab.im_end_id]
+    return whole, [-100] * masked + whole[masked:]
+
+
+@pytest.mark.parametrize("form", [PLAIN, TAGGED])
+def test_equal_to_the_published_converter(form):
+    """On texts that do not begin with white space and spell no mark, building by pieces gives what searching gives."""
+    tokenizer = train_bpe(SENTENCES, 320, 4096, form=form)
+    rng = np.random.default_rng(0)
+    pieces = [*SENTENCES, "a\n\nb", "1 < 2", "é 你好", "tail ", "x\n", "<b>", "end."]
+    for n in range(60):
+        question, reply = (" ".join(rng.choice(pieces, int(rng.integers(1, 4)))) for _ in range(2))
+        codes = rng.integers(0, 4096, int(rng.integers(1, 9))).astype(np.int32)
+        spoken = Span("audio", codes=codes[:, None], style="last")
+        stream = encode_example(chat(f"r{n}", [text(question)], [text(reply), spoken]), tokenizer)
+        ids, labels = searched(tokenizer, question, reply, codes.tolist())
+        assert stream.ids.tolist() == ids
+        assert np.where(stream.target, stream.ids, -100).tolist() == labels
+
+
 @pytest.mark.parametrize("form", [PLAIN, TAGGED])
 def test_small_trained_tokenizer(form, tmp_path):
     tokenizer = train_bpe(SENTENCES, 300, 8, form=form)
