@@ -67,6 +67,12 @@ class Loader:
         self.report = PackingReport()
         source = as_streams(streams)
         if cut_long:
+            costs = check_context(source.lengths, row_tokens)
+            if costs.examples:
+                log.warning(
+                    "%d of %d examples are longer than data.row_tokens = %d and are cut (data.long_rows): %.2f %% of all tokens "
+                    "lie behind that place", costs.examples, len(source), row_tokens, 100 * costs.cut,
+                )  # fmt: skip
             source = shortened(source, row_tokens, vocab.num_books)
             self.report.cut = [source.uid(number) for number in source.cuts]
         self.streams, self.lengths = fitting(source, row_tokens, max_drop_share, self.report, self._rooms)
