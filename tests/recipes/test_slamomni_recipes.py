@@ -143,9 +143,12 @@ def test_stages_of_the_small_world_name_their_folders(recorder, tmp_path):
     ):
         (exp / path).parent.mkdir(parents=True, exist_ok=True)
         (exp / path).touch()
-    (exp / "talk/test.jsonl").write_text(
-        '{"uid": "a", "task": "text_then_speech"}\n{"uid": "\\"task\\": \\"text_qa\\"", "task": "x"}\n{"uid": "b", "task": "text_qa"}\n'
-    )
+    lines = [
+        {"uid": "a", "task": "text_then_speech"},
+        {"uid": '"task": "text_qa"', "task": "x"},
+        {"uid": "b", "task": "text_qa"},
+    ]
+    (exp / "talk/test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run(script, "--stage", 2, "--recipe", "ttt", "--name", "run", "run.seed=2", **env)
     assert done.returncode == 0, done.stderr
     calls = log.read_text().splitlines()
