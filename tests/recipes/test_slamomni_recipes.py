@@ -109,16 +109,21 @@ def test_the_published_values():
 def test_every_row_of_the_table_is_a_recipe_of_the_small_world():
     spec = read_table(ROOT / "recipes/ablations/slamomni.yaml")
     assert len(spec.seeds) == 3 and spec.baseline in spec.rows
-    recipes = {"slamomni": "v1.1", "plain": "v1", "frozen": "v1.1_frozen", "random": "random", "ar": "ar", "ttt": "ttt"}
+    recipes = {
+        "slamomni": "v1.1",
+        "plain": "v1",
+        "frozen": "v1.1_frozen",
+        **{n: n for n in ("replay", "random", "ar", "ttt")},
+    }
     assert set(recipes) == set(spec.rows)
     for name, row in spec.rows.items():
         config = load_config([ROOT / p for p in (*spec.base, *row.files)], [*spec.settings, *row.settings, "run.dir=x"])
         assert {key.partition("/")[0] for key in spec.metrics} == {task.label for task in config.tasks}
         assert config.data.tokenizer.endswith(f"exp/tokenizer/{config.data.form}")
         assert bool(config.model.path) == (name != "random")
-        own = load_config([MINI / f"conf/{recipes[name]}.yaml"], ["run.dir=x"])
-        assert (own.data.form, own.objective, own.model.freeze, own.eval.sampler) == (
-            config.data.form, config.objective, config.model.freeze, config.eval.sampler
+        own = load_config([MINI / f"conf/{recipes[name]}.yaml"], ["run.dir=x", "data.dir=y"])
+        assert (own.data.form, own.data.ratio, own.objective, own.model.freeze, own.eval.sampler) == (
+            config.data.form, config.data.ratio, config.objective, config.model.freeze, config.eval.sampler
         )  # fmt: skip
 
 
