@@ -85,6 +85,10 @@ class _Frames(Objective):
             return LossTerms({n: LossTerm(nothing, t.count, t.scale) for n, t in plan.terms.items()})
         network: Any = getattr(model, "module", model)
         self.check_network(network.arch)
+        if network is not model:  # an engine's wrapper, which needs every parameter in every update
+            raise ConfigError(
+                "train.engine: a valle trains some of its parameters in an update, which engines that shard cannot do; use local"
+            )
         device = next(model.parameters()).device
         hidden = None if plan.hidden is None else plan.hidden.to(device)
         scores = model(FrameInputs(
