@@ -43,6 +43,7 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.loader import fixed_batches
     from ttt.data.mix import open_streams
     from ttt.data.prefetch import Prefetcher
+    from ttt.diffusion.corrupt import NO_MASK
     from ttt.model.classes import check_class
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.engine import check_engine, world
@@ -56,6 +57,8 @@ def train(arguments: argparse.Namespace) -> int:
 
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
     tokenizer = TextTokenizer.load(config.data.tokenizer).check_form(config.data.form)
+    if tokenizer.vocab.mask_id < 0 and hasattr(config.objective, "noise"):
+        raise ConfigError(NO_MASK)
     rule = config.data.prompt_rule
     rank, size = world()
     if rank:  # what every rank would say is said once

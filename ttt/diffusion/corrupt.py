@@ -15,6 +15,11 @@ from ttt.errors import ConfigError
 from ttt.interfaces import NoiseSchedule
 from ttt.types import Kind, PackedBatch
 
+NO_MASK = (
+    "data.tokenizer: this vocabulary has no mask token (data.form text_then_speech), so nothing can be noised; train with "
+    "objective ar, or with a tokenizer of another form"
+)
+
 
 @dataclass(frozen=True)
 class Noised:
@@ -61,10 +66,7 @@ def corrupt(
 ) -> Noised:  # fmt: skip
     """Noise ``batch`` with given draws (pure function); ``group`` i64 [B, T]: whose t a position has (default: its document's)."""
     if batch.mask_id < 0:
-        raise ConfigError(
-            "data.tokenizer: this vocabulary has no mask token (data.form text_then_speech), so nothing can be noised; train "
-            "with objective ar, or with a tokenizer of another form"
-        )
+        raise ConfigError(NO_MASK)
     group = batch.doc if group is None else group
     p = (1 - floor) * (1 - schedule.alpha(t)) + floor
     masked = (u < per_position(p, group)) & maskable

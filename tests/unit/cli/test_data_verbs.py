@@ -264,3 +264,22 @@ def test_check_takes_the_frame_rate_from_vocab_json(world, tmp_path, capsys):
         assert run(*call, *options) == 0
         assert json.loads(capsys.readouterr().out)["settings"]["frame_rate_hz"] == rate
     assert run(*call, "--frame-rate", 0) == 2 and "--frame-rate > 0" in one_line(capsys)
+
+
+def test_noise_on_a_vocabulary_without_a_mask_is_refused_before_the_run(world, tmp_path, capsys):
+    from tests.conftest import SENTENCES
+    from ttt.text.tokenizer import train_bpe
+
+    train_bpe(SENTENCES, 300, 16, form="text_then_speech").save(tmp_path / "tok")
+    call = [
+        "train",
+        f"run.dir={tmp_path / 'run'}",
+        f"data.tokenizer={tmp_path / 'tok'}",
+        f"data.train={world / 'train.jsonl'}",
+    ]
+    assert run(*call, "objective=ttt", "model.preset=toy", "train.steps=1") == 2
+    assert "this vocabulary has no mask token" in one_line(capsys) and not (tmp_path / "run").exists()
+    assert run(*call, "objective=ar", "data.form=text_then_speech_tags", "model.preset=toy", "train.steps=1") == 2
+    assert (
+        "has the form 'text_then_speech'; name another folder" in one_line(capsys) and not (tmp_path / "run").exists()
+    )
