@@ -357,6 +357,17 @@ def test_generation_settings_are_refused(model, how, message):
         scorer(model).generate([("a", how)])
 
 
+@pytest.mark.parametrize("node, message", [
+    ({"name": "nar", "noised": "speech"}, "it learns speech only, so text has no probability under it"),
+    ({"name": "valle"}, "models of the class 'valle' do not answer questions in text"),
+])  # fmt: skip
+def test_objectives_without_text_are_refused(model, node, message):
+    from ttt.registry.families import OBJECTIVE
+
+    with pytest.raises(ConfigError, match=message):
+        TextScorer(model, OBJECTIVE.build(node, "objective"))
+
+
 def test_refusals(model):
     with pytest.raises(ConfigError, match="set eval.sampler.canvas=answer"):
         TextScorer(model, Nar(mask=Full()), Blockwise(), ScorerSettings()).generate([("a", {})])

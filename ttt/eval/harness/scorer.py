@@ -104,6 +104,15 @@ class TextScorer:
         if own_rows is not None:
             self.allowed[own_rows:] = False
         self.diffusion = objective.canvas == "answer"
+        if objective.model_class != "causal_lm":
+            raise ConfigError(
+                f"objective: models of the class {objective.model_class!r} do not answer questions in text"
+            )
+        if objective.canvas not in ("span", "answer"):
+            raise ConfigError(
+                f"objective: it learns {objective.canvas} only, so text has no probability under it; ask a model that learned "
+                "text as well (objective.noised=answer or by_kind)"
+            )
         self.mask: Any = getattr(objective, "mask", None)
         if self.mask is None:
             raise ConfigError(
