@@ -42,7 +42,21 @@ def determined(series, given: int) -> set[tuple[str, ...]]:
         return {tuple(begin[i % 2] for i in range(given, 6))}
     if series.kind == "echo":
         return {tuple(begin[i % 3] for i in range(given, 6))}
-    numbers = "zero one two three four five six seven eight nine ten eleven twelve".split()
+    numbers = [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
     at = [numbers.index(w) for w in begin]
     step = at[1] - at[0]
     assert abs(step) == 1 and all(b - a == step for a, b in zip(at, at[1:]))
@@ -103,7 +117,11 @@ def test_a_tiny_corpus_is_cut_at_words(local, tmp_path):
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=120
+        ["bash", str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=120,
     )
 
 
@@ -140,7 +158,9 @@ def test_the_script_passes_folders_and_settings(tmp_path):
 def test_recipes_are_whole(recipe):
     config = load_config([ROOT / f"egs/mini_talk/audiolm/conf/{recipe}.yaml"], ["run.dir=x", "data.dir=d"])
     assert config.codec.num_books == 4 and config.eval.floor and config.eval.forced
-    assert config.objective.model_class == config.eval.sampler.model_class == config.model.arch.registered_name == "valle"
+    assert (
+        config.objective.model_class == config.eval.sampler.model_class == config.model.arch.registered_name == "valle"
+    )
 
 
 def test_the_table_names_metrics_that_its_rows_have():

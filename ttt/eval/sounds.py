@@ -40,7 +40,9 @@ def compare(
     """One comparison per answer.  An answer without sound has similarity 0 and the distance of silence."""
     near: list[float | None] = [None] * len(made)
     if encoder is not None:
-        pairs = [(i, m, p) for i, (m, p) in enumerate(zip(made, prompts, strict=True)) if p is not None and len(p.samples)]
+        pairs = [
+            (i, m, p) for i, (m, p) in enumerate(zip(made, prompts, strict=True)) if p is not None and len(p.samples)
+        ]
         for i, _, _ in pairs:
             near[i] = 0.0
         spoken = [(i, m, p) for i, m, p in pairs if len(m.samples)]
