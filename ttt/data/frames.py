@@ -86,9 +86,8 @@ def resplit(frames: Frames, lengths: Tensor) -> Frames:
         at.append(torch.cat([frames.prompt_at[d, :s], frames.target_at[d, :t]]))
         slot.append(torch.full((s + t,), d))
         mine.append(torch.arange(s + t) < lengths[d])
-    every = [torch.cat(part) for part in (codes, at, slot)]
-    of_prompt = torch.cat(mine)
-    parts = [_padded(*every, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
+    whole, places, owner, of_prompt = (torch.cat(part) for part in (codes, at, slot, mine))
+    parts = [_padded(whole, places, owner, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
     (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
     return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc)
 

@@ -67,7 +67,8 @@ class _FrameSampler(SpanSampler):
                 "eval.sampler: holes are filled by valle_masked with first_book=masked (model.arch.nar=masked_all)"
             )
         frames = torch.full((0, q), request.mask_id, dtype=torch.long)
-        settled, past, ended = 0, [], False
+        settled, ended = 0, False
+        past: list[int] = []
         most, exact = self._limits(request, row)
         while not ended and len(frames) < most:
             tail = torch.cat([frames.flatten(), torch.tensor([request.mask_id])])

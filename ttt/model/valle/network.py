@@ -270,7 +270,7 @@ class ValleNetwork(nn.Module):
         s = prompt.shape[1]
         x = _summed(self.nar_prompt_embeddings, prompt)
         x = self.nar_prompt_position(self.nar_prompt_prenet(x), torch.arange(s, device=prompt.device))
-        steer = self.nar_stage_embeddings[0 if masked is not None else stage - 1].weight[0]  # type: ignore[union-attr]
+        steer = self.nar_stage_embeddings[0 if masked is not None else stage - 1].weight[0]  # type: ignore[union-attr,index]
         hidden, _ = self.nar_decoder(torch.cat([x, y], 1), self._nar_mask(_inside(prompt_lens, s), inside), steer)
         return hidden[:, s:]
 

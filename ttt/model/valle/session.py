@@ -158,8 +158,8 @@ class FrameSession:
         counts = [len(i) - a for i, a in zip(inputs, starts, strict=True)]
         most = max(counts)
         ids = torch.zeros(len(rows), most, dtype=torch.long)
-        for n, (row, at) in enumerate(zip(inputs, starts, strict=True)):
-            ids[n, : counts[n]] = torch.tensor(row[at:])
+        for n, (whole, begin) in enumerate(zip(inputs, starts, strict=True)):
+            ids[n, : counts[n]] = torch.tensor(whole[begin:])
         first = torch.tensor(starts, device=self.device)
         at = first[:, None] + torch.arange(most, device=self.device)
         x = net.ar_target(ids.to(self.device), prompts, at)
