@@ -35,7 +35,7 @@ def _ranges(constraint: Constraint) -> None:
             f"range_at gives {number.dtype} {list(number.shape)}",
         )
         need(
-            0 <= int(number.min()) and int(number.max()) < len(ranges),
+            int(number.min()) >= 0 and int(number.max()) < len(ranges),
             f"range_at {number.tolist()} of {len(ranges)} ranges",
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ttt.check import world
-from ttt.check.core import NotSaid, need, prop
+from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.diffusion.constraints import FramePosition
 from ttt.interfaces import LengthRule, RemaskRule, SpanSampler
 from ttt.sampling.allowed import Places
@@ -190,6 +190,11 @@ def _calls(sampler: SpanSampler) -> None:
 @prop("sampler", "constraint", "under a constraint every code comes from the range of its place, and spans end where they may")
 def _constraint(sampler: SpanSampler) -> None:
     _spans(sampler)
+    for promise in (_complete, _restriction, _seed, _company):
+        try:
+            promise(sampler)
+        except Broken as broken:
+            raise NotSaid("it breaks a promise that comes before this one") from broken
     books = ((0, 5), (5, 10))
     table = torch.zeros(4, SIZE, dtype=torch.bool)
     table[0, 0:5] = table[1, 0:5] = table[2, 5:10] = table[3, 5:10] = True

@@ -259,8 +259,7 @@ def masked_nll(
             logits = empty + (cfg_scale + 1) * (logits - empty)
         if allowed is not None:
             logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
-        if getattr(constraint, "restricts", False):
-            assert constraint is not None
+        if constraint is not None and constraint.restricts:
             logits = _constrained(logits, constraint, [parts[i].stream for i, _ in rows], at, with_ends, model.tokenizer.vocab)
         nll = _nll(logits, np.concatenate([parts[i].stream.ids[h] for (i, _), h in zip(rows, at, strict=True)]))
         for (i, c), hidden, values in zip(rows, at, np.split(nll, np.cumsum([len(h) for h in at])[:-1]), strict=True):

@@ -15,7 +15,7 @@ from ttt.objective.padding import with_padding
 from ttt.objective.pairs import NORMALIZERS, SPAN_QUARTERS, denoising_term, next_token_term, span_quarters
 from ttt.objective.places import whole_spans
 from ttt.registry import component, components
-from ttt.registry.families import OBJECTIVE
+from ttt.registry.families import CONSTRAINT, OBJECTIVE, RATE
 from ttt.types import Kind, LossTerms, PackedBatch, Partition, Plan, PlanTerm
 
 
@@ -56,6 +56,9 @@ class TtT(_Planned):
     learns_ends = True  # of spans: no field
 
     def __post_init__(self) -> None:
+        for name, family in (("rate", RATE), ("constraint", CONSTRAINT)):
+            if isinstance(getattr(self, name), str):  # an objective that was made without a configuration
+                object.__setattr__(self, name, family.build(getattr(self, name), name))
         if self.times not in TIMES:
             raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
         if not 0 <= self.floor < 1:

@@ -110,9 +110,10 @@ def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_end
     ranges = constraint.ranges(space.books)
     where = span_places(batch)[0]
     is_end = torch.isin(batch.ids, torch.tensor(space.ends, dtype=torch.long))
-    # Where end tokens are text (LLaDA-TTS), they have the place behind the last code all the same.
-    behind = is_end[:, 1:] & (where[:, 1:] < 0) & (where[:, :-1] >= 0) & (batch.doc[:, 1:] == batch.doc[:, :-1])
-    where[:, 1:] = torch.where(behind, where[:, :-1] + 1, where[:, 1:])
+    # Where end tokens are text (LLaDA-TTS), they have the places behind the last code all the same.
+    follows = is_end[:, 1:] & (batch.doc[:, 1:] == batch.doc[:, :-1])
+    while bool((behind := follows & (where[:, 1:] < 0) & (where[:, :-1] >= 0)).any()):
+        where[:, 1:] = torch.where(behind, where[:, :-1] + 1, where[:, 1:])
     place = where.flatten()[at]
     ids = batch.ids.flatten()[at]
     audio = place >= 0

@@ -8,7 +8,7 @@ MASK = Registry("mask", "attention mask", _I + "MaskRule", builtin=("ttt.masks.l
 NOISE = Registry("noise", "noise schedule", _I + "NoiseSchedule", builtin=("ttt.diffusion.schedules",))
 WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builtin=("ttt.diffusion.weightings",))
 RATE = Registry("rate", "masking rate", _I + "MaskingRate", builtin=("ttt.diffusion.rates",))
-CONSTRAINT = Registry("constraint", "constraint", _I + "Constraint", builtin=("ttt.diffusion.constraints",))
+CONSTRAINT = Registry("constraint", "position constraint", _I + "Constraint", builtin=("ttt.diffusion.constraints",))
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
 OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library", "ttt.objective.dual_stream", "ttt.objective.valle"))
 ARCH = Registry("arch", "model class", _I + "ModelClass", builtin=("ttt.model.classes", "ttt.model.valle.arch"))

@@ -14,6 +14,8 @@ import torch
 from ttt.audio.codecs import Toy
 from ttt.check.core import MODULES, check, family_key, properties
 from ttt.data.convert.chats import Alpaca
+from ttt.diffusion.constraints import FramePosition
+from ttt.diffusion.rates import RandomRate
 from ttt.diffusion.schedules import Linear
 from ttt.diffusion.strategies import Ppm
 from ttt.diffusion.weightings import Uniform
@@ -357,6 +359,68 @@ class NeverTheSame(Blockwise):
 class LooksAtOthers(_LastBlock):
     def changed(self, ids, request):
         return (ids + request.rows) % 10
+
+
+@fault("sampler", "constraint")
+@dataclass(frozen=True)
+class ForgetsPlaces(Blockwise):
+    def span(self, request):
+        yield from super().span(dataclasses.replace(request, places=None))
+
+
+# ---------------------------------------------------------------------------------------------- constraints, rates
+
+
+@fault("constraint", "ranges")
+@dataclass(frozen=True)
+class TakesTheIdBefore(FramePosition):
+    def ranges(self, books):
+        return tuple((a - 1, b) for a, b in books)
+
+
+@fault("constraint", "frames")
+@dataclass(frozen=True)
+class OnePlaceLate(FramePosition):
+    def range_at(self, places, books):
+        return (places + 1) % len(books)
+
+
+@fault("constraint", "ends")
+@dataclass(frozen=True)
+class NeverEnds(FramePosition):
+    def may_end(self, places, books):
+        return places == 0
+
+    def period(self, books):
+        return 0
+
+
+@fault("constraint", "period")
+@dataclass(frozen=True)
+class AnotherPeriod(FramePosition):
+    def period(self, books):
+        return len(books) + 1
+
+
+@fault("constraint", "shape")
+@dataclass(frozen=True)
+class RowsOnly(FramePosition):
+    def range_at(self, places, books):
+        return super().range_at(places, books) if places.ndim == 1 else torch.zeros_like(places)
+
+
+@fault("rate", "times")
+@dataclass(frozen=True)
+class PastTheEnd(RandomRate):
+    def times(self, t, progress, gen):
+        return t * (1 + progress)
+
+
+@fault("rate", "seed")
+@dataclass(frozen=True)
+class GlobalDraws(RandomRate):
+    def times(self, t, progress, gen):
+        return torch.rand_like(t)
 
 
 @fault("sampler", "calls")

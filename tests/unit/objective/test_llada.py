@@ -199,6 +199,7 @@ def test_targets_outside_their_range_are_dropped_and_counted():
     filled = hand([9, 128257, 10, 15, 30, 30, 30, 9])  # filled up with end tokens
     plan = objective.plan_from(filled, objective.maskable(filled), torch.ones(1), torch.zeros(filled.ids.shape))
     assert plan.terms["nar"].source.tolist() == [2, 3, 4, 5, 6]
+    assert plan.terms["nar"].columns.index.tolist() == [1, 2, 1, 3, 1]  # 2 q, and 1 more where an end token may stand
 
 
 def test_codes_outside_their_book_never_become_tokens():
