@@ -55,7 +55,7 @@ def chat(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ttt-chat-") as scratch:
         folder_out = out or (Path(scratch) if arguments.play else None)
         session = Chat(config, model, folder, codec, screen, folder_out, arguments.room)
-        session.kept, session.player = out is not None, arguments.play
+        session.kept, session.player, session.single = out is not None, arguments.play, arguments.single
         session.talk.system = arguments.system or (session.system_of(arguments.task) if arguments.task else "")
         session.greet()
         return session.run(terminal() if sys.stdin.isatty() else piped(screen))
@@ -77,7 +77,7 @@ class Chat:
         from ttt.cli.conversation import Conversation
 
         self.model, self.folder, self.codec, self.screen, self.out = model, folder, codec, screen, out
-        self.kept, self.player = True, ""
+        self.kept, self.player, self.single = True, "", False
         self.talk = Conversation(model.tokenizer, room_of(model, room))
         self.config, self.decoder = config, self._decoder(config)
         self._written: set[Path] = set()
@@ -136,6 +136,8 @@ class Chat:
 
     def ask(self, question: Turn) -> None:
         """Put a question, show the answer as it settles, keep both."""
+        if self.single:
+            self.talk.turns = []
         from ttt.cli.conversation import AnswerReader, stream_answer
 
         fit = self.talk.ask(question, self.config.eval.max_tokens)

@@ -124,6 +124,7 @@ def chat(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", default="", metavar="DIR", help="write every answer there: turn-NNN .json, .wav, .tokens.json")
     verb.add_argument("--play", default="", metavar="COMMAND", help="run this with the wav of each spoken answer, e.g. 'aplay -q'")
     verb.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
+    verb.add_argument("--single", action="store_true", help="every question by itself: for models trained on one turn")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration, then stop")
 
 

@@ -229,3 +229,23 @@ def test_room():
     for wrong in (2000, -1):
         with pytest.raises(ConfigError, match=r"--room: must lie in 1 to 1024 \(positions of the model\), got"):
             room_of(model, wrong)
+
+
+def test_questions_stand_alone_when_asked_to(runs, monkeypatch, capsys):
+    code, shown = talk(monkeypatch, capsys, runs["ttt"], ["a cat", "on a mat", "/show"], "--single")
+    assert code == 0 and "2 turns" in shown
+    code, shown = talk(monkeypatch, capsys, runs["ttt"], ["a cat", "on a mat", "/show"])
+    assert code == 0 and "4 turns" in shown
+
+
+def test_speech_is_written_as_tokens_too(runs, tmp_path, monkeypatch, capsys):
+    from ttt.audio.tokens import read_tokens
+
+    talk(monkeypatch, capsys, runs["nar"], ["say a lot", "and more"], "--out", str(tmp_path / "out"), *SPOKEN)
+    written = sorted((tmp_path / "out").glob("*.tokens.json"))
+    assert written
+    for path in written:
+        turn = json.loads((tmp_path / "out" / f"{path.name.split('.')[0]}.json").read_text())
+        codec = Toy().load()
+        codes = read_tokens(path, codec.num_codes, 1, codec.frame_rate_hz)
+        assert codes.reshape(-1).tolist() == np.reshape(turn["codes"], -1).tolist()
