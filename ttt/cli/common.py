@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ttt.config.load import load_config, resolved_yaml
@@ -28,6 +29,20 @@ def dry_run(arguments: argparse.Namespace, config: RunConfig, plan: list[str]) -
     for number, line in enumerate(plan, 1):
         print(f"  {number}. {line}")
     return True
+
+
+def spelled(name: str, names: Sequence[str]) -> str:
+    """The one of ``names`` that is ``name`` but for hyphens, underscores and capitals; ``name`` itself if none or several are.
+
+    >>> spelled("SlamOmni", ["sharegpt", "slam_omni"])
+    'slam_omni'
+    """
+
+    def bare(text: str) -> str:
+        return text.replace("-", "").replace("_", "").lower()
+
+    alike = [n for n in names if bare(n) == bare(name)]
+    return alike[0] if name not in names and len(alike) == 1 else name
 
 
 def component_path(component: object, key: str) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttt.cli.common import spelled
 from ttt.cli.stage import Stage
 from ttt.errors import ConfigError
 
@@ -44,7 +45,8 @@ def convert(arguments: argparse.Namespace) -> int:
     from ttt.registry.plugins import load_plugins
 
     load_plugins(arguments.plugins)
-    converter = family("converter").build({"name": arguments.format, **read_layers([], arguments.overrides)}, "--from")
+    name = spelled(arguments.format, family("converter").names())
+    converter = family("converter").build({"name": name, **read_layers([], arguments.overrides)}, "--from")
     source, out = Path(arguments.input), Path(arguments.output)
     sources = inputs_of(source)
     source = sources[0] if len(sources) == 1 else source

@@ -64,7 +64,7 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
                 hf.resize_token_embeddings(vocab.size, mean_resizing=False)
     elif section.preset:
         hf = _from_preset(section, vocab, seed, dtype)
-        first_new = vocab.audio_start
+        first_new = vocab.text_vocab
     else:
         raise ConfigError("model.path: missing; give a local folder, or a shape with model.preset=" + "|".join(PRESETS))
     _refuse_sliding(hf.config)

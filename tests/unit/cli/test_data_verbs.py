@@ -112,8 +112,8 @@ def test_convert_to_examples(tmp_path, caplog, capsys):
     assert [s.text or s.codes[:, 0].tolist() for s in example.turns[2].spans] == ["a b", [1, 2], " c", [3]]
     assert run(*call, "--skip-bad") == 0 and "up to date" in caplog.text
     capsys.readouterr()
-    assert run("data", "convert", "--from", "slam-omni", tmp_path / "s.jsonl", tmp_path / "o.jsonl") == 2
-    assert "no data converter named 'slam-omni'. Did you mean 'slam_omni'" in one_line(capsys)
+    assert run("data", "convert", "--from", "slam-omny", tmp_path / "s.jsonl", tmp_path / "o.jsonl") == 2
+    assert "no data converter named 'slam-omny'. Did you mean 'slam_omni'" in one_line(capsys)
     assert run(*call[:-2], "text_chunks=2") == 2 and "no such key" in one_line(capsys)
     assert run("data", "convert", "--from", "alpaca", tmp_path / "s.jsonl", tmp_path / "folder") == 2
     assert "name a .jsonl file" in one_line(capsys)
@@ -210,7 +210,7 @@ def test_convert_a_glob_of_files(tmp_path, caplog, capsys):
     row = json.dumps({"question": "q", "answer": "a", "answer_cosyvoice_speech_token": [1, 2]}) + "\n"
     for n in range(3):
         (tmp_path / f"train-{n:05d}-of-00003.jsonl").write_text(row * 2)
-    call = ["data", "convert", "--from", "slam_omni", tmp_path / "train-*.jsonl", tmp_path / "out.jsonl"]
+    call = ["data", "convert", "--from", "slamomni", tmp_path / "train-*.jsonl", tmp_path / "out.jsonl"]
     assert run(*call, "--n-samples", 5) == 0 and "5 rows, 5 written" in caplog.text
     assert len(read_examples(tmp_path / "out.jsonl")) == 5
     assert run(*call, "--n-samples", 5) == 0 and "up to date" in caplog.text
