@@ -56,7 +56,8 @@ def chat(arguments: argparse.Namespace) -> int:
         folder_out = out or (Path(scratch) if arguments.play else None)
         session = Chat(config, model, folder, codec, screen, folder_out, arguments.room)
         session.kept, session.player, session.single = out is not None, arguments.play, arguments.single
-        session.talk.system = arguments.system or (session.system_of(arguments.task) if arguments.task else "")
+        system = arguments.system or (session.system_of(arguments.task) if arguments.task else "")
+        session.talk.system = session.allowed_system(system)
         session.greet()
         return session.run(terminal() if sys.stdin.isatty() else piped(screen))
 
@@ -268,15 +269,22 @@ class Chat:
             )
         return systems[task]
 
+    def allowed_system(self, text: str) -> str:
+        """``text``; raises `ConfigError` where the model's template has no place for it."""
+        frames = self.model.tokenizer.template.frames
+        if text and frames is not None and "system" not in frames:
+            raise ConfigError(f"this model's template has no place for a system message ({text!r})")
+        return text
+
     def set_task(self, name: str) -> None:
         """/task NAME"""
-        self.talk.system = self.system_of(name)
+        self.talk.system = self.allowed_system(self.system_of(name))
         self.screen.note(f"system message: {self.talk.system!r}")
 
     def set_system(self, text: str) -> None:
         """/system TEXT"""
         self.model.tokenizer.refuse_specials(text, "/system")
-        self.talk.system = text
+        self.talk.system = self.allowed_system(text)
         self.screen.note(f"system message: {text!r}")
 
     def speak(self, rest: str) -> None:

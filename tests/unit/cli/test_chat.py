@@ -249,3 +249,32 @@ def test_speech_is_written_as_tokens_too(runs, tmp_path, monkeypatch, capsys):
         codec = Toy().load()
         codes = read_tokens(path, codec.num_codes, 1, codec.frame_rate_hz)
         assert codes.reshape(-1).tolist() == np.reshape(turn["codes"], -1).tolist()
+
+
+def test_a_model_with_the_tokens_of_llada_tts(tmp_path, monkeypatch, capsys):
+    """Text in, frames of codes out, no place for a system message; the history goes on."""
+    from tests.conftest import SENTENCES
+    from ttt.config.schema import ModelSection
+    from ttt.data.formats import read_examples
+    from ttt.model.lm import SpeechTextLM
+    from ttt.registry.families import INITIALIZER
+    from ttt.text.tokenizer import train_bpe
+
+    sections = {
+        "objective": {"name": "nar", "noised": "speech", "constraint": "frame"},
+        "tasks": [{"name": "tts", "system": ""}],
+        "eval": {"sampler": {"name": "blockwise", "canvas": "speech", "block_length": 4, "gen_length": 8, "diffusion_steps": 8},
+                 "max_tokens": 12},
+    }  # fmt: skip
+    run = make_run(tmp_path / "run", "nar", **sections)
+    tokenizer = train_bpe(SENTENCES * 3, 300, 32, 1, "llada_tts")
+    section = ModelSection(preset="toy", attention="sdpa", init=INITIALIZER.build("normal", "model.init"))
+    SpeechTextLM.build(section, tokenizer, 1).save(run / "model")
+    save = tmp_path / "talk.jsonl"
+    code, out = talk(
+        monkeypatch, capsys, run, ["a cat", "/system be kind", "on", "/set sampler threshold", "on", f"/save {save}"]
+    )
+    assert code == 0 and "chat: this model's template has no place for a system message ('be kind')" in out
+    assert out.count("diffusion calls") == 3
+    (kept,) = read_examples(save)
+    assert [t.role for t in kept.turns] == ["system", *["user", "assistant"] * 3]
