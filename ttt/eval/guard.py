@@ -77,7 +77,7 @@ def _means_only(items: Items) -> Items:
             for metric, row in statistics.items():
                 rows.setdefault(metric, []).append(row)
         shares = {m for m, r in rows.items() if all(len(x) == 2 and x[1] == 1.0 and 0.0 <= x[0] <= 1.0 for x in r)}
-        found[task] = {uid: {m: row for m, row in s.items() if m in shares} for uid, s in mine.items()}
+        found[task] = {uid: {m: list(row) for m, row in s.items() if m in shares} for uid, s in mine.items()}
     return found
 
 
