@@ -68,7 +68,7 @@ def build_report(
     alert = "; ".join(dict.fromkeys(c["limited"] for _, c in read if c["limited"]))
     pictures = _pictures(out / "report", records, values, mask, title)
     tables = [(card, _rows(card, measured)) for _, card in read]
-    shared = _notes(measured, records)
+    shared = _notes(measured, records, any("/floor_" in key for _, card in read for key in card["metrics"]))
     notes = [[*_rests(card), *shared, *_cost(card)] for card, _ in tables]
     text = "\n".join(
         text_table(rows, _heading(title, card), remarks, card["limited"])
@@ -170,10 +170,12 @@ def _rests(card: Mapping[str, Any]) -> list[str]:
     return ["Rests on: " + ", ".join(part for part in used if part) + "."]
 
 
-def _notes(measured: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(measured: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]], scored: bool = False) -> list[str]:
+    """``scored``: the cards hold floors of their own (``eval.floor``)."""
     notes = []
     if measured is None:
-        notes.append("No floor: judged numbers cannot be read without the judge's own error; run 'ttt floor'.")
+        if not scored:
+            notes.append("No floor: judged numbers cannot be read without the judge's own error; run 'ttt floor'.")
     elif measured.get("limited"):
         notes.append(f"The floor is limited: {measured['limited']}.")
     if records:
