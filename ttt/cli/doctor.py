@@ -89,16 +89,21 @@ def examine(
     restarts = len(command.read_text(encoding="utf-8").splitlines()) - 1 if command.is_file() else 0
     random_start = not (config.model.path or config.train.init_from)
     found: list[Finding] = []
+    causal = config.objective.model_class == "causal_lm"
     if tokenizer is not None:
         per_update = rows[-1].get("train/epoch", 0.0) / rows[-1]["step"] if rows else 0.0
         schedule = lambda update, seconds: lr_at(config.train, update, seconds, update * per_update + 1e-9)  # noqa: E731
-        found += check_log(rows, config.train.steps, tokenizer.vocab.size, schedule, restarts, random_start)
+        guesses = tokenizer.vocab.size if causal else tokenizer.vocab.num_codes  # what an untrained network chooses from
+        found += check_log(rows, config.train.steps, guesses, schedule, restarts, random_start)
     if problem:
         found.append(Finding("run/tokenizer", SKIP, problem))
     if not probes:
         return [*found, Finding("run/probes", SKIP, "not asked for (--no-probes)")]
     if tokenizer is None:
         return found
+    if not causal:
+        name = config.objective.model_class
+        return [*found, Finding("run/probes", SKIP, f"the network is of class {name!r}; probes look into causal LMs")]
     loader, notes = _loader(folder, config, tokenizer)
     found += notes
     if loader is None:

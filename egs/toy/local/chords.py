@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A toy of two code books: a codec whose frames are two tones, and melodies that go on as they began.
 
-    python egs/toy/local/chords.py --out DIR --seed 1 --items 400
+    python egs/toy/local/chords.py --out DIR --seed 1 --items 1600
 
 As a plug-in file it brings the codec ``chords``.  As a program it makes a corpus of one task, ``continuation``: a recording
 repeats a few low tones; its high tones are the low ones moved by an interval of its own.  Who has heard the beginning can
@@ -124,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--items", type=int, default=400, help="training items")
+    parser.add_argument("--items", type=int, default=1600, help="training items")
     arguments = parser.parse_args()
     try:
         make(arguments.out, arguments.seed, arguments.items)
