@@ -109,7 +109,7 @@ class TtT(_Planned):
         weight = self.weighting.weight(noised.t, noised.p, self.noise)
         return denoising_term(
             batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group,
-            self.constraint,
+            self.constraint, self.learns_ends,
         )  # fmt: skip
 
 
@@ -221,28 +221,15 @@ class Nar(TtT):
 
     def _by_kind(self, batch: PackedBatch, noised: Noised) -> dict[str, PlanTerm]:
         spoken = self._spoken(batch)
-        scales = {"text": self.text_scale, "audio": self.audio_scale}
-        terms = {}
-        for name, where in (("text", ~spoken), ("audio", spoken)):
+        terms: dict[str, PlanTerm] = {}
+        own: dict[str, float] = {}  # what each loss would be divided by alone
+        for name, where, scale in (("text", ~spoken, self.text_scale), ("audio", spoken, self.audio_scale)):
             mine = dataclasses.replace(noised, masked=noised.masked & where, maskable=noised.maskable & where)
-            terms[name] = dataclasses.replace(self.diffusion_term(batch, mine), scale=scales[name])
-        if self.audio_normalize in ("sample", "sum"):
-            if self.weigh == "kinds":
-                for name, where in (("text", ~spoken), ("audio", spoken)):
-                    held = per_document((where & batch.visible).float(), batch.doc, batch.n_docs) > 0
-                    terms[name] = dataclasses.replace(terms[name], count=float(held.sum()))
-        elif self.weigh == "documents" and self.audio_normalize != "all_tokens":
-            whole = sum(term.count for term in terms.values())
-            terms = {name: dataclasses.replace(term, count=whole) for name, term in terms.items()}
-        elif self.weigh == "kinds" and self.audio_normalize == "all_tokens":
-            for name, where in (("text", ~spoken), ("audio", spoken)):
-                terms[name] = dataclasses.replace(terms[name], count=float((where & batch.visible).sum()))
-        return terms
-
-    def diffusion_term(self, batch: PackedBatch, noised: Noised) -> PlanTerm:
-        """Ends of spans are learnt only where whole answers are."""
-        weight = self.weighting.weight(noised.t, noised.p, self.noise)
-        return denoising_term(
-            batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group,
-            self.constraint, with_ends=self.learns_ends,
-        )  # fmt: skip
+            terms[name] = dataclasses.replace(self.diffusion_term(batch, mine), scale=scale)
+            there = (where & batch.visible).float()
+            if self.audio_normalize in ("sample", "sum"):
+                own[name] = float((per_document(there, batch.doc, batch.n_docs) > 0).sum())
+            else:
+                own[name] = float(there.sum()) if self.audio_normalize == "all_tokens" else terms[name].count
+        counts = dict.fromkeys(own, sum(own.values())) if self.weigh == "documents" else own
+        return {name: dataclasses.replace(term, count=counts[name]) for name, term in terms.items()}
