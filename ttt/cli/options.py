@@ -255,7 +255,7 @@ def new(verb: argparse.ArgumentParser) -> None:
     recipe = kinds.add_parser("recipe", help="a recipe folder that runs as it is", description="write a recipe folder")
     recipe.add_argument("name", metavar="NAME", help="small letters, digits and underscores")
     recipe.add_argument("dir", metavar="DIR", help="folder to make; must be new or empty")
-    recipe.add_argument("--from", dest="source", default="ttt", metavar="KIND", help="ttt (default) | dual_stream | ar | nar | llada")
+    recipe.add_argument("--from", dest="source", default="ttt", metavar="KIND", help="ttt | dual_stream | ar | nar | llada")
     plugin = kinds.add_parser("plugin", help="a plug-in file that keeps its family's promises", description="write a plug-in")
     plugin.add_argument("family", metavar="FAMILY", help="see 'ttt list'")
     plugin.add_argument("name", metavar="NAME", help="the name to register it under")
