@@ -386,5 +386,3 @@ _LAST = torch.tensor([-1])
 def _renumbered(listener: Listener | None, rows: Sequence[int]) -> Listener | None:
     """A listener for a sampler that knows the rows ``rows`` as 0, 1, ..."""
     return None if listener is None else lambda n, at, ids, score: listener(rows[n], at, ids, score)
-
-
