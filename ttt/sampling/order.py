@@ -94,10 +94,7 @@ class TextThenSpeech(Interleaved):
         """See `Interleaved.allowed`."""
         v, state = self.vocab, self.state(row)
         if state == SPEECH:
-            over = row.codes >= self.length.max_codes(True)
-            allowed = torch.zeros_like(self.may.codes) if over else self.may.codes.clone()
-            allowed[v.im_end_id if v.form == PLAIN else v.eoa_id] = True
-            return allowed
+            return self._undelimited(row.codes) if v.form == PLAIN else self.may.inside(row.codes, True, self.length)
         allowed = self.may.text.clone()
         allowed[[v.im_end_id, *v.modality_tokens.values(), *self.thoughts]] = False
         if v.form == TAGGED:
@@ -106,7 +103,7 @@ class TextThenSpeech(Interleaved):
                 return allowed
             return torch.isin(torch.arange(len(allowed)), torch.tensor(self._next(state)))
         allowed[v.im_end_id] = self.speak != "always"
-        return allowed if self.speak == "never" else allowed | self.may.codes
+        return allowed if self.speak == "never" else allowed | self._codes(0)
 
     def forced(self, row: Row) -> int | None:
         """See `Interleaved.forced`."""
@@ -114,6 +111,20 @@ class TextThenSpeech(Interleaved):
             return None
         found = self._next(self.state(row))
         return found[0] if len(found) == 1 else None
+
+    def _codes(self, place: int) -> Tensor:
+        """Codes that may stand at a place of the speech."""
+        places = self.may.places
+        return self.may.codes.clone() if places is None else self.may.codes & places.at(torch.tensor(place))
+
+    def _undelimited(self, codes: int) -> Tensor:
+        """What may follow ``codes`` codes that nothing but the answer's end will close."""
+        places, most = self.may.places, self.length.max_codes(True)
+        over = codes >= (most if places is None else places.codes_within(most))
+        allowed = torch.zeros_like(self.may.codes) if over else self._codes(codes)
+        whole = places is None or bool(places.constraint.may_end(torch.tensor(codes), places.books))
+        allowed[self.vocab.im_end_id] = over or whole
+        return allowed
 
     def _next(self, state: str) -> Sequence[int]:
         """Tags, or the end, that may follow outside text and speech."""

@@ -29,16 +29,16 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "sang", "one", "two", "th
 
 
 @cache
-def tokenizer(form: str) -> TextTokenizer:
-    return train_bpe([" ".join(WORDS), "user assistant"] * 3, 290, CODES, form=form)
+def tokenizer(form: str, books: int = 1) -> TextTokenizer:
+    return train_bpe([" ".join(WORDS), "user assistant"] * 3, 290, CODES, num_books=books, form=form)
 
 
 @cache
-def talker(form: str, seed: int) -> SpeechTextLM:
+def talker(form: str, seed: int, books: int = 1) -> SpeechTextLM:
     """A random network that likes to change what it does."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    v = tokenizer(form).vocab
+    v = tokenizer(form, books).vocab
     config = AutoConfig.for_model(
         "qwen3", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=8, vocab_size=v.size + 5, tie_word_embeddings=False, initializer_range=0.2, use_cache=False,
@@ -55,7 +55,7 @@ def talker(form: str, seed: int) -> SpeechTextLM:
                 logits[..., token] += b
             return logits if ids is None else logits[..., ids]
 
-    return Biased(hf, tokenizer(form))
+    return Biased(hf, tokenizer(form, books))
 
 
 def prompts(form: str, n: int = 4) -> list[Prompt]:
@@ -172,3 +172,20 @@ def test_settings_that_a_form_cannot_follow_are_refused():
         decoder(PLAIN, speak="sometimes")
     with pytest.raises(ConfigError, match=r"^eval\.speak: 'always' is for text-then-speech models, this vocabulary is"):
         Decoder(talker(FORMS[0], 0), Causal(), SAMPLER.build("ar", "s"), DecodeSettings(speak="always"))
+
+
+@pytest.mark.parametrize("speak", ("free", "always"))
+@pytest.mark.parametrize("form", (PLAIN, TAGGED))
+def test_a_constraint_keeps_frames_of_several_codes_whole(form, speak):
+    from ttt.registry.families import CONSTRAINT
+
+    v, ar = tokenizer(form, 3).vocab, SAMPLER.build({"name": "ar", "temperature": 1.0}, "s")
+    frame = CONSTRAINT.build("frame", "eval.constraint")
+    settings = DecodeSettings(max_tokens=90, speak=speak, constraint=frame, temperature=1.0, length=UntilEoa(limit=20))
+    frames = 0
+    for seed in range(3):
+        for answer in Decoder(talker(form, seed, 3), Causal(), ar, settings).generate(prompts(form)):
+            ids = [i for i in answer.ids if v.code_start <= i < v.code_stop]
+            frames += len(v.frames(np.array(ids)))  # refuses codes out of order, and an unfinished frame
+            assert len(ids) <= 18 and len(answer.codes) == len(ids) // 3
+    assert frames
