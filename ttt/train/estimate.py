@@ -19,6 +19,7 @@ from ttt.model.backbone import check_tokenizer
 from ttt.model.cross_entropy import CHUNK_BYTES, LEAST_ROWS
 from ttt.model.shape import ADDED, QWEN_TOKENS, described, meta_model, parameter_counts
 from ttt.text.tokenizer import TextTokenizer
+from ttt.text.vocab import PLAIN, TAGGED, TAGS
 
 # Dense bfloat16 FLOP/s and memory in bytes, from the makers' data sheets.
 GPUS: dict[str, tuple[float, float]] = {
@@ -85,10 +86,15 @@ def vocab_size(config: RunConfig) -> tuple[int, str]:
 
 
 def trained_parameters(config: RunConfig, shape: Shape) -> dict[str, int]:
-    """What gets gradients: everything, or with ``model.lora`` the ``adapters`` and the ``new rows``."""
-    lora = config.model.lora
+    """What gets gradients: everything, what ``model.freeze`` leaves, or with ``model.lora`` ``adapters`` and ``new rows``."""
+    lora, freeze = config.model.lora, config.model.freeze
+    tables = shape.parts["embedding"] + shape.parts["head"]
+    added = {PLAIN: 0, TAGGED: len(TAGS)}.get(config.data.form, ADDED) + config.data.num_codes
+    rows = added * shape.width * (2 if shape.parts["head"] else 1)
     if not lora.rank:
-        return {"all": shape.parameters}
+        body = {} if freeze in ("body", "text_model") else {"body": shape.parameters - tables}
+        kept = {"new rows": rows} if freeze in ("text_rows", "text_model") else {"rows": tables}
+        return {**body, **kept} if freeze != "none" else {"all": shape.parameters}
     # (in, out) by the names these decoders give their linear layers.
     sizes = {
         "q_proj": (shape.width, shape.queries), "k_proj": (shape.width, shape.keys), "v_proj": (shape.width, shape.keys),
@@ -98,7 +104,6 @@ def trained_parameters(config: RunConfig, shape: Shape) -> dict[str, int]:
     for target in lora.targets:
         if target not in sizes:
             raise ConfigError(f"model.lora.targets: no {target!r}.{suggest(target, sizes)} Known: {', '.join(sizes)}")
-    rows = (ADDED + config.data.num_codes) * shape.width * (2 if shape.parts["head"] else 1)
     adapters = shape.layers * lora.rank * sum(sum(sizes[t]) for t in lora.targets)
     return {"adapters": adapters, "new rows": rows}
 
@@ -111,7 +116,11 @@ def state_bytes(config: RunConfig, shape: Shape, stage: int, gpus: int) -> dict[
     and two moments (stage 1 and up: a GPU's share), gradients in bfloat16 (stage 1) or its share in float32 (2, 3).
     """
     trained = sum(trained_parameters(config, shape).values())
-    frozen = shape.parameters - trained if config.model.lora.rank else 0
+    frozen = shape.parameters - trained if config.model.lora.rank or config.model.freeze != "none" else 0
+    still = config.model.lora.rank or config.model.freeze in (
+        "body",
+        "text_model",
+    )  # the layers' matrices get no gradient
     mixed = config.train.autocast == "bfloat16"
     full = 2.0 if config.model.dtype == "bfloat16" else 4.0
     frozen_bytes = full if stage == 0 or not mixed else 2.0
@@ -124,7 +133,7 @@ def state_bytes(config: RunConfig, shape: Shape, stage: int, gpus: int) -> dict[
         found = {"weights": held + trained * own, "gradients": trained * own, "optimizer": 2 * trained * own}
         if mixed and full == 4.0:
             # Frozen matrices are cast as well, but only trained ones are kept: autocast caches what needs a gradient.
-            found["autocast copies"] = 2.0 * (shape.linear if not config.model.lora.rank else trained)
+            found["autocast copies"] = 2.0 * (trained if still else shape.linear)
         return found
     weight = 2.0 if mixed else own
     gradient = weight if stage == 1 else 4.0 / share

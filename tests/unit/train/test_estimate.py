@@ -107,6 +107,22 @@ def test_arithmetic_is_six_per_weight_and_eight_with_checkpointing():
     assert estimate.flops_per_token(again, shape, 1.0) == 8 * shape.linear + 4 * attention + head
 
 
+@pytest.mark.parametrize("freeze", ("text_rows", "body", "text_model"))
+@pytest.mark.parametrize("kind", ("qwen2", "qwen2-untied"))
+def test_frozen_parts_have_no_gradient(tmp_path, kind, freeze):
+    sys.path.insert(0, str(ROOT / "tests/unit/model"))
+    from local_backbones import extended, make_backbone, section
+
+    from ttt.model.start import starting_model
+
+    folder = make_backbone(tmp_path, kind, width=64)
+    c = config(f"model.path={folder}", f"model.freeze={freeze}", "data.num_codes=32", "model.overrides={}")
+    model = starting_model(section(folder, freeze=freeze), extended(folder), 1)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(estimate.trained_parameters(c, estimate.shape_of(c)).values()) == trained
+    assert estimate.state_bytes(c, estimate.shape_of(c), 0, 1)["optimizer"] == 8 * trained
+
+
 def test_adapters_hold_little(tmp_path):
     pytest.importorskip("peft")
     sys.path.insert(0, str(ROOT / "tests/unit/model"))
