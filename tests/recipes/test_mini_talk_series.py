@@ -91,6 +91,10 @@ def test_voices(local):
     unseen = {v.name for v in local["synth"].UNSEEN}
     assert {v.name for _, v in said["test_unseen_voice"]} <= unseen and not trained & unseen
     assert {v.name for _, v in said["test"]} <= trained
+    manners = {v.name for _, v in said["train"]}
+    assert {name.partition("_")[0] for name in manners} == trained and len(manners) > 2 * len(trained)
+    base = {v.name: v for v in local["synth"].TRAINED}
+    assert all(abs(v.pitch - base[v.name.partition("_")[0]].pitch) <= 12 for _, v in said["train"])
     assert [s for s, _ in said["test"]] == [s for s, _ in said["test_unseen_voice"]]
 
 

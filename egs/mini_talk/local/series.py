@@ -24,7 +24,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *
 KINDS = ("count", "twice", "echo", "talk")
 SIZES = {
     "full": {
-        "train": {"count": 38, "twice": 700, "echo": 500, "talk": 700}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
+        "train": {"count": 38, "twice": 1200, "echo": 700, "talk": 700}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
         "test": {"count": 8, "twice": 40, "echo": 30, "talk": 30},
     },
     "tiny": {
@@ -52,6 +52,9 @@ SIZES = {
         "test": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
     },
 }  # fmt: skip
+# Pitch and words per minute that train adds to a voice: eight voices alone are too few to go on in one never heard.
+MANNERS = ((0, 0), (-12, -10), (-6, 8), (6, -5), (12, 10))
+COUNTED = 3  # manners in which every voice says every row of numbers
 SPLITS = ("train", "dev", "test", "test_unseen_voice")
 LARGEST_DROPPED_SHARE = 0.05
 
@@ -117,14 +120,28 @@ def plan(size: str, seed: int) -> dict[str, list[Series]]:
     return found
 
 
+def manner(voice: Voice, number: int) -> Voice:
+    """The voice speaking higher or lower, faster or slower; 0: as it is."""
+    pitch, rate = MANNERS[number]
+    name = f"{voice.name}_{number}" if number else voice.name
+    return replace(voice, name=name, pitch=min(99, max(0, voice.pitch + pitch)), rate_wpm=voice.rate_wpm + rate)
+
+
 def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Series, Voice]]]:
-    """Who says what: counting in train by every voice, all else by one voice in turn; the unseen voices repeat the test."""
+    """Who says what: in train every voice counts, all else is said by one voice in turn, in some manner; the unseen voices
+    repeat the test."""
+    rng = random.Random(f"{seed} manners")
+    voices = synth.TRAINED
     found: dict[str, list[tuple[Series, Voice]]] = {}
     for split, some in texts.items():
-        rows = []
+        rows: list[tuple[Series, Voice]] = []
         for i, one in enumerate(some):
-            every = split == "train" and one.kind == "count"
-            rows += [(one, v) for v in (synth.TRAINED if every else (synth.TRAINED[i % len(synth.TRAINED)],))]
+            if split != "train":
+                rows.append((one, voices[i % len(voices)]))
+            elif one.kind == "count":
+                rows += [(one, manner(v, m)) for v in voices for m in rng.sample(range(len(MANNERS)), COUNTED)]
+            else:
+                rows.append((one, manner(voices[i % len(voices)], rng.randrange(len(MANNERS)))))
         found[split] = rows
     found["test_unseen_voice"] = [(one, synth.UNSEEN[i % len(synth.UNSEEN)]) for i, one in enumerate(texts["test"])]
     return found
@@ -195,7 +212,8 @@ def _write(folder: Path, said: dict[str, list[tuple[Series, Voice]]], rendered: 
             duration_s, starts = rendered[voice.name, one.text]
             name, words = utterance_id(voice.name, one.text), one.text.split()
             utterances[name] = Utterance(
-                name, wav_name(voice.name, one.text), one.text, round(duration_s, 4), voice.name, split, {"kind": one.kind}
+                name, wav_name(voice.name, one.text), one.text, round(duration_s, 4), voice.name.partition("_")[0], split,
+                {"kind": one.kind, "manner": voice.name.partition("_")[2] or "0"},
             )
             items.append({
                 "id": f"{split}-{one.kind}-{number:05d}", "task": "continuation", "input": name, "output": name,
