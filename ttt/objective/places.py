@@ -50,9 +50,9 @@ def inside(ids: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
 
 
 def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = False) -> Tensor:
-    """Codes of the answers' spans that have an end token; ``with_ends``: the end tokens too.  bool [B, T].
+    """Codes of the answers' spans that have an end token, or end with their document; ``with_ends``: the end tokens too.
 
-    ``first_only``: of the first span of each document alone, and of none of the document if that has no end, as LLaDA-TTS
+    bool [B, T].  ``first_only``: of the first span of each document alone, and of none of the document if that has no end, as LLaDA-TTS
     looks for the first start and the first end token of a row.
     """
     space = space_of(batch, "objective.noised")
@@ -60,6 +60,9 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
     same = batch.doc[:, 1:] == batch.doc[:, :-1]
     closed = is_end.clone()
     closed[:, :-1] |= is_end[:, 1:] & same
+    if not first_only:  # the loader may have cut a long document at the border of a frame
+        closed[:, -1] |= batch.visible[:, -1]
+        closed[:, :-1] |= ~same & batch.visible[:, :-1]
     audio, run, size = _runs(batch)
     good = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, closed[audio].long(), "amax").bool()
     mine = torch.zeros(size, dtype=torch.long).scatter_reduce(

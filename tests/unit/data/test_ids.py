@@ -176,3 +176,17 @@ def test_what_cannot_be_cut_is_dropped(tokenizer):
     assert frame_cut(stream, start + BOOKS - 1, BOOKS) is None
     text = stream_of_ids("x:1", {"input_ids": [1] * 9}, tokenizer.vocab)
     assert frame_cut(text, 5, BOOKS) is None
+
+
+@pytest.mark.parametrize("spans, learned", [("all", True), ("first", False)])
+def test_cut_speech_is_learned(folder, tokenizer, spans, learned):
+    """A span that the loader cut has no end token; only the published rule (`spans: first`) leaves it out."""
+    from ttt.objective.places import whole_spans
+
+    section = DataSection(train=str(folder / "tts.jsonl"), row_tokens=40, batch_tokens=40, pack=False, long_rows="cut")
+    loader = training_loader(section, tokenizer, seed=1)
+    for number in range(loader.updates_per_epoch):
+        batch = loader.micro_batch(number, 0)
+        found = whole_spans(batch, spans == "first")
+        for doc, uid in enumerate(batch.uids):
+            assert bool(found[batch.doc == doc].any()) == (learned or uid not in loader.report.cut)
