@@ -10,6 +10,7 @@ import torch
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.backbone import PRESETS, quiet
+from ttt.model.stored import refuse_other_class
 from ttt.text.vocab import FINAL_SPECIALS, MULTIMODAL_SPECIALS
 
 QWEN_TOKENS = 151_665  # ids of the Qwen2.5 tokenizer
@@ -28,6 +29,7 @@ def read_hf_config(folder: Path) -> Any:
     """transformers' configuration object of a model folder.  Raises `CheckpointError`."""
     from transformers import AutoConfig
 
+    refuse_other_class(folder, "causal_lm")
     quiet()
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -47,6 +49,10 @@ def meta_model(config: Any) -> Any:
 
 def described(section: ModelSection, vocab_size: int) -> Any:
     """The configuration object of ``section`` with ``vocab_size`` ids at least; reads ``config.json``, no weights."""
+    arch = section.arch
+    name = arch if isinstance(arch, str) else arch.registered_name
+    if name != "causal_lm":
+        raise ConfigError(f"model.arch: the shape of a {name!r} stands in its own fields; this counts causal LMs only")
     if section.path:
         if not (Path(section.path) / "config.json").is_file():
             raise CheckpointError(f"{section.path}: no model here (config.json is missing)")

@@ -169,6 +169,28 @@ def test_masked_books_are_filled_coarse_to_fine(nar, fields):
     assert upper == sorted(upper)  # weights that far apart settle one book after another
 
 
+def test_a_hole_is_filled_and_what_is_known_stays():
+    net, rng = network(nar="masked_all"), np.random.default_rng(5)
+    known = V.code_ids(rng.integers(0, CODES, (4, BOOKS)).astype(np.int32)).tolist()
+    some = [dataclasses.replace(p, known=[*[V.mask_id] * (n * BOOKS), *known]) for n, p in enumerate(prompts(), 2)]
+    d = decoder(net, sampler="valle_masked", first_book="masked", steps_total=3)
+    for n, g in enumerate(d.generate(some), 2):
+        assert len(g.codes) == n + 4 and g.codes[n:].tolist() == V.codes(np.asarray(known)).tolist()
+        assert g.calls == {"ar": 0, "diffusion": min(3, n * BOOKS)}
+    other = [
+        dataclasses.replace(p, known=[*p.known[:-BOOKS], *known[:BOOKS]]) for p in some
+    ]  # the last frame is another
+    sure: list[list[float]] = [[], []]
+    for heard, asked in zip(sure, (some, other), strict=True):
+        for _ in d.events(asked, on_commit=lambda row, at, ids, score, heard=heard: heard.extend(score.tolist())):
+            pass
+    assert len(sure[0]) == len(sure[1]) == 9 * BOOKS and sure[0] != pytest.approx(
+        sure[1], abs=1e-6
+    )  # both sides are heard
+    with pytest.raises(ConfigError, match="holes are filled by valle_masked"):
+        codes(decoder(), some)
+
+
 def test_prompts_without_audio_and_foreign_samplers_are_refused():
     with pytest.raises(DataError, match="holds no audio"):
         codes(decoder(), [Prompt("silent", [V.im_start_id])])

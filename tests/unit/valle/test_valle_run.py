@@ -114,6 +114,12 @@ def test_objectives_samplers_and_verbs_of_another_class_are_refused(world, tmp_p
         == 2
     )
     assert "class 'valle'; this works with 'causal_lm' only" in capsys.readouterr().err
+    assert main(["model", "show", str(world / "run")]) == 2
+    assert "class 'valle'; this works with 'causal_lm' only" in capsys.readouterr().err
+    assert (
+        main(["estimate", str(ROOT / "recipes/audiolm/conf/base.yaml"), f"data.tokenizer={world}/data/tokenizer"]) == 2
+    )
+    assert "this counts causal LMs only" in capsys.readouterr().err
 
 
 def test_doctor_reads_the_log_and_leaves_the_network_alone(world, capsys):
