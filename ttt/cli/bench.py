@@ -11,6 +11,7 @@ from ttt.errors import ConfigError
 BENCHES = {
     "train": ("ttt.bench.train", "a training step: packed rows, logits at loss positions, chunked cross-entropy"),
     "decode": ("ttt.bench.decode", "decoding: the cached, batched decoder"),
+    "size": ("ttt.bench.size", "training and decoding at 0.5B and 1.5B parameters, on an accelerator"),
     "loader": ("ttt.bench.loader", "the loader: how many tokens a second it can feed"),
 }
 
