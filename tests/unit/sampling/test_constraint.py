@@ -200,26 +200,28 @@ def test_settings_that_cannot_work(sampler, fields, message):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sampler", ["blockwise", "threshold", "semi_ar_padding"])
 def test_ten_thousand_frames(sampler, capsys):
     """10,000 frames of 7 codes (SNAC's shape): none leaves its range; the cost beside unconstrained decoding, in turns."""
     model = world(7, 64, "llada")
     v = model.tokenizer.vocab
-    fields = {"canvas": "speech", "temperature": 1.0, **(
-        {"gen_length": 700, "initial_length": 28, "num_iterations": 2} if sampler == "semi_ar_padding"
-        else {"gen_length": 700, "block_length": 28, **({"diffusion_steps": 50} if sampler == "blockwise" else {})}
-    )}  # fmt: skip
-    length = {"name": "budget", "codes": 700, "last_codes": 700}
+    own_fields = {
+        "blockwise": {"block_length": 28, "diffusion_steps": 10}, "threshold": {"block_length": 28, "threshold": 0.01},
+        "semi_ar_padding": {"initial_length": 28, "num_iterations": 2},
+    }  # fmt: skip
+    fields = {"canvas": "speech", "temperature": 1.0, "gen_length": 140, **own_fields[sampler]}
+    length = {"name": "budget", "codes": 140, "last_codes": 140}
     seconds = {"frame": [], "none": []}
     tokens = {"frame": 0, "none": 0}
     frames = rounds = 0
     while frames < 10_000:
         for name in ("frame", "none") if rounds % 2 else ("none", "frame"):
             own = decoder(
-                model, sampler, CONSTRAINT.build(name, "c"), Full(), length, fields, max_tokens=702, seed=rounds
+                model, sampler, CONSTRAINT.build(name, "c"), Full(), length, fields, max_tokens=142, seed=rounds
             )
             started = time.perf_counter()
-            answers = own.generate(prompts(model, 8))
+            answers = own.generate(prompts(model, 32))
             seconds[name].append((time.perf_counter() - started) / sum(len(a.ids) for a in answers))
             tokens[name] += sum(len(a.ids) for a in answers)
             if name == "frame":
