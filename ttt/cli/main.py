@@ -33,7 +33,7 @@ VERBS = {
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
     "vocode": ("ttt.cli.vocode:vocode", "speech tokens in a JSON file -> a wav, by the configured codec"),
-    "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model plays or says after them, or in a hole of them"),
+    "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model plays or says after them, or in a hole"),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),

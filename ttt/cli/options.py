@@ -136,7 +136,7 @@ def continue_(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings")
     verb.add_argument("--out", default="", metavar="DIR", help="where sound goes (default: RUN/continuations)")
     verb.add_argument("--prompt-seconds", type=float, default=0.0, metavar="S", help="hear only the first S seconds of each file")
-    verb.add_argument("--seconds", type=float, default=0.0, metavar="S", help="go on for S seconds at most (default: as configured)")
+    verb.add_argument("--seconds", type=float, default=0.0, metavar="S", help="go on for S seconds at most")
     verb.add_argument("--hole", default="", metavar="A:B", help="write seconds A to B anew, hearing both sides (nar=masked_all)")
     verb.add_argument("--overwrite", action="store_true", help="replace files of earlier calls")
 

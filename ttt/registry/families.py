@@ -10,17 +10,26 @@ WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builti
 RATE = Registry("rate", "masking rate", _I + "MaskingRate", builtin=("ttt.diffusion.rates",))
 CONSTRAINT = Registry("constraint", "position constraint", _I + "Constraint", builtin=("ttt.diffusion.constraints",))
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
-OBJECTIVE = Registry("objective", "objective", _I + "Objective", builtin=("ttt.objective.library", "ttt.objective.dual_stream", "ttt.objective.valle"))
+OBJECTIVE = Registry(
+    "objective", "objective", _I + "Objective",
+    builtin=("ttt.objective.library", "ttt.objective.dual_stream", "ttt.objective.valle"),
+)  # fmt: skip
 ARCH = Registry("arch", "model class", _I + "ModelClass", builtin=("ttt.model.classes", "ttt.model.valle.arch"))
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
-SAMPLER = Registry("sampler", "sampler", _I + "SpanSampler", builtin=("ttt.sampling.unmask", "ttt.sampling.iterative", "ttt.sampling.books"))
+SAMPLER = Registry(
+    "sampler", "sampler", _I + "SpanSampler",
+    builtin=("ttt.sampling.unmask", "ttt.sampling.iterative", "ttt.sampling.books"),
+)  # fmt: skip
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
 CODEC = Registry(
     "codec", "codec", _I + "Codec",
     builtin=("ttt.audio.codecs", "ttt.audio.mel_codecs", "ttt.audio.external", "ttt.audio.snac", "ttt.audio.cosyvoice"),
 )  # fmt: skip
-TASK = Registry("task", "task", _I + "Task", builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.text_speech", "ttt.tasks.continuation"))
+TASK = Registry(
+    "task", "task", _I + "Task",
+    builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.text_speech", "ttt.tasks.continuation"),
+)  # fmt: skip
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))
 SPEAKER = Registry("speaker", "speaker encoder", _I + "SpeakerEncoder", builtin=("ttt.eval.speakers",))
