@@ -19,6 +19,7 @@ def scored(text: str = "the sky is blue", ref: str = "the sky is blue", **more: 
     base: dict = {"uid": "a", "task": "qa", "split": "test", "text": text, "text_ref": ref}
     base |= {"answer_key": "blue", "distractors": []}
     base |= {"judged_text": text, "speech_ref": ref, "audio_s": 2.0, "ref_audio_s": 2.5, "seconds": 0.5}
+    base |= {"mel_distance_db": 9.0, "speaker_similarity": 0.9, "forced": {"": (3.0, 4.0)}}
     base |= {"first_block_s": 0.1, "calls": {"ar": 10, "diffusion": 30}, "normalize": Words().normalize}
     return base | more
 
@@ -162,7 +163,8 @@ def test_every_metric(name):
     assert isinstance(metric.total(one + other), float)
     assert metric.unit in UNITS
     # an item without anything is skipped or counted, but never an error
-    absent = ("text_ref", "speech_ref", "answer_key", "judged_text", "audio_s", "ref_audio_s", "first_block_s")
+    absent = ("text_ref", "speech_ref", "answer_key", "judged_text", "audio_s", "ref_audio_s", "first_block_s", "mel_distance_db",
+              "speaker_similarity", "forced")  # fmt: skip
     nothing = metric.item(scored(**dict.fromkeys(absent)))
     assert nothing is None
     assert metric_id(metric, "J", "N").startswith(name)
