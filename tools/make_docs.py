@@ -24,9 +24,9 @@ writes one to start from ([tools.md](tools.md)).
 ## Does mine keep the family's promises?
 
 `ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tries the named properties of a family on a plug-in, one line each,
-in some seconds and without training. It knows mask, noise (also called schedule), weighting, strategy, rate, constraint, objective,
-sampler, remask, length, codec, task, metric and converter. A broken property shows its counter-example; a mask's is drawn, with `X` at the
-cell that is wrong:
+in some seconds and without training. It knows mask, noise (also called schedule), weighting, strategy, rate, constraint,
+objective, sampler, remask, length, codec, task, metric and converter. A broken property shows its counter-example; a mask's is
+drawn, with `X` at the cell that is wrong:
 
 ```
 $ ttt check mask forgets_documents --plugins mine.py

@@ -235,7 +235,8 @@ class SpanSampler(ABC):
     ``predict(rows, tails, last)``: ``tails`` i64 [R, m], the tokens after each row's context (mask ids included) -> logits
     f32 [R, last, V] of their last positions.  ``span`` yields settled blocks; after one that ended a row there is none of
     that row.  ``canvas``: ``span`` (text opens spans, the sampler fills them), ``answer`` (the sampler writes everything
-    after the prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive`` samplers never fill spans: audio is written token by token like text.
+    after the prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive``
+    samplers never fill spans: audio is written token by token like text.
 
     A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.steps`): it yields the `Call`s it wants
     answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover

@@ -164,9 +164,9 @@ class EvalSection:
     limit: int = 0  # items per file; 0: all
     bootstrap: int = 1000  # resamples per interval
     samples: int = 10  # wavs and mel plots written per task
-    note: str = ""  # printed above every table, e.g. "quick run: small corpus, few steps"
     forced: bool = False  # also run the objective on the true answers, for metrics of its statistics (``forced``)
     floor: bool = False  # also score the true answers through the codec: what a perfect model would get, as floor_METRIC
+    note: str = ""  # printed above every table, e.g. "quick run: small corpus, few steps"
 
     def __post_init__(self) -> None:
         if self.cache not in CACHES:

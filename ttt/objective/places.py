@@ -52,8 +52,8 @@ def inside(ids: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
 def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = False) -> Tensor:
     """Codes of the answers' spans that have an end token, or end with their document; ``with_ends``: the end tokens too.
 
-    bool [B, T].  ``first_only``: of the first span of each document alone, and of none of the document if that has no end, as LLaDA-TTS
-    looks for the first start and the first end token of a row.
+    bool [B, T].  ``first_only``: of the first span of each document alone, and of none of the document if that has no end, as
+    LLaDA-TTS looks for the first start and the first end token of a row.
     """
     space = space_of(batch, "objective.noised")
     is_end = torch.isin(batch.ids, torch.tensor(space.ends, dtype=torch.long)) & batch.visible
