@@ -81,7 +81,10 @@ def _file(task: Task) -> None:
 
 
 def _scored(said: str, wanted: str, audio_s: float = 1.0) -> Mapping[str, Any]:
+    right = said == wanted
     return {
+        "mel_distance_db": 2.0 if right else 9.0, "speaker_similarity": 0.9 if right else 0.2,
+        "forced": {"": (1.0 if right else 3.0, 4.0)},
         "uid": "i", "task": "t", "split": "test", "text": said, "text_ref": wanted, "answer_key": wanted.split()[0],
         "distractors": ["dog"], "judged_text": said, "speech_ref": wanted, "audio_s": audio_s, "ref_audio_s": 1.0,
         "seconds": 0.5, "first_block_s": 0.1, "calls": {"ar": 3, "diffusion": 5}, "normalize": str.lower,
