@@ -280,7 +280,7 @@ class MelCodec(TrainableCodec):
         weights = self._get()
         device = weights["mean"].device
         ids = [torch.tensor(i, device=device).long() for i in split(codes, self._strides)]
-        z = look_up(weights["tables"], torch.tensor(codes[:, 0], device=device).long(), [len(codes)])  # [F, D]
+        z = look_up(weights["tables"], torch.as_tensor(codes[:, 0], device=device).long(), [len(codes)])  # [F, D]
         for book, mine in zip(self._books(), ids, strict=True):
             z = z + book[mine].reshape(len(codes), -1)
         x = (z.reshape(-1, self.pca_dim) @ weights["basis"].T + weights["mean"]).reshape(-1, self.mels)
