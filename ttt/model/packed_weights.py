@@ -88,9 +88,10 @@ def pack(module: nn.Module) -> None:
 
 
 def packable(layer: nn.Linear) -> bool:
-    """Float32 on a CPU, and not compiled (which has its own code)?"""
+    """Float32 on a CPU, here as a whole (ZeRO-3 leaves a rank an empty tensor), and not compiled (which has its own code)?"""
     w = layer.weight
-    return available() and w.device.type == "cpu" and w.dtype == torch.float32 and layer._compiled_call_impl is None
+    here = w.device.type == "cpu" and w.dtype == torch.float32 and w.ndim == 2 and w.numel() > 0
+    return available() and here and layer._compiled_call_impl is None
 
 
 def unpack(module: nn.Module) -> None:

@@ -167,7 +167,9 @@ def test_a_copy_computes_with_its_own_weights():
         assert not layer(x).any() and lm.hf.get_decoder().layers[0].mlp.up_proj(x).any()
 
 
-def test_bfloat16_is_left_alone():
-    layer = torch.nn.Linear(4, 4, dtype=torch.bfloat16)
-    pack(layer)
-    assert "forward" not in vars(layer)
+def test_other_types_and_weights_that_are_elsewhere_are_left_alone():
+    half, sharded = torch.nn.Linear(4, 4, dtype=torch.bfloat16), torch.nn.Linear(4, 4)
+    sharded.weight.data = torch.empty(0)  # what ZeRO-3 leaves a rank between layers
+    for layer in (half, sharded):
+        pack(layer)
+        assert "forward" not in vars(layer)
