@@ -32,6 +32,12 @@ if in_range 1; then
         llada_*)  # codes, examples and a judge of its own
             parts=${LLADA_WORLD:-egs/mini_talk/llada/exp/world}/data/tts.train.jsonl
             [ -e "$parts" ] || die "missing $parts: run ./egs/mini_talk/llada/run.sh --stop-stage 3" ;;
+        slamomni|audiolm)
+            last=3 folder=egs/mini_talk/audiolm/exp/world/data
+            if [ "$table" = slamomni ]; then last=4 folder=egs/mini_talk/slamomni/exp/backbone; fi
+            [ -e "$folder" ] || die "missing $folder: run ./egs/mini_talk/$table/run.sh --stop-stage $last" ;;
+        caches)
+            made "$world/data/train.jsonl" "--stop-stage 3" ;;
         *)
             made "$world/corpus/corpus.json" "--stage 1 --stop-stage 1"
             made "$world/codec/codec.json" "--stage 2 --stop-stage 2"

@@ -16,6 +16,7 @@ RECIPES = sorted(
 OVERLAYS = {
     "egs/mini_talk/conf/quick.yaml": "egs/mini_talk/conf/ttt.yaml",
     "recipes/ablations/conf/world.yaml": "egs/mini_talk/conf/ttt.yaml",
+    "recipes/ablations/conf/spans_world.yaml": "egs/mini_talk/conf/ttt.yaml",
     "recipes/ablations/conf/llada_world.yaml": "egs/mini_talk/llada/conf/tts.yaml",
     "recipes/ablations/conf/audiolm_world.yaml": "egs/mini_talk/audiolm/conf/stages.yaml",
     "egs/mini_talk/slamomni/conf/world.yaml": "egs/mini_talk/slamomni/conf/v1.1.yaml",
