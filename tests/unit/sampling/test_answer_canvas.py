@@ -25,7 +25,9 @@ SMALL = {
     "length_increment": 3, "temperature": 0.0,
 }  # fmt: skip
 CANVAS = pytest.mark.parametrize("canvas", ["span", "answer"])
-EVERY = pytest.mark.parametrize("name", [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).model_class)])
+EVERY = pytest.mark.parametrize(
+    "name", [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).model_class)]
+)
 
 
 def prompt_of(example):
