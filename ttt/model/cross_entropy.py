@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ttt.model.rows import SplitHead
 from ttt.types import Columns
 
 CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of one chunk's logits: fits a CPU's cache, fills a GPU
@@ -114,11 +115,20 @@ def is_plain(head: nn.Module) -> bool:
     return type(head.weight) is nn.Parameter  # other kinds of sharding replace the type
 
 
+def _held(head: nn.Module) -> bool:
+    """Does ZeRO-3 shard ``head``, and is it whole for now?"""
+    parts = list(head.parameters())
+    return all(hasattr(p, "ds_id") and p.numel() == getattr(p, "ds_numel", 0) for p in parts)
+
+
 def _called(
     head: nn.Module, hidden: Tensor, targets: Tensor, size: int, groups: list[Group], hits: bool
 ) -> tuple[Tensor, Tensor]:
+    # As for plain layers under ZeRO-3: ranks with different numbers of chunks must not call the module itself.
+    logits_of = head.forward if isinstance(head, SplitHead) and _held(head) else head
+
     def piece(h: Tensor, t: Tensor, ranges: Ranges | None) -> tuple[Tensor, Tensor]:
-        logits = _wide(head(h))
+        logits = _wide(logits_of(h))
         if ranges is not None:
             logits, t = take(logits, ranges, 1), column_of(t, ranges)
         hit = logits.detach().gather(1, t[:, None])[:, 0] >= logits.detach().amax(1) if hits else t[:0] > 0
