@@ -86,14 +86,18 @@ def test_the_beginning_determines_the_end(local):
 
 
 def test_voices(local):
-    said = local["series"].spoken(local["series"].plan("tiny", 1), 1)
-    trained = {v.name for v in local["synth"].TRAINED}
+    said = local["series"].spoken(local["series"].plan("full", 1), 1)
+    trained, crowd = ({v.name: v for v in local["synth"].__dict__[key]} for key in ("TRAINED", "CROWD"))
     unseen = {v.name for v in local["synth"].UNSEEN}
-    assert {v.name for _, v in said["test_unseen_voice"]} <= unseen and not trained & unseen
-    assert {v.name for _, v in said["test"]} <= trained
+    bases = [v.base for key in ("TRAINED", "CROWD", "UNSEEN") for v in local["synth"].__dict__[key]]
+    assert len(set(bases)) == len(bases) and len({b.lower() for b in bases}) == len(bases)  # no voice is another's double
+    assert {v.name for _, v in said["test_unseen_voice"]} == unseen
+    assert {v.name for _, v in said["test"]} == set(trained)
     manners = {v.name for _, v in said["train"]}
-    assert {name.partition("_")[0] for name in manners} == trained and len(manners) > 2 * len(trained)
-    base = {v.name: v for v in local["synth"].TRAINED}
+    base = trained | crowd
+    assert {name.partition("_")[0] for name in manners} == set(base) and len(manners) > 2 * len(base)
+    free = [v.name.partition("_")[0] in trained for s, v in said["train"] if s.kind != "count"]
+    assert 0.4 < sum(free) / len(free) < 0.6
     assert all(abs(v.pitch - base[v.name.partition("_")[0]].pitch) <= 12 for _, v in said["train"])
     assert [s for s, _ in said["test"]] == [s for s, _ in said["test_unseen_voice"]]
 

@@ -10,7 +10,8 @@
 
 Every item is cut at a word (``|``): ``cut`` is the share of the recording before it, ``text_out`` the words behind it (empty
 for ``talk``: any end will do).  Files are those of `data.py`: DIR/wav, DIR/SPLIT.jsonl, DIR/SPLIT.items.jsonl,
-DIR/corpus.json.  ``test`` has texts that train never says, in its voices; ``test_unseen_voice`` has the same texts in others.
+DIR/corpus.json.  Train has eight voices in several manners, and a crowd of others: eight alone are too few to go on in one never heard.  ``test``
+has texts that train never says, in the eight voices; ``test_unseen_voice`` has the same texts in others.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *
 KINDS = ("count", "twice", "echo", "talk")
 SIZES = {
     "full": {
-        "train": {"count": 38, "twice": 1200, "echo": 700, "talk": 700}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
+        "train": {"count": 38, "twice": 1200, "echo": 2200, "talk": 1200}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
         "test": {"count": 8, "twice": 40, "echo": 30, "talk": 30},
     },
     "tiny": {
@@ -52,9 +53,10 @@ SIZES = {
         "test": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
     },
 }  # fmt: skip
-# Pitch and words per minute that train adds to a voice: eight voices alone are too few to go on in one never heard.
+# Pitch and words per minute that train adds to a voice.
 MANNERS = ((0, 0), (-12, -10), (-6, 8), (6, -5), (12, 10))
-COUNTED = 3  # manners in which every voice says every row of numbers
+COUNTED = 3  # manners in which every trained voice says every row of numbers
+CROWD_COUNTS = 12  # voices of the crowd that say every row of numbers
 SPLITS = ("train", "dev", "test", "test_unseen_voice")
 LARGEST_DROPPED_SHARE = 0.05
 
@@ -128,10 +130,10 @@ def manner(voice: Voice, number: int) -> Voice:
 
 
 def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Series, Voice]]]:
-    """Who says what: in train every voice counts, all else is said by one voice in turn, in some manner; the unseen voices
-    repeat the test."""
+    """Who says what, in some manner: in train every voice of the eight counts, and some of the crowd; all else is said by one
+    voice, of the eight and of the crowd in turn.  Dev and test have the eight as they are; the unseen voices repeat the test."""
     rng = random.Random(f"{seed} manners")
-    voices = synth.TRAINED
+    voices, crowd = synth.TRAINED, synth.CROWD
     found: dict[str, list[tuple[Series, Voice]]] = {}
     for split, some in texts.items():
         rows: list[tuple[Series, Voice]] = []
@@ -140,8 +142,10 @@ def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Se
                 rows.append((one, voices[i % len(voices)]))
             elif one.kind == "count":
                 rows += [(one, manner(v, m)) for v in voices for m in rng.sample(range(len(MANNERS)), COUNTED)]
+                rows += [(one, manner(v, rng.randrange(len(MANNERS)))) for v in rng.sample(crowd, CROWD_COUNTS)]
             else:
-                rows.append((one, manner(voices[i % len(voices)], rng.randrange(len(MANNERS)))))
+                among, turn = (voices, crowd)[i % 2], i // 2
+                rows.append((one, manner(among[turn % len(among)], rng.randrange(len(MANNERS)))))
         found[split] = rows
     found["test_unseen_voice"] = [(one, synth.UNSEEN[i % len(synth.UNSEEN)]) for i, one in enumerate(texts["test"])]
     return found

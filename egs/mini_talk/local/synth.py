@@ -67,6 +67,18 @@ UNSEEN = (
     Voice("robert", "en-us+robert", "male", 180, 40),
     Voice("edward", "en-us+edward", "male", 195, 75, volume=65),
 )
+# Variants of espeak-ng that are plainly other speakers (no whisper, no robot), do not clip and say the same twice (Reed and caleb
+# do not): many voices, for what must go on in any.
+CROWD = tuple(
+    Voice(name, f"en-us+{name}", gender, volume=70)
+    for gender, names in (
+        ("female", "Alicia Andrea anika aunty belinda f2 grandma linda shelby steph"),
+        ("male", "Alex Andy Denis Diogo Henrique Hugo Lee Mario Michael Mike Nguyen RicishayMax adam benjamin boris "
+                 "david grandpa ian kaukovalta klatt klatt3 klatt4 m2 m3 m5 m6 m8 marcelo michel miguel pablo quincy sandro travis "
+                 "victor zac"),
+    )
+    for name in names.split()
+)
 OUT = Voice("out", "en-us", "male", 185, 50, pitch_range=20)
 FLITE_UNSEEN = tuple(Voice(f"flite_{n}", n, g, engine="flite") for n, g in (("slt", "female"), ("rms", "male")))
 # fmt: on
