@@ -81,7 +81,7 @@ class _Frames(Objective):
 
         f = plan.frames
         if not len(f.doc):
-            nothing = next(model.parameters()).sum() * 0.0
+            nothing = torch.zeros((), device=next(model.parameters()).device)  # no parameter gets a gradient, not even 0
             return LossTerms({n: LossTerm(nothing, t.count, t.scale) for n, t in plan.terms.items()})
         network: Any = getattr(model, "module", model)
         self.check_network(network.arch)
