@@ -242,7 +242,7 @@ def test_bound_does_not_depend_on_batches_or_order_but_on_the_seed(model):
 @pytest.mark.parametrize("cfg", [0.0, 1.5])
 def test_greedy_check_follows_the_surest_place(model, cfg):
     """A target made by the slow loop is greedy, and no longer with one token changed."""
-    from ttt.eval.likelihood import without_context
+    from ttt.eval.likelihood.scoring import without_context
 
     v = model.tokenizer.vocab
     allowed = vocabulary(model.tokenizer, v.size, "text")

@@ -11,19 +11,9 @@ import torch
 
 from ttt.eval.harness.chain import Scored, stream_of
 from ttt.eval.harness.texts import Pair
-from ttt.eval.likelihood import (
-    Draws,
-    Part,
-    batches,
-    estimate,
-    logits_at,
-    masked_nll,
-    patterns,
-    uid_number,
-    without_context,
-)
+from ttt.eval.likelihood import Draws, Part, estimate, masked_nll, patterns, uid_number
+from ttt.eval.likelihood.scoring import batches, columns_of, guided_at, ids_of, logit_chunks
 from ttt.rng import generator
-from ttt.sampling.logits import guide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,12 +79,8 @@ def greedy_matches(
             rows = [todo[c] for c in chunk]
             streams = [dataclasses.replace(parts[i].stream, ids=canvas[i]) for i in rows]
             at = [np.asarray(open_[i]) for i in rows]
-            logits = logits_at(model, mask, streams, at)
-            if cfg_scale:
-                blind = [without_context(s, parts[i].at, mask_id) for s, i in zip(streams, rows, strict=True)]
-                logits = guide(logits, logits_at(model, mask, blind, at), cfg_scale)
-            logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
-            sure, token = logits.softmax(-1).max(-1)
+            hidden = guided_at(model, mask, streams, at, [parts[i].at for i in rows], cfg_scale)
+            sure, token = _likeliest(model, hidden, allowed)
             sizes = [len(a) for a in at]
             for i, s, t in zip(rows, sure.split(sizes), token.split(sizes), strict=True):
                 k = int(s.argmax())
@@ -103,3 +89,12 @@ def greedy_matches(
                 alike[i] = canvas[i][place] == parts[i].stream.ids[place]
         todo = [i for i in todo if alike[i] and open_[i]]
     return alike
+
+
+def _likeliest(model: SpeechTextLM, hidden: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """(probability f32 [N], id i64 [N]) of the likeliest of the ids ``allowed`` bool [V], for states [N, D]."""
+    sure, token = hidden.new_zeros(len(hidden), dtype=torch.float32), torch.zeros_like(hidden[:, 0], dtype=torch.long)
+    for some, logits, ranges in logit_chunks(model, hidden, columns_of(allowed, len(hidden))):
+        best, place = logits.max(-1)
+        sure[some], token[some] = (best - logits.logsumexp(-1)).exp(), ids_of(ranges, hidden.device)[place]
+    return sure, token

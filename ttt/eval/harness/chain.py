@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ttt.eval.harness.texts import Pair
-from ttt.eval.likelihood import batches
+from ttt.eval.likelihood.scoring import batches
 from ttt.masks.materialize import carry, dense
 from ttt.types import Kind, Layout, ModelInputs, TokenStream, audio_runs
 

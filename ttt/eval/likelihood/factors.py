@@ -1,0 +1,95 @@
+"""How an objective factorises an answer: a chain of tokens, and sets that are filled in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ttt.errors import ConfigError
+from ttt.types import CodeSpace, Kind, TokenStream, audio_runs
+
+if TYPE_CHECKING:
+    from ttt.interfaces import Objective
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set of tokens and all the network may see of their example: ``stream`` ends where their history does.
+
+    ``at`` i64 [n]: positions; ``tokens`` of them are the example's own, the others fill the last block up.
+    """
+
+    stream: TokenStream
+    at: np.ndarray
+    tokens: int
+    span: int = 0
+
+
+@dataclass(frozen=True)
+class Factors:
+    """How an objective factorises an example: ``chain`` i64 positions predicted by the one before; ``parts``."""
+
+    chain: np.ndarray
+    parts: tuple[Part, ...]
+
+
+def factorise(
+    objective: Objective, stream: TokenStream, block_length: int | None = None, space: CodeSpace | None = None
+) -> Factors:
+    """The factors of one example's answer; ``block_length``: tokens of a span filled together (None: the mask's; 0: all).
+
+    `Ar` is a chain.  `Nar` is one set, what may be noised, seen with all the rest (``space``: which ids are codes, where it
+    noises codes only).  `TtT` and what derives from it is a chain of text, and one
+    set per audio span (per block), given everything before.  Raises `ConfigError` for objectives of other families.
+    """
+    from ttt.objective.library import Ar, Nar, TtT
+
+    target = stream.target.copy()
+    target[0] = False  # nothing predicts the first token
+    audio = stream.kind == Kind.AUDIO
+    if isinstance(objective, Ar):
+        return Factors(np.flatnonzero(target), ())
+    if isinstance(objective, Nar):
+        at = np.flatnonzero(_noised(objective, stream, space))
+        return Factors(at[:0], (Part(stream, at, len(at)),) if len(at) else ())
+    if not isinstance(objective, TtT):
+        raise ConfigError(
+            f"objective: {getattr(type(objective), 'registered_name', type(objective).__name__)!r} has no likelihood: "
+            "its class must derive from Ar, Nar or TtT (ttt.objective.library)"
+        )
+    if block_length is None:
+        block_length = objective.mask.block_length
+    parts: list[Part] = []
+    at = np.flatnonzero(stream.target & audio)
+    for number, run in enumerate(np.split(at, np.flatnonzero(np.diff(stream.span[at])) + 1) if len(at) else []):
+        step = block_length or len(run)
+        fill = bool(block_length) and getattr(objective, "fill_blocks", False) and run[-1] + 1 < len(stream)
+        for begin in range(0, len(run), step):
+            block = run[begin : begin + step]
+            extra = step - len(block) if fill else 0
+            cut = _cut(stream, int(block[-1]) + 1, extra)
+            parts.append(Part(cut, np.arange(block[0], len(cut)), len(block), number))
+    return Factors(np.flatnonzero(target & ~audio), tuple(parts))
+
+
+def _noised(objective: Any, stream: TokenStream, space: CodeSpace | None) -> np.ndarray:
+    """Targets of one stream that the objective may mask, bool [n]."""
+    from ttt.data.packing import collate
+
+    batch = collate([[stream]], len(stream), 0, -1, space)
+    return (objective.maskable(batch) & batch.target)[0].numpy()
+
+
+def _cut(stream: TokenStream, stop: int, repeats: int = 0) -> TokenStream:
+    """The first ``stop`` tokens, the last of them ``repeats`` times more."""
+
+    def cut(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[:stop], np.repeat(values[stop - 1 : stop], repeats)])
+
+    kind = cut(stream.kind)
+    return TokenStream(
+        uid=stream.uid, ids=cut(stream.ids), kind=kind, span=audio_runs(kind), target=cut(stream.target),
+        answer=cut(stream.answer), task=stream.task, prompt_length=stream.prompt_length,
+    )  # fmt: skip
