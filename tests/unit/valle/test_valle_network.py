@@ -72,6 +72,14 @@ def test_positions_are_sines_and_cosines_times_alpha():
     assert not [n for n, _ in SinePositions(4, 0.0, trained=False).named_parameters()]
 
 
+def test_positions_of_late_frames_do_not_depend_on_the_weights_type():
+    wide, narrow = (
+        SinePositions(64, 0.0, trained=True).eval().to(d)(torch.zeros(1, 1, 64, dtype=d), torch.tensor([777]))
+        for d in (torch.float32, torch.bfloat16)
+    )
+    torch.testing.assert_close(narrow.float(), wide, atol=5e-3, rtol=0)
+
+
 @pytest.mark.parametrize("fields", [
     {}, {"norm_first": False}, {"prenet": True}, {"continuous_positions": True}, {"prepend_bos": False},
     {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0},

@@ -97,17 +97,17 @@ class SinePositions(nn.Module):
 
     def __init__(self, dim: int, dropout: float, trained: bool) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dim, self.dropout = dim, dropout
         if trained:
             self.alpha = nn.Parameter(torch.ones(1))
         else:
             self.register_buffer("alpha", torch.ones(1), persistent=False)
-        rates = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-        self.register_buffer("rates", rates, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """``x`` [B, T, D], ``positions`` i64 [T] or [B, T]."""
-        angles = positions[..., None].float() * self.rates.float()  # type: ignore[operator]
+        # Not a buffer: one would be rounded with the weights, and bfloat16 rates are wrong by radians after 500 frames.
+        rates = 10000.0 ** (-torch.arange(0, self.dim, 2, dtype=torch.float32, device=x.device) / self.dim)
+        angles = positions[..., None].float() * rates
         waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)  # sin, cos, sin, cos, ...
         return F.dropout(x + self.alpha * waves.to(x.dtype), self.dropout, self.training)
 
