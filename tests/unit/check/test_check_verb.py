@@ -55,7 +55,10 @@ def test_nested_fields(capsys):
         (["check", "maks", "causal"], "no plug-in family named 'maks'. Did you mean 'mask'?"),
         (["check", "judge", "toy"], "family 'judge' has no checks"),
         (["check", "mask", "casual"], "no attention mask named 'casual'. Did you mean 'causal'?"),
-        (["check", "noise", "polynomial", "pwoer=3"], "noise.pwoer: no such key in 'polynomial'. Did you mean 'power'?"),
+        (
+            ["check", "noise", "polynomial", "pwoer=3"],
+            "noise.pwoer: no such key in 'polynomial'. Did you mean 'power'?",
+        ),
         (["check", "noise", "polynomial", "power=0"], "noise: power must be > 0, got 0.0"),
         (["check", "codec", "mimi"], "codec.path: not set"),
         (["check", "codec", "precomputed"], "codec 'precomputed' cannot be checked"),
