@@ -144,32 +144,47 @@ class Sst(Strategy):
 @STRATEGY.register("end_padding")
 @dataclass(frozen=True)
 class EndPadding(Strategy):
-    """With probability ``p`` the last answer span is followed by 0 to ``maximum`` copies of its end token.
+    """With probability ``p`` the last answer span is followed by 0 to ``maximum`` copies of its end token, or, with ``length``,
+    by as many as fill it up to so many tokens.
 
     Ours, not the paper's.  Block-wise decoding asks for the tokens *behind* an end that falls inside a block, which
     training on bare spans never shows: the end then always lands on a block's last position.  LLaDA's padding with EOS is the
-    same idea.  Decoding keeps the first end token.
+    same idea, with a canvas of fixed length (``length``).  Decoding keeps the first end token.
     """
+
+    shapes_canvas = True  # no field: the end token's copies are what decoding is asked for
 
     p: float = 0.5
     scope: str = "sample"
     maximum: int = 12
+    length: int = 0  # codes and end tokens together; 0: a random number of copies
 
     def __post_init__(self) -> None:
         _check(self.p, self.scope, ("sample",))
-        if self.maximum < 1:
-            raise ValueError(f"maximum must be >= 1, got {self.maximum}")
+        if self.maximum < 1 or self.length < 0:
+            raise ValueError(f"need maximum >= 1 and length >= 0, got {self.maximum} and {self.length}")
 
     def growth(self, stream: TokenStream) -> int:
-        """``maximum`` where there is a closed answer span."""
-        return self.maximum if self._closed(stream) else 0
+        """The most that may be added, where there is a closed answer span."""
+        closed = self._closed(stream)
+        if not closed or not self.length:
+            return self.maximum if closed else 0
+        last = stream.segments[closed[-1]]
+        return max(0, self.length - (last.stop + 1 - last.start))
 
     def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
         """Repeat the end token of the last closed answer span."""
         closed = self._closed(stream)
         if not closed or gen.random() >= self.p:
             return stream
-        return stream.repeat_end(closed[-1], int(gen.integers(0, self.maximum + 1)))
+        times = self.growth(stream) if self.length else int(gen.integers(0, self.maximum + 1))
+        return stream.repeat_end(closed[-1], times)
+
+    def limited(self, stream: TokenStream, room: int) -> Strategy:
+        """At most ``room`` copies."""
+        if not self.length:
+            return replace(self, maximum=room) if room else Strategy()
+        return replace(self, length=self.length - (self.growth(stream) - room))
 
     def _closed(self, stream: TokenStream) -> list[int]:
         return [i for i, s in enumerate(stream.segments) if s.target and s.style in ("span", "last")]
@@ -184,6 +199,8 @@ class AnswerPadding(Strategy):
     an answer ends has to be learnt, and what stands behind the end too.  LLaDA pads with its end token; here the token behind
     ``<|im_end|>``, a newline, is repeated.  Longer answers, unclosed ones and pre-training documents stay as they are.
     """
+
+    shapes_canvas = True  # no field: the canvas decoding begins with
 
     p: float = 1.0
     scope: str = "sample"
@@ -205,6 +222,10 @@ class AnswerPadding(Strategy):
         """Repeat the last token."""
         missing = self.growth(stream)
         return stream.repeat_last(missing) if missing and gen.random() < self.p else stream
+
+    def limited(self, stream: TokenStream, room: int) -> Strategy:
+        """Filled up as far as there is room."""
+        return replace(self, length=self.length - (self.growth(stream) - room))
 
 
 @STRATEGY.register("clean_history")

@@ -40,6 +40,17 @@ def test_end_token_is_repeated_behind_the_last_span_only(stream, vocab):
     assert set(sizes) == {0, 1, 2, 3} and min(sizes.values()) > 60
 
 
+def test_end_padding_fills_a_span_up_to_a_length(stream, vocab):
+    last = int(np.flatnonzero(stream.ids == vocab.eoa_last_id)[0])
+    for length, extra in ((9, 4), (5, 0), (3, 0)):  # four codes and their end
+        strategy = EndPadding(p=1.0, length=length)
+        longer = strategy.on_stream(stream, np.random.default_rng(0))
+        assert len(longer) - len(stream) == extra == strategy.growth(stream)
+        assert (longer.ids[last : last + extra + 1] == vocab.eoa_last_id).all()
+    with pytest.raises(ValueError, match="length >= 0"):
+        EndPadding(length=-1)
+
+
 def test_end_padding_leaves_open_and_text_only_answers(tokenizer):
     strategy = EndPadding(p=1.0, maximum=3)
     for spans in ([text("yes")], [text("yes"), audio([1, 2, 3], "open_last")]):
