@@ -37,8 +37,9 @@ broken: documents
 
 Exit code 0: all hold; 1: one is broken; 2: the call itself was wrong. `-` marks what a plug-in does not promise: a mask
 promises more by setting `looks_ahead` (who sees ahead, exactly) and `text_sees_future`, a schedule by `ends`, a sampler by
-`most_calls`, a codec by `exact_stream`. The built-in plug-ins go through the same checks in `tests/contract`. A mask is drawn
-for any example with `ttt show ... --png FILE`.
+`most_calls`, a codec by `exact_stream`, a strategy by `shapes_canvas` (it says what an example is, as `answer_padding` and
+`end_padding` do, so validation applies it too). The built-in plug-ins go through the same checks in `tests/contract`. A mask is
+drawn for any example with `ttt show ... --png FILE`.
 
 """
 

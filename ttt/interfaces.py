@@ -127,11 +127,19 @@ class Strategy(ABC):  # noqa: B024  (every hook is optional)
     """A training strategy.  Fields of every strategy: ``p``, its probability, and what it applies to.
 
     Each hook draws from the generator it is handed and from nothing else; it is called anew every epoch and step.
+    ``shapes_canvas``: it says what an example is (how far an answer is filled up), not which variants of it training sees;
+    such a strategy acts by `on_stream` alone, and validation applies it too, with the same draws every time.
     """
+
+    shapes_canvas: ClassVar[bool] = False
 
     def growth(self, stream: TokenStream) -> int:
         """By how many tokens `on_stream` may lengthen this example at most (batches keep room for them)."""
         return 0
+
+    def limited(self, stream: TokenStream, room: int) -> Strategy:
+        """This strategy for an example that may grow by ``room`` tokens only, less than `growth`; by default it does nothing."""
+        return Strategy()
 
     def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
         """Change one example before packing (SST).  Must not change its input."""
@@ -167,7 +175,10 @@ class Objective(ABC):
         """Noise the batch and list the loss terms with their counts.  Runs no network."""
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """The plan used for validation; by default the training plan with the generator's fixed draws."""
+        """The plan used for validation; by default the training plan with the generator's fixed draws.
+
+        The batch went through the strategies that shape the canvas already, and through no other.
+        """
         return self.plan(batch, gen)
 
     @abstractmethod

@@ -85,6 +85,21 @@ def _growth(strategy: Strategy) -> None:
                     len(out) <= len(stream) + room,
                     f"example {stream.uid!r} grew from {len(stream)} to {len(out)} tokens (seed {seed}), growth says {room}",
                 )
+                for less in {0, room // 2} if room else ():
+                    short = s.limited(stream, less).on_stream(stream, np.random.default_rng(seed))
+                    need(
+                        len(short) <= len(stream) + less,
+                        f"example {stream.uid!r} grew by {len(short) - len(stream)} tokens where `limited` has room for {less}",
+                    )
+
+
+@prop("strategy", "canvas", "what shapes the canvas acts on examples alone, so that validation can apply it")
+def _canvas(strategy: Strategy) -> None:
+    if not strategy.shapes_canvas:
+        raise NotSaid("the strategy does not shape the canvas")
+    for hook in ("on_batch", "on_maskable"):
+        inherited = getattr(type(strategy), hook) is getattr(Strategy, hook)
+        need(inherited, f"shapes_canvas is set, but {hook} is overridden, which validation does not call")
 
 
 @prop("strategy", "consistent", "kinds, runs, targets and segments of a changed example fit its ids")

@@ -63,16 +63,21 @@ def train(arguments: argparse.Namespace) -> int:
     rank, size = world()
     if rank:  # what every rank would say is said once
         logging.getLogger("ttt").setLevel(logging.WARNING)
+    strategies = getattr(config.objective, "strategies", ())
     loader = training_loader(
         config.data, tokenizer, seed=config.run.seed, accumulate=config.train.accumulate, rank=rank, world=size,
-        strategies=getattr(config.objective, "strategies", ()),
+        strategies=strategies,
     )  # fmt: skip
     if rank == 0:
         log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
     dev = []
     held_out = open_streams(config.data.dev, tokenizer, prompt_rule=rule, mix=config.data.mix) if config.data.dev else []
     if len(held_out):
-        dev = fixed_batches(held_out, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens)
+        dev = fixed_batches(
+            held_out, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens, seed=config.run.seed,
+            strategies=strategies, pack=config.data.pack, cut_long=config.data.long_rows == "cut",
+            buckets=config.data.buckets, quadratic=config.data.quadratic_tokens,
+        )  # fmt: skip
     codec = config.codec.load() if config.codec is not None else None
     judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
     model = starting_network(config, tokenizer, codec)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 Rows = list[list[int]]  # rows of example numbers
+POOL_BATCHES = 8
 
 
 def counts(lengths: np.ndarray, quadratic: float) -> np.ndarray:
@@ -61,3 +62,14 @@ def bucketed(order: Sequence[int], cost: np.ndarray, budget: float, buckets: int
         if rows:
             batches.append(rows)
     return batches
+
+
+def one_a_row(order: list[int], cost: np.ndarray, budget: float, buckets: int) -> list[Rows]:
+    """Batches of rows of one example each: from ``buckets`` buckets, or (0) from sorted pools of some batches.
+
+    Pools keep the rows of a batch alike and batches still a mixture.
+    """
+    if buckets:
+        return bucketed(order, cost, budget, buckets)
+    pool = max(1, int(POOL_BATCHES * budget * len(cost) // int(cost.sum())))
+    return pooled(order, cost, budget, pool)

@@ -10,13 +10,14 @@ not depend on how rows were laid out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ttt.data.batching import Rows, bucketed, counts, pooled
+from ttt.data.batching import Rows, counts, one_a_row
 from ttt.data.context import check_context
 from ttt.data.packing import PackingReport, collate, longest_first, pack_lengths
+from ttt.data.shaping import growths, shaped, shaping
 from ttt.data.shorten import shortened
 from ttt.data.streams import Streams, as_streams
 from ttt.data.streams import streams_digest as streams_digest
@@ -27,7 +28,6 @@ from ttt.text.vocab import Vocabulary
 from ttt.types import PackedBatch, TokenStream
 
 log = logging.getLogger(__name__)
-POOL_BATCHES = 8
 POOL_ROWS = 32  # rows that are filled from one pool of examples, the longest first
 WINDOW = 1 << 16
 
@@ -66,16 +66,9 @@ class Loader:
         self.accumulate, self.rank, self.world, self.strategies = accumulate, rank, world, tuple(strategies)
         self.report = PackingReport()
         source = as_streams(streams)
-        if cut_long:
-            costs = check_context(source.lengths, row_tokens)
-            if costs.examples:
-                log.warning(
-                    "%d of %d examples are longer than data.row_tokens = %d and are cut (data.long_rows): %.2f %% of all tokens "
-                    "lie behind that place", costs.examples, len(source), row_tokens, 100 * costs.cut,
-                )  # fmt: skip
-            source = shortened(source, row_tokens, vocab.num_books)
-            self.report.cut = [source.uid(number) for number in source.cuts]
-        self.streams, self.lengths = fitting(source, row_tokens, max_drop_share, self.report, self._rooms)
+        self.streams, self.lengths = fitting(
+            source, row_tokens, max_drop_share, self.report, self.strategies, vocab.num_books if cut_long else 0
+        )
         self.buckets, self._cost = buckets, counts(self.lengths, quadratic)
         self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
         self._ordered: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
@@ -113,24 +106,9 @@ class Loader:
             self.vocab.code_space,
         )
 
-    def _rooms(self, streams: Streams) -> np.ndarray:
-        """Tokens to plan for, i64 [n]: each example's own and what strategies may add.
-
-        The latter asks for the examples themselves, so a strategy that lengthens reads all data once at the start.
-        """
-        rooms = streams.lengths.astype(np.int64)
-        growing = [s for s in self.strategies if type(s).growth is not Strategy.growth]
-        if growing:
-            rooms += np.fromiter((sum(g.growth(s) for g in growing) for s in streams), np.int64, len(streams))
-        return rooms
-
     def _stream(self, epoch: int, index: int) -> TokenStream:
-        stream = self.streams[index]
-        for number, strategy in enumerate(self.strategies):
-            stream = strategy.on_stream(
-                stream, np.random.default_rng(derive_seed(self.seed, "stream", epoch, index, number))
-            )
-        return stream
+        room = int(self.lengths[index])
+        return shaped(self.streams[index], self.strategies, room, self.seed, "stream", epoch, index)
 
     def _width(self, rows: Rows) -> int:
         return self.row_tokens if self.pack else int(max(self.lengths[row[0]] for row in rows))
@@ -151,7 +129,10 @@ class Loader:
             rng.permutation(len(whole))
             if window:
                 rng = np.random.default_rng(derive_seed(self.seed, "order", epoch, window))
-            batches = self._packed(order, rng) if self.pack else self._one_a_row(order.tolist())
+            if self.pack:
+                batches = self._packed(order, rng)
+            else:
+                batches = one_a_row(order.tolist(), self._cost, self.batch_tokens, self.buckets)
             self._planned = ((epoch, window), [batches[i] for i in rng.permutation(len(batches))])
         return self._planned[1]
 
@@ -169,62 +150,87 @@ class Loader:
         size = self.batch_tokens // self.row_tokens
         return [rows[at : at + size] for at in range(0, len(rows), size)]
 
-    def _one_a_row(self, order: list[int]) -> list[Rows]:
-        if self.buckets:
-            return bucketed(order, self._cost, self.batch_tokens, self.buckets)
-        # Pools of a few batches keep rows of a batch alike and batches still a mixture.
-        pool = max(1, POOL_BATCHES * self.batch_tokens * len(self._cost) // int(self._cost.sum()))
-        return pooled(order, self._cost, self.batch_tokens, pool)
-
 
 def fitting(
-    streams: Streams,
-    row_tokens: int,
-    max_drop_share: float,
-    report: PackingReport,
-    rooms_of: Callable[[Streams], np.ndarray] = lambda streams: streams.lengths,
-) -> tuple[Streams, np.ndarray]:
-    """Streams that fit in a row, and the tokens to plan for each [n]; the others are counted in ``report``.
+    streams: Streams, row_tokens: int, max_drop_share: float, report: PackingReport, strategies: Sequence[Strategy] = (),
+    frame: int = 0,
+) -> tuple[Streams, np.ndarray]:  # fmt: skip
+    """Streams that fit in a row, and the tokens to plan for each [n]: its own and what strategies may add (`growths`).
 
-    ``rooms_of``: tokens to plan for (lengths, and what strategies may add).  Raises when too many do not fit, and
-    `ConfigError` when not even the shortest does.
+    ``frame``: codes of a frame where long examples are to be cut, at the border of one, and what strategies add ends with the
+    row; 0: what is longer, or may become longer, is left out and counted in ``report``.  Raises when too many do not fit,
+    and `ConfigError` when not even the shortest does.
     """
     if not len(streams):
         raise DataError("no training examples: the file is empty")
-    rooms = rooms_of(streams)
+    total = len(streams)
+    if frame:
+        costs = check_context(streams.lengths, row_tokens)
+        if costs.examples:
+            log.warning(
+                "%d of %d examples are longer than data.row_tokens = %d and are cut (data.long_rows): %.2f %% of all tokens "
+                "lie behind that place", costs.examples, total, row_tokens, 100 * costs.cut,
+            )  # fmt: skip
+        streams = cut = shortened(streams, row_tokens, frame)
+        report.cut = [cut.uid(number) for number in cut.cuts]
+    own = streams.lengths.astype(np.int64)
+    rooms = own + growths(strategies, streams, total)
+    if frame:
+        short = int(((own <= row_tokens) & (rooms > row_tokens)).sum())
+        if short:
+            log.warning(
+                "%d of %d examples have less room in data.row_tokens = %d than objective.strategies may fill; what they add "
+                "ends with the row (data.long_rows)", short, total, row_tokens,
+            )  # fmt: skip
+        rooms = np.where(own <= row_tokens, np.minimum(rooms, row_tokens), own)
+    if int(own.min()) <= row_tokens < int(rooms.min()):
+        raise ConfigError(
+            f"data.row_tokens: {row_tokens} has no room for what objective.strategies add: the shortest example has "
+            f"{own.min()} tokens, with it {rooms.min()}; raise it, let them add less, or say data.long_rows=cut"
+        )
     costs = check_context(rooms, row_tokens)
     long = np.flatnonzero(rooms > row_tokens)
     if not len(long):
         return streams, rooms
     report.dropped["longer than data.row_tokens"] = [streams.uid(int(i)) for i in long]
     worst = int(long[np.argmax(rooms[long])])
+    more = rooms[worst] - own[worst]
+    added = f", {more} of them for what objective.strategies may add" if more else ""
     message = (
-        f"{len(long)} of {len(streams)} examples are longer than data.row_tokens = {row_tokens} "
-        f"(longest {streams.uid(worst)!r}: {rooms[worst]} tokens); they hold {costs.dropped:.2%} of the tokens, {costs.cut:.2%} "
-        "behind that place"
+        f"{len(long)} of {total} examples are longer than data.row_tokens = {row_tokens} "
+        f"(longest {streams.uid(worst)!r}: {rooms[worst]} tokens{added}); they hold {costs.dropped:.2%} of the tokens, "
+        f"{costs.cut:.2%} behind that place"
     )
-    if len(long) > max_drop_share * len(streams):
-        raise DataError(f"{message}; raise data.row_tokens or data.max_drop_share")
+    if len(long) > max_drop_share * total:
+        mend = ", or say data.long_rows=cut" if more else ""
+        raise DataError(f"{message}; raise data.row_tokens or data.max_drop_share{mend}")
     log.warning("%s; they are left out", message)
     kept = np.flatnonzero(rooms <= row_tokens)
     return streams.subset(kept), rooms[kept]
 
 
 def fixed_batches(
-    streams: Sequence[TokenStream], vocab: Vocabulary, row_tokens: int, batch_tokens: int
-) -> list[PackedBatch]:
-    """All streams in packed batches, in file order: validation data."""
-    report = PackingReport()
-    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report)
-    rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
-    size = max(1, batch_tokens // row_tokens)
+    streams: Sequence[TokenStream], vocab: Vocabulary, row_tokens: int, batch_tokens: int, *, seed: int = 0,
+    strategies: Sequence[Strategy] = (), pack: bool = True, cut_long: bool = False, buckets: int = 0, quadratic: float = 0.0,
+) -> list[PackedBatch]:  # fmt: skip
+    """All streams in batches, in file order: validation data, laid out as in training.
+
+    Of the ``strategies`` those act that shape the canvas, with draws that depend on (``seed``, number of the example) alone;
+    the other arguments are the `Loader`'s.
+    """
+    report, acting = PackingReport(), shaping(strategies)
+    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.num_books if cut_long else 0)
+    if pack:
+        rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
+        size = max(1, batch_tokens // row_tokens)
+        batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+    else:
+        batches = one_a_row(list(range(len(kept))), counts(lengths, quadratic), batch_tokens, buckets)
+
+    def stream(index: int) -> TokenStream:
+        return shaped(kept[index], acting, int(lengths[index]), seed, "dev stream", index)
+
     return [
-        collate(
-            [[kept[i] for i in row] for row in rows[at : at + size]],
-            row_tokens,
-            vocab.pad_id,
-            vocab.mask_id,
-            vocab.code_space,
-        )
-        for at in range(0, len(rows), size)
+        collate([[stream(i) for i in row] for row in rows], row_tokens, vocab.pad_id, vocab.mask_id, vocab.code_space)
+        for rows in batches
     ]

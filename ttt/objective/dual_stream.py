@@ -62,7 +62,7 @@ class DualStreamTtT(TtT):
         return self._plan(batch, gen, self.rate)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Validation: no strategies, times as drawn."""
+        """Validation: no strategy but those that shape the canvas (they have acted already), times as drawn."""
         return self._plan(batch, gen, RandomRate())
 
     def _plan(self, batch: PackedBatch, gen: Generator, rate: MaskingRate) -> Plan:

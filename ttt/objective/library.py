@@ -89,7 +89,7 @@ class TtT(_Planned):
         return self.plan_from(batch, maskable, t, u)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Validation: fixed noise, no strategies, no rate."""
+        """Validation: fixed noise, no strategy but those that shape the canvas (they have acted already), no rate."""
         batch = self.prepared(batch)
         t, u = draw(batch, gen, self.times)
         return self.plan_from(batch, self.maskable(batch), t, u)

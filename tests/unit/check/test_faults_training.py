@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.check.faults import exactly, planted
 from ttt.check.core import check
-from ttt.diffusion.strategies import Ppm
+from ttt.diffusion.strategies import AnswerPadding, Ppm
 from ttt.objective.library import Ar, TtT
 from ttt.registry import component
 from ttt.registry.core import build_dataclass
@@ -47,6 +47,20 @@ class Grows(Ppm):
     def on_stream(self, stream, gen):
         closed = [i for i, s in enumerate(stream.segments) if s.style == "last"]
         return stream.repeat_end(closed[-1], 2) if closed and self.p > 0 else stream
+
+
+@fault("strategy", "growth")
+@dataclass(frozen=True)
+class NeverLimited(AnswerPadding):
+    def limited(self, stream, room):
+        return self
+
+
+@fault("strategy", "canvas")
+@dataclass(frozen=True)
+class TouchesTheBatch(AnswerPadding):
+    def on_batch(self, batch, gen):
+        return batch
 
 
 @fault("strategy", "consistent")
