@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,15 @@ def continue_(arguments: argparse.Namespace) -> int:
     settings = [s for s in arguments.sounds if "=" in s and not Path(s).is_file()]
     paths = [Path(s) for s in arguments.sounds if s not in settings]
     settings += arguments.overrides
+    for option in ("seconds", "prompt_seconds"):
+        if not 0 <= getattr(arguments, option) < float("inf"):
+            raise ConfigError(f"--{option.replace('_', '-')}: must be a time > 0, got {getattr(arguments, option):g}")
     out = Path(arguments.out) if arguments.out else Path(arguments.run) / "continuations"
     targets = _targets(paths, out, arguments.overwrite)
     hole = _hole(arguments.hole, arguments)
+    standing = next(p for p in (out, *out.parents) if p.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
+        raise DataError(f"--out: {standing}: is no folder that may be written to; name another")
     import ttt
     from ttt.audio.signal import resample
     from ttt.audio.wav import read, write
@@ -34,8 +41,12 @@ def continue_(arguments: argparse.Namespace) -> int:
 
     model = ttt.load(arguments.run, *settings, config=arguments.config, plugins=arguments.plugins)
     codec = model.codec
-    if codec is None:
-        raise ConfigError("codec: missing; sound files need one")
+    _check_run(model, arguments.run)
+    assert codec is not None
+    if 0 < arguments.prompt_seconds * codec.frame_rate_hz < 1:
+        raise ConfigError(
+            f"--prompt-seconds: {arguments.prompt_seconds:g} s are less than a frame of the codec ({1 / codec.frame_rate_hz:g} s)"
+        )
     if arguments.seconds:
         model = _as_long(model, arguments.seconds, codec.frame_rate_hz)
     waves: list[Waveform] = []
@@ -46,11 +57,21 @@ def continue_(arguments: argparse.Namespace) -> int:
         waves.append(resample(wave, codec.rate_hz))
     codes = codec.encode(waves)
     prompts = [_prompt(model, p, c, hole) for p, c in zip(paths, codes, strict=True)]
+    for path, prompt in zip(paths, prompts, strict=True):
+        if len(prompt.ids) > model.config.data.row_tokens:
+            log.warning(
+                "continue: %s: %d codes to hear, and training had at most %d in a row (data.row_tokens); --prompt-seconds hears "
+                "less", path, len(prompt.ids), model.config.data.row_tokens,
+            )  # fmt: skip
     made = model.decoder().generate(prompts, batch_size=model.config.eval.batch_size)
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
+    silent = 0
     for path, heard, answer, (alone, whole) in zip(paths, codes, made, targets, strict=True):
         if not len(answer.codes):
-            log.warning("continue: %s: the model stopped at once, nothing is written", path)
+            log.warning(
+                "continue: %s: the model stopped at once, nothing is written; a sampler's min_frames forbids it", path
+            )
+            silent += 1
             continue
         start = round(hole[0] * codec.frame_rate_hz) if hole else len(heard.ids)
         length = round(hole[1] * codec.frame_rate_hz) - start if hole else len(answer.codes)
@@ -62,7 +83,28 @@ def continue_(arguments: argparse.Namespace) -> int:
             "continue: %s: %.2f s heard, %.2f s made (%s), %s -> %s", path.name, heard.duration_s,
             length / codec.frame_rate_hz, answer.stopped, ", ".join(f"{n} {k} calls" for k, n in answer.calls.items()), alone,
         )  # fmt: skip
-    return 0
+    return int(silent == len(paths))
+
+
+def _check_run(model: Model, run: str) -> None:
+    """Raise `ConfigError` for a run that cannot go on where sound ends."""
+    from ttt.tasks.continuation import Continuation
+
+    if model.codec is None:
+        raise ConfigError("codec: missing; sound files need one")
+    if not any(isinstance(task, Continuation) for task in model.config.tasks):
+        learnt = ", ".join(model.tasks) or "none"
+        raise ConfigError(
+            f"{run}: was not trained to go on (its tasks: {learnt}; needed: continuation); 'ttt chat' and 'ttt stream' ask such a "
+            "model"
+        )
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out: {out}: cannot be made ({error.strerror}); name another folder") from error
 
 
 def _targets(paths: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
@@ -118,8 +160,13 @@ def _prompt(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, floa
     start, stop = len(ids), len(ids)
     if hole is not None:
         start, stop = (round(t * heard.frame_rate_hz) for t in hole)
-        if not 0 < start < stop <= len(ids):
+        if stop > len(ids):
             raise DataError(f"{path}: is {heard.duration_s:.2f} s long; --hole {hole[0]}:{hole[1]} does not lie inside")
+        if not 0 < start < stop:
+            raise DataError(
+                f"{path}: --hole {hole[0]}:{hole[1]} holds no whole frame, or none is before it; a frame has "
+                f"{1 / heard.frame_rate_hz:g} s"
+            )
     user = Turn("user", (Span("audio", codes=ids[:start], style="user"),))
     prompt = model.prompt(Example(path.stem, (user,), ""), uid=path.stem)
     if hole is None:

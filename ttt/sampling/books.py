@@ -62,10 +62,6 @@ class _FrameSampler(SpanSampler):
     def row(self, request: SpanRequest, row: int) -> Steps:
         """One row: the first book frame by frame, the others behind it."""
         q, gen = request.books, request.gens[row]
-        if request.known and len(request.known[row]):
-            raise ConfigError(
-                "eval.sampler: holes are filled by valle_masked with first_book=masked (model.arch.nar=masked_all)"
-            )
         frames = torch.full((0, q), request.mask_id, dtype=torch.long)
         settled, ended = 0, False
         past: list[int] = []
@@ -183,6 +179,11 @@ class ValleMaskedSampler(_FrameSampler):
             raise ValueError("need steps_total >= 1, masked_temperature >= 0, noise >= 0 and book_weights > 0")
         if self.first_book not in ("ar", "masked"):
             raise ValueError(f"first_book must be ar or masked, got {self.first_book!r}")
+
+    @property
+    def fills_holes(self) -> bool:
+        """Does it keep what a prompt knows of its answer (`Prompt.known`)?"""
+        return self.first_book == "masked"
 
     def row(self, request: SpanRequest, row: int) -> Steps:
         """With ``first_book`` masked, one canvas of frames; else as every sampler of frames."""

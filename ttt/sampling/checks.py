@@ -45,8 +45,16 @@ def check_places(places: Places | None, vocab: Vocabulary, sampler: SpanSampler,
             )
 
 
-def check_prompts(model: Any, prompts: Sequence[Prompt]) -> None:
-    """Raise `ConfigError` for a prompt that leaves no room in the positions that the model was made for."""
+def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler) -> None:
+    """Raise `ConfigError` for a prompt that leaves no room in the positions that the model was made for, and for one with
+
+    known parts of its answer when the sampler does not say (``fills_holes``) that it keeps them.
+    """
+    if any(len(p.known) for p in prompts) and not getattr(sampler, "fills_holes", False):
+        raise ConfigError(
+            "eval.sampler: holes are filled by valle_masked with first_book=masked, which a network with "
+            "model.arch.nar=masked_all takes; this sampler writes what follows the prompt"
+        )
     config = getattr(getattr(model, "hf", None), "config", None)
     most = getattr(config, "max_position_embeddings", None)
     for prompt in prompts:

@@ -158,7 +158,7 @@ class Decoder:
         slots = min(batch_size or len(prompts), len(prompts))
         session = open_session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
         session.reserve(max((len(p.ids) for p in prompts), default=0) + s.max_tokens + 64)
-        check_prompts(self.model, prompts)
+        check_prompts(self.model, prompts, self.sampler)
         first_mode = "text" if self.sampler.canvas == "span" else "audio"
         waiting, free = deque(enumerate(prompts)), list(range(slots))
         rows: list[Row] = []

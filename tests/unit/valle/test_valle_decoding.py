@@ -13,6 +13,7 @@ from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.model.valle.network import FrameInputs
 from ttt.registry.families import MASK, SAMPLER
+from ttt.sampling.checks import check_prompts
 from ttt.sampling.interleave import Decoder, DecodeSettings
 from ttt.sampling.session import Ask, Prompt
 from ttt.types import Example
@@ -189,6 +190,15 @@ def test_a_hole_is_filled_and_what_is_known_stays():
     )  # both sides are heard
     with pytest.raises(ConfigError, match="holes are filled by valle_masked"):
         codes(decoder(), some)
+
+
+@pytest.mark.parametrize("name", SAMPLER.names())
+def test_a_sampler_that_fills_no_holes_says_so(name):
+    """What a prompt knows of its answer would else be left out without a word."""
+    sampler = SAMPLER.build(name, "eval.sampler")
+    known = dataclasses.replace(prompts()[0], known=[V.mask_id])
+    with pytest.raises(ConfigError, match="holes are filled by valle_masked with first_book=masked"):
+        check_prompts(network(), [known], sampler)
 
 
 def test_prompts_without_audio_and_foreign_samplers_are_refused():

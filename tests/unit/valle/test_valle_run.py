@@ -101,6 +101,68 @@ def test_sound_goes_on(world, tmp_path, capsys):
     assert "model.arch.nar=masked_all" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("more", "message"), [
+    (["--prompt-seconds", "-1"], "--prompt-seconds: must be a time > 0, got -1"),
+    (["--seconds", "nan"], "--seconds: must be a time > 0, got nan"),
+    (["--prompt-seconds", "0.001"], "--prompt-seconds: 0.001 s are less than a frame of the codec (0.02 s)"),
+    (["--hole", "0.1:9"], "s long; --hole 0.1:9.0 does not lie inside"),
+    (["--hole", "0.101:0.102"], "--hole 0.101:0.102 holds no whole frame"),
+    (["--hole", "0.2:0.1"], "--hole: needs 0 < A < B"),
+    (["--hole", "0.1"], "--hole: expected two times in seconds like 1.5:2.5, got '0.1'"),
+    (["codec=null"], "codec: missing; sound files need one"),
+    (["codec={name: encodec, path: /nope}"], "/nope: no encodec model here"),
+    (["tasks=[{name: tts}]"], "was not trained to go on (its tasks: tts; needed: continuation)"),
+    (["eval.sampler={name: valle, topk: 3}"], "Did you mean 'top_k'?"),
+])  # fmt: skip
+def test_what_cannot_go_on_is_one_line_and_writes_nothing(world, tmp_path, capsys, more, message):
+    wav = str(world / "corpus/wav/test-0000.wav")
+    assert main(["continue", wav, "--run", str(world / "run"), "--out", str(tmp_path / "out"), *more]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and message in said[0], said
+    assert not (tmp_path / "out").exists()
+
+
+def test_sound_files_that_cannot_be_heard(world, tmp_path, capsys):
+    import numpy as np
+    import soundfile
+
+    wave = read(world / "corpus/wav/test-0000.wav")
+    good = tmp_path / "good.wav"
+    soundfile.write(good, wave.samples, wave.rate_hz)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "short.wav", wave.samples[:160], 16000)
+    (tmp_path / "text.wav").write_text("hello")
+    for name, message in (
+        ("missing", "no such file"), ("empty", "holds no samples"), ("short", "10 ms long, expected at least 50 ms"),
+        ("text", "not a readable sound file"), ("good", "has the name of"),
+    ):  # fmt: skip
+        call = ["continue", str(good), str(tmp_path / f"{name}.wav"), "--run", str(world / "run")]
+        assert main([*call, "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and f"{name}.wav: " in said[0] and message in said[0], said
+        assert not (tmp_path / "out").exists()
+    assert main(["continue", str(good), "--run", str(world / "run"), "--out", str(tmp_path / "text.wav/a")]) == 2
+    assert "text.wav: is no folder that may be written to" in capsys.readouterr().err
+
+
+def test_sound_of_another_rate_and_of_two_channels_is_heard_as_it_was(world, tmp_path, caplog):
+    import numpy as np
+    import soundfile
+
+    from ttt.audio.signal import resample
+
+    wave = read(world / "corpus/wav/test-0000.wav")
+    soundfile.write(tmp_path / "one.wav", wave.samples, wave.rate_hz)
+    soundfile.write(tmp_path / "two.wav", np.stack([wave.samples, wave.samples], 1), wave.rate_hz)
+    soundfile.write(tmp_path / "fast.wav", resample(wave, 44100).samples, 44100)
+    names = [str(tmp_path / f"{n}.wav") for n in ("one", "two", "fast")]
+    call = ["continue", *names, "--run", str(world / "run"), "--out", str(tmp_path / "out"), "data.row_tokens=8"]
+    assert main([*call, "eval.sampler={name: valle, temperature: 0.0, min_frames: 4, max_frames: 6}"]) == 0
+    made = [read(tmp_path / f"out/{n}_continuation.wav").samples.tolist() for n in ("one", "two", "fast")]
+    assert made[0] == made[1] == made[2]
+    assert "two.wav: " in caplog.text and "training had at most 8 in a row" in caplog.text
+
+
 def test_objectives_samplers_and_verbs_of_another_class_are_refused(world, tmp_path, capsys):
     for settings, said in (
         (("objective=ttt",), "objective 'ttt' works with model class 'causal_lm', the run has 'valle'"),
