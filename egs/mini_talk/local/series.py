@@ -3,6 +3,7 @@
 
     python egs/mini_talk/local/series.py --out DIR --seed 1 --size full
 
+    again   one word, five times                                cat cat cat | cat cat
     count   five to seven numbers in a row, up or down          three four five | six seven
     twice   two words in turn                                   red cat red cat | red cat
     echo    three words, and again                              red cat nine red | cat nine
@@ -42,21 +43,23 @@ log = logging.getLogger("series")
 
 WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *grammar.SWITCHED, *grammar.OPENED,
          "sky", "sea", "grass", "leaf", "snow", "milk", "sun", "rose", "fire", "night")  # fmt: skip
-KINDS = ("count", "twice", "echo", "talk")
+KINDS = ("again", "count", "twice", "echo", "talk")
 SIZES = {
     "full": {
-        "train": {"count": 38, "twice": 1200, "echo": 2200, "talk": 1200}, "dev": {"count": 2, "twice": 20, "echo": 15, "talk": 15},
-        "test": {"count": 8, "twice": 40, "echo": 30, "talk": 30},
+        "train": {"again": 30, "count": 38, "twice": 1200, "echo": 2200, "talk": 1200}, "dev": {"again": 3, "count": 2, "twice": 20, "echo": 15, "talk": 15},
+        "test": {"again": 10, "count": 8, "twice": 40, "echo": 30, "talk": 30},
     },
     "tiny": {
-        "train": {"count": 4, "twice": 10, "echo": 6, "talk": 12}, "dev": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
-        "test": {"count": 2, "twice": 2, "echo": 2, "talk": 2},
+        "train": {"again": 2, "count": 4, "twice": 10, "echo": 6, "talk": 12},
+        "dev": {"again": 1, "count": 2, "twice": 2, "echo": 2, "talk": 2},
+        "test": {"again": 1, "count": 2, "twice": 2, "echo": 2, "talk": 2},
     },
 }  # fmt: skip
 # Pitch and words per minute that train adds to a voice.
 MANNERS = ((0, 0), (-12, -10), (-6, 8), (6, -5), (12, 10))
-COUNTED = 3  # manners in which every trained voice says every row of numbers
-CROWD_COUNTS = 12  # voices of the crowd that say every row of numbers
+FEW = ("again", "count")  # kinds of few texts, which many voices say
+FEW_MANNERS = 3  # manners in which every trained voice says them
+FEW_CROWD = 12  # voices of the crowd that say them
 SPLITS = ("train", "dev", "test", "test_unseen_voice")
 LARGEST_DROPPED_SHARE = 0.05
 
@@ -85,6 +88,8 @@ def make(kind: str, rng: random.Random) -> Series:
     >>> make("twice", random.Random(1)).given
     4
     """
+    if kind == "again":
+        return Series(" ".join([rng.choice(WORDS)] * 5), kind, 3)
     if kind == "twice":
         a, b = rng.sample(WORDS, 2)
         return Series(f"{a} {b} {a} {b} {a} {b}", kind, 4)
@@ -130,7 +135,7 @@ def manner(voice: Voice, number: int) -> Voice:
 
 
 def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Series, Voice]]]:
-    """Who says what, in some manner: in train every voice of the eight counts, and some of the crowd; all else is said by one
+    """Who says what, in some manner: in train every voice of the eight, and some of the crowd, say the kinds of few texts; all else is said by one
     voice, of the eight and of the crowd in turn.  Dev and test have the eight as they are; the unseen voices repeat the test."""
     rng = random.Random(f"{seed} manners")
     voices, crowd = synth.TRAINED, synth.CROWD
@@ -140,9 +145,9 @@ def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Se
         for i, one in enumerate(some):
             if split != "train":
                 rows.append((one, voices[i % len(voices)]))
-            elif one.kind == "count":
-                rows += [(one, manner(v, m)) for v in voices for m in rng.sample(range(len(MANNERS)), COUNTED)]
-                rows += [(one, manner(v, rng.randrange(len(MANNERS)))) for v in rng.sample(crowd, CROWD_COUNTS)]
+            elif one.kind in FEW:
+                rows += [(one, manner(v, m)) for v in voices for m in rng.sample(range(len(MANNERS)), FEW_MANNERS)]
+                rows += [(one, manner(v, rng.randrange(len(MANNERS)))) for v in rng.sample(crowd, FEW_CROWD)]
             else:
                 among, turn = (voices, crowd)[i % 2], i // 2
                 rows.append((one, manner(among[turn % len(among)], rng.randrange(len(MANNERS)))))
