@@ -81,14 +81,11 @@ class _Frames(Objective):
 
         f = plan.frames
         if not len(f.doc):
-            nothing = torch.zeros((), device=next(model.parameters()).device)  # no parameter gets a gradient, not even 0
+            # Of no parameter: a gradient of 0 would be an update, weight decay included.
+            nothing = torch.zeros((), device=next(model.parameters()).device)
             return LossTerms({n: LossTerm(nothing, t.count, t.scale) for n, t in plan.terms.items()})
-        network: Any = getattr(model, "module", model)
+        network: Any = model
         self.check_network(network.arch)
-        if network is not model:  # an engine's wrapper, which needs every parameter in every update
-            raise ConfigError(
-                "train.engine: a valle trains some of its parameters in an update, which engines that shard cannot do; use local"
-            )
         device = next(model.parameters()).device
         hidden = None if plan.hidden is None else plan.hidden.to(device)
         scores = model(FrameInputs(

@@ -19,7 +19,7 @@ from rank_worlds import Ended, World
 from tests.unit.valle.small_valle import batch, network, tokenizer
 from ttt.config.schema import RunConfig, RunSection, TrainSection
 from ttt.registry.families import OBJECTIVE
-from ttt.train.engine import world
+from ttt.train.engine import LocalEngine, world
 from ttt.train.trainer import Trainer
 from ttt.types import PackedBatch
 
@@ -46,7 +46,19 @@ class Loader:
         return update / 4
 
 
-def train(folder: Path, size: int, objective: dict[str, Any], arch: dict[str, Any], **section: Any) -> World:
+class Filled(LocalEngine):
+    """What ZeRO does, in one process: a gradient of 0 where there is none."""
+
+    def step(self, lr: float, beta1: float | None = None) -> float:
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return super().step(lr, beta1)
+
+
+def train(
+    folder: Path, size: int, objective: dict[str, Any], arch: dict[str, Any], filled: bool = False, **section: Any
+) -> World:  # fmt: skip
     """Start a run on ``size`` ranks; each begins with weights of its own, of which rank zero's count."""
     values = {
         "steps": STEPS, "accumulate": MICRO_BATCHES // size, "lr": 0.01, "eps": 1e-5, "log_every_steps": 1, "tensorboard": False,
@@ -58,7 +70,9 @@ def train(folder: Path, size: int, objective: dict[str, Any], arch: dict[str, An
         config = RunConfig(run=RunSection(dir=str(folder), device="cpu"), train=TrainSection(**values))
         model = network(BOOKS, seed=rank, **arch).train()
         dev = [batch(7, books=BOOKS), batch(8, ((4, 4),), BOOKS)]
-        return Trainer(config, model, OBJECTIVE.build(objective, "objective"), Loader(rank, ranks), dev).run().exit_code
+        learns = OBJECTIVE.build(objective, "objective")
+        engine = Filled(model, config.train, "cpu") if filled else None
+        return Trainer(config, model, learns, Loader(rank, ranks), dev, engine=engine).run().exit_code
 
     return World(size, work, folder.parent / f"{folder.name}-logs")
 
@@ -92,10 +106,22 @@ def main(root: Path) -> dict[str, Any]:
             for step in range(2, STEPS + 1):
                 shutil.rmtree(again / f"checkpoints/step-{step:08d}")
             found[again.name] = told(train(again, size, objective, arch, **section).wait())
+    objective, arch, _ = CASES["books"]
+    zero: dict[str, Any] = {"engine": "deepspeed", "zero_stage": 1}
+    found["filled"] = told(train(root / "filled", 1, objective, arch, True).wait())
+    found["zero1"] = told(train(root / "zero1", 2, objective, arch, **zero).wait())
+    found["zero2"] = told(train(root / "zero2", 1, objective, arch, **{**zero, "zero_stage": 2}).wait())
+    for name, size, section in (("zero1 to zero1", 2, zero), ("zero1 to local", 1, {})):
+        shutil.copytree(root / "zero1", root / name)
+        shutil.rmtree(root / name / f"checkpoints/step-{STEPS:08d}")
+        found[name] = told(train(root / name, size, objective, arch, not section, **section).wait())
     return found
 
 
 if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 (with deepspeed, once, and not by every rank)
+
     torch.set_num_threads(1)
     tokenizer(BOOKS)  # once, and with it the imports that every rank would make
     print(json.dumps(main(Path(sys.argv[1]))), flush=True)

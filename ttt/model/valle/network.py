@@ -121,6 +121,15 @@ class ValleNetwork(nn.Module):
         return self.tokenizer.vocab.size
 
     @property
+    def drawn_parameters(self) -> frozenset[str]:
+        """Names of the parameters that an update uses or not, by the book that it draws: those of single upper books."""
+        if self.books == 1 or self.arch.nar != "stages":
+            return frozenset()
+        first = "nar_audio_embeddings.0."  # read by all
+        owned = ("nar_predict_layers.", "nar_stage_embeddings.", "nar_audio_embeddings.")
+        return frozenset(n for n, _ in self.named_parameters() if n.startswith(owned) and not n.startswith(first))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.parameters()).dtype

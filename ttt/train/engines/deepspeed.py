@@ -100,6 +100,10 @@ class DeepSpeedEngine(Engine):
         shape = getattr(getattr(model, "hf", None), "config", None)
         config = deepspeed_config(train, self.world_size, getattr(shape, "hidden_size", None))
         self.stage = config["zero_optimization"]["stage"]
+        drawn = getattr(model, "drawn_parameters", None)  # that a micro-batch may leave out; None: none
+        self._drawn = None if drawn is None else [n for n in self._trained if n in drawn]
+        if drawn is not None:
+            _check_stage(self.stage, config)
         bf16 = config["bf16"]["enabled"]
         full = {n: p.detach().float().cpu() for n, p in self._named.items()} if bf16 and self.rank == 0 else {}
         try:
@@ -127,6 +131,10 @@ class DeepSpeedEngine(Engine):
         def inside(model: nn.Module) -> Tensor:  # DeepSpeed hooks every tensor that comes out: only the loss may
             loss, other = work(model)
             rest.append(other)
+            if self._drawn is not None and torch.is_grad_enabled():
+                # A gradient of 0 for what this micro-batch leaves out: everything, if it has nothing to predict.
+                left_out = self._drawn if loss.requires_grad else self._trained
+                loss = loss + 0.0 * sum((self._named[n].sum() for n in left_out), torch.zeros((), device=loss.device))
             return loss
 
         return self._ds(inside), rest[0]
@@ -336,6 +344,20 @@ class DeepSpeedEngine(Engine):
         beside = bool(group.get("fused")) or bool(group.get("capturable"))
         assert age is not None
         return age.clone().to(flat.device if beside else "cpu")
+
+
+def _check_stage(stage: int, config: dict[str, Any]) -> None:
+    """Raise `ConfigError` where ranks that use different parameters would exchange the wrong gradients.
+
+    Stage 1 exchanges them when all are there, in one order; the others as they arise, in the order of each rank's own pass.
+    """
+    overlap = bool(config["zero_optimization"].get("overlap_comm"))
+    if stage > 1 or overlap:
+        found = "overlap_comm" if stage == 1 else f"stage {stage}"
+        raise ConfigError(
+            f"train.zero_stage: {found} exchanges gradients while they arise, and the ranks of this model class train different "
+            "parameters in an update; use train.zero_stage=1 without overlap_comm, or train.engine=local"
+        )
 
 
 def _import(device: torch.device) -> Any:
