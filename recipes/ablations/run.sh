@@ -5,13 +5,14 @@
 #   ./recipes/ablations/run.sh --table samplers --seeds 1       one seed
 #   ./recipes/ablations/run.sh --table schedules --dry-run      check every cell and say what would run
 #   ./recipes/ablations/run.sh --table schedules train.steps=200 --out exp/ablations/short
+#   ./recipes/ablations/run.sh --table llada_samplers --trainings exp/ablations/llada_mixed     the same training is used again
 #
-# Options: --table NAME --seeds N --jobs N --only "ROW ROW" --out DIR --dry-run --overwrite --stage N --stop-stage N
+# Options: --table NAME --seeds N --jobs N --only "ROW ROW" --trainings "DIR DIR" --out DIR --dry-run --overwrite --stage N --stop-stage N
 # Stages: 0 environment  1 the table (egs/mini_talk/run.sh makes corpus, codec, judge and examples before)
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-stage=1 stop_stage=1 table="" seeds="" jobs="" only="" out="" dry_run=false overwrite=false
+stage=1 stop_stage=1 table="" seeds="" jobs="" only="" trainings="" out="" dry_run=false overwrite=false
 . recipes/_shared/stages.sh
 parse_options "$@"
 
@@ -49,6 +50,7 @@ if in_range 1; then
     if [ -n "$seeds" ]; then arguments+=(--seeds "$seeds"); fi
     if [ -n "$jobs" ]; then arguments+=(--jobs "$jobs"); fi
     if [ -n "$only" ]; then read -ra rows <<< "$only"; arguments+=(--only "${rows[@]}"); fi
+    if [ -n "$trainings" ]; then read -ra folders <<< "$trainings"; arguments+=(--trainings "${folders[@]}"); fi
     if [ -n "$out" ]; then arguments+=(--out "$out"); fi
     if $dry_run; then arguments+=(--dry-run); fi
     if $overwrite; then arguments+=(--overwrite); fi

@@ -27,6 +27,7 @@ from ttt.cli.cells import (
     run_cells,
     visible_gpus,
 )  # fmt: skip
+from ttt.cli.trainings import refuse_useless, taken, trainings_in
 from ttt.config.load import build_config, load_config, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
@@ -45,7 +46,7 @@ def ablate(arguments: argparse.Namespace, runner: Runner | None = None) -> int:
         table = dataclasses.replace(table, seeds=seeds_of(arguments.seeds, "--seeds"))
     only, overrides = _only(arguments, table)
     out = Path(arguments.out or Path("exp/ablations") / table.name)
-    cells = plan(table, out, overrides, arguments.plugins)
+    cells = plan(table, out, overrides, arguments.plugins, arguments.trainings)
     asked = [c for c in cells if c.row in only]
     needed = {c.parent.name for c in asked if c.parent is not None}
     asked = [c for c in cells if c.row in only or c.name in needed]
@@ -65,12 +66,16 @@ def ablate(arguments: argparse.Namespace, runner: Runner | None = None) -> int:
     return int(any(o.error for o in outcomes))
 
 
-def plan(table: TableSpec, out: Path, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> list[Cell]:
+def plan(
+    table: TableSpec, out: Path, overrides: Sequence[str] = (), plugins: Sequence[str] = (), trained: Sequence[str] = ()
+) -> list[Cell]:  # fmt: skip
     """All cells, seed by seed, trained rows before those that use their training.  Rows' own
-    settings win over ``overrides``, so that rows stay different.
+    settings win over ``overrides``, so that rows stay different.  ``trained``: folders of tables whose trainings are taken
+    where they are the same (`ttt.cli.trainings`).
 
     Loads and checks every configuration and takes the digests of its data; every refusal names the row.
     """
+    known = trainings_in(trained)
     digests: dict[str, str] = {}
     groups: dict[tuple[str, frozenset[str]], None] = {}
     cells: dict[tuple[str, int], Cell] = {}
@@ -86,7 +91,10 @@ def plan(table: TableSpec, out: Path, overrides: Sequence[str] = (), plugins: Se
             except TttError as error:
                 raise type(error)(f"{table.path}: rows.{row.name}: {error}") from error
             card = out / "cards" / f"{row.name}-seed-{seed}.json"
-            cells[row.name, seed] = Cell(row.name, row.label, seed, folder, card, config, inputs, parent, table.name)
+            cell = Cell(row.name, row.label, seed, folder, card, config, inputs, parent, table.name)
+            cells[row.name, seed] = taken(cell, known)
+    if trained:
+        refuse_useless(list(cells.values()), known)
     return list(cells.values())
 
 
@@ -108,7 +116,8 @@ def _configuration(
     alike = differences(_training_part(parent.config), _training_part(config))
     if alike:
         raise ConfigError(f"decode_only_of {parent.row!r}, but {alike[0]}: only eval, judge and tasks may differ")
-    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, checkpoint=str(parent.folder)))
+    trained = parent.config.eval.checkpoint or str(parent.folder)
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, checkpoint=trained))
 
 
 def _training_part(config: RunConfig) -> dict[str, Any]:
@@ -189,7 +198,9 @@ def _state(cell: Cell) -> str:
     if cell.is_done():
         return "up to date"
     changed = cell.changed()
-    what = "decode with the training of " + cell.parent.name if cell.parent is not None else "train, decode, score"
+    what = "train, decode, score"
+    if cell.parent is not None or cell.config.eval.checkpoint:
+        what = f"decode with the training of {cell.parent.name if cell.parent is not None else cell.config.eval.checkpoint}"
     begun = "begun, goes on: " if (cell.folder / "cell.json").is_file() else ""
     return f"made again ({changed[0].removeprefix('config.')}): {what}" if changed else f"{begun}{what}"
 

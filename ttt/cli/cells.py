@@ -107,7 +107,7 @@ class Cell:
         changed = self.changed() if overwrite else []
         if changed:
             self.card.unlink(missing_ok=True)
-            again = any(not key.partition(":")[0].startswith(_decoding_keys()) for key in changed)
+            again = any(not is_decoding(key.partition(":")[0]) for key in changed)
             shutil.rmtree(self.folder if again else self.folder / "eval")
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "cell.yaml.tmp"
@@ -121,8 +121,15 @@ class Cell:
         return ("generate", "score") if self.config.eval.checkpoint else ("train", "generate", "score")
 
 
-def _decoding_keys() -> tuple[str, ...]:
-    return tuple(f"config.{key}" for key in DECODING) + tuple(f"inputs.{key}" for key in ("eval.", "judge", "speaker"))
+def is_decoding(key: str) -> bool:
+    """Whether a key of `Cell.identity` leaves the training as it is.
+
+    >>> is_decoding("config.eval.sampler"), is_decoding("inputs.eval.examples[0]"), is_decoding("config.train.lr")
+    (True, True, False)
+    """
+    part, _, name = key.partition(".")
+    names = DECODING if part == "config" else ("eval.", "judge", "speaker")
+    return name.startswith(names)
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -261,14 +268,25 @@ def end(child: subprocess.Popen, hurry: threading.Event, patience_s: float = _PA
 
 def check_trained(cell: Cell) -> None:
     """A training that was told to stop ends well too: only a finished one may be decoded."""
-    from ttt.train.checkpoint import latest_complete, read_state
-    from ttt.train.limits import REASONS
-
-    found = latest_complete(cell.folder / "checkpoints")
-    state = read_state(found) if found is not None else None
-    if state is None or (state.step < cell.config.train.steps and state.stopped not in REASONS):
+    if not is_trained(cell.folder, cell.config.train.steps):
+        state = _state(cell.folder)
         done = state.step if state is not None else 0
         raise CellFailed(f"training stopped at step {done} of {cell.config.train.steps}; the same command goes on")
+
+
+def is_trained(folder: Path, steps: int) -> bool:
+    """Whether a run folder holds a training of ``steps`` updates, or one that ended at a limit of its own."""
+    from ttt.train.limits import REASONS
+
+    state = _state(folder)
+    return state is not None and (state.step >= steps or state.stopped in REASONS)
+
+
+def _state(folder: Path) -> Any:
+    from ttt.train.checkpoint import latest_complete, read_state
+
+    found = latest_complete(folder / "checkpoints")
+    return read_state(found) if found is not None else None
 
 
 def tail(folder: Path) -> str:

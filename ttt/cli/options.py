@@ -96,6 +96,9 @@ def ablate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)")
     verb.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one per GPU, or one)")
     verb.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only; the table shows all")
+    verb.add_argument(
+        "--trainings", nargs="+", default=[], metavar="DIR", help="folders of other tables, whose trainings are not repeated"
+    )
     verb.add_argument("--out", default="", metavar="DIR", help="default: exp/ablations/TABLE")
     verb.add_argument("--dry-run", action="store_true", help="check everything, print the cells, then stop")
     verb.add_argument("--overwrite", action="store_true", help="make cells again whose settings or data have changed")
@@ -191,6 +194,7 @@ def data(verb: argparse.ArgumentParser) -> None:
     convert.add_argument("output", metavar="OUTPUT", help="examples .jsonl; a folder for recordings with transcripts")
     convert.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the converter")
     convert.add_argument("--limit", "--n-samples", type=int, default=0, metavar="N", help="first N rows only")
+    convert.add_argument("--shard", type=int, default=0, metavar="N", help="N examples a file: OUTPUT.0000.jsonl ..., OUTPUT.json")
     convert.add_argument("--split", default="train", help="name of the manifest of a corpus (default: train)")
     convert.add_argument("--tasks", nargs="+", default=["asr", "tts"], metavar="TASK", help="items of a corpus (default: asr tts)")
 

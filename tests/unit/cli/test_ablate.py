@@ -168,6 +168,48 @@ def test_only_seeds_jobs_and_settings(world, capsys):
             call("ablate", path, *argv)
 
 
+def test_trainings_of_another_table_are_used_again(world, capsys, monkeypatch):
+    monkeypatch.setattr("ttt.cli.trainings.is_trained", lambda folder, steps: folder.parent.name != "fast" and steps == 5)
+    first = write_table(world)
+    assert call("ablate", first, "--out", "out", runner=FakeVerbs()) == 0
+    rows = {
+        "same": {"settings": {"objective.noise": "cosine", "eval.limit": 6}},  # b's training, decoded otherwise
+        "more": {"decode_only_of": "same", "settings": {"eval.sampler": {"diffusion_steps": 4}}},
+        "other": {"settings": {"objective.noise": "cosine", "train.lr": 1.0e-5}},
+    }
+    second = first.rename(world / "second.yaml")
+    write_table(world, rows=rows, baseline="same").rename(second)
+    capsys.readouterr()
+    assert call("ablate", second, "--out", "new", "--trainings", "out", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "same seed 2: decode with the training of out/cells/b/seed-2" in out and "other seed 1: train, decode, score" in out
+    runner = FakeVerbs()
+    assert call("ablate", second, "--out", "new", "--trainings", "out", runner=runner) == 0
+    found = {name: cards.read_card(world / f"new/cards/{name}-seed-2.json") for name in ("same", "more", "other")}
+    assert {n: c["config"]["eval"]["checkpoint"] for n, c in found.items()} == {
+        "same": "out/cells/b/seed-2", "more": "out/cells/b/seed-2", "other": "",
+    }  # fmt: skip
+    assert "train_wall_s" not in found["same"]["timing"] and "train_wall_s" in found["other"]["timing"]
+    # Where a cell takes its training from is not part of what it is: the same call without the folder has nothing to do.
+    assert call("ablate", second, "--out", "new", runner=(again := FakeVerbs())) == 0 and again.ran == []
+
+
+def test_trainings_that_are_no_use_are_told(world, monkeypatch):
+    first = write_table(world)
+    with pytest.raises(ConfigError, match="--trainings: nowhere: no cells of a table here; give the --out folder"):
+        call("ablate", first, "--trainings", "nowhere")
+    assert call("ablate", first, "--out", "out", "--only", "a", runner=FakeVerbs()) == 0
+    with pytest.raises(ConfigError, match="--trainings: no training there is finished; run that table first"):
+        call("ablate", first, "--out", "new", "--trainings", "out")
+    monkeypatch.setattr("ttt.cli.trainings.is_trained", lambda folder, steps: True)
+    message = r"none is a training of this table; nearest is out/cells/a/seed-1 to 'a seed 1' \(train.lr: "
+    with pytest.raises(ConfigError, match=message):
+        call("ablate", first, "--out", "new", "--trainings", "out", "--only", "a", "train.lr=1e-5")
+    (world / "out/cells/a/seed-2/cell.json").write_text("{}")
+    with pytest.raises(DataError, match="out/cells/a/seed-2/cell.json: not the description of a cell"):
+        call("ablate", first, "--out", "new", "--trainings", "out")
+
+
 def test_changed_settings_are_refused_and_overwrite_makes_only_those_again(world, capsys):
     path = write_table(world)
     assert call("ablate", path, "--out", "out", runner=FakeVerbs()) == 0
