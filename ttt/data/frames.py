@@ -5,6 +5,7 @@ Letters: ``D`` documents, ``S`` frames of the prompt, ``T`` frames of the target
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,20 @@ def resplit(frames: Frames, lengths: Tensor) -> Frames:
     parts = [_padded(whole, places, owner, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
     (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
     return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc)
+
+
+def with_stretch(frames: Frames, starts: Tensor, length: int) -> Frames:
+    """Prompts that are longer by ``length`` frames of their targets, from frame ``starts`` i64 [D] on; the same targets."""
+    at = starts[:, None] + torch.arange(length)  # [D, length]
+    rows = torch.arange(len(starts))[:, None]
+    codes, places, slot = [], [], []
+    for d, s in enumerate(frames.prompt_lens.tolist()):
+        codes.append(torch.cat([frames.prompt[d, :s], frames.target[rows[d], at[d]]]))
+        places.append(torch.cat([frames.prompt_at[d, :s], frames.target_at[rows[d], at[d]]]))
+        slot.append(torch.full((s + length,), d))
+    whole = torch.cat(slot)
+    prompt, lens, prompt_at = _padded(torch.cat(codes), torch.cat(places), whole, whole >= 0, len(starts))
+    return dataclasses.replace(frames, prompt=prompt, prompt_lens=lens, prompt_at=prompt_at)
 
 
 def _padded(codes: Tensor, at: Tensor, slot: Tensor, chosen: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ttt.data.cut import Cut
-from ttt.data.frames import Frames, frames_of, resplit
+from ttt.data.frames import Frames, frames_of, resplit, with_stretch
 from ttt.diffusion.corrupt import TIMES, draw_times
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
@@ -24,16 +24,20 @@ from ttt.registry.families import OBJECTIVE
 from ttt.types import LossTerm, LossTerms, PackedBatch, Plan, PlanTerm
 
 EOS_RULES = ("first", "padding")
+PREFIXES = ("none", "first", "stretch")
 
 
 @dataclass(frozen=True)
 class FramePlan(Plan):
     """A plan over frames: which of them, the books of the NAR passes, or the masked codes bool [D, T, Q] and their weights [D].
 
-    The terms' sources are the flat positions of the codes that are predicted.
+    ``nar_frames``: the same recordings as the NAR decoder gets them (None: as the AR decoder), of whose target frames it learns
+    ``learned`` bool [D, T] (None: all).  The terms' sources are the flat positions of the codes that are predicted.
     """
 
     frames: Frames = None  # type: ignore[assignment]
+    nar_frames: Frames | None = None
+    learned: Tensor | None = None
     stages: Sequence[int] = ()
     hidden: Tensor | None = None
     weight: Tensor | None = None
@@ -77,7 +81,7 @@ class _Frames(Objective):
     def terms(self, model: nn.Module, plan: Plan) -> LossTerms:
         """One pass of each decoder that is asked for."""
         assert isinstance(plan, FramePlan)
-        from ttt.model.valle.network import FrameInputs
+        from ttt.model.valle.network import FrameInputs, Scores
 
         f = plan.frames
         if not len(f.doc):
@@ -88,10 +92,22 @@ class _Frames(Objective):
         self.check_network(network.arch)
         device = next(model.parameters()).device
         hidden = None if plan.hidden is None else plan.hidden.to(device)
-        scores = model(FrameInputs(
-            f.prompt.to(device), f.prompt_lens.to(device), f.target.to(device), f.target_lens.to(device), self.mask,
-            "ar" in plan.terms, self.eos, self.first_code, plan.stages, hidden,
-        ))  # fmt: skip
+
+        def scored(f: Frames, ar: bool, stages: Sequence[int]) -> dict[str, Scores]:
+            return model(FrameInputs(
+                f.prompt.to(device), f.prompt_lens.to(device), f.target.to(device), f.target_lens.to(device), self.mask,
+                ar, self.eos, self.first_code, stages, hidden,
+            ))  # fmt: skip
+
+        if plan.nar_frames is None:
+            scores = scored(f, "ar" in plan.terms, plan.stages)
+        else:
+            scores = scored(f, True, ()) if "ar" in plan.terms else {}
+            (found,) = scored(plan.nar_frames, False, plan.stages).values()
+            if plan.learned is not None:
+                kept = plan.learned[_own(plan.nar_frames)].to(device)
+                found = Scores(*(getattr(found, name)[kept] for name in Scores.__dataclass_fields__))
+            scores["nar"] = found
         terms: dict[str, LossTerm] = {}
         stats: dict[str, tuple[float, float]] = {}
         for name, found in scores.items():
@@ -140,35 +156,68 @@ class Valle(_Frames):
     """VALL-E's loss on continuations: (AR + NAR) / 2 (arXiv 2301.02111; specification of AudioLM, sections 3 to 6).
 
     Every update draws one book for the NAR decoder, the same for the whole micro-batch, from (seed, update, micro-batch).
-    Validation sees all books.
+    Validation sees all books, and no prefixes.
+
+    ``nar_prefix``: VALL-E's prefix modes.  The NAR decoder's prompt gets, with all books, ``first`` (mode 1): the first frames of
+    the target, a quarter to a half of the shortest, which are then no target: what decoding in chunks asks for (the samplers'
+    ``chunk_prefix``); ``stretch`` (mode 2): a copy of a quarter from anywhere in the target, whose frames are not learned.
     """
+
+    nar_prefix: str = "none"  # none | first | stretch
+    nar_prefix_frames: int = 150  # the longest prefix; VALL-E: 3 s
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nar_prefix not in PREFIXES:
+            raise ValueError(f"nar_prefix must be one of {', '.join(PREFIXES)}, got {self.nar_prefix!r}")
+        if self.nar_prefix_frames < 1:
+            raise ValueError(f"nar_prefix_frames must be >= 1, got {self.nar_prefix_frames}")
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Cut, draw a book, list both terms."""
         frames = self.frames(batch, gen)
         books = frames.target.shape[2]
         drawn = int(torch.randint(1, books, (1,), generator=gen)) if books > 1 else 0
-        return self._plan(batch, frames, [drawn] if drawn else [])
+        return self._plan(batch, frames, [drawn] if drawn else [], *self._prefixed(frames, gen))
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """All books."""
         frames = self.frames(batch, gen)
         return self._plan(batch, frames, list(range(1, frames.target.shape[2])))
 
-    def _plan(self, batch: PackedBatch, frames: Frames, stages: Sequence[int]) -> Plan:
+    def _prefixed(self, frames: Frames, gen: Generator) -> tuple[Frames | None, Tensor | None]:
+        """What the NAR decoder gets and learns (`FramePlan`)."""
+        quarter = int(frames.target_lens.min()) // 4 if len(frames.doc) else 0
+        if self.nar_prefix == "none" or not quarter:
+            return None, None
+        if self.nar_prefix == "first":
+            length = quarter + int(torch.randint(quarter, (1,), generator=gen))
+            return resplit(frames, frames.prompt_lens + min(length, self.nar_prefix_frames)), None
+        length = min(quarter, self.nar_prefix_frames)
+        places = frames.target_lens - length + 1  # where it may begin
+        starts = (torch.rand(len(places), generator=gen) * places).long()
+        at = torch.arange(frames.target.shape[1])
+        inside = (at >= starts[:, None]) & (at < starts[:, None] + length)
+        return with_stretch(frames, starts, length), _own(frames) & ~inside
+
+    def _plan(
+        self, batch: PackedBatch, frames: Frames, stages: Sequence[int], nar_frames: Frames | None = None,
+        learned: Tensor | None = None,
+    ) -> Plan:  # fmt: skip
         terms: dict[str, PlanTerm] = {}
-        own = _own(frames)
-        every = torch.zeros_like(frames.target, dtype=torch.bool)
         if self.stage != 2 or not stages:
-            first = every.clone()
-            first[..., 0] = own
+            first = torch.zeros_like(frames.target, dtype=torch.bool)
+            first[..., 0] = _own(frames)
             terms["ar"] = _term(frames, first, float(frames.count))
         stages = [] if self.stage == 1 else stages
         if stages:
-            chosen = every.clone()
+            seen = nar_frames or frames
+            own = _own(seen) if learned is None else learned
+            chosen = torch.zeros_like(seen.target, dtype=torch.bool)
             chosen[..., list(stages)] = own[..., None]
-            terms["nar"] = _term(frames, chosen, float(frames.count * len(stages)))
-        return self.make(batch, frames, terms, stages=tuple(stages))
+            terms["nar"] = _term(seen, chosen, float(own.sum()) * len(stages))
+            return self.make(batch, frames, terms, stages=tuple(stages), nar_frames=nar_frames, learned=learned)
+        return self.make(batch, frames, terms)
 
     def check_network(self, arch: Any) -> None:
         """The NAR decoder must work book by book."""

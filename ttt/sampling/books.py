@@ -129,6 +129,7 @@ class ValleSampler(_FrameSampler):
     """VALL-E's decoding: the first book token by token, then one pass for each further book."""
 
     nar_temperature: float = 0.0  # upper books; 0: the likeliest code
+    chunk_prefix: bool = False  # frames of earlier chunks join the prompt (for networks trained with nar_prefix: first)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,7 +143,10 @@ class ValleSampler(_FrameSampler):
             return frames
         for book in range(1, q):
             places = torch.arange(settled, t) * q + book
-            answers = yield [_call(row, frames.flatten(), places)]
+            shown = frames.clone()
+            if not self.chunk_prefix:  # frames that show all books would be read as more of the prompt
+                shown[:settled, book:] = request.mask_id
+            answers = yield [_call(row, shown.flatten(), places)]
             logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
             _report(request, row, places, chosen[0], logits[0].cpu())

@@ -87,7 +87,7 @@ def test_codes_that_are_taken_back_are_run_again():
 
 @pytest.mark.parametrize("fields", [
     {"temperature": 0.0}, {"temperature": 1.3, "top_k": 5, "nar_temperature": 0.7}, {"chunk_frames": 3},
-    {"top_p": 0.8, "repetition_window": 4},
+    {"top_p": 0.8, "repetition_window": 4}, {"chunk_frames": 3, "chunk_prefix": True},
 ])  # fmt: skip
 def test_neither_company_nor_cache_changes_an_answer(fields):
     together = codes(decoder(**fields))
@@ -125,6 +125,26 @@ def test_streamed_frames_are_the_answer():
             count += event.kind == "block"
         assert [V.codes(np.asarray(ids)).tolist() for ids in blocks.values()] == codes(decoder(min_frames=7, **fields))
         assert count == 3 if not fields else count > 6
+
+
+@torch.no_grad()
+def test_earlier_chunks_join_the_prompt_of_the_nar_decoder():
+    net = network()
+    (made,) = decoder(net, temperature=0.0, min_frames=9, chunk_frames=4, chunk_prefix=True).generate(prompts()[:1])
+    (apart,) = decoder(net, temperature=0.0, min_frames=9, chunk_frames=4).generate(prompts()[:1])
+    heard = torch.from_numpy(examples()[0].turns[0].spans[0].codes).long()
+    answer = torch.from_numpy(made.codes).long()
+    assert answer.shape == (9, BOOKS) and made.codes[:, 0].tolist() == apart.codes[:, 0].tolist()
+    for begin, stop in ((0, 4), (4, 8), (8, 9)):
+        prompt, target = torch.cat([heard, answer[:begin]])[None], answer[None, begin:stop]
+        for stage in range(1, BOOKS):
+            hidden = net.nar_hidden(
+                prompt, torch.tensor([prompt.shape[1]]), target, torch.tensor([stop - begin]), stage
+            )
+            assert net.nar_logits(hidden, stage)[0].argmax(-1).tolist() == target[0, :, stage].tolist()
+    assert made.codes[:4].tolist() == apart.codes[:4].tolist() and made.codes.tolist() != apart.codes.tolist()
+    slow = decoder(net, {"cache": "none"}, temperature=0.0, min_frames=9, chunk_frames=4, chunk_prefix=True)
+    assert slow.generate(prompts()[:1])[0].codes.tolist() == made.codes.tolist()
 
 
 def test_a_code_that_repeats_too_much_is_drawn_again():

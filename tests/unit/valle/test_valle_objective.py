@@ -8,6 +8,7 @@ import torch
 
 from tests.conftest import gen
 from tests.unit.valle.small_valle import batch, network
+from ttt.data.frames import frames_of, resplit
 from ttt.errors import ConfigError
 from ttt.registry.families import OBJECTIVE
 from ttt.train.tracking import means
@@ -75,6 +76,82 @@ def test_prompts_can_be_drawn_anew_for_each_batch_or_row():
     rows = {tuple(lens(build(cut={**cut, "by": "row"}).plan(batch(), gen(s)))[0]) for s in range(20)}
     assert any(len(set(p)) > 1 for p in rows)
     assert lens(build(cut={"mode": "fixed", "least": 1}).plan(batch(), gen(1)))[0] == [2, 2, 2]
+
+
+LONG = ((5, 17), (4, 12), (6, 9))
+
+
+def nar_by_hand(net, frames, stage, learned=None):
+    """Sum of -log p of one book of the learned target frames bool [D, T], recording by recording."""
+    total = 0.0
+    for d in range(len(frames.doc)):
+        s, t = int(frames.prompt_lens[d]), int(frames.target_lens[d])
+        prompt, target = frames.prompt[d : d + 1, :s], frames.target[d : d + 1, :t]
+        hidden = net.nar_hidden(prompt, torch.tensor([s]), target, torch.tensor([t]), stage)[0]
+        nll = -net.nar_logits(hidden, stage).log_softmax(-1).gather(1, target[0, :, stage, None])[:, 0]
+        total += float(nll.sum() if learned is None else nll[learned[d, :t]].sum())
+    return total
+
+
+@torch.no_grad()
+def test_first_frames_as_prefix_are_given_and_not_learned():
+    objective, net, lengths = build(nar_prefix="first"), network(), set()
+    frames = frames_of(batch(sizes=LONG))
+    for seed in range(20):
+        plan = objective.plan(batch(sizes=LONG), gen(seed))
+        prefix = (plan.nar_frames.prompt_lens - frames.prompt_lens).tolist()
+        assert len(set(prefix)) == 1 and torch.equal(plan.frames.target, frames.target)  # the AR decoder's stay
+        lengths.add(prefix[0])
+    assert lengths == {2, 3}  # a quarter of 9 frames to just under a half
+    assert plan.terms["ar"].count == 38 and plan.terms["nar"].count == 38 - 3 * prefix[0]
+    found = objective.terms(net, plan)
+    cut = resplit(frames, frames.prompt_lens + prefix[0])
+    assert float(found.terms["nar"].sum) == pytest.approx(nar_by_hand(net, cut, plan.stages[0]), rel=1e-4)
+    plain = build().terms(net, build().plan(batch(sizes=LONG), gen(seed)))
+    assert torch.equal(found.terms["ar"].sum, plain.terms["ar"].sum)
+    short = build(nar_prefix="first", nar_prefix_frames=1).plan(batch(sizes=LONG), gen(1))
+    assert (short.nar_frames.prompt_lens - frames.prompt_lens).tolist() == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_a_stretch_as_prefix_stands_before_the_target_and_is_not_learned():
+    objective, net, begins = build(nar_prefix="stretch"), network(), set()
+    frames = frames_of(batch(sizes=LONG))
+    for seed in range(20):
+        plan = objective.plan(batch(sizes=LONG), gen(seed))
+        assert torch.equal(plan.nar_frames.target, frames.target)
+        for d in range(3):
+            s, (begin, last) = int(frames.prompt_lens[d]), _hidden(plan.learned[d, : frames.target_lens[d]])
+            assert last - begin == 1  # two frames, a quarter of 9
+            assert torch.equal(plan.nar_frames.prompt[d, :s], frames.prompt[d, :s])
+            assert torch.equal(plan.nar_frames.prompt[d, s : s + 2], frames.target[d, begin : begin + 2])
+            assert int(plan.nar_frames.prompt_lens[d]) == s + 2
+            begins.add((d, begin))
+    assert len(begins) > 20
+    assert not plan.learned[1, 12:].any()  # padding
+    found = objective.terms(net, plan)
+    by_hand = nar_by_hand(net, plan.nar_frames, plan.stages[0], plan.learned)
+    assert found.terms["nar"].count == 38 - 6 and float(found.terms["nar"].sum) == pytest.approx(by_hand, rel=1e-4)
+
+
+def _hidden(learned: torch.Tensor) -> tuple[int, int]:
+    at = (~learned).nonzero().flatten().tolist()
+    return at[0], at[-1]
+
+
+@pytest.mark.parametrize("mode", ["first", "stretch"])
+def test_prefixes_are_for_training_of_the_nar_decoder_on_targets_that_are_long_enough(mode):
+    assert build(nar_prefix=mode).clean_plan(batch(sizes=LONG), gen(1)).nar_frames is None
+    assert build(nar_prefix=mode).plan(batch(), gen(1)).nar_frames is None  # a target of three frames has no quarter
+    alone = build(nar_prefix=mode, stage=1).plan(batch(sizes=LONG), gen(1))
+    assert alone.nar_frames is None and set(alone.terms) == {"ar"}
+    with torch.no_grad():
+        found = build(nar_prefix=mode, stage=2).terms(
+            network(), build(nar_prefix=mode, stage=2).plan(batch(sizes=LONG), gen(1))
+        )
+    assert set(found.terms) == {"nar"}
+    with pytest.raises(ConfigError, match="nar_prefix must be one of none, first, stretch, got '1'"):
+        build(nar_prefix="1")
 
 
 @pytest.mark.parametrize("books, nar", [("upper", "masked"), ("all", "masked_all")])

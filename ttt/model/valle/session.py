@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ttt.errors import ConfigError, DataError
@@ -198,20 +199,27 @@ class FrameSession:
     # -------------------------------------------------------------------------------------------------- other books
 
     def _nar(self, stage: int, some: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
-        """Hidden states [T, D'] of the frames of flat ids i64 [T * Q], masks among them, behind each slot's prompt."""
+        """Hidden states [T, D'] of the frames of flat ids i64 [T * Q], masks among them, behind each slot's prompt.
+
+        A network of stages reads leading frames whose books are all there as more of the prompt (their states are 0).
+        """
         net, q = self.network, self.network.books
-        frames = []
-        for _, ids in some:
+        frames, prompts, before = [], [], []
+        for slot, ids in some:
             whole = ids[: len(ids) // q * q].view(-1, q)
-            frames.append(torch.where(whole == self.vocab.mask_id, -1, whole - self.vocab.code_start - self._offsets()))
-        prompt, prompt_lens = _stacked([self._row(slot).prompt for slot, _ in some])
+            codes = torch.where(whole == self.vocab.mask_id, -1, whole - self.vocab.code_start - self._offsets())
+            known = (codes >= 0).all(1).long().cumprod(0).sum() if net.arch.nar == "stages" else 0
+            frames.append(codes[known:])
+            prompts.append(torch.cat([self._row(slot).prompt, codes[:known]]))
+            before.append(int(known))
+        prompt, prompt_lens = _stacked(prompts)
         target, target_lens = _stacked(frames)
         masked = (target < 0).to(self.device) if net.arch.nar != "stages" else None
         hidden = net.nar_hidden(
             prompt.to(self.device), prompt_lens.to(self.device), target.clamp(min=0).to(self.device),
             target_lens.to(self.device), stage, masked,
         )  # fmt: skip
-        return [h[:n] for h, n in zip(hidden, target_lens.tolist(), strict=True)]
+        return [F.pad(h[:n], (0, 0, k, 0)) for h, n, k in zip(hidden, target_lens.tolist(), before, strict=True)]
 
     def _offsets(self) -> Tensor:
         return torch.arange(self.network.books) * self.network.num_codes
