@@ -54,10 +54,15 @@ def convert(arguments: argparse.Namespace) -> int:
     if len(sources) > 1 and not examples:
         raise ConfigError(f"{source}: {arguments.format!r} makes a corpus of one input; name one folder or file")
     marker = out.with_suffix(".convert.done.json") if examples else out / f"{arguments.split}.convert.done.json"
-    outputs = [out] if examples else [out / f"{arguments.split}.jsonl", out / f"{arguments.split}.items.jsonl"]
+    outputs = [out / f"{arguments.split}.jsonl", out / f"{arguments.split}.items.jsonl"]
+    if examples:
+        outputs = [out.with_suffix(".json") if arguments.shard else out]
     if examples and out.suffix != ".jsonl":
         raise ConfigError(f"{out}: {arguments.format!r} makes examples; name a .jsonl file to write")
     settings = {"converter": to_plain(converter), "skip_bad": arguments.skip_bad, "limit": arguments.limit}
+    if arguments.shard < 0 or (arguments.shard and not examples):
+        raise ConfigError(f"--shard: {arguments.shard}; a number of examples, where the format makes examples")
+    settings |= {"shard": arguments.shard} if arguments.shard else {}
     if not examples:
         settings |= {"split": arguments.split, "tasks": arguments.tasks}
     if len(sources) > 1:  # like a folder: names and sizes; reading a whole collection to know it would cost too much
@@ -69,7 +74,8 @@ def convert(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     if examples:
         report = Report()
-        write_records(results(converter, sources, report, skip_bad=arguments.skip_bad, limit=arguments.limit), out)
+        made = results(converter, sources, report, skip_bad=arguments.skip_bad, limit=arguments.limit)
+        write_records(made, out, arguments.shard)
     else:
         report = write_corpus(
             converter, source, out, arguments.split, arguments.tasks, skip_bad=arguments.skip_bad, limit=arguments.limit

@@ -42,7 +42,7 @@ class DataSection:
     dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
     tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
     num_codes: int = 16384  # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
-    form: str = "interleaved"  # tokens added, and template: interleaved | text_then_speech[_tags] | llada_tts[_audio]
+    form: str = "interleaved"  # tokens added, and template: interleaved | roles | text_then_speech[_tags] | llada_tts[_audio]
     codes_of: str = ""  # 'ttt tokenizer' without a codec: name of the codec the codes are of, for vocab.json
     codes_hz: float = 0.0  # likewise: frames of a second of speech
     pack: bool = (

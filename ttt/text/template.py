@@ -10,6 +10,10 @@ Text-then-speech models write (spec of SLAM-Omni, section 3), the bar being wher
 
     plain      ... assistant "\\n" | <think> "\\n\\n" </think> "\\n\\n" text codes <|im_end|>
     tagged     ... assistant "\\n" <think> "\\n\\n" </think> "\\n\\n" | <text> text </text> <speech> codes </speech> <|im_end|>
+
+LLaDA's text program (a system turn only if there is a message):
+
+    roles      <|user|> "\\n" content <|endoftext|> <|assistant|> "\\n" | content <|endoftext|>
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt.errors import DataError
-from ttt.text.vocab import PLAIN, TAGGED, TAGS
+from ttt.text.vocab import END_OF_TEXT, PLAIN, ROLES, TAGGED, TAGS
 from ttt.types import Example, Span, Turn
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -72,6 +76,9 @@ def template_of(form: str, thinks: bool) -> Template:
         return Template(False, "answer" if thinks else "", None, False)
     if form == TAGGED:
         return Template(False, "prompt" if thinks else "", TAGS[:2], False)
+    if form == ROLES:
+        roles = ("system", "user", "assistant")
+        return Template(False, frames={role: ((f"<|{role}|>", "\n"), (END_OF_TEXT,)) for role in roles})
     return CHATML
 
 

@@ -22,6 +22,8 @@ from ttt.text.vocab import (
     LLADA,
     MULTIMODAL_SPECIALS,
     PLAIN,
+    ROLE_TOKENS,
+    ROLES,
     TAGGED,
     TAGS,
     Vocabulary,
@@ -32,6 +34,7 @@ from ttt.text.vocab import (
 BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _ADDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # special tokens before and behind the codes
     INTERLEAVED: (MULTIMODAL_SPECIALS, FINAL_SPECIALS), PLAIN: ((), ()), TAGGED: (TAGS, ()),
+    ROLES: (MULTIMODAL_SPECIALS, FINAL_SPECIALS),
 }  # fmt: skip
 
 
@@ -194,7 +197,7 @@ def extend(backend, num_codes: int, num_books: int = 1, form: str = INTERLEAVED)
         return [AddedToken(n, special=True, normalized=False) for n in names if backend.token_to_id(n) is None]
 
     before, behind = _ADDED[form]
-    backend.add_special_tokens(special(BASE_SPECIALS))
+    backend.add_special_tokens(special(ROLE_TOKENS if form == ROLES else BASE_SPECIALS))
     backend.add_special_tokens(special(before))
     codes = [code_token(c) for c in range(num_codes * num_books)]
     backend.add_tokens(

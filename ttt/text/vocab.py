@@ -6,7 +6,8 @@ Official order (spec of TtT, section 1): base vocabulary, twenty multimodal spec
 are therefore text (predicted left to right) and the ones that close an answer's span are audio (predicted by diffusion).
 
 Text-then-speech models (spec of SLAM-Omni, section 4) add less: nothing or four `TAGS`, then one id per code, up to the end
-of the vocabulary.  What a form does not have is `ABSENT`.  The layout of LLaDA-TTS is told in `ttt.text.llada`.
+of the vocabulary.  What a form does not have is `ABSENT`.  The layout of LLaDA-TTS is told in `ttt.text.llada`.  The form
+`ROLES` is the official order with five tokens before it (`ROLE_TOKENS`), with which LLaDA's text program writes chats.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ MULTIMODAL_SPECIALS = (
 FINAL_SPECIALS = ("<|mask_token|>", "<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
 
 TAGS = ("<text>", "</text>", "<speech>", "</speech>")  # around an answer's text, around its codes
+END_OF_TEXT = "<|endoftext|>"
+# Ends a turn, pads a row, begins turns.
+ROLE_TOKENS = (END_OF_TEXT, "<|filler|>", "<|system|>", "<|user|>", "<|assistant|>")
 INTERLEAVED, PLAIN, TAGGED, LLADA = "interleaved", "text_then_speech", "text_then_speech_tags", "llada_tts"
-FORMS = (INTERLEAVED, PLAIN, TAGGED, LLADA)
+ROLES = "roles"
+FORMS = (INTERLEAVED, PLAIN, TAGGED, LLADA, ROLES)
 ABSENT = -1  # a special id that the layout does not have; no token has it
 
 
@@ -107,7 +112,7 @@ class Vocabulary:
             return {name: getattr(self, name) for name in names}
 
         frame = ("im_start_id", "im_end_id", "pad_id")
-        if self.form == INTERLEAVED:
+        if self.form in (INTERLEAVED, ROLES):
             audio = named("code_start", "mask_id", "eoa_id", "eoa_last_id")
             return named("soa_id", "soa_last_id", "user_end_id", *frame), audio
         if self.soa_id != self.soa_last_id or len({self.user_end_id, self.eoa_id, self.eoa_last_id}) > 1:
@@ -304,12 +309,18 @@ def derive(token_id: Any, size: int, pad: str = "<|endoftext|>", num_books: int 
     num_codes //= num_books
     if all(token_id(token) is None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS)):
         return _text_then_speech(token_id, need, size, code_start, num_codes, pad, num_books)
+    form = INTERLEAVED if token_id(ROLE_TOKENS[1]) is None else ROLES
+    if form == ROLES:  # a turn's head, its end, padding
+        end, pad, _, start, _ = ROLE_TOKENS
+        need("<|system|>"), need("<|assistant|>")
+    else:
+        start, end = "<|im_start|>", "<|im_end|>"
     return Vocabulary(
         size=size, audio_start=need("<|audio|>"), code_start=code_start, num_codes=num_codes,
         mask_id=need("<|mask_token|>"), soa_id=need("<|begin_of_audio|>"), soa_last_id=need("<|begin_of_quad|>"),
         user_end_id=need("<|end_of_audio|>"), eoa_id=need("<|end_of_audio_new|>"),
-        eoa_last_id=need("<|end_of_audio_span_last|>"), im_start_id=need("<|im_start|>"),
-        im_end_id=need("<|im_end|>"), pad_id=need(pad), num_books=num_books,
+        eoa_last_id=need("<|end_of_audio_span_last|>"), im_start_id=need(start), im_end_id=need(end), pad_id=need(pad),
+        num_books=num_books, form=form,
     )  # fmt: skip
 
 

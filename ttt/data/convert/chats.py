@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttt.data.convert.core import mapping, record, text_of, uid_of
+from ttt.data.convert.core import folder_of, mapping, record, text_of, uid_of
+from ttt.data.convert.tokenized import Tokenizers, ids_record
 from ttt.data.formats import example_to_json, official_record
 from ttt.data.records import RecordError, raw_records
 from ttt.interfaces import Converter
@@ -57,12 +58,14 @@ class Official(Converter):
 
 @CONVERTER.register("sharegpt")
 @dataclass(frozen=True)
-class ShareGpt(Converter):
+class ShareGpt(Tokenizers, Converter):
     """``conversations`` of from/value turns.  Turns before the first user's and after the last answer are left out."""
 
     first_exchange: bool = False  # keep the first question and answer only (as LLaDA's converter does)
     per_answer: bool = False  # an example for each answer, with all turns before it as its prompt (LLaDA's advice)
     system: str = ""  # system message of chats that have none
+    tokenizer: str = ""  # its folder: write ids (input_ids, prompt_length) in its template instead of turns
+    max_tokens: int = 4096  # with tokenizer: ids of a record; what is longer is cut
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet; with ``per_answer`` a row comes once for each of its answers."""
@@ -102,7 +105,9 @@ class ShareGpt(Converter):
         for turn in made["turns"][:-1] if self.per_answer else ():
             if turn["role"] == "assistant":
                 turn["history"] = True
-        return made
+        if not self.tokenizer:
+            return made
+        return ids_record(made, where, self._tokenizer(folder_of(where)), self.max_tokens)
 
     def sample(self, folder: Path) -> Path:
         """Two chats."""
@@ -131,10 +136,12 @@ def _each_answer(where: str, raw: Any) -> Iterator[tuple[str, Any]]:
 
 @CONVERTER.register("alpaca")
 @dataclass(frozen=True)
-class Alpaca(Converter):
+class Alpaca(Tokenizers, Converter):
     """``instruction``, ``input`` (after a blank line, if any), ``output``; also ``history`` pairs and ``system``."""
 
     system: str = ""  # system message of rows that have none
+    tokenizer: str = ""  # its folder: write ids (input_ids, prompt_length) in its template instead of turns
+    max_tokens: int = 4096  # with tokenizer: ids of a record; what is longer is cut
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet."""
@@ -153,7 +160,13 @@ class Alpaca(Converter):
                 )
             chat += [("user", [{"text": pair[0]}]), ("assistant", [{"text": pair[1]}])]
         chat += [("user", [{"text": question}]), ("assistant", [{"text": text_of(found, "output", where)}])]
-        return record(uid_of(found, where), [("system", [{"text": found.get("system") or self.system}]), *chat])
+        made = record(uid_of(found, where), [("system", [{"text": found.get("system") or self.system}]), *chat])
+        if not self.tokenizer:
+            return made
+        for turn in made["turns"][:-1]:  # earlier answers belong to the prompt
+            if turn["role"] == "assistant":
+                turn["history"] = True
+        return ids_record(made, where, self._tokenizer(folder_of(where)), self.max_tokens)
 
     def sample(self, folder: Path) -> Path:
         """One row with and one without input."""

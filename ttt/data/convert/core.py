@@ -6,12 +6,15 @@ still a sound file, ``{"wav": "/abs/path.wav"}``: `ttt data encode` turns those 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,7 @@ class Report:
 
     rows: int = 0
     written: int = 0
+    cut: int = 0  # records that end early (``max_tokens``)
     skipped: Counter[str] = field(default_factory=Counter)
     first_skipped: dict[str, str] = field(default_factory=dict)  # reason -> first message
     seconds: float = 0.0
@@ -68,6 +72,7 @@ class Report:
     def summary(self) -> str:
         """One line for the log."""
         lost = "".join(f"; {n} skipped: {reason}" for reason, n in self.skipped.most_common())
+        lost = (f"; {self.cut} cut at max_tokens" if self.cut else "") + lost
         speed = self.rows / max(self.seconds, 1e-9)
         return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"
 
@@ -110,6 +115,7 @@ def results(
             report.first_skipped.setdefault(error.reason, str(error))
             continue
         report.written += 1
+        report.cut += isinstance(result, Mapping) and bool(result.get("cut"))
         yield result
 
 
@@ -125,28 +131,42 @@ def convert_row(converter: Converter, where: str, row: Any) -> Any:
         raise RecordError(where, "unexpected form", message) from error
 
 
-def write_records(records: Iterator[Mapping[str, Any]], out: Path) -> None:
-    """JSONL, complete or not at all.  Raises `DataError` when nothing was usable or a uid comes twice."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+def write_records(records: Iterator[Mapping[str, Any]], out: Path, shard: int = 0) -> None:
+    """JSONL, complete or not at all.  Raises `DataError` when nothing was usable or a uid comes twice.
+
+    ``shard``: records of a file (0: all in ``out``): NAME.0000.jsonl and so on beside ``out``, then NAME.json, the mix of them.
+    """
+    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     keys = array("Q")
+    work.mkdir(parents=True)
     try:
-        with temporary.open("w", encoding="utf-8") as lines:
-            for record in records:
+        with ExitStack() as files:
+            for number, record in enumerate(records):
+                if number == 0 or (shard and number % shard == 0):
+                    files.close()
+                    name = f"{out.stem}.{number // shard:04d}.jsonl" if shard else out.name
+                    lines = files.enter_context((work / name).open("w", encoding="utf-8"))
                 keys.append(hash_bytes(str(record["uid"]).encode()))
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        made = sorted(work.iterdir())
         if not keys:
             raise DataError(f"{out}: no usable row; nothing was written")
         double = twice(keys)
         if double is not None:
-            with temporary.open(encoding="utf-8") as lines:
-                uid = next(json.loads(line)["uid"] for number, line in enumerate(lines) if number == double[0])
+            at, line = divmod(double[0], shard or len(keys))
+            with made[at].open(encoding="utf-8") as lines:
+                uid = json.loads(next(itertools.islice(lines, line, None)))["uid"]
             raise DataError(
                 f"{out}: records {double[0] + 1} and {double[1] + 1} are both called {uid!r}; give every row its own id"
             )
-        os.replace(temporary, out)
+        if shard:
+            mix = work / f"{out.stem}.json"
+            mix.write_text(json.dumps([{"path": path.name, "sample_ratio": 1} for path in made], indent=1) + "\n")
+            made.append(mix)
+        for path in made:  # the mix last: it stands for all
+            os.replace(path, out.with_name(path.name))
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def twice(keys: array[int]) -> tuple[int, int] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from ttt.data.convert.chats import write_json
 from ttt.data.convert.core import audio, folder_of, mapping, record
+from ttt.data.convert.tokenized import Tokenizers
 from ttt.data.ids import is_ids, stream_of_ids
 from ttt.data.records import RecordError, raw_records
 from ttt.errors import DataError
@@ -25,24 +25,6 @@ if TYPE_CHECKING:
 PIECE_CHARS = 1 << 16
 
 
-class _Tokenizers:
-    """The tokenizer of a converter: a folder, or (empty) the one beside the data."""
-
-    tokenizer: str
-
-    @cached_property
-    def _known(self) -> dict[str, TextTokenizer]:
-        return {}
-
-    def _tokenizer(self, beside: Path) -> TextTokenizer:
-        from ttt.text.tokenizer import TextTokenizer
-
-        folder = self.tokenizer or str(beside)
-        if folder not in self._known:
-            self._known[folder] = TextTokenizer.load(folder)
-        return self._known[folder]
-
-
 def _toy(folder: Path, form: str) -> TextTokenizer:
     from ttt.text.tokenizer import train_bpe
 
@@ -53,7 +35,7 @@ def _toy(folder: Path, form: str) -> TextTokenizer:
 
 @CONVERTER.register("llada")
 @dataclass(frozen=True)
-class Llada(_Tokenizers, Converter):
+class Llada(Tokenizers, Converter):
     """``input_ids`` with ``prompt_length(s)`` and ``data_type``, ``instruction_ids`` + ``response_ids``, or conversations of
     ids: read back as text and frames of codes.  A prompt becomes one user turn; without a prompt the row is a document."""
 
@@ -114,7 +96,7 @@ def _spans(stream: TokenStream, start: int, stop: int, tokenizer: TextTokenizer)
 
 @CONVERTER.register("text")
 @dataclass(frozen=True)
-class Text(_Tokenizers, Converter):
+class Text(Tokenizers, Converter):
     """Plain text files -> ``input_ids`` of at most ``max_tokens``, for pre-training: what is left over at a file's end
     is dropped below ``min_tokens``.  Files are tokenized in pieces of whole lines."""
 

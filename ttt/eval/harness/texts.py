@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VOCABULARIES = ("text", "full")
 TEMPLATES = ("ttt", "qwen3")
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
-_MARKS = re.compile(r"(<\|im_start\|>)(system|user|assistant)(\n)|(<\|im_end\|>)(\n?)|(<think>)(\n\n)(</think>)(\n\n)")
+_CHATML = re.compile(r"(<\|im_start\|>)(system|user|assistant)(\n)|(<\|im_end\|>)(\n?)|(<think>)(\n\n)(</think>)(\n\n)")
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,20 @@ class Pair:
     cut: int = 0
 
 
+def _marks(tokenizer: TextTokenizer) -> re.Pattern[str]:
+    """What stands around turns in the tokenizer's template; its groups are the pieces that are tokenized alone."""
+    frames = tokenizer.template.frames
+    if frames is None:
+        return _CHATML
+    around = dict.fromkeys(tuple(part) for frame in frames.values() for part in frame)
+    return re.compile("|".join("".join(f"({re.escape(piece)})" for piece in part) for part in around))
+
+
 def encode(tokenizer: TextTokenizer, text: str) -> list[int]:
-    """Ids of a string; the marks of ChatML are pieces of their own, as in training."""
+    """Ids of a string; the marks of the template are pieces of their own, as in training."""
     ids: list[int] = []
     at = 0
-    for mark in _MARKS.finditer(text):
+    for mark in _marks(tokenizer).finditer(text):
         for piece in (text[at : mark.start()], *mark.groups()):
             if piece:
                 ids += tokenizer.encode(piece)
@@ -60,7 +69,7 @@ def encode_pair(tokenizer: TextTokenizer, context: str, continuation: str, max_l
         raise DataError(
             f"a continuation is empty (context ends with {context[-40:]!r}); mend the task's choices or target"
         )
-    marks = list(_MARKS.finditer(context))
+    marks = list(_marks(tokenizer).finditer(context))
     fixed = marks[-1].end() if marks else 0
     stem = context[:fixed] + context[fixed:].rstrip()
     continuation = context[len(stem) :] + continuation
