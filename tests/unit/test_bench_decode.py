@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import SENTENCES, audio, chat, text, tiny_hf, tiny_model, tiny_tokenizer
-from ttt.bench.common import reference_loop
-from ttt.bench.decode import BLOCK, BLOCKS, Bench, Reference, ids_of, run
+from ttt.bench.common import ids_of, reference_loop
+from ttt.bench.decode import BLOCK, BLOCKS, Bench, Reference, run
 from ttt.bench.workload import SHAPE
 from ttt.config.load import load_config, resolved_yaml
 from ttt.data.formats import write_examples

@@ -203,3 +203,11 @@ def _device_wait() -> Callable[[], None]:
     import torch
 
     return torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+
+
+def ids_of(plain: ModuleType, v: Any) -> Any:
+    """The vocabulary in the words of the reference loop."""
+    return plain.Ids(
+        v.audio_start, v.code_start, v.code_stop, v.mask_id, v.soa_id, v.soa_last_id, v.eoa_id, v.eoa_last_id, v.im_end_id,
+        (v.user_end_id, v.im_start_id, v.pad_id),
+    )  # fmt: skip

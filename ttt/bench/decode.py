@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt.bench.common import Report, Timing, Way, measure, ratios, reference_loop
+from ttt.bench.common import Report, Timing, Way, ids_of, measure, ratios, reference_loop
 from ttt.bench.trained import run_trained
 from ttt.bench.workload import SHAPE, network, vocabulary
 from ttt.errors import ConfigError, TttError
@@ -311,11 +311,3 @@ class Reference:
         """The answer."""
         tokens, _ = self.plain.decode(self.bench.model.hf, self.prompt, self.ids, self.work)
         return len(tokens)
-
-
-def ids_of(plain: ModuleType, v: Any) -> Any:
-    """The vocabulary in the words of the reference loop."""
-    return plain.Ids(
-        v.audio_start, v.code_start, v.code_stop, v.mask_id, v.soa_id, v.soa_last_id, v.eoa_id, v.eoa_last_id, v.im_end_id,
-        (v.user_end_id, v.im_start_id, v.pad_id),
-    )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from ttt.bench.common import Report, Way, measure, ratios
-from ttt.bench.train import Steps
+from ttt.bench.steps import Steps
 from ttt.bench.workload import LENGTHS, work
 from ttt.data.loader import Loader
 from ttt.data.prefetch import Prefetcher

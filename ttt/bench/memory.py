@@ -65,7 +65,7 @@ def peak_of(way: str, seed: int, device: str, attention: str) -> int:
             else:
                 F.cross_entropy(head(hidden).float(), targets, reduction="none").sum().backward()
     else:
-        from ttt.bench.train import Steps
+        from ttt.bench.steps import Steps
 
         told = argparse.Namespace(
             seed=seed, device=device, autocast="none", attention=attention, checkpointing=False, compile=False

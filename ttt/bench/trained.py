@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from ttt.bench.common import Report, Way, measure, ratios, reference_loop
+from ttt.bench.common import Report, Way, ids_of, measure, ratios, reference_loop
 from ttt.errors import ConfigError, TttError
 from ttt.interfaces import MaskRule
 from ttt.masks.library import BlockCausal, DualStream, Hybrid
@@ -98,7 +98,6 @@ def _reference(
     plain: ModuleType, model: Any, prompts: Sequence[Prompt], sampler: Blockwise, settings: Any, block_causal: bool,
     answers: dict[str, list[list[int]]],
 ) -> Way:  # fmt: skip
-    from ttt.bench.decode import ids_of
 
     plain_way = (sampler.temperature, sampler.cfg_scale, settings.temperature, settings.strict, sampler.end_guard)
     if plain_way != (0, 0, 0, True, False) or settings.length.exact_codes(False) is not None:

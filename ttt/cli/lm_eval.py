@@ -1,4 +1,4 @@
-"""The verb ``eval``: text benchmarks of a checkpoint.  Everything that can be refused is refused before a model is loaded."""
+"""``ttt eval lm-eval``: tasks of the harness.  Everything that can be refused is refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -18,27 +18,6 @@ from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """``ttt eval lm-eval | mmlu-redux | guard``."""
-    for name in ("tasks", "subject"):  # settings that stand behind a list of names
-        given = getattr(arguments, name, [])
-        arguments.overrides = [*arguments.overrides, *(g for g in given if "=" in g)]
-        setattr(arguments, name, [g for g in given if "=" not in g])
-    if arguments.limit < 0:
-        raise ConfigError(f"--limit: must be >= 0, got {arguments.limit}")
-    if arguments.benchmark == "guard":
-        from ttt.cli.guard import guard
-
-        return guard(arguments)
-    if arguments.benchmark == "mmlu-redux":
-        from ttt.cli.mmlu_redux import mmlu_redux
-
-        return mmlu_redux(arguments)
-    config, folder, out = prepare(arguments)
-    run_tasks(arguments, config, folder, out)
-    return 0
 
 
 def prepare(arguments: argparse.Namespace, name: str = "lm-eval") -> tuple[RunConfig, Path, Path]:

@@ -27,7 +27,7 @@ VERBS = {
     "stream": ("ttt.cli.stream:stream", "ask a model and hear it while it answers; wavs piece by piece, latency percentiles"),
     "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers of example files: text exact, audio bounded"),
-    "eval": ("ttt.cli.lm_eval:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard (what did training cost the text model?)"),
+    "eval": ("ttt.cli.benchmarks:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard (what training cost the text)"),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
     "ablate": ("ttt.cli.ablate:ablate", "a table of experiments: every row under every seed, intervals, tests, plots"),
     "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
