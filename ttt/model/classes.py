@@ -37,11 +37,11 @@ class CausalLM(ModelClass):
 
 
 def open_model(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype | None = None) -> Any:
-    """The network of a model folder, of whatever class it is.  Raises `CheckpointError`."""
+    """The network of a model folder, of whatever class it is, ready to be asked: without dropout.  Raises `CheckpointError`."""
     import torch
 
     arch = ARCH.build(dict(stored_class(folder) or {"name": "causal_lm"}), f"{folder}/config.json")
-    return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype)
+    return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype).eval()
 
 
 def check_class(name: str, wanted: str, who: str) -> None:
