@@ -166,3 +166,30 @@ def test_limited_growth(spoken, room):
     for strategy in (EndPadding(p=1.0, maximum=8), EndPadding(p=1.0, length=30), AnswerPadding(length=40)):
         some = [strategy.limited(s, room).on_stream(s, np.random.default_rng(n)) for n in range(20) for s in spoken[:2]]
         assert max(len(a) - len(s) for a, s in zip(some, spoken[:2] * 20, strict=True)) == room
+
+
+def test_train_lays_validation_out_as_the_recipe_says(tokenizer, tmp_path, monkeypatch):
+    from ttt.cli.main import main
+    from ttt.data.formats import write_examples
+
+    made = [chat(f"s{n}", [text("a cat")], [text("the mat")]) for n in range(4)]
+    write_examples(tmp_path / "a.jsonl", made)
+    tokenizer.save(tmp_path / "tok")
+    seen = {}
+
+    def stop(streams, vocab, row_tokens, batch_tokens, **settings):
+        seen.update(
+            settings, n=len(streams), batches=fixed_batches(streams, vocab, row_tokens, batch_tokens, **settings)
+        )
+        raise DataError("far enough")
+
+    monkeypatch.setattr("ttt.data.loader.fixed_batches", stop)
+    call = [
+        "train", f"data.train={tmp_path}/a.jsonl", f"data.dev={tmp_path}/a.jsonl", f"data.tokenizer={tmp_path}/tok",
+        "objective={name: nar, strategies: [{name: answer_padding, length: 20}, {name: random_length}]}", "data.pack=false",
+        "data.row_tokens=64", "data.batch_tokens=128", "data.long_rows=cut", "run.seed=5", "train.steps=1",
+        f"run.dir={tmp_path}/run", "model.preset=toy",
+    ]  # fmt: skip
+    assert main(call) == 2
+    assert (seen["n"], seen["seed"], seen["pack"], seen["cut_long"]) == (4, 5, False, True)
+    assert {int(b.answer[r].sum()) for b in seen["batches"] for r in range(len(b.ids))} == {20}
