@@ -17,29 +17,18 @@ stage=0 stop_stage=6 quick=false recipe=ttt name="" jobs=2 overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk
-conf=$eg/conf/$recipe.yaml
-[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+recipe_in $eg
 size=full; world=$eg/exp/full
 if $quick; then size=quick; world=$eg/exp/quick; fi
 run=$eg/exp/${name:-$recipe}
 if $quick && [ -z "$name" ]; then run=$eg/exp/$recipe-quick; fi
 
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
+environment
 common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data"
         codec.path="$world/codec" judge.path="$world/judge")
 if $quick; then common=(--config "$conf" --config "$eg/conf/quick.yaml" "${common[@]:2}"); fi
 common+=("${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
-
-wait_for_judge() {  # the judge trains beside stages 2 and 3; nothing before scoring needs it
-    if [ -n "${judge_pid:-}" ]; then
-        wait "$judge_pid" || { tail -n 5 "$world/judge.log" >&2; die "stage 2: the judge failed, see $world/judge.log"; }
-        judge_pid=""
-    fi
-}
 
 if in_range 1; then
     say 1 "corpus ($size)"
@@ -50,9 +39,7 @@ fi
 if in_range 2; then
     need "$world/corpus/corpus.json" 1
     say 2 "codec, and the judge beside it"
-    OMP_NUM_THREADS=1 "$TTT" judge "${common[@]}" > "$world/judge.log" 2>&1 &
-    judge_pid=$!
-    trap '[ -z "${judge_pid:-}" ] || kill "$judge_pid" 2>/dev/null || true' EXIT
+    start_judge "$world/judge.log" "${common[@]}"  # beside stages 2 and 3; nothing before scoring needs it
     OMP_NUM_THREADS=1 "$TTT" codec "${common[@]}"
 fi
 if in_range 3; then

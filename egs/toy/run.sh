@@ -14,16 +14,12 @@ stage=0 stop_stage=6 recipe=ttt name="" overwrite=false
 parse_options "$@"
 
 eg=egs/toy
-conf=$eg/conf/$recipe.yaml
-[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+recipe_in $eg
 case $recipe in audiolm*) what=chords maker=chords ;; *) what=tones maker=data ;; esac
 world=$eg/exp/world; [ $what = tones ] || world=$eg/exp/$what
 run=$eg/exp/${name:-$recipe}
 
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
+environment
 common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
 test=(eval.examples="[$world/data/test.jsonl]" eval.out="$run/eval")

@@ -1,6 +1,6 @@
 # Shared by every run.sh: options, stage ranges, missing inputs.  Sourced, not run.
 #
-#   . recipes/_shared/stages.sh; parse_options "$@"
+#   . recipes/_shared/stages.sh; parse_options "$@"; environment
 #   if in_range 3; then need path 2 "what it is"; ...; fi
 #
 # Options set declared variables only (--stage 3, --stop-stage 4, --quick); key=value goes to `ttt` untouched.
@@ -35,6 +35,34 @@ in_range() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 
 # need PATH STAGE: stop unless PATH is there, naming the stage that makes it.
 need() { [ -e "$1" ] || die "missing $1: run stage $2 first ($0 --stage $2)"; }
+
+# environment: stage 0, then ttt on the path and the commands TTT and PYTHON, where tests put recorders.
+environment() {
+    if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
+    need .venv/bin/ttt 0
+    export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+    TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}
+}
+
+# recipe_in DIR: sets conf, the file of --recipe in DIR/conf.
+recipe_in() {
+    conf=$1/conf/$recipe.yaml
+    [ -f "$conf" ] || die "no recipe $conf; there are: $(cd "$1/conf" && echo ./*.yaml)"
+}
+
+# start_judge LOG ARGUMENTS...: fit the judge beside what follows; wait_for_judge before its first use.
+start_judge() {
+    judge_log=$1; shift
+    mkdir -p "$(dirname "$judge_log")"
+    OMP_NUM_THREADS=1 "$TTT" judge "$@" > "$judge_log" 2>&1 &
+    judge_pid=$!
+    trap '[ -z "${judge_pid:-}" ] || kill "$judge_pid" 2>/dev/null || true' EXIT
+}
+wait_for_judge() {
+    [ -n "${judge_pid:-}" ] || return 0
+    wait "$judge_pid" || { judge_pid=""; tail -n 5 "$judge_log" >&2; die "stage 2: the judge failed, see $judge_log"; }
+    judge_pid=""
+}
 
 # say N TEXT: one line with the time since the start.
 say() { printf '[%4ds] stage %s: %s\n' "$SECONDS" "$1" "$2"; }

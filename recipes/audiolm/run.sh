@@ -21,10 +21,7 @@ here=recipes/audiolm
 [ -f "$here/conf/$conf.yaml" ] || die "no $here/conf/$conf.yaml; there are: $(cd "$here/conf" && echo ./*.yaml)"
 [ -z "$cuts" ] || [ -z "$corpus" ] || die "--cuts and --corpus: give one of them"
 case "$gpus" in *[!0-9]*) die "--gpus takes a number" ;; esac
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt}
+environment
 data=$exp/data
 common=(--config "$here/conf/$conf.yaml" run.dir="$exp" data.dir="$data" data.tokenizer="$data/tokenizer"
     data.train="$data/train.jsonl" data.dev="$data/dev.jsonl" eval.examples="[$data/test.jsonl]")

@@ -16,15 +16,12 @@ stage=0 stop_stage=6 recipe=stages name="" overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk/audiolm
-conf=$eg/conf/$recipe.yaml
-[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+recipe_in $eg
 world=${WORLD:-$eg/exp/world}  # tests put another here
 run=$eg/exp/${name:-$recipe}
 
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
+environment
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" codec.path="$world/codec"
         judge.path="$world/judge" speaker.path="$world/speaker" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi

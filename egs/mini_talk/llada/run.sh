@@ -16,16 +16,12 @@ stage=0 stop_stage=6 recipe=tts name="" jobs=2 overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk/llada
-conf=$eg/conf/$recipe.yaml
-[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+recipe_in $eg
 corpus=${WORLD:-egs/mini_talk/exp/full}/corpus
 world=$eg/exp/world
 run=$eg/exp/${name:-$recipe}
 
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt}  # tests put a recorder here
+environment
 common=(--config "$conf" run.dir="$run" data.corpus="$corpus" data.dir="$world/data"
         codec.path="$world/codec" judge.path="$world/judge" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
@@ -36,13 +32,9 @@ fi
 if in_range 2; then
     need "$corpus/corpus.json" 1
     say 2 "codec, and the judge beside it"
-    mkdir -p "$world"
-    OMP_NUM_THREADS=1 "$TTT" judge "${common[@]}" > "$world/judge.log" 2>&1 &
-    judge_pid=$!
-    trap '[ -z "${judge_pid:-}" ] || kill "$judge_pid" 2>/dev/null || true' EXIT
+    start_judge "$world/judge.log" "${common[@]}"
     OMP_NUM_THREADS=1 "$TTT" codec "${common[@]}"
-    wait "$judge_pid" || { tail -n 5 "$world/judge.log" >&2; die "stage 2: the judge failed, see $world/judge.log"; }
-    judge_pid=""
+    wait_for_judge
 fi
 if in_range 3; then
     need "$world/codec/codec.json" 2

@@ -18,16 +18,12 @@ stage=0 stop_stage=8 recipe=v1.1 name="" jobs=2 overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk/slamomni
-conf=$eg/conf/$recipe.yaml
-[ -f "$conf" ] || die "no recipe $conf; there are: $(cd $eg/conf && echo ./*.yaml)"
+recipe_in $eg
 world=${WORLD:-egs/mini_talk/exp/full}
 exp=${SLAMOMNI_EXP:-$eg/exp}
 run=$exp/${name:-$recipe}
 
-if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}  # tests put a recorder here
+environment
 force=()
 if $overwrite; then force=(--overwrite); fi
 sound=(codec.path="$world/codec" judge.path="$world/judge")
