@@ -143,10 +143,7 @@ class ValleSampler(_FrameSampler):
             return frames
         for book in range(1, q):
             places = torch.arange(settled, t) * q + book
-            shown = frames.clone()
-            if not self.chunk_prefix:  # frames that show all books would be read as more of the prompt
-                shown[:settled, book:] = request.mask_id
-            answers = yield [_call(row, shown.flatten(), places)]
+            answers = yield [_call(row, frames.flatten(), places, joined=self.chunk_prefix)]
             logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
             _report(request, row, places, chosen[0], logits[0].cpu())
@@ -235,9 +232,9 @@ class ValleMaskedSampler(_FrameSampler):
         return flat.view(-1, q)
 
 
-def _call(row: int, tail: Tensor, places: Tensor, kind: str = "diffusion") -> Call:
+def _call(row: int, tail: Tensor, places: Tensor, kind: str = "diffusion", joined: bool = False) -> Call:
     """Logits of one row at ``places`` i64 [p] of its tail i64 [m]."""
-    return Call(torch.tensor([row]), tail[None], places[None], len(tail) - int(places[0]), kind=kind)
+    return Call(torch.tensor([row]), tail[None], places[None], len(tail) - int(places[0]), kind=kind, joined=joined)
 
 
 def _report(request: SpanRequest, row: int, places: Tensor, chosen: Tensor, logits: Tensor) -> None:

@@ -52,7 +52,7 @@ class Filling:
             for n, tail, places in zip(call.rows.tolist(), call.tails.cpu(), call.places.cpu(), strict=True):
                 row = self.rows[n]
                 at = row.settled
-                out.append(Ask(row.slot, tail[at:], places - at, self.ids, call.unconditional, call.last))
+                out.append(Ask(row.slot, tail[at:], places - at, self.ids, call.unconditional, call.last, call.joined))
         return out
 
     def members(self, kind: str = "") -> list[Row]:

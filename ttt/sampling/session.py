@@ -44,7 +44,7 @@ class Ask:
 
     ``places`` i64 [p]: offsets in the tail; -1 is the last committed token.  ``ids``: the range of ids to compute logits for.
     ``unconditional``: a guidance mode (`ttt.sampling.unmask.CFG_MODES`); everything but the last ``visible`` tokens is then
-    replaced by mask tokens, as that mode says.
+    replaced by mask tokens, as that mode says.  ``joined``: models of frames read committed frames as more of the prompt.
     """
 
     slot: int
@@ -53,6 +53,7 @@ class Ask:
     ids: slice | None = None
     unconditional: str = ""
     visible: int = 0
+    joined: bool = False
 
 
 class Session:

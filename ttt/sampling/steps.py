@@ -20,7 +20,7 @@ class Call:
 
     ``places`` i64 [R, p]: which columns of the tails, ascending.  ``last``: how many last columns hold all places.
     ``unconditional``: a guidance mode; everything but the ``last`` columns is then replaced by mask tokens, as that mode says.
-    ``kind``: what the call is counted as, "ar" or "diffusion".
+    ``kind``: what the call is counted as, "ar" or "diffusion".  ``joined``: models of frames read settled frames as prompt.
     """
 
     rows: Tensor
@@ -29,6 +29,7 @@ class Call:
     last: int
     unconditional: str = ""
     kind: str = "diffusion"
+    joined: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from ttt.data.frames import frames_of
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.classes import open_model
 from ttt.model.lm import SpeechTextLM
-from ttt.model.valle.blocks import Block, SinePositions
-from ttt.model.valle.network import FrameInputs
+from ttt.model.valle.blocks import AdaptiveNorm, Block, SinePositions
+from ttt.model.valle.network import FrameInputs, _scores
 from ttt.model.valle.targets import ar_inputs_labels, ar_targets
 from ttt.registry.families import MASK
 
@@ -57,6 +57,42 @@ def test_block_is_torchs_encoder_layer():
         torch.testing.assert_close(
             mine(x, mask[None, None], None, None)[0], other(x, src_mask=~mask), atol=1e-5, rtol=0
         )
+
+
+def test_a_stage_steers_every_norm_of_the_nar_decoder():
+    """w * (x - mean) / sqrt(var + 1e-5) + b, with (w, b) linear in the stage's vector; it begins as a plain norm."""
+    norm, x, stage = AdaptiveNorm(4), torch.randn(2, 3, 4), torch.randn(4)
+    w, b = (norm.project.weight @ stage + norm.project.bias).split(4)
+    plain = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x, stage), w * plain + b, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(norm(x, torch.zeros(4)), plain, atol=1e-5, rtol=1e-5)
+    net = network(nar_scale_factor=2.0)
+    norms = [m for m in net.nar_decoder.modules() if isinstance(m, AdaptiveNorm)]
+    assert len(norms) == 2 * 4 + 1 and not [m for m in net.ar_decoder.modules() if isinstance(m, AdaptiveNorm)]
+    assert (net.arch.nar_dim, net.arch.nar_heads, net.arch.nar_layers) == (32, 4, 4)
+
+
+def test_a_hit_is_a_code_among_the_ten_likeliest():
+    torch.manual_seed(3)
+    logits, wanted = torch.randn(200, 40), torch.randint(0, 40, (200,))
+    found = _scores(logits, wanted, torch.zeros(200), torch.zeros(200), 39)
+    assert found.hit.tolist() == [
+        int(w) in row.topk(10).indices.tolist() for row, w in zip(logits, wanted, strict=True)
+    ]
+    assert found.end.tolist() == (wanted == 39).tolist() and 20 < int(found.hit.sum()) < 90
+
+
+def test_prenet_is_a_small_network_a_frame():
+    """D -> 256 -> 256 -> D, ReLU and dropout 0.25 behind the first two; one for each of prompt and target of each decoder."""
+    net = network(prenet=True)
+    for name in ("ar_prompt_prenet", "ar_audio_prenet", "nar_prompt_prenet", "nar_audio_prenet"):
+        layers = list(getattr(net, name))
+        sizes = [(m.in_features, m.out_features) for m in layers if isinstance(m, torch.nn.Linear)]
+        assert sizes == [(16, 256), (256, 256), (256, 16)]
+        assert [type(m).__name__ for m in layers] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"] and layers[
+            2
+        ].p == 0.25
+    assert not list(network().ar_prompt_prenet.parameters())
 
 
 def test_positions_are_sines_and_cosines_times_alpha():

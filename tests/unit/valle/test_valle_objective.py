@@ -23,6 +23,10 @@ def test_every_upper_book_is_drawn_alike_and_by_the_generator_alone():
     assert set(drawn) == {(1,), (2,)} and abs(drawn[(1,)] - 150) < 40
     assert build().plan(batch(), gen(7)).stages == build().plan(batch(), gen(7)).stages
     assert build().clean_plan(batch(), gen(7)).stages == (1, 2)
+    four = collections.Counter(build().plan(batch(books=4), gen(s)).stages for s in range(300))
+    assert set(four) == {(1,), (2,), (3,)} and all(
+        abs(n - 100) < 35 for n in four.values()
+    )  # specification, section 16
 
 
 @pytest.mark.parametrize("stage, terms", [(0, {"ar": 0.5, "nar": 0.5}), (1, {"ar": 1.0}), (2, {"nar": 1.0})])

@@ -82,7 +82,7 @@ class FrameSession:
             for (n, _), logits in zip(ar, self._ar([asks[n].slot for n, _ in ar], [c for _, c in ar]), strict=True):
                 out[n] = self._placed(logits[None], torch.zeros(1, dtype=torch.long), asks[n].ids)
         for stage, some in nar.items():
-            found = self._nar(stage, [(asks[n].slot, ids) for n, ids, _ in some])
+            found = self._nar(stage, [(asks[n].slot, ids, asks[n].joined) for n, ids, _ in some])
             for (n, _, places), hidden in zip(some, found, strict=True):
                 books = (places % q).to(self.device)
                 frames = hidden[(places // q).to(self.device)]
@@ -198,20 +198,20 @@ class FrameSession:
 
     # -------------------------------------------------------------------------------------------------- other books
 
-    def _nar(self, stage: int, some: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+    def _nar(self, stage: int, some: Sequence[tuple[int, Tensor, bool]]) -> list[Tensor]:
         """Hidden states [T, D'] of the frames of flat ids i64 [T * Q], masks among them, behind each slot's prompt.
 
-        A network of stages reads leading frames whose books are all there as more of the prompt (their states are 0).
+        With True, committed frames are read as more of the prompt (and their states are 0).
         """
         net, q = self.network, self.network.books
         frames, prompts, before = [], [], []
-        for slot, ids in some:
+        for slot, ids, joined in some:
             whole = ids[: len(ids) // q * q].view(-1, q)
             codes = torch.where(whole == self.vocab.mask_id, -1, whole - self.vocab.code_start - self._offsets())
-            known = (codes >= 0).all(1).long().cumprod(0).sum() if net.arch.nar == "stages" else 0
+            known = len(self._row(slot).answer) // q if joined else 0
             frames.append(codes[known:])
             prompts.append(torch.cat([self._row(slot).prompt, codes[:known]]))
-            before.append(int(known))
+            before.append(known)
         prompt, prompt_lens = _stacked(prompts)
         target, target_lens = _stacked(frames)
         masked = (target < 0).to(self.device) if net.arch.nar != "stages" else None
