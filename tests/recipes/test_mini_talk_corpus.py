@@ -22,7 +22,7 @@ from ttt.types import Waveform
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "mini_talk" / "local"
-MODULES = ("data", "grammar", "plan", "synth")
+MODULES = ("corpus_files", "data", "grammar", "plan", "synth")
 TESTS = ("dev", "test", "test_unseen_voice")
 
 

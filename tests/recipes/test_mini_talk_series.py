@@ -17,7 +17,7 @@ from ttt.data.manifest import read_manifest, wav_path
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "mini_talk" / "local"
 SCRIPT = ROOT / "egs/mini_talk/audiolm/run.sh"
-MODULES = ("data", "grammar", "plan", "series", "synth")
+MODULES = ("corpus_files", "data", "grammar", "plan", "series", "synth")
 
 
 @pytest.fixture(scope="module")

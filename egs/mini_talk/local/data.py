@@ -18,11 +18,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
-import json
 import logging
 import multiprocessing
-import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -34,12 +31,13 @@ from typing import Any
 
 import plan
 import synth
+from corpus_files import digest, made_aside, utterance_id, wav_name, write_report, write_split
 from plan import Item
 from synth import OUT, Voice
 
 import ttt
 from ttt.audio import wav
-from ttt.data.manifest import Utterance, write_jsonl, write_manifest
+from ttt.data.manifest import Utterance
 from ttt.errors import DataError, TttError
 
 log = logging.getLogger("mini_talk")
@@ -63,43 +61,17 @@ def make_corpus(
     out: Path, size: str = "full", seed: int = 1, jobs: int = 1, flite: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Build in a temporary folder, then rename to ``out``; returns what corpus.json holds."""
-    _check_target(out, overwrite)
     if jobs < 1:
         raise TttError(f"--jobs: {jobs} processes cannot work: give 1 or more")
     unseen = synth.UNSEEN + (synth.FLITE_UNSEEN if flite else ())
     voices = {voice.name: voice for voice in (*synth.TRAINED, *unseen, OUT)}
-    items = plan.make_plan(plan.SIZES[size], seed, [v.name for v in synth.TRAINED], [v.name for v in unseen])
-    building = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    building.mkdir(parents=True)
-    try:
+    with made_aside(out, overwrite) as building:
+        items = plan.make_plan(plan.SIZES[size], seed, [v.name for v in synth.TRAINED], [v.name for v in unseen])
         rendered = {(r.voice, r.text): r for r in _render_all(items, voices, building, jobs)}
         corpus = _write(building, items, rendered, voices)
         corpus |= {"seed": seed, "size": size, "versions": _versions(flite)}
-        (building / "corpus.json").write_text(json.dumps(dict(sorted(corpus.items())), indent=1) + "\n")
-        if out.exists():
-            shutil.rmtree(out)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        write_report(building, corpus)
     return corpus
-
-
-def utterance_id(voice: str, text: str) -> str:
-    """A name made of what is said by whom."""
-    return f"{voice}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def wav_name(voice: str, text: str) -> str:
-    """Path of a wav inside the corpus."""
-    return f"wav/{voice}/{utterance_id(voice, text).partition('-')[2]}.wav"
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not overwrite:
-            raise DataError(f"{out}: exists and is not empty: choose another --out, or pass --overwrite")
-        if not (out / "corpus.json").is_file():
-            raise DataError(f"{out}: no corpus.json there, so --overwrite leaves it alone: choose another --out")
 
 
 def _spoken(item: Item) -> list[tuple[str, str]]:
@@ -170,23 +142,17 @@ def _write(
             f"than {MAX_DROPPED_SHARE:.0%}: check the espeak-ng installation and the voices in synth.py"
         )
     kept = [item for item in items if not any(rendered[key].reason for key in _spoken(item))]
-    digest = hashlib.sha256()
     counts: dict[str, Any] = {}
     for split in plan.SPLITS:
         mine = [item for item in kept if item.split == split]
         utterances = list(_utterances(mine, rendered).values())
-        write_manifest(folder / f"{split}.jsonl", utterances)
-        write_jsonl(folder / f"{split}.items.jsonl", map(_record, mine))
+        write_split(folder, split, utterances, map(_record, mine))
         counts[split] = _counts(mine, utterances)
         counts[split]["dropped_items"] = sum(item.split == split for item in items) - len(mine)
-        for name in (f"{split}.jsonl", f"{split}.items.jsonl"):
-            digest.update((folder / name).read_bytes())
-    for key in sorted(rendered):
-        digest.update(rendered[key].sha256.encode())
     return {
         "corpus": "mini_talk",
         "counts": counts,
-        "digest": digest.hexdigest(),
+        "digest": digest(folder, plan.SPLITS, (rendered[key].sha256 for key in sorted(rendered))),
         "dropped": dict(sorted(dropped.items())),
         "hours": round(sum(r.duration_s for r in rendered.values()) / 3600, 4),
         "rate_hz": synth.RATE_HZ,

@@ -11,18 +11,15 @@
 
 Every item is cut at a word (``|``): ``cut`` is the share of the recording before it, ``text_out`` the words behind it (empty
 for ``talk``: any end will do).  Files are those of `data.py`: DIR/wav, DIR/SPLIT.jsonl, DIR/SPLIT.items.jsonl,
-DIR/corpus.json.  Train has eight voices in several manners, and a crowd of others: eight alone are too few to go on in one never heard.  ``test``
-has texts that train never says, in the eight voices; ``test_unseen_voice`` has the same texts in others.
+DIR/corpus.json.  Train has eight voices in several manners, and a crowd of others: eight alone are too few to go on in one
+never heard.  ``test`` has texts that train never says, in the eight voices; ``test_unseen_voice`` has the same texts in others.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
 import random
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -32,11 +29,11 @@ from typing import Any
 
 import grammar
 import synth
-from data import utterance_id, wav_name
+from corpus_files import digest, made_aside, utterance_id, wav_name, write_report, write_split
 from synth import Voice
 
 from ttt.audio import wav
-from ttt.data.manifest import Utterance, write_jsonl, write_manifest
+from ttt.data.manifest import Utterance
 from ttt.errors import DataError, TttError
 
 log = logging.getLogger("series")
@@ -46,7 +43,8 @@ WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *
 KINDS = ("again", "count", "twice", "echo", "talk")
 SIZES = {
     "full": {
-        "train": {"again": 30, "count": 38, "twice": 1200, "echo": 2200, "talk": 1200}, "dev": {"again": 3, "count": 2, "twice": 20, "echo": 15, "talk": 15},
+        "train": {"again": 30, "count": 38, "twice": 1200, "echo": 2200, "talk": 1200},
+        "dev": {"again": 3, "count": 2, "twice": 20, "echo": 15, "talk": 15},
         "test": {"again": 10, "count": 8, "twice": 40, "echo": 30, "talk": 30},
     },
     "tiny": {
@@ -135,8 +133,11 @@ def manner(voice: Voice, number: int) -> Voice:
 
 
 def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Series, Voice]]]:
-    """Who says what, in some manner: in train every voice of the eight, and some of the crowd, say the kinds of few texts; all else is said by one
-    voice, of the eight and of the crowd in turn.  Dev and test have the eight as they are; the unseen voices repeat the test."""
+    """Who says what, in some manner.
+
+    In train every voice of the eight, and some of the crowd, say the kinds of few texts; all else is said by one voice, of
+    the eight and of the crowd in turn.  Dev and test have the eight as they are; the unseen voices repeat the test.
+    """
     rng = random.Random(f"{seed} manners")
     voices, crowd = synth.TRAINED, synth.CROWD
     found: dict[str, list[tuple[Series, Voice]]] = {}
@@ -158,15 +159,7 @@ def spoken(texts: dict[str, list[Series]], seed: int) -> dict[str, list[tuple[Se
 
 def make_corpus(out: Path, size: str, seed: int, overwrite: bool = False) -> dict[str, Any]:
     """Build beside ``out``, then rename; returns what corpus.json holds."""
-    if out.exists() and any(out.iterdir()):
-        if not overwrite:
-            raise DataError(f"{out}: exists and is not empty: choose another --out, or pass --overwrite")
-        if not (out / "corpus.json").is_file():
-            raise DataError(f"{out}: no corpus.json there, so --overwrite leaves it alone: choose another --out")
-    building = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with made_aside(out, overwrite) as building:
         said = spoken(plan(size, seed), seed)
         rendered, dropped = _render(said, building)
         total = sum(map(len, said.values()))
@@ -177,12 +170,7 @@ def make_corpus(out: Path, size: str, seed: int, overwrite: bool = False) -> dic
         corpus = _write(building, said, rendered) | {
             "corpus": "series", "seed": seed, "size": size, "dropped": dict(sorted(dropped.items())),
         }  # fmt: skip
-        (building / "corpus.json").write_text(json.dumps(dict(sorted(corpus.items())), indent=1) + "\n")
-        if out.exists():
-            shutil.rmtree(out)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        write_report(building, corpus)
     return corpus
 
 
@@ -210,7 +198,6 @@ def _render(said: dict[str, list[tuple[Series, Voice]]], folder: Path) -> tuple[
 
 
 def _write(folder: Path, said: dict[str, list[tuple[Series, Voice]]], rendered: Rendered) -> dict[str, Any]:
-    digest = hashlib.sha256()
     counted: dict[str, Any] = {}
     for split in SPLITS:
         utterances: dict[str, Utterance] = {}
@@ -229,15 +216,12 @@ def _write(folder: Path, said: dict[str, list[tuple[Series, Voice]]], rendered: 
                 "text_in": " ".join(words[: one.given]), "text_out": " ".join(words[one.given :]) if one.kind != "talk" else "",
                 "cut": round(starts[one.given] / duration_s, 5), "kind": one.kind, "split": split, "answer_key": "",
             })  # fmt: skip
-        write_manifest(folder / f"{split}.jsonl", utterances.values())
-        write_jsonl(folder / f"{split}.items.jsonl", items)
-        for file in (f"{split}.jsonl", f"{split}.items.jsonl"):
-            digest.update((folder / file).read_bytes())
+        write_split(folder, split, utterances.values(), items)
         counted[split] = {
             "items": len(items), "by_kind": dict(sorted(Counter(i["kind"] for i in items).items())),
             "hours": round(sum(u.duration_s for u in utterances.values()) / 3600, 4),
         }  # fmt: skip
-    return {"counts": counted, "digest": digest.hexdigest()}
+    return {"counts": counted, "digest": digest(folder, SPLITS)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
