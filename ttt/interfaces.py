@@ -252,10 +252,12 @@ class SpanSampler(ABC):
     A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.steps`): it yields the `Call`s it wants
     answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover
     a range of ids only: column c stands for id c + ``request.first``.  ``model_class``: the class it decodes; empty: any.
+    ``fills_holes``: it keeps what a prompt knows of its answer.
     """
 
     autoregressive: ClassVar[bool] = False
     model_class: ClassVar[str] = ""
+    fills_holes = False  # no field
     canvas: str = "span"
 
     @abstractmethod

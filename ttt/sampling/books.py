@@ -182,7 +182,7 @@ class ValleMaskedSampler(_FrameSampler):
             raise ValueError(f"first_book must be ar or masked, got {self.first_book!r}")
 
     @property
-    def fills_holes(self) -> bool:
+    def fills_holes(self) -> bool:  # type: ignore[override]
         """Does it keep what a prompt knows of its answer (`Prompt.known`)?"""
         return self.first_book == "masked"
 

@@ -47,10 +47,9 @@ def check_places(places: Places | None, vocab: Vocabulary, sampler: SpanSampler,
 
 def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler) -> None:
     """Raise `ConfigError` for a prompt that leaves no room in the positions that the model was made for, and for one with
-
-    known parts of its answer when the sampler does not say (``fills_holes``) that it keeps them.
+    known parts of its answer when the sampler does not keep them.
     """
-    if any(len(p.known) for p in prompts) and not getattr(sampler, "fills_holes", False):
+    if any(len(p.known) for p in prompts) and not sampler.fills_holes:
         raise ConfigError(
             "eval.sampler: holes are filled by valle_masked with first_book=masked, which a network with "
             "model.arch.nar=masked_all takes; this sampler writes what follows the prompt"
