@@ -257,7 +257,9 @@ def frontier(panels: Sequence[FrontierPanel], out: str | Path, title: str = "") 
     colors = {name: colormaps["tab20"](2 * (i % 10) + i // 10 % 2) for i, name in enumerate(names)}
     wide = min(3, len(shown))
     high = -(-len(shown) // wide)
-    figure = new_figure(0.6 + 3.4 * wide, 3.0 * high + 0.2 * -(-len(names) // 3) + 0.3)
+    inches = 0.6 + 3.4 * wide
+    beside = legend_columns(names, inches)
+    figure = new_figure(inches, 3.0 * high + 0.2 * -(-len(names) // beside) + 0.3)
     handles = {}
     for number, (column, known) in enumerate(shown):
         axes = figure.add_subplot(high, wide, number + 1)
@@ -276,10 +278,20 @@ def frontier(panels: Sequence[FrontierPanel], out: str | Path, title: str = "") 
         axes.set_title(column.head, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, which="both")
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncol=3, fontsize=8, frameon=False)
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncol=beside, fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)
     return write_png(figure, out)
+
+
+def legend_columns(names: Sequence[str], inches: float) -> int:
+    """How many entries of a legend, in letters of 8 points, stand side by side in a figure of this width: 1 to 3.
+
+    >>> legend_columns(["a", "growing canvas, low confidence"], 4.0), legend_columns(["a", "b"], 4.0)
+    (1, 3)
+    """
+    widest = 0.45 + 0.07 * max(map(len, names))
+    return max(1, min(3, int(inches / widest)))
 
 
 def _bars(axes: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
