@@ -16,7 +16,7 @@ case " $* " in
     *" --table llada_"*) ./egs/mini_talk/llada/run.sh --stop-stage 3 ;;  # codes, examples and a judge of its own
     *" --table slamomni "*) ./egs/mini_talk/slamomni/run.sh --stop-stage 4 ;;  # a text model and forms of its own
     *" --table audiolm "*) ./egs/mini_talk/audiolm/run.sh --stop-stage 3 ;;  # a corpus and four books of its own
-    *" --table caches "*) ./egs/mini_talk/run.sh --stop-stage 3 ;;
+    *" --table caches "*|*" --table parallel "*) ./egs/mini_talk/run.sh --stop-stage 3 ;;
     *)
         ./egs/mini_talk/run.sh --stop-stage 3
         ./egs/mini_talk/run.sh --stage 3 --stop-stage 3 --recipe interleaved data.dir="$world/data_interleaved" ;;

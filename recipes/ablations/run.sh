@@ -37,7 +37,7 @@ if in_range 1; then
             last=3 folder=egs/mini_talk/audiolm/exp/world/data
             if [ "$table" = slamomni ]; then last=4 folder=egs/mini_talk/slamomni/exp/backbone; fi
             [ -e "$folder" ] || die "missing $folder: run ./egs/mini_talk/$table/run.sh --stop-stage $last" ;;
-        caches)
+        caches|parallel)
             made "$world/data/train.jsonl" "--stop-stage 3" ;;
         *)
             made "$world/corpus/corpus.json" "--stage 1 --stop-stage 1"

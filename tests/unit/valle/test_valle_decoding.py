@@ -41,8 +41,10 @@ def codes(decoder_: Decoder, some=None, batch_size=0) -> list[list]:
 
 @pytest.mark.parametrize("mask", ["prefix", "causal"])
 @pytest.mark.parametrize(
-    "fields", [{}, {"prepend_bos": False}, {"continuous_positions": True, "norm_first": False}, {"prenet": True}]
-)
+    "fields",
+    [{}, {"prepend_bos": False}, {"continuous_positions": True, "norm_first": False}, {"prenet": True},
+     {"positions": "rotary"}, {"positions": "rotary", "continuous_positions": True, "prepend_bos": False}],
+)  # fmt: skip
 @torch.no_grad()
 def test_cached_logits_are_those_of_one_pass(fields, mask):
     """Step by step, in a batch of prompts of different lengths, and by the training pass: the same to 1e-5."""

@@ -8,7 +8,7 @@ from ttt.data.frames import frames_of
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.classes import open_model
 from ttt.model.lm import SpeechTextLM
-from ttt.model.valle.blocks import AdaptiveNorm, Block, SinePositions
+from ttt.model.valle.blocks import AdaptiveNorm, Block, SinePositions, Stack, rotations, turned
 from ttt.model.valle.network import FrameInputs, _scores
 from ttt.model.valle.targets import ar_inputs_labels, ar_targets
 from ttt.registry.families import MASK
@@ -116,7 +116,37 @@ def test_positions_of_late_frames_do_not_depend_on_the_weights_type():
     torch.testing.assert_close(narrow.float(), wide, atol=5e-3, rtol=0)
 
 
+@torch.no_grad()
+def test_rotary_positions_count_distances_alone():
+    """RoFormer: what a position makes of the others depends on how far they are, and on nothing else."""
+    torch.manual_seed(2)
+    x, at = torch.randn(2, 6, 16), torch.arange(6)
+    turning, plain = (Stack(2, 16, 2, 0.0, True, adaptive=False, rotary_base=b).eval() for b in (100.0, 0.0))
+    plain.load_state_dict(turning.state_dict())
+    here, shifted, stretched = (turning(x, p)[0] for p in (at, at + 40, 2 * at))
+    torch.testing.assert_close(here, shifted, atol=1e-4, rtol=0)
+    assert float((here - stretched).abs().max()) > 0.05 < float((here - plain(x, at)[0]).abs().max())
+    rows = torch.stack([at, at + 7])  # a row of its own positions each
+    torch.testing.assert_close(turning(x, rows)[0], here, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_rotary_positions_are_a_product_with_a_turned_pair():
+    """(q at m) . (k at n) is the real part of q conj(k) exp(i (m - n) rate), summed over pairs (i, i + d / 2)."""
+    torch.manual_seed(3)
+    q, k = torch.randn(2, 1, 1, 1, 8).unbind(0)
+    m, n, base = 5, 2, 50.0
+    mine = (
+        turned(q, rotations(torch.tensor([m]), 8, base, q.dtype))
+        * turned(k, rotations(torch.tensor([n]), 8, base, k.dtype))
+    ).sum()
+    a, b = (torch.complex(v.flatten()[:4], v.flatten()[4:]) for v in (q, k))
+    rates = torch.tensor([base ** (-2 * i / 8) for i in range(4)])
+    torch.testing.assert_close(mine, (a * b.conj() * torch.exp(1j * (m - n) * rates)).real.sum())
+
+
 @pytest.mark.parametrize("fields", [
+    {"positions": "rotary"}, {"positions": "rotary", "continuous_positions": True, "rotary_base": 100.0},
     {}, {"norm_first": False}, {"prenet": True}, {"continuous_positions": True}, {"prepend_bos": False},
     {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0},
 ])  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 NAR_FORMS = ("stages", "masked", "masked_all")
+POSITIONS = ("sines", "rotary")
 
 
 @ARCH.register("valle")
@@ -35,10 +36,16 @@ class Valle(ModelClass):
     prepend_bos: bool = (
         True  # the target begins with a token of its own; false: the last prompt frame predicts the first code
     )
-    continuous_positions: bool = False  # the target's positions go on where the prompt's end; false: they start at 0
+    positions: str = "sines"  # sines (added to the embeddings) | rotary (in the attention of both decoders)
+    rotary_base: float = 10000.0  # of rotary positions; small for short recordings
+    continuous_positions: bool = (
+        False  # the target's positions go on where the prompt's end; false: they start at 0, and the distance of a
+        # target frame to the prompt's is not told
+    )
     nar: str = "stages"  # stages | masked | masked_all
     nar_scale_factor: float = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
     nar_prompt_sees_target: bool = False  # in the NAR decoder; true: no mask but padding
+    share_tables: bool = False  # prompt and target are read through the same tables (VALL-E); false: each has its own
     share_embeddings: bool = False  # the NAR head of a book is the table of its embedding (VALL-E, not AudioLM)
 
     def __post_init__(self) -> None:
@@ -51,6 +58,13 @@ class Valle(ModelClass):
                 f"nar_scale_factor {self.nar_scale_factor} makes a NAR decoder of width {self.nar_dim} with {self.nar_heads} "
                 f"heads and {self.nar_layers} layers; the width must be even and a multiple of the heads"
             )
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        widths = (self.dim // self.heads, self.nar_dim // self.nar_heads)
+        if self.positions == "rotary" and (widths[0] % 2 or widths[1] % 2):
+            raise ValueError(f"positions=rotary needs heads of even width, got {widths[0]} (AR) and {widths[1]} (NAR)")
+        if self.rotary_base <= 1:
+            raise ValueError(f"rotary_base must be above 1, got {self.rotary_base}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 

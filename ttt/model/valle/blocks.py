@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 # Keys and values [B, H, n, d] of one layer.
 KeyValue = tuple[Tensor, Tensor]
+# Cosines and sines [T, d] or [B, 1, T, d] of every position's angles.
+Turns = tuple[Tensor, Tensor]
 
 
 class AdaptiveNorm(nn.Module):
@@ -48,19 +50,26 @@ class Block(nn.Module):
         self.norm1, self.norm2 = (AdaptiveNorm(dim) if adaptive else nn.LayerNorm(dim) for _ in range(2))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, stage: Tensor | None, past: KeyValue | None
+        self, x: Tensor, mask: Tensor | None, stage: Tensor | None, past: KeyValue | None, turns: Turns | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """``x`` [B, T, D], ``mask`` bool [B, 1, T, n + T] (None: everything) -> ([B, T, D], keys and values of ``x``)."""
+        """``x`` [B, T, D], ``mask`` bool [B, 1, T, n + T] (None: everything) -> ([B, T, D], keys and values of ``x``).
+
+        ``turns``: queries and keys are turned by their positions; the keys returned are turned ones.
+        """
         if self.norm_first:
-            made, new = self._attend(_normed(self.norm1, x, stage), mask, past)
+            made, new = self._attend(_normed(self.norm1, x, stage), mask, past, turns)
             x = x + made
             return x + self._feed(_normed(self.norm2, x, stage)), new
-        made, new = self._attend(x, mask, past)
+        made, new = self._attend(x, mask, past, turns)
         x = _normed(self.norm1, x + made, stage)
         return _normed(self.norm2, x + self._feed(x), stage), new
 
-    def _attend(self, x: Tensor, mask: Tensor | None, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+    def _attend(
+        self, x: Tensor, mask: Tensor | None, past: KeyValue | None, turns: Turns | None
+    ) -> tuple[Tensor, KeyValue]:
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attention_in(x).chunk(3, -1))
+        if turns is not None:
+            q, k = turned(q, turns), turned(k, turns)
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
         drop = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, dropout_p=drop)
@@ -74,22 +83,53 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks, and a final norm if norms come first.  ``adaptive``: every norm is steered by a stage's vector."""
+    """Blocks, and a final norm if norms come first.
 
-    def __init__(self, layers: int, dim: int, heads: int, dropout: float, norm_first: bool, adaptive: bool) -> None:
+    ``adaptive``: every norm is steered by a stage's vector.  ``rotary_base``: rotary positions of that base; 0: none.
+    """
+
+    def __init__(
+        self, layers: int, dim: int, heads: int, dropout: float, norm_first: bool, adaptive: bool,
+        rotary_base: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.head_dim, self.rotary_base = dim // heads, rotary_base
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, norm_first, adaptive) for _ in range(layers))
         self.norm = (AdaptiveNorm(dim) if adaptive else nn.LayerNorm(dim)) if norm_first else None
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, stage: Tensor | None = None, past: Sequence[KeyValue] = ()
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Hidden states [B, T, D], and the keys and values of ``x`` by layer; ``past``: those of what stands before it."""
+        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, stage: Tensor | None = None,
+        past: Sequence[KeyValue] = (),
+    ) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
+        """Hidden states [B, T, D] of ``x`` [B, T, D] at ``positions`` i64 [T] or [B, T] (read by rotary ones alone).
+
+        Also keys and values of ``x`` by layer; ``past``: those of what stands before it.
+        """
         new: list[KeyValue] = []
+        turns = rotations(positions, self.head_dim, self.rotary_base, x.dtype) if self.rotary_base else None
         for number, block in enumerate(self.blocks):
-            x, made = block(x, mask, stage, past[number] if past else None)
+            x, made = block(x, mask, stage, past[number] if past else None, turns)
             new.append(made)
         return (x if self.norm is None else _normed(self.norm, x, stage)), new
+
+
+def rotations(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> Turns:
+    """Cosines and sines of rotary positions (RoFormer, arXiv 2104.09864, equation 34).
+
+    ``positions`` i64 [T] -> [T, dim]; [B, T] -> [B, 1, T, dim].
+    """
+    rates = base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim)
+    angles = positions[..., None].float() * rates
+    angles = torch.cat([angles, angles], -1)
+    if positions.dim() == 2:
+        angles = angles[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def turned(x: Tensor, turns: Turns) -> Tensor:
+    """Heads ``x`` [B, H, T, d], each pair (i, i + d/2) turned by its position's angle."""
+    first, second = x.chunk(2, -1)
+    return x * turns[0] + torch.cat([-second, first], -1) * turns[1]
 
 
 class SinePositions(nn.Module):
@@ -110,6 +150,18 @@ class SinePositions(nn.Module):
         angles = positions[..., None].float() * rates
         waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)  # sin, cos, sin, cos, ...
         return F.dropout(x + self.alpha * waves.to(x.dtype), self.dropout, self.training)
+
+
+class Unplaced(nn.Module):
+    """Dropout alone, where attention knows the positions."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """``x`` [B, T, D] -> the same shape."""
+        return F.dropout(x, self.dropout, self.training)
 
 
 class Prenet(nn.Sequential):

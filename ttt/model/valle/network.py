@@ -21,7 +21,7 @@ from ttt.interfaces import MaskRule
 from ttt.masks.materialize import materialize
 from ttt.model.stored import KEY, refuse_other_class
 from ttt.model.valle.arch import Valle
-from ttt.model.valle.blocks import Prenet, SinePositions, Stack
+from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
 from ttt.model.valle.targets import IGNORED, ar_inputs_labels
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Kind, Layout
@@ -83,26 +83,36 @@ class ValleNetwork(nn.Module):
         def tables(rows: Sequence[int], width: int) -> nn.ModuleList:
             return nn.ModuleList(nn.Embedding(r, width) for r in rows)
 
+        rotary = arch.positions == "rotary"
+        base = arch.rotary_base if rotary else 0.0
+
+        def placed(width: int, dropout: float, trained: bool) -> nn.Module:
+            return Unplaced(dropout) if rotary else SinePositions(width, dropout, trained)
+
         if arch.nar != "masked_all":
-            self.ar_prompt_embeddings = tables([n] * q, d)
+            self.ar_prompt_embeddings = tables([n] * (q - arch.share_tables), d)
             self.ar_audio_embedding = nn.Embedding(n + 1 + arch.prepend_bos, d)
             self.ar_prompt_prenet, self.ar_audio_prenet = (Prenet(d) if arch.prenet else nn.Identity() for _ in "pt")
-            self.ar_prompt_position, self.ar_audio_position = (SinePositions(d, arch.dropout, True) for _ in "pt")
-            self.ar_decoder = Stack(arch.layers, d, arch.heads, arch.dropout, arch.norm_first, adaptive=False)
+            self.ar_prompt_position, self.ar_audio_position = (placed(d, arch.dropout, True) for _ in "pt")
+            self.ar_decoder = Stack(
+                arch.layers, d, arch.heads, arch.dropout, arch.norm_first, adaptive=False, rotary_base=base
+            )
             self.ar_predict_layer = nn.Linear(d, n + 1, bias=False)
         if q == 1 and arch.nar == "stages":
             return
         d = arch.nar_dim
         masked = arch.nar != "stages"
         read = q if masked or arch.share_embeddings else q - 1  # the last book is only predicted
-        self.nar_prompt_embeddings = tables([n] * q, d)
+        self.nar_prompt_embeddings = tables([n] * (q - read * arch.share_tables), d)
         # Row N: padding (first book); row N, and N + 1 in the first book: a masked code.
         self.nar_audio_embeddings = tables([n + (j == 0) + masked for j in range(read)], d)
         self.nar_prompt_prenet, self.nar_audio_prenet = (Prenet(d) if arch.prenet else nn.Identity() for _ in "pt")
-        self.nar_prompt_position = SinePositions(d, 0.0, False)
-        self.nar_audio_position = SinePositions(d, arch.dropout, False)
+        self.nar_prompt_position = placed(d, 0.0, False)
+        self.nar_audio_position = placed(d, arch.dropout, False)
         self.nar_stage_embeddings = tables([1] * (1 if masked else q - 1), d)
-        self.nar_decoder = Stack(arch.nar_layers, d, arch.nar_heads, arch.dropout, arch.norm_first, adaptive=True)
+        self.nar_decoder = Stack(
+            arch.nar_layers, d, arch.nar_heads, arch.dropout, arch.norm_first, adaptive=True, rotary_base=base
+        )
         self.first_predicted = 0 if arch.nar == "masked_all" else 1
         self.nar_predict_layers = nn.ModuleList(nn.Linear(d, n, bias=False) for _ in range(self.first_predicted, q))
         if arch.share_embeddings:
@@ -126,8 +136,10 @@ class ValleNetwork(nn.Module):
         if self.books == 1 or self.arch.nar != "stages":
             return frozenset()
         first = "nar_audio_embeddings.0."  # read by all
-        owned = ("nar_predict_layers.", "nar_stage_embeddings.", "nar_audio_embeddings.")
-        return frozenset(n for n, _ in self.named_parameters() if n.startswith(owned) and not n.startswith(first))
+        owned = ["nar_predict_layers.", "nar_stage_embeddings."]
+        if not self.arch.share_tables:  # else every prompt reads them
+            owned.append("nar_audio_embeddings.")
+        return frozenset(n for n, _ in self.named_parameters() if n.startswith(tuple(owned)) and not n.startswith(first))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -205,9 +217,10 @@ class ValleNetwork(nn.Module):
         inputs, labels = ar_inputs_labels(x.target[..., 0], x.target_lens, self.num_codes, self.arch.prepend_bos, x.eos)
         s, t = x.prompt.shape[1], inputs.shape[1]
         prompt = self.ar_prompt(x.prompt)
-        target = self.ar_target(inputs, x.prompt_lens, torch.arange(t, device=inputs.device))
+        at = self.target_positions(x.prompt_lens, torch.arange(t, device=inputs.device))
+        target = self.ar_target(inputs, at)
         hidden, _ = self.ar_decoder(
-            torch.cat([prompt, target], 1), self.ar_mask(x.rule, x.prompt_lens, x.target_lens, s, t)
+            torch.cat([prompt, target], 1), _positions(s, at), self.ar_mask(x.rule, x.prompt_lens, x.target_lens, s, t)
         )
         rows, where = (labels != IGNORED).nonzero(as_tuple=True)
         chosen, wanted = hidden[rows, s + where], labels[rows, where]
@@ -237,14 +250,18 @@ class ValleNetwork(nn.Module):
 
     def ar_prompt(self, codes: Tensor) -> Tensor:
         """Prompt vectors [B, S, D] of codes i64 [B, S, Q]: the sum over books."""
-        summed = _summed(self.ar_prompt_embeddings, codes)
+        shared = [self.ar_audio_embedding] if self.arch.share_tables else []
+        summed = _summed([*shared, *self.ar_prompt_embeddings], codes)
         at = torch.arange(codes.shape[1], device=codes.device)
         return self.ar_prompt_position(self.ar_prompt_prenet(summed), at)
 
-    def ar_target(self, ids: Tensor, prompt_lens: Tensor, at: Tensor) -> Tensor:
-        """Target vectors [B, T, D] of ids i64 [B, T] (codes, end, beginning) at places i64 [T] or [B, T] of the target."""
-        if self.arch.continuous_positions:
-            at = at + prompt_lens[:, None]
+    def target_positions(self, prompt_lens: Tensor, at: Tensor) -> Tensor:
+        """Positions i64 [B, T] of places i64 [T] or [B, T] of targets behind prompts of ``prompt_lens`` i64 [B] frames."""
+        before = prompt_lens if self.arch.continuous_positions else torch.zeros_like(prompt_lens)
+        return at + before[:, None]
+
+    def ar_target(self, ids: Tensor, at: Tensor) -> Tensor:
+        """Target vectors [B, T, D] of ids i64 [B, T] (codes, end, beginning) at positions i64 [B, T] (`target_positions`)."""
         return self.ar_audio_position(self.ar_audio_prenet(self.ar_audio_embedding(ids)), at)
 
     def ar_mask(self, rule: MaskRule, prompt_lens: Tensor, target_lens: Tensor, s: int, t: int) -> Tensor:
@@ -266,21 +283,21 @@ class ValleNetwork(nn.Module):
         inside = _inside(target_lens, target.shape[1])
         if masked is None:
             first = torch.where(inside, target[..., 0], self.num_codes)  # padding has a row of its own
-            y = _summed(self.nar_audio_embeddings, torch.cat([first[..., None], target[..., 1:stage]], -1))
+            y = _summed([*self.nar_audio_embeddings], torch.cat([first[..., None], target[..., 1:stage]], -1))
         else:
             row = target.new_tensor([self.num_codes + (j == 0) for j in range(self.books)])
             ids = torch.where(masked, row, target)
             ids[..., 0] = torch.where(inside, ids[..., 0], self.num_codes)
-            y = _summed(self.nar_audio_embeddings, ids)
-        at = torch.arange(target.shape[1], device=target.device)
-        if self.arch.continuous_positions:
-            at = at + prompt_lens[:, None]
+            y = _summed([*self.nar_audio_embeddings], ids)
+        at = self.target_positions(prompt_lens, torch.arange(target.shape[1], device=target.device))
         y = self.nar_audio_position(self.nar_audio_prenet(y), at)
         s = prompt.shape[1]
-        x = _summed(self.nar_prompt_embeddings, prompt)
+        shared = [*self.nar_audio_embeddings] if self.arch.share_tables else []
+        x = _summed([*shared, *self.nar_prompt_embeddings], prompt)
         x = self.nar_prompt_position(self.nar_prompt_prenet(x), torch.arange(s, device=prompt.device))
         steer = self.nar_stage_embeddings[0 if masked is not None else stage - 1].weight[0]  # type: ignore[union-attr,index]
-        hidden, _ = self.nar_decoder(torch.cat([x, y], 1), self._nar_mask(_inside(prompt_lens, s), inside), steer)
+        mask = self._nar_mask(_inside(prompt_lens, s), inside)
+        hidden, _ = self.nar_decoder(torch.cat([x, y], 1), _positions(s, at), mask, steer)
         return hidden[:, s:]
 
     def nar_logits(self, hidden: Tensor, book: int) -> Tensor:
@@ -318,12 +335,18 @@ def frame_layout(visible: Tensor, prompt: int) -> Layout:
     )  # fmt: skip
 
 
-def _summed(tables: nn.ModuleList, codes: Tensor) -> Tensor:
+def _summed(tables: Sequence[nn.Module], codes: Tensor) -> Tensor:
     """Sum over books [B, T, D] of the embeddings of codes i64 [B, T, q]."""
     total = tables[0](codes[..., 0])
     for book in range(1, codes.shape[-1]):
         total = total + tables[book](codes[..., book])
     return total
+
+
+def _positions(prompt: int, target: Tensor) -> Tensor:
+    """Positions i64 [B, S + T]: a prompt of ``prompt`` frames from 0, then the target's [B, T]."""
+    first = torch.arange(prompt, device=target.device).expand(len(target), prompt)
+    return torch.cat([first, target], 1)
 
 
 def _inside(lengths: Tensor, size: int) -> Tensor:

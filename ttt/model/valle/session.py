@@ -147,7 +147,8 @@ class FrameSession:
         visible = torch.arange(size) < lengths[:, None]
         mask = dense(self.mask, frame_layout(visible, size))
         mask = (mask | torch.eye(size, dtype=torch.bool))[:, None].to(self.device)
-        hidden, new = self.network.ar_decoder(self.network.ar_prompt(padded.to(self.device)), mask)
+        at = torch.arange(size, device=self.device)
+        hidden, new = self.network.ar_decoder(self.network.ar_prompt(padded.to(self.device)), at, mask)
         self._write(slots, [0] * len(slots), lengths.tolist(), new)
         for n, row in enumerate(rows):
             row.after_prompt, row.inputs = hidden[n, len(row.prompt) - 1], []
@@ -162,8 +163,8 @@ class FrameSession:
         for n, (whole, begin) in enumerate(zip(inputs, starts, strict=True)):
             ids[n, : counts[n]] = torch.tensor(whole[begin:])
         first = torch.tensor(starts, device=self.device)
-        at = first[:, None] + torch.arange(most, device=self.device)
-        x = net.ar_target(ids.to(self.device), prompts, at)
+        at = net.target_positions(prompts, first[:, None] + torch.arange(most, device=self.device))
+        x = net.ar_target(ids.to(self.device), at)
         kept = (prompts + first).tolist()
         longest = max(kept)
         chosen = torch.tensor(list(slots), device=self.device)
@@ -172,7 +173,7 @@ class FrameSession:
         causal = torch.ones(most, most, dtype=torch.bool, device=self.device).tril()
         size = len(rows)
         mask = torch.cat([old[:, None].expand(size, most, longest), causal.expand(size, most, most)], 2)[:, None]
-        hidden, new = net.ar_decoder(x, mask, past=past)
+        hidden, new = net.ar_decoder(x, at, mask, past=past)
         self._write(slots, kept, counts, new)
         for row, own in zip(rows, inputs, strict=True):
             row.inputs = list(own)
