@@ -29,7 +29,7 @@ PREFIXES = ("none", "first", "stretch")
 
 @dataclass(frozen=True)
 class FramePlan(Plan):
-    """A plan over frames: which of them, the books of the NAR passes, or the masked codes bool [D, T, Q] and their weights [D].
+    """A plan over frames: which of them, the books of the NAR passes, or the masked codes bool [D, T, Q], weights f32 [D, Q].
 
     ``nar_frames``: the same recordings as the NAR decoder gets them (None: as the AR decoder), of whose target frames it learns
     ``learned`` bool [D, T] (None: all).  The terms' sources are the flat positions of the codes that are predicted.
@@ -235,6 +235,9 @@ class ValleMasked(_Frames):
     ``books``: ``upper`` leaves the first book to the AR decoder; ``all`` masks every book, and there is no AR decoder (its
     answers have a length that is given).  One time per recording and book: books are masked by different shares, so that the
     model meets the states of coarse-to-fine decoding.
+
+    Validation and forced accuracies ask what is asked of a NAR decoder that works by stages: for each book, all its codes with
+    the books below known and the books above masked, without weights.  So their numbers may be compared.
     """
 
     books: str = "upper"  # upper | all
@@ -273,16 +276,31 @@ class ValleMasked(_Frames):
         weight = self.weighting.weight(t, p, self.noise)
         if self.book_weights:
             weight = weight * torch.tensor(self.book_weights)
-        terms: dict[str, PlanTerm] = {}
-        if first and self.stage != 2:
-            coarse = torch.zeros_like(masked)
-            coarse[..., 0] = own[..., 0]
-            terms["ar"] = _term(frames, coarse, float(frames.count))
-        if self.stage != 1:
-            terms["nar"] = _term(frames, masked, float(frames.count * (books - first)))
+        terms = self._terms(frames, masked)
         return self.make(
             batch, frames, terms, hidden=masked if "nar" in terms else None, weight=weight if "nar" in terms else None
         )
+
+    def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
+        """All books that are masked in training, one after another."""
+        frames = self.frames(batch, gen)
+        stages = list(range(0 if self.books == "all" else 1, frames.target.shape[2]))
+        chosen = torch.zeros_like(frames.target, dtype=torch.bool)
+        chosen[..., stages] = _own(frames)[..., None]
+        terms = self._terms(frames, chosen)
+        return self.make(batch, frames, terms, stages=tuple(stages) if "nar" in terms else ())
+
+    def _terms(self, frames: Frames, chosen: Tensor) -> dict[str, PlanTerm]:
+        """Both terms; the NAR decoder predicts ``chosen`` bool [D, T, Q]."""
+        first = 0 if self.books == "all" else 1
+        terms: dict[str, PlanTerm] = {}
+        if first and self.stage != 2:
+            coarse = torch.zeros_like(chosen)
+            coarse[..., 0] = _own(frames)
+            terms["ar"] = _term(frames, coarse, float(frames.count))
+        if self.stage != 1:
+            terms["nar"] = _term(frames, chosen, float(frames.count * (frames.target.shape[2] - first)))
+        return terms
 
     def check_network(self, arch: Any) -> None:
         """The NAR decoder must have the same books."""

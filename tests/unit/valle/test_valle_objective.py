@@ -173,6 +173,49 @@ def test_masked_form(books, nar):
     assert float(heavy.terms(net, heavy.plan(batch(), gen(3))).terms["nar"].sum.detach()) == 0.0
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("books, nar, asked", [("upper", "masked", (1, 2)), ("all", "masked_all", (0, 1, 2))])
+def test_masked_books_are_validated_as_stages_are(books, nar, asked):
+    objective, net = build("valle_masked", books=books, book_weights=[1, 5, 9], weighting="inverse_p"), network(nar=nar)
+    plan = objective.clean_plan(batch(), gen(3))
+    found = objective.terms(net, plan)
+    f = plan.frames
+    total, hits = {}, {}
+    for book in asked:  # recording by recording, without padding
+        total[book] = hits[book] = 0.0
+        for d in range(3):
+            s, t = int(f.prompt_lens[d]), int(f.target_lens[d])
+            known = f.target[d : d + 1, :t].clone()
+            masked = torch.zeros(1, t, 3, dtype=torch.bool)
+            masked[..., book:] = True
+            known[masked] = 0
+            hidden = net.nar_hidden(f.prompt[d : d + 1, :s], torch.tensor([s]), known, torch.tensor([t]), 0, masked)[0]
+            logp = net.nar_logits(hidden, book).log_softmax(-1)
+            wanted = f.target[d, :t, book]
+            total[book] -= float(logp.gather(1, wanted[:, None]).sum())
+            hits[book] += float((logp.topk(10).indices == wanted[:, None]).sum())
+    assert set(found.stats) == set(build().terms(network(), build().clean_plan(batch(), gen(3))).stats) - (
+        set() if books == "upper" else {"nll/ar", "nll/ar/book0", "nll/ar/end", "top10/ar", "top10/ar/book0"}
+    ) | (set() if books == "upper" else {"nll/nar/book0", "top10/nar/book0"})
+    for book in asked:
+        assert found.stats[f"top10/nar/book{book}"] == (hits[book], 19.0)
+        assert found.stats[f"nll/nar/book{book}"] == found.stats[f"ppl/book{book}"]
+        assert found.stats[f"nll/nar/book{book}"] == (pytest.approx(total[book], rel=1e-4), 19.0)
+    assert found.stats["top10/nar"] == (sum(hits.values()), 19.0 * len(asked))
+    assert float(found.terms["nar"].sum) == pytest.approx(sum(total.values()), rel=1e-4)  # without weights
+    assert plan.terms["nar"].count == 19 * len(asked) == len(plan.terms["nar"].source)
+    other = objective.terms(net, objective.clean_plan(batch(), gen(4)))
+    assert other.stats == found.stats  # no draws
+
+
+def test_stages_of_training_hold_for_validation_of_masked_books():
+    net = network(nar="masked")
+    for stage, terms in ((0, {"ar", "nar"}), (1, {"ar"}), (2, {"nar"})):
+        objective = build("valle_masked", stage=stage)
+        plan = objective.clean_plan(batch(), gen(1))
+        assert set(plan.terms) == set(objective.terms(net, plan).terms) == terms
+
+
 def test_forms_must_fit():
     with pytest.raises(ConfigError, match="use the objective valle_masked"):
         build().terms(network(nar="masked"), build().plan(batch(), gen(1)))

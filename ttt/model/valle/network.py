@@ -37,7 +37,8 @@ class FrameInputs:
     ``prompt`` i64 [B, S, Q], ``target`` i64 [B, T, Q]: codes, anything valid on padding; ``prompt_lens``, ``target_lens`` i64 [B].
     ``rule``: the AR decoder's mask.  ``ar``: run the AR decoder, with ``eos`` (`ar_inputs_labels`) and, without a beginning
     token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: books the NAR decoder predicts, one
-    pass each.  ``hidden`` bool [B, T, Q]: instead, one pass that predicts these masked codes.
+    pass each, which knows the books below (one of masked books is shown the others as masks).  ``hidden`` bool [B, T, Q]:
+    instead, one pass that predicts these masked codes.
     """
 
     prompt: Tensor
@@ -139,7 +140,9 @@ class ValleNetwork(nn.Module):
         owned = ["nar_predict_layers.", "nar_stage_embeddings."]
         if not self.arch.share_tables:  # else every prompt reads them
             owned.append("nar_audio_embeddings.")
-        return frozenset(n for n, _ in self.named_parameters() if n.startswith(tuple(owned)) and not n.startswith(first))
+        return frozenset(
+            n for n, _ in self.named_parameters() if n.startswith(tuple(owned)) and not n.startswith(first)
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -231,8 +234,12 @@ class ValleNetwork(nn.Module):
         return _scores(self.ar_predict_layer(chosen), wanted, rows, torch.zeros_like(rows), self.num_codes)
 
     def _stage_scores(self, x: FrameInputs, stage: int) -> Scores:
-        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, stage)
-        rows, where = _inside(x.target_lens, x.target.shape[1]).nonzero(as_tuple=True)
+        inside, masked = _inside(x.target_lens, x.target.shape[1]), None
+        if self.arch.nar != "stages":
+            masked = inside[..., None] & (torch.arange(self.books, device=inside.device) >= stage)
+        told = stage if masked is None else 0
+        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked)
+        rows, where = inside.nonzero(as_tuple=True)
         logits = self.nar_logits(hidden[rows, where], stage)
         return _scores(logits, x.target[rows, where, stage], rows, torch.full_like(rows, stage), self.num_codes)
 
