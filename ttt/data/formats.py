@@ -22,6 +22,7 @@ from ttt.types import Example, Span, Turn
 _BEGIN = re.compile(r"<\|begin_of_(audio|quad)\|>")
 _CODES = re.compile(r"(?:<\|audio_\d+\|>)*")
 _CODE = re.compile(r"<\|audio_(\d+)\|>")
+_LARGEST = int(np.iinfo(np.int32).max)
 _ENDS = {"<|end_of_audio|>": "user", "<|end_of_audio_new|>": "span", "<|end_of_audio_span_last|>": "last"}
 _END = re.compile("|".join(re.escape(e) for e in _ENDS))
 SENDERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -61,10 +62,22 @@ def parse_content(content: str, where: str) -> tuple[Span, ...]:
                 f"span opened by {begin.group()!r} is closed by {end.group()!r}; quad spans end with "
                 "<|end_of_audio_span_last|>, others do not",
             )  # fmt: skip
-        codes = np.asarray([int(c) for c in _CODE.findall(run.group())], dtype=np.int32).reshape(-1, 1)
-        spans.append(Span("audio", codes=codes, style=style))
+        spans.append(Span("audio", codes=_spelled(run.group(), where), style=style))
         at = end.end()
     return tuple(spans)
+
+
+def _spelled(run: str, where: str) -> np.ndarray:
+    """Codes i32 [F, 1] of a run of ``<|audio_N|>``."""
+    digits = _CODE.findall(run)
+    # Digits are counted before they are read: Python refuses to read thousands of them.
+    large = next((d for d in digits if len(d.lstrip("0")) > 10 or int(d) > _LARGEST), None)
+    if large is not None:
+        shown = large if len(large) <= 20 else f"{large[:20]}..."
+        raise RecordError(
+            where, "not codes", f"audio token <|audio_{shown}|> is no code of any book; mend or drop the record"
+        )
+    return np.asarray([int(d) for d in digits], dtype=np.int32).reshape(-1, 1)
 
 
 def official_record(record: Mapping[str, Any], uid: str, where: str = "") -> Example:

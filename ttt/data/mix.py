@@ -60,15 +60,18 @@ def read_mix(path: str | Path) -> list[Source]:
         for key in entry:
             if key not in KEYS:
                 raise DataError(f"{where}: no such key {key!r}.{suggest(str(key), KEYS)} Keys: {', '.join(KEYS)}")
+        name = entry["path"]
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{where}: path must name a file or store, got {name!r}")
         ratio, kind = entry.get("sample_ratio", 1.0), entry.get("data_type", "")
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < float("inf"):
             raise DataError(f"{where}: sample_ratio must be a number >= 0, got {ratio!r}")
         if kind not in ("", "IT", "PT"):
             raise DataError(f"{where}: data_type must be IT or PT, got {kind!r}")
-        found = next((p for p in (Path(entry["path"]), Path(path).parent / entry["path"]) if p.exists()), None)
+        found = next((p for p in (Path(name), Path(path).parent / name) if p.exists()), None)
         if found is None and ratio:
-            raise DataError(f"{where}: {entry['path']}: no such file or store (looked from here and beside the mix)")
-        sources.append(Source(found or Path(entry["path"]), float(ratio), kind))
+            raise DataError(f"{where}: {name}: no such file or store (looked from here and beside the mix)")
+        sources.append(Source(found or Path(name), float(ratio), kind))
     if not any(s.ratio for s in sources):
         raise DataError(f"{path}: every sample_ratio is 0; nothing to train on")
     return named(sources)

@@ -87,19 +87,20 @@ def test_every_broken_record_is_named_and_counted(tmp_path):
     open_span = {"messages": [{"role": "user", "content": "<|begin_of_audio|><|audio_1|>"}], "id": "mine"}
     empty_span = {"text": "<|begin_of_audio|><|end_of_audio_new|> so"}
     bad_code = {"text": "<|begin_of_audio|><|audio_40|><|end_of_audio_new|>"}
+    no_code = {"text": "<|begin_of_audio|><|audio_2147483648|><|end_of_audio_new|>"}
     special = {"text": "<|im_end|>"}
     unanswered = {"messages": [{"role": "user", "content": "hello"}]}
-    lines = [good, open_span, empty_span, bad_code, special, unanswered, {"id": 1, **good}, {"id": 1, **good}]
+    lines = [good, open_span, empty_span, bad_code, special, unanswered, {"id": 1, **good}, {"id": 1, **good}, no_code]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{\n3\n")
     tiny_tokenizer().save(tmp_path / "tok")
     report = audit([tmp_path / "x.jsonl"], [], Settings(tokenizer=str(tmp_path / "tok")))
     (file,) = report.files
     assert dict(file.errors) == {
         "span without an end": 1, "code out of range": 1, "special token in text": 1, "not JSON": 1,
-        "not an object": 1, "duplicate uid": 1,
+        "not an object": 1, "duplicate uid": 1, "not codes": 1,
     }  # fmt: skip
     assert dict(file.warnings) == {"empty audio span": 1, "nothing to learn (no assistant turn or document)": 1}
-    assert file.records == 10 and file.examples == 5 and report.errors == 6
+    assert file.records == 11 and file.examples == 5 and report.errors == 7
     (message,) = file.shown["span without an end"]
     assert (
         message.startswith(f"{tmp_path}/x.jsonl:2: ")

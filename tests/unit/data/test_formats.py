@@ -37,6 +37,11 @@ def test_parse_content():
     assert parse_content("", "x") == ()
 
 
+def test_the_largest_code_is_read():
+    (span,) = parse_content("<|begin_of_audio|><|audio_2147483647|><|audio_00000000000001|><|end_of_audio_new|>", "x")
+    assert span.codes.tolist() == [[2**31 - 1], [1]]
+
+
 def test_empty_and_neighbouring_spans_are_legal():
     got = parse_content("<|begin_of_audio|><|end_of_audio_new|>" * 2, "x")
     assert shape(got) == [("span", []), ("span", [])] and got[0].codes.shape == (0, 1)
@@ -55,6 +60,8 @@ def test_empty_and_neighbouring_spans_are_legal():
         ("<|begin_of_quad|><|audio_3|><|end_of_audio_new|>", "is closed by '<|end_of_audio_new|>'"),
         ("so <|audio_3|>", "'<|audio_3|>' outside a span"),
         ("so <|end_of_audio_new|>", "'<|end_of_audio_new|>' outside a span"),
+        ("<|begin_of_audio|><|audio_2147483648|><|end_of_audio_new|>", "audio token <|audio_2147483648|> is no code"),
+        (f"<|begin_of_audio|><|audio_{'9' * 5000}|><|end_of_audio_new|>", f"<|audio_{'9' * 20}...|> is no code"),
     ],
 )
 def test_wrong_spans(content, pattern):

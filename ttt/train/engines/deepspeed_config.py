@@ -29,6 +29,11 @@ PASSED = (
 DECIDED = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "fp16", "optimizer",
 )  # fmt: skip
+# Of these, what must be an object {...}.
+SECTIONS = (
+    "zero_optimization", "zero_optimization.offload_optimizer", "zero_optimization.offload_param", "bf16", "fp16", "data_types",
+    "optimizer", "optimizer.params", "comms_logger", "flops_profiler", "aio",
+)  # fmt: skip
 INSTEAD = {
     "scheduler": "the recipe sets the learning rate (train.schedule, train.warmup_steps); remove the block",
     "amp": "use train.autocast=bfloat16",
@@ -73,6 +78,7 @@ def deepspeed_config(train: TrainSection, world_size: int, hidden_size: int | No
             raise ConfigError(f"{path}: {key}: {INSTEAD[key]}")
         if key not in PASSED + DECIDED:
             raise ConfigError(f"{path}: {key}: not supported.{suggest(key, PASSED + DECIDED)}")
+        _check_sections(value, key, path)
         config[key] = _merged(value, key, values, path)
     _refuse_unsafe(config, path)
     for dotted, value in values.items():
@@ -157,8 +163,7 @@ def read_json(path: str) -> dict[str, Any]:
 
 def _stage(train: TrainSection, own: Mapping[str, Any]) -> int:
     zero = own.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        raise ConfigError(f"{train.deepspeed}: zero_optimization: must be an object {{...}}, got {zero!r}")
+    _check_sections(zero, "zero_optimization", train.deepspeed)
     said = zero.get("stage", AUTO)
     if said == AUTO:
         return train.zero_stage or DEFAULT_STAGE
@@ -170,6 +175,13 @@ def _stage(train: TrainSection, own: Mapping[str, Any]) -> int:
     if said not in (1, 2, 3):
         raise ConfigError(f"{train.deepspeed}: zero_optimization.stage: must be 1, 2 or 3, got {said!r}")
     return int(said)
+
+
+def _check_sections(value: Any, key: str, path: str) -> None:
+    if key in SECTIONS and not isinstance(value, dict):
+        raise ConfigError(f"{path}: {key}: must be an object {{...}}, got {value!r}; mend or remove it")
+    for name, inner in value.items() if key in SECTIONS else ():
+        _check_sections(inner, f"{key}.{name}", path)
 
 
 def _merged(value: Any, key: str, values: Mapping[str, Any], path: str) -> Any:
@@ -215,7 +227,7 @@ def _refuse_unsafe(config: Mapping[str, Any], path: str) -> None:
     for option in ("zenflow", *quantized):
         if zero.get(option):
             raise ConfigError(f"{path}: zero_optimization.{option}: not supported; remove it")
-    if int(zero.get("zero_hpz_partition_size", 1)) > 1:
+    if zero.get("zero_hpz_partition_size", 1) != 1:
         raise ConfigError(f"{path}: zero_optimization.zero_hpz_partition_size: not supported; remove it")
     for option in ("bf16_master_weights_and_grads", "bf16_optimizer_states"):
         if config.get("bf16", {}).get(option):
