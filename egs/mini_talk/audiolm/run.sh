@@ -29,7 +29,7 @@ if $overwrite; then common+=(--overwrite); fi
 if in_range 1; then
     say 1 "corpus of series"
     if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        "$PYTHON" egs/mini_talk/local/series.py --out "$world/corpus" --seed 2 --size full
+        "$PYTHON" egs/mini_talk/local/series.py --out "$world/corpus" --seed 3 --size full
     fi
 fi
 if in_range 2; then

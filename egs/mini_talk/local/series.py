@@ -43,7 +43,7 @@ WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *
 KINDS = ("again", "count", "twice", "echo", "talk")
 SIZES = {
     "full": {
-        "train": {"again": 30, "count": 38, "twice": 1200, "echo": 2200, "talk": 1200},
+        "train": {"again": 36, "count": 38, "twice": 2400, "echo": 4400, "talk": 1200},
         "dev": {"again": 3, "count": 2, "twice": 20, "echo": 15, "talk": 15},
         "test": {"again": 10, "count": 8, "twice": 40, "echo": 30, "talk": 30},
     },
