@@ -20,6 +20,7 @@ from ttt.types import Example
 
 PREFIX = MASK.build("prefix", "mask")
 V = tokenizer().vocab
+SHAPES = [{}, {"positions": "rotary", "continuous_positions": True, "share_tables": True}]
 
 
 def prompts() -> list[Prompt]:
@@ -43,7 +44,8 @@ def codes(decoder_: Decoder, some=None, batch_size=0) -> list[list]:
 @pytest.mark.parametrize(
     "fields",
     [{}, {"prepend_bos": False}, {"continuous_positions": True, "norm_first": False}, {"prenet": True},
-     {"positions": "rotary"}, {"positions": "rotary", "continuous_positions": True, "prepend_bos": False}],
+     {"positions": "rotary"}, {"positions": "rotary", "continuous_positions": True, "prepend_bos": False},
+     {"share_tables": True}],
 )  # fmt: skip
 @torch.no_grad()
 def test_cached_logits_are_those_of_one_pass(fields, mask):
@@ -91,10 +93,12 @@ def test_codes_that_are_taken_back_are_run_again():
     {"temperature": 0.0}, {"temperature": 1.3, "top_k": 5, "nar_temperature": 0.7}, {"chunk_frames": 3},
     {"top_p": 0.8, "repetition_window": 4}, {"chunk_frames": 3, "chunk_prefix": True},
 ])  # fmt: skip
-def test_neither_company_nor_cache_changes_an_answer(fields):
-    together = codes(decoder(**fields))
-    assert together == codes(decoder(**fields), batch_size=1) == codes(decoder(settings={"cache": "none"}, **fields))
-    assert together == [codes(decoder(**fields), [p])[0] for p in prompts()]
+@pytest.mark.parametrize("shape", SHAPES)
+def test_neither_company_nor_cache_changes_an_answer(shape, fields):
+    net = network(**shape)
+    together = codes(decoder(net, **fields))
+    assert together == codes(decoder(net, **fields), batch_size=1) == codes(decoder(net, {"cache": "none"}, **fields))
+    assert together == [codes(decoder(net, **fields), [p])[0] for p in prompts()]
 
 
 def test_calls_are_counted_by_kind():
@@ -130,8 +134,9 @@ def test_streamed_frames_are_the_answer():
 
 
 @torch.no_grad()
-def test_earlier_chunks_join_the_prompt_of_the_nar_decoder():
-    net = network()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_earlier_chunks_join_the_prompt_of_the_nar_decoder(shape):
+    net = network(**shape)
     fields = {"temperature": 0.0, "min_frames": 9, "chunk_frames": 4}
     (made,) = decoder(net, chunk_prefix=True, **fields).generate(prompts()[:1])
     heard = torch.from_numpy(examples()[0].turns[0].spans[0].codes).long()

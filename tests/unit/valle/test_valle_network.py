@@ -148,7 +148,7 @@ def test_rotary_positions_are_a_product_with_a_turned_pair():
 @pytest.mark.parametrize("fields", [
     {"positions": "rotary"}, {"positions": "rotary", "continuous_positions": True, "rotary_base": 100.0},
     {}, {"norm_first": False}, {"prenet": True}, {"continuous_positions": True}, {"prepend_bos": False},
-    {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0},
+    {"nar_prompt_sees_target": True}, {"nar_scale_factor": 2.0}, {"share_tables": True},
 ])  # fmt: skip
 def test_padding_and_company_change_no_score(fields):
     """Each recording alone gives what it gives in the batch."""
@@ -164,6 +164,46 @@ def test_padding_and_company_change_no_score(fields):
         for name in ("ar", "nar"):
             mine = both[name].nll[both[name].row == d]
             torch.testing.assert_close(mine, alone[name].nll, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["stages", "masked", "masked_all"])
+def test_shared_tables_read_prompt_and_target_alike(form):
+    """With the target's tables a prompt frame is the sum of what the target's own frames are; without, it is something else."""
+    codes = torch.tensor([[[3, 7, 1]]])
+    shared, own = network(nar=form, share_tables=True), network(nar=form)
+
+    def seen(net) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the NAR decoder is handed of a prompt of one frame and of a target of the same, sines taken off."""
+        found = []
+        net.nar_decoder.register_forward_pre_hook(lambda _, given: found.append(given[0][0]))
+        one = torch.ones(1, dtype=torch.long)
+        masked = None if form == "stages" else torch.zeros(1, 1, BOOKS, dtype=torch.bool)
+        net.nar_hidden(codes, one, codes, one, 0 if masked is not None else BOOKS - 1, masked)
+        return found[0][0], found[0][1]
+
+    prompt, target = seen(shared)
+    if form == "stages":  # the last book is only predicted, so the prompt's has a table of its own
+        target = target + shared.nar_prompt_embeddings[0].weight[1]
+    torch.testing.assert_close(prompt, target)
+    assert float((seen(own)[0] - seen(own)[1]).abs().max()) > 0.1
+    assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in own.parameters())
+    if form == "masked_all":
+        return
+    books = [shared.ar_audio_embedding, *shared.ar_prompt_embeddings]
+    wanted = sum(table.weight[c] for table, c in zip(books, codes[0, 0].tolist(), strict=True))
+    sines = shared.ar_prompt_position(torch.zeros(1, 1, 16), torch.zeros(1, dtype=torch.long))
+    torch.testing.assert_close(shared.ar_prompt(codes)[0, 0], wanted + sines[0, 0])
+
+
+def test_tables_that_prompts_read_are_used_in_every_update():
+    """What a micro-batch may leave out are the parts of single books; with shared tables the prompts read them all."""
+    own, shared = network().drawn_parameters, network(share_tables=True).drawn_parameters
+    assert own - shared == {"nar_audio_embeddings.1.weight"} and shared < own
+    net = network(share_tables=True)
+    net(inputs(frames_of(batch()), stages=(1,)))["nar"].nll.sum().backward()
+    unused = {n for n, p in net.named_parameters() if n.startswith("nar_") and p.grad is None}
+    assert unused and unused <= shared
 
 
 @pytest.mark.parametrize("bos", [True, False])
