@@ -326,12 +326,21 @@ class TrainableCodec(Codec):
 
 
 class Task(ABC):
-    """What an item asks for, how it is judged, and how a corpus item becomes an example."""
+    """What an item asks for, how it is judged, and how a corpus item becomes an example.
+
+    ``reads_text``: its items need the words of their utterances (``text_in``, ``text_out``).
+    """
+
+    reads_text: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
         """What results are reported under; `Example.task` holds it."""
         return getattr(type(self), "registered_name", type(self).__name__)
+
+    def at_rate(self, frame_rate_hz: float) -> Task:
+        """The task for codes of so many frames a second; by default itself.  `build` is called on what this gives."""
+        return self
 
     @abstractmethod
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:

@@ -247,10 +247,14 @@ def audio_runs(kind: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CodeSpace:
-    """Which ids audio has: ``books``, the ids [start, stop) of every code position of a frame; ``ends``: what ends a span."""
+    """Which ids audio has: ``books``, the ids [start, stop) of every code position of a frame; ``ends``: what ends a span.
+
+    ``frame_rate_hz``: frames of a second, where the vocabulary knows (0: it does not).
+    """
 
     books: tuple[tuple[int, int], ...]
     ends: tuple[int, ...] = ()
+    frame_rate_hz: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ttt.errors import ConfigError
 
 MODES = ("stored", "fixed", "uniform", "seconds")
 CUT_BY = ("batch", "row")
@@ -23,7 +26,7 @@ class Cut:
     least: int = 50  # fixed: frames
     low: float = 0.3  # uniform: share; seconds: time
     high: float = 0.5
-    frame_rate_hz: float = 50.0  # seconds: frames of a second
+    frame_rate_hz: float = 0.0  # seconds: frames of a second; 0: the codec's, as the tokenizer's vocab.json has it
     by: str = "batch"  # batch | row
 
     def __post_init__(self) -> None:
@@ -31,16 +34,22 @@ class Cut:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.by not in CUT_BY:
             raise ValueError(f"by must be one of {', '.join(CUT_BY)}, got {self.by!r}")
-        if not 0 < self.share < 1 or self.least < 1 or not 0 < self.low <= self.high or self.frame_rate_hz <= 0:
+        if not 0 < self.share < 1 or self.least < 1 or not 0 < self.low <= self.high or not self.frame_rate_hz >= 0:
             raise ValueError(
-                f"need 0 < share < 1, least >= 1, 0 < low <= high and frame_rate_hz > 0, got {self.share}, {self.least}, "
+                f"need 0 < share < 1, least >= 1, 0 < low <= high and frame_rate_hz >= 0, got {self.share}, {self.least}, "
                 f"{self.low} to {self.high}, {self.frame_rate_hz}"
             )
         if self.mode == "uniform" and self.high >= 1:
             raise ValueError(f"uniform shares must lie below 1, got high = {self.high}")
 
+    def at_rate(self, frame_rate_hz: float) -> Cut:
+        """The cut for codes of so many frames a second (0: unknown); what it says itself wins."""
+        return self if self.frame_rate_hz else dataclasses.replace(self, frame_rate_hz=frame_rate_hz)
+
     def prompts(self, lengths: Sequence[int], draws: Sequence[float]) -> list[int]:
         """Frames of each row's prompt; ``lengths``: of the recordings, >= 2; ``draws``: one number in [0, 1) a row.
+
+        Raises `ConfigError` for mode ``seconds`` where nobody has said how many frames a second has.
 
         >>> Cut("fixed").prompts([500, 400], [0.0, 0.0])
         [160, 160]
@@ -49,6 +58,11 @@ class Cut:
         """
         if self.mode == "stored":
             raise ValueError("mode 'stored' takes prompts as they are")
+        if self.mode == "seconds" and not self.frame_rate_hz:
+            raise ConfigError(
+                "cut: mode 'seconds' needs the frames of a second, and the tokenizer does not say which codec made the codes; "
+                "set cut.frame_rate_hz, or make the tokenizer with codec= (or data.codes_of, data.codes_hz)"
+            )
         longest = max(lengths)
         found = [self._prompt(n, longest, d) for n, d in zip(lengths, draws, strict=True)]
         if self.by == "batch":

@@ -70,7 +70,8 @@ class _Frames(Objective):
             return frames
         draws = torch.rand(len(frames.doc), generator=gen).tolist()
         lengths = (frames.prompt_lens + frames.target_lens).tolist()
-        return resplit(frames, torch.tensor(self.cut.prompts(lengths, draws)))
+        cut = self.cut.at_rate(batch.space.frame_rate_hz if batch.space else 0.0)
+        return resplit(frames, torch.tensor(cut.prompts(lengths, draws)))
 
     def make(self, batch: PackedBatch, frames: Frames, terms: Mapping[str, PlanTerm], **more: Any) -> FramePlan:
         """The plan of ``terms``; terms are halved where there are two."""

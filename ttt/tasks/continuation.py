@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class Continuation(Task):
     built here.
     """
 
+    reads_text: ClassVar[bool] = False
+
     utterance: str = "output"
     cut: Cut = nested(Cut)
     measure: list[str] = field(
@@ -39,6 +42,10 @@ class Continuation(Task):
     def __post_init__(self) -> None:
         if self.cut.mode == "stored":
             object.__setattr__(self, "cut", Cut("fixed", least=self.cut.least, share=self.cut.share))
+
+    def at_rate(self, frame_rate_hz: float) -> Continuation:
+        """Cuts in seconds count the codec's frames."""
+        return dataclasses.replace(self, cut=self.cut.at_rate(frame_rate_hz))
 
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """User: the prompt's codes.  Assistant: the rest."""

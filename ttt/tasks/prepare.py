@@ -137,6 +137,7 @@ def prepare(
     tokenizer = train_bpe(
         corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_books, form
     ).made_by(codec.codec_id, codec.frame_rate_hz)
+    tasks = [task.at_rate(codec.frame_rate_hz) for task in tasks]
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
         codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id)

@@ -159,7 +159,7 @@ class Vocabulary:
         """The ids of every code position of a frame, and the tokens that end an answer's span."""
         starts = range(self.code_start, self.code_stop, self.num_codes)
         ends = sorted({self.eoa_id, self.eoa_last_id} - {ABSENT})
-        return CodeSpace(tuple((at, at + self.num_codes) for at in starts), tuple(ends))
+        return CodeSpace(tuple((at, at + self.num_codes) for at in starts), tuple(ends), self.frame_rate_hz)
 
     def is_audio(self, ids: Any) -> Any:
         """Audio-class ids (codes, mask, end tokens of the layout ``ttt``): works on arrays and tensors."""

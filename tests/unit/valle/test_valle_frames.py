@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.valle.small_valle import BOOKS, batch, examples
+from tests.unit.valle.small_valle import BOOKS, CODES, batch, examples
 from ttt.data.cut import Cut
 from ttt.data.frames import frames_of, resplit
-from ttt.errors import DataError
+from ttt.data.packing import collate
+from ttt.data.spans import encode_example
+from ttt.errors import ConfigError, DataError
+from ttt.registry.families import OBJECTIVE, TASK
+from ttt.text.tokenizer import TextTokenizer, train_bpe
 
 
 def test_frames_are_the_codes_of_the_examples():
@@ -75,12 +79,35 @@ def test_split_of_the_specification():
 def test_drawn_splits_stay_in_their_limits():
     rng = np.random.default_rng(0)
     for mode, low, high, scale in (("uniform", 0.2, 0.6, None), ("seconds", 1.0, 3.0, 50.0)):
-        split = Cut(mode, low=low, high=high, by="row")
+        split = Cut(mode, low=low, high=high, by="row", frame_rate_hz=scale or 0.0)
         lengths = rng.integers(200, 400, size=200).tolist()
         found = split.prompts(lengths, rng.random(200).tolist())
         shares = [p / (n if scale is None else scale) for p, n in zip(found, lengths, strict=True)]
         assert low - 0.02 < min(shares) < low + 0.1 * high and 0.8 * high < max(shares) <= high
-        assert set(Cut(mode, low=low, high=high).prompts(lengths, [0.5] * 200)) == {
-            min(Cut(mode, low=low, high=high, by="row").prompts(lengths, [0.5] * 200))
-        }
-    assert Cut("seconds", low=9.0, high=9.0).prompts([100], [0.3]) == [99]  # something is left to say
+        together = dataclasses.replace(split, by="batch")
+        assert set(together.prompts(lengths, [0.5] * 200)) == {min(split.prompts(lengths, [0.5] * 200))}
+    assert Cut("seconds", low=9.0, high=9.0).at_rate(50).prompts([100], [0.3]) == [99]  # something is left to say
+
+
+def test_seconds_are_the_codecs(tmp_path):
+    """Of the codec that the tokenizer knows, in training; of the codec at hand, in tasks; a rate that is given wins."""
+    cut = {"mode": "seconds", "low": 0.2, "high": 0.2}
+    item, codes = {"id": "i", "output": "u"}, {"u": np.zeros((60, 1), dtype=np.int32)}
+    gen = torch.Generator().manual_seed(0)
+    recordings = examples(sizes=((30, 30), (20, 40)))
+    for rate, given, frames in ((75.0, 0.0, 15), (50.0, 0.0, 10), (75.0, 50.0, 10), (0.0, 50.0, 10), (0.0, 0.0, None)):
+        block = {**cut, "frame_rate_hz": given}
+        task = TASK.build({"name": "continuation", "cut": block}, "tasks[0]").at_rate(rate)
+        objective = OBJECTIVE.build({"name": "valle", "cut": block}, "objective")
+        train_bpe(["user assistant"] * 3, 300, CODES, BOOKS).made_by("c", rate).save(tmp_path / f"{rate}")
+        tokenizer = TextTokenizer.load(tmp_path / f"{rate}")
+        vocab = tokenizer.vocab
+        rows = [[encode_example(e, tokenizer)] for e in recordings]
+        some = collate(rows, max(len(r[0]) for r in rows), vocab.pad_id, vocab.mask_id, vocab.code_space)
+        if frames is None:
+            for call in (lambda: task.build(item, codes), lambda: objective.plan(some, gen)):  # noqa: B023
+                with pytest.raises(ConfigError, match="mode 'seconds' needs the frames of a second.*cut.frame_rate_hz"):
+                    call()
+            continue
+        assert len(task.build(item, codes).turns[0].spans[0].codes) == frames
+        assert objective.plan(some, gen).frames.prompt_lens.tolist() == [frames, frames]
