@@ -46,7 +46,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
     load_plugins(arguments.plugins)
     name = spelled(arguments.format, family("converter").names())
-    converter = family("converter").build({"name": name, **read_layers([], arguments.overrides)}, "--from")
+    tasks = [t for t in arguments.tasks if "=" not in t]  # --tasks takes all words that follow it, settings too
+    settings_given = [*arguments.overrides, *(t for t in arguments.tasks if "=" in t)]
+    converter = family("converter").build({"name": name, **read_layers([], settings_given)}, "--from")
     source, out = Path(arguments.input), Path(arguments.output)
     sources = inputs_of(source)
     source = sources[0] if len(sources) == 1 else source
@@ -64,7 +66,7 @@ def convert(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--shard: {arguments.shard}; a number of examples, where the format makes examples")
     settings |= {"shard": arguments.shard} if arguments.shard else {}
     if not examples:
-        settings |= {"split": arguments.split, "tasks": arguments.tasks}
+        settings |= {"split": arguments.split, "tasks": tasks}
     if len(sources) > 1:  # like a folder: names and sizes; reading a whole collection to know it would cost too much
         settings["inputs"] = [[str(p), p.stat().st_size] for p in sources]
     known = sources if len(sources) == 1 else []
@@ -78,13 +80,22 @@ def convert(arguments: argparse.Namespace) -> int:
         write_records(made, out, arguments.shard)
     else:
         report = write_corpus(
-            converter, source, out, arguments.split, arguments.tasks, skip_bad=arguments.skip_bad, limit=arguments.limit
-        )
+            converter, source, out, arguments.split, tasks, reads_text=_reads_text(tasks),
+            skip_bad=arguments.skip_bad, limit=arguments.limit,
+        )  # fmt: skip
     report.seconds = time.perf_counter() - started
     stage.finish({**asdict(report), "skipped": dict(report.skipped)}, report.seconds)
     _log_skipped(report.first_skipped)
     log.info("convert: %s -> %s: %s", source, out, report.summary())
     return 0
+
+
+def _reads_text(tasks: Sequence[str]) -> set[str]:
+    """Those that need the words of their utterances; a name that no task has may be that of any (a recipe's ``items``)."""
+    from ttt.registry.core import family
+
+    known = family("task")
+    return {t for t in tasks if t not in known.names() or known.get(t).reads_text}  # type: ignore[attr-defined]
 
 
 def encode(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from ttt.cli.model import starting_network
 from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ttt.interfaces import Task
     from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,23 @@ def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path,
     return chosen
 
 
+def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Task]) -> None:
+    """Raise `DataError` for a metric of what a judge hears, when no example of the task says what is to be heard."""
+    from ttt.eval.metrics import rests_on
+    from ttt.registry.families import METRIC
+
+    for label, task in tasks.items():
+        mine = [e for found in files.values() for e in found if e.task == label]
+        if not mine or any(e.meta.get("speech_ref") or e.meta.get("answer_key") for e in mine):
+            continue
+        for name, node in task.metrics.items():
+            if "judge" in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")):
+                raise DataError(
+                    f"eval.examples: metric {name!r} of task {label!r} compares what is heard with words, and example "
+                    f"{mine[0].uid!r} has none, nor has any other; give the corpus' items their text, or leave the metric out"
+                )
+
+
 def eval_folder(config: RunConfig) -> Path:
     """Where generations and cards go."""
     return Path(config.eval.out) if config.eval.out else Path(config.run.dir) / "eval"
@@ -176,6 +194,8 @@ def generate(arguments: argparse.Namespace) -> int:
     from ttt.sampling.trace import Tracer, header, write_trace
 
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    if not config.eval.limit:  # of a few it may be chance
+        check_words(files, tasks)
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     model = open_model(folder, attention).to(pick_device(config))
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
@@ -227,6 +247,8 @@ def score(arguments: argparse.Namespace) -> int:
         return 0
     tasks = {t.label: t for t in config.tasks}
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    if not config.eval.limit:
+        check_words(files, tasks)
     examples = [e for found in files.values() for e in found]
     limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
     result = score_records(

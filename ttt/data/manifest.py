@@ -16,7 +16,8 @@ from ttt.errors import DataError
 class Utterance:
     """One wav and what is said in it.  ``wav`` is relative to the manifest's folder; ``duration_s`` in seconds.
 
-    ``speaker`` names the voice, ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
+    ``text`` may be empty, and a line may leave it out: who reads it asks by `need_text`.  ``speaker`` names the voice,
+    ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
     """
 
     id: str
@@ -28,7 +29,9 @@ class Utterance:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("id", "wav", "text", "speaker", "split"):
+        if not isinstance(self.text, str):
+            raise DataError(f"field 'text' must be a string (empty: nobody knows), got {self.text!r}: mend the line")
+        for name in ("id", "wav", "speaker", "split"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise DataError(f"field {name!r} must be a non-empty string, got {value!r}: mend the line")
@@ -37,6 +40,15 @@ class Utterance:
             raise DataError(f"field 'duration_s' must be seconds > 0, got {self.duration_s!r}: mend the line")
         if not isinstance(self.meta, Mapping):
             raise DataError(f"field 'meta' must be an object, got {self.meta!r}: mend the line")
+
+    def need_text(self, reader: str) -> str:
+        """The text.  Raises `DataError` that names the utterance and ``reader``, who cannot do without, when there is none."""
+        if not self.text.strip():
+            raise DataError(
+                f"utterance {self.id!r} has no text, which {reader} reads: write it into the manifest, or leave the "
+                "utterance out"
+            )
+        return self.text
 
 
 def wav_path(manifest: str | Path, utterance: Utterance) -> Path:
@@ -111,14 +123,14 @@ def _parse(text: str, place: str) -> Utterance:
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected a JSON object, got {type(record).__name__}: mend or drop the line")
     known = [f.name for f in fields(Utterance)]
-    missing = [name for name in known if name not in record and name != "meta"]
+    missing = [name for name in known if name not in record and name not in ("text", "meta")]
     if missing:
         raise DataError(f"{place}: missing field {', '.join(missing)}: add it; a line holds {', '.join(known)}")
     unknown = [name for name in record if name not in known]
     if unknown:
         raise DataError(f"{place}: unknown field {', '.join(unknown)}: move it into 'meta' or drop it")
     try:
-        return Utterance(**record)
+        return Utterance(**{"text": "", **record})
     except DataError as error:
         raise DataError(f"{place}: {error}") from error
 

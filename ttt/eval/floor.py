@@ -61,6 +61,8 @@ def measure_floor(
     for manifest in manifests:
         utterances = read_manifest(manifest)
         kept = utterances[:limit] if limit else utterances
+        for u in kept:
+            u.need_text(f"the judge's floor ({manifest})")
         chosen += [(u.split, u, wav_path(manifest, u).resolve()) for u in kept]
     heard = _transcribe({path: u for _, u, path in chosen}, codec, judge)
     rows = [_row(split, u, *heard[path], normalizer) for split, u, path in chosen]

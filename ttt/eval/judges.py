@@ -100,8 +100,9 @@ class Ctc(Judge):
         """`fit` on manifests whose wavs lie under the folder ``corpus``."""
         from ttt.audio.wav import read
 
+        texts = [[u.need_text("the judge") for u in part] for part in (train, dev)]
         waves = [[read(Path(corpus) / u.wav) for u in part] for part in (train, dev)]
-        return self.fit(waves[0], [u.text for u in train], waves[1], [u.text for u in dev], seed)
+        return self.fit(waves[0], texts[0], waves[1], texts[1], seed)
 
     def fit(
         self, waves: Sequence[Waveform], texts: Sequence[str], dev_waves: Sequence[Waveform], dev_texts: Sequence[str],

@@ -48,7 +48,7 @@ class _SpeechTask(Task):
     def _example(self, item: Mapping[str, Any], user: tuple[Span, ...], answer: tuple[Span, ...]) -> Example:
         turns = (Turn("system", (Span("text", self.system),)), Turn("user", user), Turn("assistant", answer))
         meta = {
-            "text_ref": item["text_out"], "speech_ref": item["text_out"], "answer_key": item.get("answer_key") or None,
+            "text_ref": (said := _text(item, "text_out")), "speech_ref": said, "answer_key": item.get("answer_key") or None,
             "split": item.get("split", ""), "kind": item.get("kind", ""), "input": item.get("input"),
             **({"distractors": item["distractors"]} if item.get("distractors") else {}),
         }  # fmt: skip
@@ -73,6 +73,16 @@ def _codes(codes: Mapping[str, np.ndarray], item: Mapping[str, Any], field: str)
     return codes[utterance]
 
 
+def _text(item: Mapping[str, Any], field: str) -> str:
+    """Words of an item; recordings may be without any, tasks that read them are not."""
+    if not item[field].strip():
+        raise DataError(
+            f"item {item.get('id')!r}: task {item.get('task')!r} reads {field!r}, which is empty; write what utterance "
+            f"{item.get('input' if field == 'text_in' else 'output')!r} says, or leave the item out"
+        )
+    return item[field]
+
+
 class _HeardTask(_SpeechTask):
     """Speech in, text and (with ``speak``) speech out."""
 
@@ -80,7 +90,7 @@ class _HeardTask(_SpeechTask):
         """User: the input's codes.  Assistant: the text (and its speech)."""
         spoken = _codes(codes, item, "output") if self.speak else np.zeros((0, 1), dtype=np.int32)
         user = (Span("audio", codes=_codes(codes, item, "input"), style="user"),)
-        answer = interleave(item["text_out"].split(), spoken, self.text_chunk, self.audio_chunk)
+        answer = interleave(_text(item, "text_out").split(), spoken, self.text_chunk, self.audio_chunk)
         return self._example(item, user, answer)
 
 
@@ -109,7 +119,7 @@ class Tts(_SpeechTask):
         """User: the text.  Assistant: its speech."""
         words = item["text_out"].split() if self.text_chunk else []
         answer = interleave(words, _codes(codes, item, "output"), self.text_chunk, self.audio_chunk)
-        return self._example(item, (Span("text", item["text_in"]),), answer)
+        return self._example(item, (Span("text", _text(item, "text_in")),), answer)
 
     @property
     def metrics(self) -> Mapping[str, str]:

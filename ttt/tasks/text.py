@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttt.registry.families import TASK
-from ttt.tasks.speech import _SpeechTask
+from ttt.tasks.speech import _SpeechTask, _text
 from ttt.types import Example, Span
 
 
@@ -28,7 +28,7 @@ class TextQa(_SpeechTask):
 
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """User: the question.  Assistant: the answer."""
-        return self._example(item, (Span("text", item["text_in"]),), (Span("text", item["text_out"]),))
+        return self._example(item, (Span("text", _text(item, "text_in")),), (Span("text", _text(item, "text_out")),))
 
     @property
     def metrics(self) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttt.registry.families import TASK
-from ttt.tasks.speech import _codes, _SpeechTask
+from ttt.tasks.speech import _codes, _SpeechTask, _text
 from ttt.types import Example, Span
 
 
@@ -29,8 +29,9 @@ class TextThenSpeech(_SpeechTask):
 
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """User: the question.  Assistant: the answer and its speech."""
-        answer = (Span("text", item["text_out"]), Span("audio", codes=_codes(codes, item, "output"), style="last"))
-        return self._example(item, (Span("text", item["text_in"]),), answer)
+        spoken = _codes(codes, item, "output")
+        answer = (Span("text", _text(item, "text_out")), Span("audio", codes=spoken, style="last"))
+        return self._example(item, (Span("text", _text(item, "text_in")),), answer)
 
     @property
     def metrics(self) -> Mapping[str, str]:

@@ -239,7 +239,8 @@ def test_kaldi_whole_files_stay_where_they_are(tmp_path, recording):
         ({"wav.scp": "q x.wav\n"}, "'a': no wav.scp entry"),
         ({"wav.scp": "r /no/r.wav\n"}, "/no/r.wav: no such sound file"),
         ({"text": "a ONE\n"}, "segments:2: utterance 'b' has no text"),
-        ({"text": ""}, "text: missing; a Kaldi data folder holds wav.scp and text"),
+        ({"text": ""}, r"'a' has no text \(file 'text', sorted\), which task 'asr' reads; .*--tasks continuation"),
+        ({"wav.scp": ""}, "wav.scp: missing; a Kaldi data folder holds wav.scp"),
         ({"text": "a ONE\na TWO\n"}, "text:2: key 'a' after 'a': sort"),
         ({"segments": "b r 0.3 0.5\na r 0.0 0.5\n"}, "segments:2: key 'a' after 'b': sort"),
         ({"segments": "a r 0.3 0.1\n"}, "segment ends before it starts"),
@@ -272,7 +273,6 @@ def test_lhotse(tmp_path, recording):
     assert w.wav == str(recording)
     for row, message in (
         ({"type": "MixedCut"}, "expected a MonoCut with a recording, got 'MixedCut'"),
-        ({"supervisions": []}, "no supervision with text"),
         ({"recording": {"sources": [{"type": "command", "source": "x"}]}}, "not one sound file of one channel"),
         ({"recording": {"sources": [{"type": "file", "channels": [0, 1], "source": "x"}]}}, "one channel"),
     ):
@@ -289,7 +289,7 @@ def test_folder(tmp_path, recording):
     assert [(u.id, u.speaker, u.text, u.duration_s) for u in found] == [
         ("s1/a", "s1", "text of s1/a", 1.0), ("s1/b", "s1", "text of s1/b", 1.0), ("s2/c", "s2", "text of s2/c", 1.0),
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"s1/a.wav: its text \(a.txt\) is missing"):
+    with pytest.raises(DataError, match=r"s1/a.wav: utterance 's1/a' has no text \(a.txt is missing\), which task"):
         write_corpus(build("folder"), tmp_path / "f", tmp_path / "out", "train", ["asr"])
 
 
@@ -302,6 +302,43 @@ def test_folder_with_metadata(tmp_path, recording):
         dict(report.skipped) == {"sound file missing": 1}
         and "metadata.csv:2" in report.first_skipped["sound file missing"]
     )
+
+
+def test_recordings_without_text(tmp_path, recording):
+    """They are a corpus of tasks that read none; other tasks refuse them, or leave them out."""
+    made = tmp_path / "out" / "train.jsonl"
+    write(tmp_path / "f" / "a.wav", read(recording))
+    write(tmp_path / "f" / "b.wav", read(recording))
+    (tmp_path / "f" / "b.txt").write_text("words\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps(cut(recording, supervisions=[])) + "\n")
+    sources = (
+        ("folder", tmp_path / "f", ["", "words"]), ("lhotse", tmp_path / "c.jsonl", [""]),
+        ("kaldi", kaldi(tmp_path / "k", recording, text="", utt2spk=""), ["", ""]),
+    )  # fmt: skip
+    for name, path, texts in sources:
+        report = write_corpus(build(name), path, tmp_path / "out", "train", ["continuation"], reads_text=())
+        assert [u.text for u in read_manifest(made)] == texts and report.without_text == texts.count("")
+        assert f"{texts.count('')} without text" in report.summary()
+    before = made.read_bytes()
+    both = ["continuation", "asr"]
+    with pytest.raises(RecordError, match="c.jsonl:1: utterance 'c' has no text .a supervision with text.*task 'asr'"):
+        write_corpus(build("lhotse"), tmp_path / "c.jsonl", tmp_path / "out", "train", both, reads_text=["asr"])
+    with pytest.raises(DataError, match="no usable row; nothing was written .2 rows, 0 written .*2 skipped: no text"):
+        write_corpus(build("kaldi"), tmp_path / "k", tmp_path / "out", "train", ["asr"], skip_bad=True)
+    assert made.read_bytes() == before
+    report = write_corpus(build("folder"), tmp_path / "f", tmp_path / "out", "train", ["asr"], skip_bad=True)
+    assert report.skipped == {"no text": 1} and [u.id for u in read_manifest(made)] == ["b"]
+
+
+def test_limits_of_duration_hold_for_every_corpus(tmp_path, recording):
+    for name in ("s", "l"):
+        write(tmp_path / "f" / f"{name}.wav", Waveform(read(recording).samples[: 8000 if name == "l" else 2000], 8000))
+    converter = build("folder", min_duration_s=0.5, max_duration_s=1)
+    report = write_corpus(converter, tmp_path / "f", tmp_path / "out", "train", ["continuation"], reads_text=())
+    assert [u.id for u in read_manifest(tmp_path / "out/train.jsonl")] == ["l"]
+    assert report.skipped == {"shorter than 0.5 s": 1}
+    with pytest.raises(ConfigError, match="0 <= min_duration_s <= max_duration_s"):
+        build("kaldi", min_duration_s=2, max_duration_s=1)
 
 
 # ---- the loop ------------------------------------------------------------------------------------------------

@@ -42,6 +42,17 @@ def test_round_trip(manifest):
     assert sorted(p.name for p in manifest.parent.iterdir()) == ["train.jsonl", "wav"]  # no temporary file
 
 
+def test_text_may_be_unknown(manifest):
+    """The line may leave it out; whoever reads it is told which utterance has none."""
+    change(manifest, 1, text="")
+    change(manifest, 2, text=None)
+    items = read_manifest(manifest)
+    assert [u.text for u in items] == ["", ""]
+    with pytest.raises(DataError, match="utterance 'b' has no text, which the judge reads: write it into the manifest"):
+        items[1].need_text("the judge")
+    assert utterance("c").need_text("the judge") == "one two"
+
+
 def test_a_manifest_can_move_with_its_folder(manifest, tmp_path_factory):
     new = tmp_path_factory.mktemp("elsewhere") / "corpus"
     manifest.parent.rename(new)
@@ -51,7 +62,8 @@ def test_a_manifest_can_move_with_its_folder(manifest, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"text": None}, "missing field text"),
+        ({"text": 3}, "'text' must be a string (empty: nobody knows), got 3"),
+        ({"wav": None}, "missing field wav"),
         ({"id": "a"}, "id 'a' is used twice, first on line 1"),
         ({"wav": "wav/none.wav"}, "is missing: make it again or drop the line"),
         ({"duration_s": 0}, "'duration_s' must be seconds > 0, got 0"),

@@ -58,6 +58,10 @@ def test_limit_is_stated(fakes, manifests, tmp_path):
 def test_refusals(fakes, tmp_path):
     with pytest.raises(DataError, match="no manifests"):
         measure_floor([], fakes.codec, fakes.judge, Words(), tmp_path / "floor.json")
+    write(tmp_path / "a.wav", fakes.codec.decode([AudioCodes(fakes.spoken("one"), 10.0, "")])[0])
+    write_manifest(tmp_path / "test.jsonl", [Utterance("a", "a.wav", "", 1.0, "f1", "test")])
+    with pytest.raises(DataError, match=r"utterance 'a' has no text, which the judge's floor \(.*test.jsonl\) reads"):
+        measure_floor([tmp_path / "test.jsonl"], fakes.codec, fakes.judge, Words(), tmp_path / "floor.json")
     with pytest.raises(DataError, match="run 'ttt floor' first"):
         read_floor(tmp_path / "floor.json")
     (tmp_path / "floor.json").write_text('{"format": "x"}')

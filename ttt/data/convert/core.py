@@ -45,17 +45,19 @@ class LeftOutError(RecordError):
 class Speech:
     """A stretch of a sound file and what is said in it.
 
+    ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was looked for.
     ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has to be cut out.
     """
 
     id: str
     wav: Path
-    text: str
+    text: str = ""
     speaker: str = UNKNOWN_SPEAKER
     start_s: float = 0.0
     duration_s: float | None = None
     whole: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
+    text_at: str = ""
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Report:
     rows: int = 0
     written: int = 0
     cut: int = 0  # records that end early (``max_tokens``)
+    without_text: int = 0  # utterances of a corpus
     skipped: Counter[str] = field(default_factory=Counter)
     first_skipped: dict[str, str] = field(default_factory=dict)  # reason -> first message
     seconds: float = 0.0
@@ -73,6 +76,7 @@ class Report:
         """One line for the log."""
         lost = "".join(f"; {n} skipped: {reason}" for reason, n in self.skipped.most_common())
         lost = (f"; {self.cut} cut at max_tokens" if self.cut else "") + lost
+        lost = (f"; {self.without_text} without text" if self.without_text else "") + lost
         speed = self.rows / max(self.seconds, 1e-9)
         return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"
 
@@ -268,6 +272,12 @@ def mapping(where: str, row: Any) -> Mapping[str, Any]:
             where, "not an object", f"expected an object, got {type(found).__name__}; mend or drop the row"
         )
     return found
+
+
+def check_limits(least_s: float, most_s: float) -> None:
+    """Raise `ValueError` for limits that let nothing through."""
+    if least_s < 0 or most_s < 0 or 0 < most_s < least_s:
+        raise ValueError(f"need 0 <= min_duration_s <= max_duration_s (0: no limit), got {least_s} and {most_s}")
 
 
 def check_duration(duration_s: float, least_s: float, most_s: float, uid: str, where: str) -> None:

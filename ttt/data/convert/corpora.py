@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.data.convert.chats import write_json
-from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, check_duration, mapping
+from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, check_duration, check_limits, mapping
 from ttt.data.records import RecordError, raw_records
 from ttt.errors import DataError
 from ttt.interfaces import Converter
@@ -19,6 +19,12 @@ from ttt.registry.families import CONVERTER
 @dataclass(frozen=True)
 class _Corpus(Converter):
     makes = "utterances"
+
+    min_duration_s: float = 0.0  # shorter recordings are left out, and counted
+    max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
+
+    def __post_init__(self) -> None:
+        check_limits(self.min_duration_s, self.max_duration_s)
 
 
 def _sound(path: Path, where: str) -> Path:
@@ -34,7 +40,7 @@ def _sound(path: Path, where: str) -> Path:
 @CONVERTER.register("kaldi")
 @dataclass(frozen=True)
 class Kaldi(_Corpus):
-    """A Kaldi data folder: ``wav.scp`` and ``text``, with ``segments``, ``utt2spk`` and ``utt2dur`` where they exist.
+    """A Kaldi data folder: ``wav.scp``, with ``text``, ``segments``, ``utt2spk`` and ``utt2dur`` where they exist.
 
     All files must be sorted by key, as Kaldi itself demands (``LC_ALL=C``): they are read side by side.
     """
@@ -43,9 +49,8 @@ class Kaldi(_Corpus):
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """One row an utterance: (place, (id, wav entry, text, speaker, start, end or duration))."""
-        for name in ("wav.scp", "text"):
-            if not (path / name).is_file():
-                raise DataError(f"{path / name}: missing; a Kaldi data folder holds wav.scp and text")
+        if not (path / "wav.scp").is_file():
+            raise DataError(f"{path / 'wav.scp'}: missing; a Kaldi data folder holds wav.scp, and text if there is any")
         side = {n: _Sorted(path / n) for n in ("text", "utt2spk", "utt2dur")}
         if (path / "segments").is_file():
             # Recordings are far fewer than segments, and segments may come in another order than they.
@@ -67,10 +72,6 @@ class Kaldi(_Corpus):
             reason = "wav.scp entry is a command" if wav else "no wav.scp entry"
             mend = "write the sound to a file and name that" if wav else "add one or drop the row"
             raise RecordError(where, reason, f"utterance {utterance!r}: {reason}; {mend}")
-        if not text or not text.strip():
-            raise RecordError(
-                where, "no text", f"utterance {utterance!r} has no text; add it to 'text' (sorted) or drop the row"
-            )
         start_s, length_s = 0.0, _seconds(duration, where) if duration else None
         if segment is not None:
             if len(segment) < 2:
@@ -82,8 +83,8 @@ class Kaldi(_Corpus):
                     where, "not a segment", f"segment ends before it starts: {segment[0]} to {segment[1]}"
                 )
         return Speech(
-            utterance, _sound(Path(self.root) / wav.strip(), where), text.strip(), speaker or UNKNOWN_SPEAKER, start_s, length_s,
-            whole=segment is None,
+            utterance, _sound(Path(self.root) / wav.strip(), where), (text or "").strip(), speaker or UNKNOWN_SPEAKER, start_s,
+            length_s, whole=segment is None, text_at="file 'text', sorted",
         )  # fmt: skip
 
     def sample(self, folder: Path) -> Path:
@@ -104,8 +105,6 @@ class Lhotse(_Corpus):
 
     root: str = ""  # folder that relative paths count from; empty: the working folder
     custom_text: str = ""  # field of a supervision's 'custom' to use as its text; empty: 'text'
-    min_duration_s: float = 0.0  # shorter cuts are left out, and counted
-    max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """One row a cut."""
@@ -131,8 +130,6 @@ class Lhotse(_Corpus):
             ((s.get("custom") or {}).get(self.custom_text) if self.custom_text else s.get("text")) or "" for s in said
         ]
         text = " ".join(t.strip() for t in texts if t.strip())
-        if not text:
-            raise RecordError(where, "no text", f"cut {uid!r} has no supervision with text; add one or drop it")
         start_s, duration_s = _seconds(cut.get("start", 0.0), where), _seconds(cut.get("duration"), where)
         check_duration(duration_s, self.min_duration_s, self.max_duration_s, uid, where)
         all_s = float(recording.get("duration") or 0.0)
@@ -140,7 +137,8 @@ class Lhotse(_Corpus):
         return Speech(
             uid, _sound(Path(self.root) / source["source"], where), text, speaker, start_s, duration_s,
             whole=start_s == 0 and duration_s >= all_s - 0.5 / (recording.get("sampling_rate") or 16000),
-            meta={"language": said[0]["language"]} if said[0].get("language") else {},
+            meta={"language": said[0]["language"]} if said and said[0].get("language") else {},
+            text_at="a supervision with text",
         )  # fmt: skip
 
     def sample(self, folder: Path) -> Path:
@@ -156,7 +154,7 @@ class Lhotse(_Corpus):
 @CONVERTER.register("folder")
 @dataclass(frozen=True)
 class Folder(_Corpus):
-    """A folder tree of sound files, each with a text file of the same name beside it; or LJSpeech's metadata.csv."""
+    """A folder tree of sound files, with text files of the same names beside them if any; or LJSpeech's metadata.csv."""
 
     suffixes: tuple[str, ...] = (".wav", ".flac")  # endings of sound files
     text_suffix: str = ".txt"  # ending of the text file (LibriTTS: .normalized.txt)
@@ -171,28 +169,26 @@ class Folder(_Corpus):
             with table.open(encoding="utf-8") as lines:
                 for number, line in enumerate(lines, 1):
                     fields = line.rstrip("\n").split("|")
-                    yield (
-                        f"{table}:{number}",
-                        (fields[0], path / "wavs" / f"{fields[0]}.wav", fields[-1], UNKNOWN_SPEAKER),
-                    )
+                    text = fields[-1] if len(fields) > 1 else None
+                    wav = path / "wavs" / f"{fields[0]}.wav"
+                    yield f"{table}:{number}", (fields[0], wav, text, UNKNOWN_SPEAKER)
             return
         for wav in _walk(path, self.suffixes):
-            text = wav.with_name(wav.stem + self.text_suffix)
+            beside = wav.with_name(wav.stem + self.text_suffix)
             inside = wav.relative_to(path)
             level = self.speaker_level
             speaker = inside.parts[-1 - level] if 0 < level < len(inside.parts) else UNKNOWN_SPEAKER
             uid = inside.with_suffix("").as_posix()
-            yield str(wav), (uid, wav, text.read_text(encoding="utf-8") if text.is_file() else None, speaker)
+            yield str(wav), (uid, wav, beside.read_text(encoding="utf-8") if beside.is_file() else None, speaker)
 
     def convert(self, where: str, row: Any) -> Speech:
         """A whole sound file."""
         if not isinstance(row, tuple) or len(row) != 4:
             raise RecordError(where, "not a row", f"expected a sound file's entries, got {type(row).__name__}")
         uid, wav, text, speaker = row
-        if not text or not text.strip():
-            found = "is empty" if text is not None else f"({wav.stem}{self.text_suffix}) is missing"
-            raise RecordError(where, "no text", f"its text {found}; write it or drop the sound file")
-        return Speech(uid, _sound(Path(wav), where), " ".join(text.split()), speaker)
+        name = Path(wav).stem + self.text_suffix
+        looked = f"{name} is missing" if text is None else f"{name} is empty"
+        return Speech(uid, _sound(Path(wav), where), " ".join((text or "").split()), speaker, text_at=looked)
 
     def sample(self, folder: Path) -> Path:
         """One speaker, one file."""

@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ttt.audio.wav import MIN_DURATION_S, write
-from ttt.data.convert.core import Report, Speech, results, twice
+from ttt.data.convert.core import Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
 from ttt.data.records import RecordError
 from ttt.data.store import hash_bytes
@@ -31,13 +31,17 @@ def write_corpus(
     split: str,
     tasks: Sequence[str],
     *,
+    reads_text: Collection[str] | None = None,
     skip_bad: bool = False,
     limit: int = 0,
 ) -> Report:
     """Convert ``path``; one item per utterance and task (``asr``: write what is heard; ``tts``: read it aloud).
 
+    ``reads_text``: the tasks for which an utterance without text is a bad row (None: all of them).
     Complete or not at all.  Raises the first `RecordError` unless ``skip_bad``.
     """
+    reading = [t for t in tasks if reads_text is None or t in reads_text]
+    least_s, most_s = (float(getattr(converter, f"{name}_duration_s", 0.0)) for name in ("min", "max"))
     out.mkdir(parents=True, exist_ok=True)
     work = out / f".{split}.{os.getpid()}.tmp"
     shutil.rmtree(work, ignore_errors=True)
@@ -45,12 +49,23 @@ def write_corpus(
     report, keys = Report(), array("Q")
 
     def finish(speech: Speech, where: str) -> Utterance:
-        return _utterance(speech, split, where, work / "wav", f"wav/{split}", len(keys))
+        if reading and not speech.text:
+            at = f" ({speech.text_at})" if speech.text_at else ""
+            raise RecordError(
+                where,
+                "no text",
+                f"utterance {speech.id!r} has no text{at}, which task {reading[0]!r} reads; write it, drop the row, or name "
+                "tasks that read none (--tasks continuation)",
+            )
+        made = _utterance(speech, split, where, work / "wav", f"wav/{split}", len(keys))
+        check_duration(made.duration_s, least_s, most_s, made.id, where)
+        return made
 
     try:
         with (work / "m").open("w", encoding="utf-8") as manifest, (work / "i").open("w", encoding="utf-8") as items:
             for utterance in results(converter, path, report, skip_bad=skip_bad, limit=limit, finish=finish):
                 keys.append(hash_bytes(utterance.id.encode()))
+                report.without_text += not utterance.text
                 manifest.write(json.dumps(asdict(utterance), ensure_ascii=False) + "\n")
                 for task in tasks:
                     item = {
@@ -59,7 +74,7 @@ def write_corpus(
                     }  # fmt: skip
                     items.write(json.dumps(item, ensure_ascii=False) + "\n")
         if not keys:
-            raise DataError(f"{path}: no usable row; nothing was written")
+            raise DataError(f"{path}: no usable row; nothing was written ({report.summary()})")
         double = twice(keys)
         if double is not None:
             with (work / "m").open(encoding="utf-8") as lines:

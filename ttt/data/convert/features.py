@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ttt.data.convert.chats import write_json
-from ttt.data.convert.core import audio, check_duration, mapping, record
+from ttt.data.convert.core import audio, check_duration, check_limits, mapping, record
 from ttt.data.records import RecordError, raw_records
 from ttt.errors import MissingExtraError
 from ttt.interfaces import Converter
@@ -71,10 +71,7 @@ class _Stored(Converter):
         object.__setattr__(self, "arrays", _Arrays())
         if not 0 < self.prompt_share < 1:
             raise ValueError(f"prompt_share must lie between 0 and 1, got {self.prompt_share}")
-        if self.min_duration_s < 0 or 0 < self.max_duration_s < self.min_duration_s:
-            raise ValueError(
-                f"need 0 <= min_duration_s <= max_duration_s, got {self.min_duration_s} and {self.max_duration_s}"
-            )
+        check_limits(self.min_duration_s, self.max_duration_s)
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """One row a line (``.jsonl``, ``.jsonl.gz``)."""
