@@ -15,10 +15,11 @@ from ttt.cli.common import configure, dry_run
 from ttt.cli.model import starting_network
 from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
-from ttt.config.schema import RunConfig
+from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ttt.eval.recordings import Recordings
     from ttt.interfaces import Task
     from ttt.types import Example
 
@@ -97,7 +98,7 @@ def train(arguments: argparse.Namespace) -> int:
         callbacks.append(AnswersInTraining(
             Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config)),
             [e for found in asked.values() for e in found], tasks, judge, codec, config.eval.normalizer,
-            folder / "generated", config.eval.batch_size, config.eval.samples, folder / "tensorboard",
+            folder / "generated", config.eval.batch_size, config.eval.samples, folder / "tensorboard", recordings_of(config),
         ))  # fmt: skip
     ahead = Prefetcher(loader, config.train.accumulate, config.data.prefetch) if config.data.prefetch else loader
     return Trainer(config, model, config.objective, ahead, dev, callbacks=callbacks).run().exit_code
@@ -140,6 +141,13 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
                     f"eval.examples: metric {name!r} of task {label!r} compares what is heard with words, and example "
                     f"{mine[0].uid!r} has none, nor has any other; give the corpus' items their text, or leave the metric out"
                 )
+
+
+def recordings_of(config: RunConfig) -> Recordings:
+    """The recordings of ``data.corpus``, for metrics that compare sounds."""
+    from ttt.eval.recordings import Recordings
+
+    return Recordings(None if config.data.corpus == MISSING else config.data.corpus)
 
 
 def eval_folder(config: RunConfig) -> Path:
@@ -232,6 +240,8 @@ def score(arguments: argparse.Namespace) -> int:
     from ttt.eval.cards import make_card, write_card
     from ttt.eval.evaluator import read_generations
     from ttt.eval.evaluator import score as score_records
+    from ttt.eval.metrics import rests_on
+    from ttt.registry.families import METRIC
 
     codec = config.codec.load() if config.codec is not None else None
     judge = config.judge.load() if config.judge is not None else None
@@ -241,6 +251,9 @@ def score(arguments: argparse.Namespace) -> int:
         "samples": config.eval.samples, "codec": getattr(codec, "codec_id", ""), "judge": getattr(judge, "judge_id", ""),
         "speaker": getattr(speaker, "speaker_id", ""), "floor": config.eval.floor,
     }  # fmt: skip
+    asked = [METRIC.build(node, f"tasks.{t.label}.metrics.{n}") for t in config.tasks for n, node in t.metrics.items()]
+    if any("reference" in rests_on(metric) for metric in asked):
+        settings["recordings"] = config.data.corpus
     inputs = [*map(Path, config.eval.examples), *generations]
     stage = Stage("score", out / "score.done.json", inputs, [out / "card.json"], settings, "run 'ttt generate' first")
     if stage.is_done(arguments.overwrite):
@@ -253,8 +266,8 @@ def score(arguments: argparse.Namespace) -> int:
     limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
     result = score_records(
         read_generations(*generations), examples, judge, codec, config.eval.normalizer,
-        {label: task.metrics for label, task in tasks.items()}, out, speaker=speaker, floor=config.eval.floor,
-        samples=config.eval.samples,
+        {label: task.metrics for label, task in tasks.items()}, out, speaker=speaker, recordings=recordings_of(config),
+        floor=config.eval.floor, samples=config.eval.samples,
         resamples=config.eval.bootstrap, seed=config.run.seed, limited=limited, tensorboard=out / "tensorboard",
     )  # fmt: skip
     card = make_card(

@@ -16,6 +16,7 @@ from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
 from ttt.eval.evaluator import Generated, score
 from ttt.eval.metrics import rests_on
+from ttt.eval.recordings import Recordings
 from ttt.interfaces import Codec, Judge, Normalizer, Objective, Task
 from ttt.registry.families import METRIC
 from ttt.rng import generator
@@ -96,6 +97,7 @@ class AnswersInTraining:
     batch_size: int = 16
     samples: int = 2
     tensorboard: Path | None = None
+    recordings: Recordings | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -117,7 +119,7 @@ class AnswersInTraining:
         generated = [Generated.from_json(r, f"step {step}, example {r['uid']}") for r in records]
         result = score(
             generated, self.examples, self.judge, self.codec, self.normalizer, self._metrics, self.folder / f"step-{step:08d}",
-            samples=self.samples, resamples=1, tensorboard=self.tensorboard, step=step,
+            recordings=self.recordings, samples=self.samples, resamples=1, tensorboard=self.tensorboard, step=step,
         )  # fmt: skip
         values = {f"gen/{m['task']}/{key.rpartition('/')[2]}": m["value"] for key, m in result["metrics"].items()}
         return {key: value for key, value in values.items() if value is not None}

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ttt.eval.cards import plain, value_to_json
 from ttt.eval.intervals import bootstrap
 from ttt.eval.keys import key_prefix
 from ttt.eval.metrics import metric_id, rests_on
+from ttt.eval.recordings import Recordings
 from ttt.eval.sounds import Comparison, compare, prompt_codes
 from ttt.interfaces import Codec, Judge, Metric, Normalizer, SpeakerEncoder
 from ttt.registry.families import METRIC
@@ -101,6 +102,7 @@ def score(
     out: str | Path,
     *,
     speaker: SpeakerEncoder | None = None,
+    recordings: Recordings | None = None,
     floor: bool = False,
     samples: int = 10,
     resamples: int = 1000,
@@ -115,8 +117,10 @@ def score(
     ``out/items.jsonl`` (every item: texts, what was heard, statistics) and, of the first ``samples`` spoken items of
     each group, ``out/samples/{split}/{task}/{uid}.wav`` and ``.png``; with ``tensorboard`` the same goes to that log
     folder.  With ``floor`` metrics of sound are also given for the true answers, through the codec: ``asr/floor_judged_wer``,
-    what a perfect model would get.  Returns {"metrics": {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind",
-    "counts", "timing", "judge", "codec", "normalizer", "limited"}: what `ttt.eval.cards.make_card` takes.
+    what a perfect model would get.  Metrics that compare with the true sound take it from ``recordings`` where these hold all
+    answers of a group, else they take the true codes through the codec; `metric_id` says which.  Returns {"metrics":
+    {"asr/wer": {value, low, high, n, metric_id, ...}}, "by_kind", "counts", "timing", "judge", "codec", "normalizer",
+    "limited"}: what `ttt.eval.cards.make_card` takes.
     """
     started = time.perf_counter()
     out = Path(out)
@@ -128,7 +132,14 @@ def score(
     for i, (example, _) in enumerate(pairs):
         groups.setdefault((splits[example.uid], example.task), []).append(i)
     shown = {i for mine in groups.values() for i in [j for j in mine if len(pairs[j][1].codes)][:samples]}
-    heard, sounds, waves, timing = _listen(pairs, judge, codec, speaker, metrics, shown)
+    original = _originals(groups, pairs, metrics, recordings or Recordings())
+
+    def recorded(example: Example) -> Waveform | None:
+        if recordings is None or not original[splits[example.uid], example.task] or codec is None:
+            return None
+        return recordings.answer(example, codec.frame_rate_hz)
+
+    heard, sounds, waves, timing = _listen(pairs, judge, codec, speaker, metrics, shown, recorded)
     rivals = _rivals(examples)
     rows = [
         _scored(e, r, splits[e.uid], heard[i], sounds[i], codec, normalizer, rivals.get(e.task, ()))
@@ -143,7 +154,7 @@ def score(
             found = {i: s for i in mine if (s := metric.item(rows[i])) is not None}
             for i, s in found.items():
                 statistics[i][name] = s
-            identity = metric_id(metric, names["judge"], names["normalizer"], names["speaker"])
+            identity = _identity(metric, names, original[split, task])
             entry = _entry(metric, identity, list(found.values()), resamples, seed, f"{at}/{name}")
             result["metrics"][f"{at}/{name}"] = {**entry, "split": split, "task": task}
             kinds = _by_kind(metric, found, [e for e, _ in pairs])
@@ -152,12 +163,12 @@ def score(
         result["counts"][at] = _counts([pairs[i][1] for i in mine], [rows[i] for i in mine])
     if floor:
         true = [(e, replace(r, codes=c)) for e, r in pairs if (c := samples_of.reference_codes(e)) is not None]
-        heard, sounds, _, _ = _listen(true, judge, codec, speaker, metrics, set())
+        heard, sounds, _, _ = _listen(true, judge, codec, speaker, metrics, set(), recorded)
         ideal = [
             _scored(e, r, splits[e.uid], heard[i], sounds[i], codec, normalizer, rivals.get(e.task, ()))
             for i, (e, r) in enumerate(true)
         ]
-        result["metrics"] |= _floors(ideal, metrics, names, resamples, seed)
+        result["metrics"] |= _floors(ideal, metrics, names, original, resamples, seed)
     files = samples_of.write_samples(out, waves, [e for e, _ in pairs], rows, codec) if waves else {}
     _write_items(out / "items.jsonl", pairs, rows, statistics, metrics, files)
     timing["items"] = len(pairs)
@@ -244,13 +255,38 @@ def _ready(
     return judge, codec, speaker
 
 
+def _originals(
+    groups: Mapping[tuple[str, str], Sequence[int]], pairs: Sequence[tuple[Example, Generated]],
+    metrics: Mapping[str, Mapping[str, Metric]], recordings: Recordings,
+) -> dict[tuple[str, str], bool]:  # fmt: skip
+    """Group -> are all its answers compared with recordings?  One ruler a group: else none of them is."""
+    found = {}
+    for (split, task), mine in groups.items():
+        asked = any("reference" in rests_on(m) for m in metrics[task].values())
+        spoken = [e for e in (pairs[i][0] for i in mine) if samples_of.reference_codes(e) is not None] if asked else []
+        found[split, task] = bool(spoken) and all(recordings.holds(e) for e in spoken)
+        if spoken and not found[split, task]:
+            log.info(
+                "score: %s%s: no recordings of all answers; compared with their codes through the codec",
+                key_prefix(split),
+                task,
+            )
+    return found
+
+
+def _identity(metric: Metric, names: Mapping[str, str], original: bool) -> str:
+    reference = "recording" if original else "codec"
+    return metric_id(metric, names["judge"], names["normalizer"], names["speaker"], reference)
+
+
 def _listen(
     pairs: Sequence[tuple[Example, Generated]], judge: Judge | None, codec: Codec | None, speaker: SpeakerEncoder | None,
-    metrics: Mapping[str, Mapping[str, Metric]], shown: set[int],
+    metrics: Mapping[str, Mapping[str, Metric]], shown: set[int], recorded: Callable[[Example], Waveform | None],
 ) -> tuple[list[str | None], list[Comparison], dict[int, Waveform], dict[str, float]]:  # fmt: skip
     """Transcripts ("" for answers without speech, None where nobody listens), comparisons, kept waves, and times.
 
-    Waves are made and heard in batches of similar length; only those to be shown are kept.
+    Waves are made and heard in batches of similar length; only those to be shown are kept.  ``recorded``: the true sound of an
+    answer, or None where it is to be made of the true codes.
     """
     judged = {task for task, mine in metrics.items() if any("judge" in rests_on(m) for m in mine.values())}
     compared = {task for task, mine in metrics.items() if any(getattr(m, "compares", False) for m in mine.values())}
@@ -269,6 +305,11 @@ def _listen(
 
     def wave_of(codes: np.ndarray | None) -> Waveform | None:
         return decode([codes])[0] if codes is not None and len(codes) else None
+
+    def truth(example: Example) -> Waveform | None:
+        codes = samples_of.reference_codes(example)
+        sound = recorded(example) if codes is not None and len(codes) else None
+        return wave_of(codes) if sound is None else sound
 
     order = sorted(
         (
@@ -294,7 +335,7 @@ def _listen(
         silence = Waveform(np.zeros(0, dtype=np.float32), codec.rate_hz)
         found = compare(
             [made.get(i, silence) for i in both],
-            [wave_of(samples_of.reference_codes(pairs[i][0])) for i in both],
+            [truth(pairs[i][0]) for i in both],
             [wave_of(prompt_codes(pairs[i][0])) for i in both],
             speaker,
         )
@@ -359,8 +400,8 @@ def _entry(
 
 
 def _floors(
-    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Mapping[str, Metric]], names: Mapping[str, str], resamples: int,
-    seed: int,
+    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Mapping[str, Metric]], names: Mapping[str, str],
+    original: Mapping[tuple[str, str], bool], resamples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Lines of the card for metrics of sound whose rows are of the true answers."""
     found: dict[str, Any] = {}
@@ -371,7 +412,7 @@ def _floors(
             if not metric.needs_audio:
                 continue
             key = f"{key_prefix(split)}{task}/floor_{name}"
-            identity = metric_id(metric, names["judge"], names["normalizer"], names["speaker"])
+            identity = _identity(metric, names, original[split, task])
             statistics = [s for row in mine if (s := metric.item(row)) is not None]
             found[key] = {**_entry(metric, identity, statistics, resamples, seed, key), "split": split, "task": task}
     return found

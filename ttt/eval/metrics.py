@@ -16,8 +16,8 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     normalize                 the normaliser's function
 
 Beyond the interface a metric says its ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and what
-it ``rests_on`` (judge, normalizer), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``; ``best`` is the
-value to reach where neither more nor less is better.
+it ``rests_on`` (judge, normalizer, speaker, reference), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
+``best`` is the value to reach where neither more nor less is better.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from ttt.registry.families import METRIC
 UNITS = ("rate", "ratio", "s", "1/s", "score")
 
 
-def metric_id(metric: Metric, judge_id: str, normalizer: str, speaker_id: str = "") -> str:
+def metric_id(metric: Metric, judge_id: str, normalizer: str, speaker_id: str = "", reference: str = "codec") -> str:
     """Name of a metric with all that its number rests on: ``judged_wer[ctc-1a2b3c4d,words]``."""
     name = getattr(type(metric), "registered_name", type(metric).__name__)
-    parts = {"judge": judge_id, "normalizer": normalizer, "speaker": speaker_id}
+    parts = {"judge": judge_id, "normalizer": normalizer, "speaker": speaker_id, "reference": reference}
     resting = [parts.get(r, r) for r in rests_on(metric)]
     return f"{name}[{','.join(resting)}]" if resting else name
 
@@ -439,9 +439,12 @@ class _Mean(Metric):
 @METRIC.register("mel_distance")
 @dataclass(frozen=True)
 class MelDistance(_Mean):
-    """Distance of the speech made to the true answer through the codec: dB between log-mels, time-warped (`mel_distance`)."""
+    """Distance of the speech made to the true answer's: dB between log-mels, time-warped (`mel_distance`).
 
-    rests_on: ClassVar[tuple[str, ...]] = ("dtw",)
+    True is the recording, where the corpus holds it, else the true codes through the codec; the name says which.
+    """
+
+    rests_on: ClassVar[tuple[str, ...]] = ("dtw", "reference")
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: dB, 1; None without a spoken reference."""
@@ -452,7 +455,10 @@ class MelDistance(_Mean):
 @METRIC.register("speaker_similarity")
 @dataclass(frozen=True)
 class SpeakerSimilarity(_Mean):
-    """Cosine of the voices of the speech made and of the spoken prompt; an answer without speech counts as 0."""
+    """Cosine of the voices of the speech made and of the spoken prompt; an answer without speech counts as 0.
+
+    The prompt is heard through the codec, as the model heard it (VALL-E's SIM-r).
+    """
 
     rests_on: ClassVar[tuple[str, ...]] = ("speaker",)
     higher_is_better: ClassVar[bool] = True

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ttt.audio.signal import resample
+from ttt.audio.wav import write
+from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.eval.evaluator import Generated, score
 from ttt.eval.metrics import METRIC
 from ttt.eval.normalizers import Words
+from ttt.eval.recordings import Recordings
 from ttt.eval.sounds import compare, mel_distance, prompt_codes, warp
 from ttt.eval.speakers import SmallSpeaker, TransformersXVector, equal_error_rate
 from ttt.types import AudioCodes, Example, Span, Turn, Waveform
@@ -185,6 +190,7 @@ def test_continuations_are_compared_with_the_true_one_and_with_their_prompt(tmp_
     )
     values = {k.partition("/")[2]: v for k, v in result["metrics"].items()}
     assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 3
+    assert values["mel"]["metric_id"] == "mel_distance[dtw,codec]"  # there is no corpus
     assert values["floor_mel"]["value"] == 0 and values["mel"]["value"] > 5 and values["mel"]["n"] == 3
     assert values["floor_speaker"]["value"] > 0.9 > values["speaker"]["value"]
     assert values["floor_wer"]["value"] == 0 and values["wer"]["value"] == pytest.approx(
@@ -194,6 +200,69 @@ def test_continuations_are_compared_with_the_true_one_and_with_their_prompt(tmp_
     assert values["hits"]["metric_id"] == "forced[top10/ar]"
     assert values["speaker"]["metric_id"] == f"speaker_similarity[{fitted[0].speaker_id}]"
     assert "floor_hits" not in values and "floor_empty" not in values
+
+
+def corpus(folder, **waves: Waveform) -> Recordings:
+    for name, wave in waves.items():
+        write(folder / f"wav/{name}.wav", wave)
+    write_manifest(
+        folder / "test.jsonl",
+        [Utterance(n, f"wav/{n}.wav", "w1 w1", w.duration_s, "v", "test") for n, w in waves.items()],
+    )
+    return Recordings(folder)
+
+
+def recorded(uid: str, prompt: list[int], answer: list[int]) -> Example:
+    made = example(uid, prompt, answer)
+    return dataclasses.replace(made, meta={**made.meta, "utterance": f"u_{uid}"})
+
+
+def mel_only(examples, tmp_path, recordings):
+    """Scores of the true answers."""
+    records = [generated(e.uid, e.turns[-1].spans[0].codes[:, 0].tolist()) for e in examples]
+    result = score(
+        records, examples, None, Tone(), Words(), {"continuation": {"mel": "mel_distance"}}, tmp_path / "out",
+        recordings=recordings, floor=True, samples=0, resamples=10,
+    )  # fmt: skip
+    return {k.rpartition("/")[2]: v for k, v in result["metrics"].items()}
+
+
+def test_the_true_sound_is_the_recording_cut_where_the_prompt_ends(tmp_path):
+    said, spoken = voice(110, 600, 0.5).samples, voice(200, 1500, 0.6)
+    wave = Waveform(np.concatenate([said, spoken.samples]), RATE)
+    examples = [recorded("e0", [1] * 5, [1] * 6)]
+    found = mel_only(examples, tmp_path, corpus(tmp_path, u_e0=wave))
+    (true,) = Tone().decode([AudioCodes(np.ones((6, 1), dtype=np.int32), 10.0, "tone-1")])
+    by_hand = mel_distance(true, spoken)
+    assert found["mel"]["value"] == found["floor_mel"]["value"] == pytest.approx(by_hand, abs=0.05)  # 16-bit wav
+    assert by_hand > 3  # the codec's own distance is no 0
+    assert found["mel"]["metric_id"] == found["floor_mel"]["metric_id"] == "mel_distance[dtw,recording]"
+    other_rate = corpus(tmp_path / "slow", u_e0=resample(wave, 24_000))
+    assert mel_only(examples, tmp_path, other_rate)["mel"]["value"] == pytest.approx(by_hand, abs=1.0)
+
+
+@pytest.mark.parametrize("missing", ["recording", "utterance", "file", "manifest", "corpus"])
+def test_one_answer_without_a_recording_compares_its_group_with_codes(tmp_path, missing):
+    wave = voice(110, 600, 1.1)
+    examples = [recorded("e0", [1] * 5, [1] * 6), recorded("e1", [1] * 5, [1] * 6)]
+    recordings = corpus(tmp_path, u_e0=wave) if missing == "recording" else corpus(tmp_path, u_e0=wave, u_e1=wave)
+    if missing == "utterance":
+        examples[1] = example("e1", [1] * 5, [1] * 6)
+    elif missing in ("file", "manifest"):
+        (tmp_path / ("wav/u_e1.wav" if missing == "file" else "test.jsonl")).unlink()
+    elif missing == "corpus":
+        recordings = None
+    found = mel_only(examples, tmp_path, recordings)
+    assert found["mel"]["metric_id"] == "mel_distance[dtw,codec]"
+    assert found["mel"]["value"] == found["floor_mel"]["value"] == 0 and found["mel"]["n"] == 2
+
+
+def test_recordings_of_another_corpus_are_refused(tmp_path):
+    recordings = corpus(tmp_path, u_e0=voice(110, 600, 2.0))
+    with pytest.raises(
+        DataError, match=r"u_e0.wav: recording 'u_e0' is 2.00 s long, the codes of example 'e0' are 1.10 s"
+    ):
+        mel_only([recorded("e0", [1] * 5, [1] * 6)], tmp_path, recordings)
 
 
 def test_a_metric_of_voices_needs_an_encoder(tmp_path):

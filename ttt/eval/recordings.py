@@ -1,0 +1,57 @@
+"""The recordings that examples were made of: what the speech of an answer was before any codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ttt.audio.wav import read
+from ttt.data.manifest import Utterance, read_manifest, wav_path
+from ttt.errors import DataError
+from ttt.eval.samples import reference_codes
+from ttt.eval.sounds import prompt_codes
+from ttt.types import Example, Waveform
+
+_SLACK_FRAMES, _SLACK_S = 3, 0.25  # codecs round recordings up or down to whole frames
+
+
+class Recordings:
+    """Original sound of answers, from the manifests ``{split}.jsonl`` of a corpus folder (None: there is no corpus).
+
+    An example says which recording all its audio is, prompt and answer in one piece: ``meta["utterance"]``, of the split
+    ``meta["split"]``.  Tasks that do not say so have no recordings here.
+    """
+
+    def __init__(self, corpus: str | Path | None = None) -> None:
+        self.corpus = Path(corpus) if corpus else None
+        self._manifests: dict[str, dict[str, Utterance]] = {}
+
+    def holds(self, example: Example) -> bool:
+        """Is the recording of this example there?"""
+        found = self._find(example)
+        return found is not None and found[0].is_file()
+
+    def answer(self, example: Example, frame_rate_hz: float) -> Waveform:
+        """The recording from where the prompt's frames end.  Raises `DataError` when it is not as long as the codes."""
+        found, codes, before = self._find(example), reference_codes(example), prompt_codes(example)
+        assert found is not None and codes is not None, "ask `holds` first"
+        path, utterance = found
+        wave = read(path)
+        begins_s = len(before) / frame_rate_hz if before is not None else 0.0
+        codes_s = begins_s + len(codes) / frame_rate_hz
+        if abs(codes_s - wave.duration_s) > max(_SLACK_FRAMES / frame_rate_hz, _SLACK_S):
+            raise DataError(
+                f"{path}: recording {utterance.id!r} is {wave.duration_s:.2f} s long, the codes of example {example.uid!r} are "
+                f"{codes_s:.2f} s; data.corpus is not what the examples were made of"
+            )
+        return Waveform(wave.samples[round(begins_s * wave.rate_hz) :], wave.rate_hz)
+
+    def _find(self, example: Example) -> tuple[Path, Utterance] | None:
+        name, split = example.meta.get("utterance"), str(example.meta.get("split") or "")
+        if self.corpus is None or not name or not split:
+            return None
+        manifest = self.corpus / f"{split}.jsonl"
+        if split not in self._manifests:
+            there = read_manifest(manifest, check_files=False) if manifest.is_file() else []
+            self._manifests[split] = {u.id: u for u in there}
+        utterance = self._manifests[split].get(str(name))
+        return None if utterance is None else (wav_path(manifest, utterance), utterance)
