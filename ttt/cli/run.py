@@ -53,7 +53,9 @@ def train(arguments: argparse.Namespace) -> int:
 
     check_engine(config.train)
     arch = config.model.arch
-    check_class(arch.registered_name, config.objective.model_class, f"objective {type(config.objective).registered_name!r}")
+    check_class(
+        arch.registered_name, config.objective.model_class, f"objective {type(config.objective).registered_name!r}"
+    )
     if arguments.overwrite:
         import dataclasses
 
@@ -73,7 +75,9 @@ def train(arguments: argparse.Namespace) -> int:
     if rank == 0:
         log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
     dev = []
-    held_out = open_streams(config.data.dev, tokenizer, prompt_rule=rule, mix=config.data.mix) if config.data.dev else []
+    held_out = (
+        open_streams(config.data.dev, tokenizer, prompt_rule=rule, mix=config.data.mix) if config.data.dev else []
+    )
     if len(held_out):
         dev = fixed_batches(
             held_out, tokenizer.vocab, config.data.row_tokens, config.data.batch_tokens, seed=config.run.seed,
