@@ -13,6 +13,7 @@ import pytest
 from ttt.cli.ablation_table import read_table
 from ttt.config.load import load_config
 from ttt.data.manifest import read_manifest, wav_path
+from ttt.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "mini_talk" / "local"
@@ -164,6 +165,15 @@ def test_the_script_passes_folders_and_settings(tmp_path):
     assert [c.split()[0] for c in calls] == ["codec", "speaker", "judge", "tokenize", "examples", "train"]
     assert all(f"speaker.path={world}/speaker" in c and c.endswith("train.steps=7") for c in calls)
     assert "--config egs/mini_talk/audiolm/conf/masked.yaml" in calls[-1]
+
+
+def test_more_texts_than_there_are_is_an_error(local, monkeypatch):
+    """Words said again and again are as many as there are words."""
+    series = local["series"]
+    more = {**series.SIZES["tiny"], "train": {"again": len(series.WORDS) + 1}}
+    monkeypatch.setitem(series.SIZES, "tiny", more)
+    with pytest.raises(DataError, match="1 more texts of kind 'again' are asked of train"):
+        series.plan("tiny", 1)
 
 
 @pytest.mark.parametrize("recipe", ["stages", "masked"])

@@ -43,7 +43,7 @@ WORDS = (*grammar.NUMBERS, *grammar.COLORS, *grammar.LEGS_OF, *grammar.PLACES, *
 KINDS = ("again", "count", "twice", "echo", "talk")
 SIZES = {
     "full": {
-        "train": {"again": 36, "count": 38, "twice": 2400, "echo": 4400, "talk": 1200},
+        "train": {"again": 30, "count": 38, "twice": 1700, "echo": 4400, "talk": 1200},
         "dev": {"again": 3, "count": 2, "twice": 20, "echo": 15, "talk": 15},
         "test": {"again": 10, "count": 8, "twice": 40, "echo": 30, "talk": 30},
     },
@@ -60,6 +60,7 @@ FEW_MANNERS = 3  # manners in which every trained voice says them
 FEW_CROWD = 12  # voices of the crowd that say them
 SPLITS = ("train", "dev", "test", "test_unseen_voice")
 LARGEST_DROPPED_SHARE = 0.05
+TRIES = 10_000  # random series that are none of use, one after another, before there are no more
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,16 @@ def plan(size: str, seed: int) -> dict[str, list[Series]]:
             if kind == "count":
                 chosen += rows[:count]
                 rows = rows[count:]
+            vain = 0
             while kind != "count" and count:
                 one = make(kind, rng)
+                vain += 1
+                if vain > TRIES:
+                    raise DataError(f"series: {count} more texts of kind {kind!r} are asked of {split}, and there are none")
                 if one.text not in seen and (split == "train" or words.issuperset(one.text.split())):
                     chosen.append(one)
                     seen.add(one.text)
-                    count -= 1
+                    count, vain = count - 1, 0
         if split == "train":
             words = {word for one in chosen for word in one.text.split()}
         rng.shuffle(chosen)
