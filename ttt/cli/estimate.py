@@ -37,15 +37,19 @@ def lines(found: dict[str, Any], checkpointing: bool, price: float) -> list[str]
         f"memory       GiB on each of {gpu['number']} {gpu['name']}, {gpu['bytes'] / 2**30:.0f} GiB; peak of an update"
     )
     kinds = [*dict.fromkeys(k for values in found["memory"].values() for k in values if k != "total"), "total"]
-    stages = list(found["memory"])
+    stages = [f"zero-{s}" for s in range(4)]
+    memory = {s: found["memory"].get(s, {}) for s in stages}  # empty: the engine refuses it
     head = {"zero-0": "local"}
     out.append(" " * 15 + f"{'':<18}" + "".join(f"{head.get(s, 'ZeRO-' + s[-1]):>10}" for s in stages))
     for kind in kinds:
-        values = [found["memory"][s].get(kind) for s in stages]
+        values = [memory[s].get(kind) for s in stages]
         cells = "".join(f"{'-' if v is None else format(v / 2**30, '.2f'):>10}" for v in values)
         out.append(" " * 15 + f"{kind:<18}" + cells)
-    fits = ["fits" if found["memory"][s]["total"] < 0.94 * gpu["bytes"] else "too large" for s in stages]
+    room = 0.94 * gpu["bytes"]
+    fits = [("fits" if m["total"] < room else "too large") if m else "-" for m in memory.values()]
     out.append(" " * 15 + f"{'':<18}" + "".join(f"{v:>10}" for v in fits))
+    if found["zero_refuses"]:
+        out.append(" " * 15 + f"ZeRO: {found['zero_refuses']}; train.engine=local")
     again = "with" if checkpointing else "without"
     out.append(
         f"update       {update['rows']:,} rows, {update['tokens']:,} positions ({gpu['number']} GPUs); "

@@ -20,6 +20,7 @@ from ttt.model.cross_entropy import CHUNK_BYTES, LEAST_ROWS
 from ttt.model.shape import ADDED, QWEN_TOKENS, described, meta_model, parameter_counts
 from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import PLAIN, TAGGED, TAGS
+from ttt.train.optim import optimizer_name, optimizer_of
 
 # Dense bfloat16 FLOP/s and memory in bytes, from the makers' data sheets.
 GPUS: dict[str, tuple[float, float]] = {
@@ -60,6 +61,9 @@ def shape_of(config: RunConfig, vocab: int = 0) -> Shape:
     """The network of ``config.model`` with ``vocab`` ids (0: `vocab_size`)."""
     described_by = described(config.model, vocab or vocab_size(config)[0])
     c = described_by
+    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
+        if (found := getattr(c, name, None)) is not None and found < 1:
+            raise ConfigError(f"model: {name} must be >= 1, got {found}")
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     groups = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
     return Shape(
@@ -253,6 +257,28 @@ def gpu_of(name: str) -> tuple[float, float]:
     return GPUS[name]
 
 
+def zero_refuses(config: RunConfig) -> str:
+    """Why ZeRO cannot train this model, as `ttt.train.engines.deepspeed` would say; empty when it can."""
+    lora = config.model.lora
+    if lora.rank and lora.quantize != "none":
+        return "quantized weights cannot be spread"
+    if config.train.autocast == "none" and config.model.dtype == "bfloat16":
+        return "bfloat16 weights need train.autocast=bfloat16"
+    if not optimizer_of(config.train).elementwise:
+        return f"{optimizer_name(config.train)} needs whole parameters"
+    return ""
+
+
+def check_sizes(config: RunConfig) -> None:
+    """Raise `ConfigError` for numbers that make no update."""
+    for name, found in (("data.row_tokens", config.data.row_tokens), ("train.accumulate", config.train.accumulate)):
+        if found < 1:
+            raise ConfigError(f"{name}: must be >= 1, got {found}")
+    row, batch = config.data.row_tokens, config.data.batch_tokens
+    if batch < row or (config.data.pack and batch % row):
+        raise ConfigError(f"data.batch_tokens: {batch} must be a multiple of data.row_tokens = {row}")
+
+
 def rows_per_update(config: RunConfig, gpus: int) -> int:
     """Rows of ``data.row_tokens`` in one update over all GPUs."""
     return config.data.batch_tokens // config.data.row_tokens * config.train.accumulate * gpus
@@ -260,6 +286,9 @@ def rows_per_update(config: RunConfig, gpus: int) -> int:
 
 def check_global_batch(config: RunConfig, gpus: int, wanted: int) -> None:
     """Refuse an update that is not ``wanted`` rows; the message says which ``train.accumulate`` makes it so."""
+    check_sizes(config)
+    if gpus < 1 or wanted < 1:
+        raise ConfigError(f"ttt estimate: needs --gpus and --global-batch >= 1, got {gpus} and {wanted}")
     found = rows_per_update(config, gpus)
     if found == wanted:
         return
@@ -275,14 +304,22 @@ def estimate(
     config: RunConfig, *, gpus: int, gpu: str, mfu: float, tokens: float = 0.0, price: float = 0.0, vocab: int = 0,
     loss_share: float = 0.6,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything `ttt estimate` prints, as plain values (bytes, tokens, hours)."""
+    """Everything `ttt estimate` prints, as plain values (bytes, tokens, hours).
+
+    ``memory`` has ``zero-1`` to ``zero-3`` only where ZeRO can train the model; ``zero_refuses`` says why not.
+    """
+    check_sizes(config)
     peak, room = gpu_of(gpu)
     if gpus < 1 or not 0 < mfu <= 1 or not 0 < loss_share <= 1:
         raise ConfigError("ttt estimate: needs --gpus >= 1, --mfu and --loss-share in (0, 1]")
+    for name, value in (("--tokens", tokens), ("--price", price), ("--vocab", vocab)):
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name}: must be a finite number >= 0, got {value:g}")
     size, source = (vocab, "--vocab") if vocab else vocab_size(config)
     shape = shape_of(config, size)
     speed = tokens_per_s(config, shape, gpus, gpu, mfu, loss_share)
     per_update = rows_per_update(config, gpus) * config.data.row_tokens
+    refused = zero_refuses(config)
     steps = 0 if isinstance(config.train.steps, str) else config.train.steps
     tokens = tokens or float(steps * per_update)
     hours = tokens / speed / 3600
@@ -290,7 +327,8 @@ def estimate(
         "vocabulary": {"ids": shape.vocab, "from": source},
         "parameters": {**shape.parts, "all": shape.parameters},
         "trained": trained_parameters(config, shape),
-        "memory": {f"zero-{s}": memory(config, shape, s, gpus, loss_share) for s in range(4)},
+        "memory": {f"zero-{s}": memory(config, shape, s, gpus, loss_share) for s in range(1 if refused else 4)},
+        "zero_refuses": refused,
         "gpu": {"name": gpu, "bytes": room, "peak_flops": peak, "mfu": mfu, "number": gpus},
         "update": {"rows": rows_per_update(config, gpus), "tokens": per_update, "steps": steps},
         "flops_per_token": flops_per_token(config, shape, loss_share), "tokens_per_s": speed, "tokens": tokens,

@@ -163,10 +163,41 @@ def test_the_verb_prints_time_and_money_and_refuses_another_batch(tmp_path, caps
         (["--gpus", "3", "--global-batch", "64"], "give another number of GPUs"),
         (["--gpu", "a100"], "--gpu: no 'a100'. Did you mean 'a100-"),
         (["--mfu", "40"], "--mfu and --loss-share in (0, 1]"),
+        (["--tokens", "-1"], "--tokens: must be a finite number >= 0, got -1"),
+        (["--price", "nan"], "--price: must be a finite number >= 0, got nan"),
+        (["--vocab", "-5"], "--vocab: must be a finite number >= 0, got -5"),
+        (["--global-batch", "-64"], "needs --gpus and --global-batch >= 1, got 8 and -64"),
+        (["--global-batch", "64", "data.batch_tokens=32"], "data.batch_tokens: 32 must be a multiple of data.row_tokens = 64"),
+        (["data.batch_tokens=32"], "data.batch_tokens: 32 must be a multiple of data.row_tokens = 64"),
+        (["data.row_tokens=0"], "data.row_tokens: must be >= 1, got 0"),
+        (["train.accumulate=0"], "train.accumulate: must be >= 1, got 0"),
+        (["model.overrides.num_attention_heads=0"], "model: num_attention_heads must be >= 1, got 0"),
+        (["model.overrides.num_hidden_layers=0"], "model: num_hidden_layers must be >= 1, got 0"),
         (["model.preset=toyy"], "name a folder with model.path, or a shape"),
     ):  # fmt: skip
         assert main(["estimate", str(recipe), *argv]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["model.lora.rank=2", "model.lora.quantize=nf4"], "quantized weights cannot be spread"),
+        (["model.dtype=bfloat16"], "bfloat16 weights need train.autocast=bfloat16"),
+        (["train.optimizer=muon"], "muon needs whole parameters"),
+        (["model.lora.rank=2"], ""),
+    ],
+)
+def test_what_zero_refuses_has_no_columns(settings, reason):
+    """As the DeepSpeed engine says, which is not asked: it would need the weights."""
+    from ttt.cli.estimate import lines
+
+    found = estimate.estimate(config(*settings), gpus=8, gpu="h100-80gb", mfu=0.4)
+    assert found["zero_refuses"] == reason and list(found["memory"]) == [f"zero-{s}" for s in range(1 if reason else 4)]
+    page = lines(found, False, 0.0)
+    (fits,) = (line.split() for line in page if "fits" in line)
+    assert fits == (["fits", "-", "-", "-"] if reason else ["fits"] * 4)
+    assert any(f"ZeRO: {reason}; train.engine=local" in line for line in page) == bool(reason)
 
 
 def test_a_single_micro_batch_does_not_add_gradients_to_activations():
