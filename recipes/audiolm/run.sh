@@ -1,33 +1,58 @@
 #!/usr/bin/env bash
-# AudioLM on VALL-E on your own recordings: lhotse cuts with stored codes, or a corpus folder of wavs.
+# AudioLM on VALL-E on your own recordings: sound files, a corpus made of them, or lhotse cuts with stored codes.  No text.
 #
-#   ./recipes/audiolm/run.sh --cuts data/tokenized --codec /models/encodec_32khz --exp exp/audiolm
-#   ./recipes/audiolm/run.sh --corpus corpus/ --codec /models/encodec_32khz --exp exp/audiolm     wavs, encoded here
-#   ./recipes/audiolm/run.sh ... --conf ar --exp exp/ar; ./recipes/audiolm/run.sh ... --conf nar --exp exp/nar train.init_from=exp/ar
-#   ./recipes/audiolm/run.sh ... --stage 4 --stop-stage 4 --sounds "a.wav b.wav"                  continue sound files
+#   ./recipes/audiolm/run.sh --wavs recordings --codec /models/encodec_32khz --exp exp/audiolm       wavs, encoded here
+#   ./recipes/audiolm/run.sh --cuts data/tokenized --codec /models/encodec_32khz --exp exp/audiolm   codes as they are
+#   ./recipes/audiolm/run.sh ... --conf ar --exp exp/ar                                              in two steps: the first,
+#   ./recipes/audiolm/run.sh --stage 2 --codec ... --conf nar --exp exp/nar --data exp/ar/data train.init_from=exp/ar   and the second
+#   ./recipes/audiolm/run.sh ... --stage 4 --stop-stage 4 --sounds "a.wav b.wav"                     continue sound files
 #
-# Options: --cuts DIR (cuts_train.jsonl.gz, cuts_validation.jsonl.gz, cuts_test.jsonl.gz) --corpus DIR --codec DIR --exp DIR
-#          --conf NAME (base, ar, nar, masked, masked_all, fork) --gpus N --sounds "WAV ..." --stage N --stop-stage N --overwrite
+# Data, one of: --wavs DIR (folders train, dev and test of sound files)  --corpus DIR (of 'ttt data convert ... --tasks
+#          continuation', its lengths as they are)  --cuts DIR (cuts_train.jsonl.gz, cuts_validation.jsonl.gz, cuts_test.jsonl.gz)
+# Options: --min-seconds N --max-seconds N (5 and 15: which recordings of --wavs or --cuts are taken) --convert "FIELD=VALUE ..."
+#          (more fields of their converter, e.g. root=DIR) --data DIR (what stage 1 makes; EXP/data) --codec DIR --exp DIR
+#          --conf NAME (base, ar, nar, masked, masked_all, fork) --speaker DIR (an x-vector model: also compare voices)
+#          --gpus N --sounds "WAV ..." --stage N --stop-stage N --overwrite; settings like train.lr=0.03 go to every stage
 # Stages: 0 environment  1 codes, tokenizer, examples  2 train  3 decode + score the test recordings  4 continue sound files
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-stage=0 stop_stage=3 cuts="" corpus="" codec="" exp=exp/audiolm conf=base gpus=1 sounds="" overwrite=false
+stage=0 stop_stage=3 wavs="" cuts="" corpus="" min_seconds="" max_seconds="" convert="" data="" codec="" exp=exp/audiolm
+conf=base speaker="" gpus=1 sounds="" overwrite=false
 . recipes/_shared/stages.sh
 . recipes/_shared/launch.sh
 parse_options "$@"
 
 here=recipes/audiolm
 [ -f "$here/conf/$conf.yaml" ] || die "no $here/conf/$conf.yaml; there are: $(cd "$here/conf" && echo ./*.yaml)"
-[ -z "$cuts" ] || [ -z "$corpus" ] || die "--cuts and --corpus: give one of them"
+given=0
+for source in "$wavs" "$cuts" "$corpus"; do [ -z "$source" ] || given=$((given + 1)); done
+[ "$given" -le 1 ] || die "--wavs, --corpus and --cuts: give one of them"
+[ -z "$corpus" ] || [ -z "$min_seconds$max_seconds$convert" ] ||
+    die "--corpus: is taken as it is; 'ttt data convert' has chosen its lengths (min_duration_s=, max_duration_s=)"
 case "$gpus" in *[!0-9]*) die "--gpus takes a number" ;; esac
 environment
-data=$exp/data
-common=(--config "$here/conf/$conf.yaml" run.dir="$exp" data.dir="$data" data.tokenizer="$data/tokenizer"
+data=${data:-$exp/data}
+common=(--config "$here/conf/$conf.yaml")
+[ -z "$speaker" ] || common+=(--config "$here/conf/more/speaker.yaml" speaker.path="$speaker")
+# The recordings themselves, where the data were made of some: what the sound of answers is compared with.
+if [ -n "$wavs" ] || { [ -z "$corpus" ] && [ -d "$data/corpus" ]; }; then corpus=$data/corpus; fi
+[ -z "$corpus" ] || common+=(data.corpus="$corpus")
+common+=(run.dir="$exp" data.dir="$data" data.tokenizer="$data/tokenizer"
     data.train="$data/train.jsonl" data.dev="$data/dev.jsonl" eval.examples="[$data/test.jsonl]")
 [ -z "$codec" ] || common+=(codec.path="$codec")
 common+=("${overrides[@]}")
-if $overwrite; then common+=(--overwrite); fi
+again=()
+if $overwrite; then again=(--overwrite); fi
+common+=("${again[@]}")
+
+# converted FORMAT INPUT OUTPUT OPTIONS...: recordings of the lengths asked for; nothing to do where that is done.
+converted() {
+    local format=$1 input=$2 output=$3; shift 3
+    # shellcheck disable=SC2086  # a list of fields
+    "$TTT" data convert --from "$format" "$input" "$output" \
+        min_duration_s="${min_seconds:-5}" max_duration_s="${max_seconds:-15}" $convert "${again[@]}" "$@"
+}
 
 if in_range 1; then
     say 1 "codes, tokenizer, examples"
@@ -35,14 +60,19 @@ if in_range 1; then
         mkdir -p "$data"
         for pair in train:train validation:dev test:test; do
             [ -f "$cuts/cuts_${pair%:*}.jsonl.gz" ] || die "no such file: $cuts/cuts_${pair%:*}.jsonl.gz"
-            [ -f "$data/${pair#*:}.jsonl" ] && ! $overwrite || "$TTT" data convert --from lhotse_codes \
-                "$cuts/cuts_${pair%:*}.jsonl.gz" "$data/${pair#*:}.jsonl" min_duration_s=5 max_duration_s=15 --overwrite
+            converted lhotse_codes "$cuts/cuts_${pair%:*}.jsonl.gz" "$data/${pair#*:}.jsonl"
         done
         "$TTT" tokenizer "${common[@]}"
     else
-        [ -n "$corpus" ] || die "stage 1: --cuts DIR or --corpus DIR is missing"
-        "$TTT" tokenize "${common[@]}" data.corpus="$corpus"
-        "$TTT" examples "${common[@]}" data.corpus="$corpus"
+        if [ -n "$wavs" ]; then
+            for split in train dev test; do
+                [ -d "$wavs/$split" ] || die "no such folder: $wavs/$split"
+                converted folder "$wavs/$split" "$corpus" --split "$split" --tasks continuation
+            done
+        fi
+        [ -n "$corpus" ] || die "stage 1: --wavs DIR, --corpus DIR or --cuts DIR is missing"
+        "$TTT" tokenize "${common[@]}"
+        "$TTT" examples "${common[@]}"
     fi
 fi
 if in_range 2; then
@@ -62,5 +92,5 @@ if in_range 4; then
     [ -n "$sounds" ] || die "stage 4: --sounds \"A.wav B.wav\" is missing"
     say 4 "continuing sound files"
     # shellcheck disable=SC2086  # a list of files
-    "$TTT" continue $sounds --run "$exp" "${overrides[@]}"
+    "$TTT" continue $sounds --run "$exp" "${again[@]}" "${overrides[@]}"
 fi
