@@ -54,6 +54,7 @@ class Registry:
         self.key, self.title, self._base_path, self._base = key, title, base, base_class
         self._builtin = tuple(builtin)
         self._entries: dict[str, Entry] = {}
+        self._elsewhere: dict[str, str] = {}
         self._loaded = False
         FAMILIES[key] = self
 
@@ -65,8 +66,12 @@ class Registry:
             self._base = getattr(importlib.import_module(module), name)
         return self._base
 
-    def register(self, name: str):
-        """Class decorator: ``@NOISE.register("cosine")`` above ``@dataclass(frozen=True)``."""
+    def register(self, name: str, elsewhere: Sequence[str] = ()):
+        """Class decorator: ``@NOISE.register("cosine")`` above ``@dataclass(frozen=True)``.
+
+        ``elsewhere``: what other programs call it.  Such a name is answered with the right one, not taken: two names of one
+        plug-in would make layers of a configuration look as if they named two (`ttt.config.load.merge`).
+        """
 
         def add(cls: T) -> T:
             where = _where(cls)
@@ -85,6 +90,7 @@ class Registry:
             if missing:
                 raise RegistryError(f"{where}: {self.title} {name!r} does not implement {', '.join(missing)}")
             self._entries[name] = Entry(name, cls, where)
+            self._elsewhere.update(dict.fromkeys(elsewhere, name))
             cls.registered_name = name  # type: ignore[attr-defined]
             return cls
 
@@ -115,9 +121,10 @@ class Registry:
         self.load()
         if name not in self._entries:
             place = f"{at}: " if at else ""
+            known = self._elsewhere.get(name)
+            hint = f" Here it is called {known!r}." if known else suggest(name, self._entries)
             raise UnknownNameError(
-                f"{place}no {self.title} named {name!r}.{suggest(name, self._entries)} "
-                f"Registered: {', '.join(sorted(self._entries)) or 'none'}"
+                f"{place}no {self.title} named {name!r}.{hint} Registered: {', '.join(sorted(self._entries)) or 'none'}"
             )
         return self._entries[name].cls
 

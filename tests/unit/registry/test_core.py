@@ -63,6 +63,14 @@ def test_wrong_name_names_the_nearest_and_lists_all():
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", ["audio-lm", "audiolm", "valle-audio", "valle_audio"])
+def test_a_name_of_other_programs_is_answered_with_ours(name):
+    with pytest.raises(
+        UnknownNameError, match=rf"^model.arch: no model class named '{name}'. Here it is called 'valle'. Reg"
+    ):
+        build_config({"model": {"arch": {"name": name, "dim": 8}}})
+
+
 def test_wrong_field_gives_the_full_key_and_a_suggestion():
     with pytest.raises(ConfigError, match=r"^objective\.noise\.powr: .*Did you mean 'power'\?"):
         NOISE.build({"name": "polynomial", "powr": 2}, "objective.noise")

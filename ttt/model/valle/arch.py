@@ -18,7 +18,7 @@ NAR_FORMS = ("stages", "masked", "masked_all")
 POSITIONS = ("sines", "rotary")
 
 
-@ARCH.register("valle")
+@ARCH.register("valle", elsewhere=("audio-lm", "audio_lm", "audiolm", "valle-audio", "valle_audio", "VALLE-audio"))
 @dataclass(frozen=True)
 class Valle(ModelClass):
     """VALL-E (arXiv 2301.02111) without text: the prompt is audio.  Code books and their size are the vocabulary's.
