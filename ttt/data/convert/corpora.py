@@ -1,4 +1,4 @@
-"""Recordings with transcripts: Kaldi folders, lhotse cuts, folders of wavs and texts."""
+"""Recordings, with transcripts where there are any: Kaldi folders, lhotse cuts, folders of wavs and texts."""
 
 from __future__ import annotations
 
