@@ -20,7 +20,8 @@ class Frames:
     """Codes of some documents: ``prompt`` i64 [D, S, Q], ``target`` i64 [D, T, Q], 0 on padding; lengths i64 [D].
 
     ``prompt_at``, ``target_at`` i64 [D, S], [D, T]: flat position (row * width + column) of a frame's first code in the
-    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).
+    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).  ``stretch``: so
+    many frames at every prompt's end are copies of target frames; positions do not count them.
     """
 
     prompt: Tensor
@@ -30,6 +31,7 @@ class Frames:
     prompt_at: Tensor
     target_at: Tensor
     doc: Tensor
+    stretch: int = 0
 
     @property
     def count(self) -> int:
@@ -104,7 +106,7 @@ def with_stretch(frames: Frames, starts: Tensor, length: int) -> Frames:
         slot.append(torch.full((s + length,), d))
     whole = torch.cat(slot)
     prompt, lens, prompt_at = _padded(torch.cat(codes), torch.cat(places), whole, whole >= 0, len(starts))
-    return dataclasses.replace(frames, prompt=prompt, prompt_lens=lens, prompt_at=prompt_at)
+    return dataclasses.replace(frames, prompt=prompt, prompt_lens=lens, prompt_at=prompt_at, stretch=length)
 
 
 def _padded(codes: Tensor, at: Tensor, slot: Tensor, chosen: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:

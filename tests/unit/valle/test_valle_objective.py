@@ -85,13 +85,13 @@ def test_prompts_can_be_drawn_anew_for_each_batch_or_row():
 LONG = ((5, 17), (4, 12), (6, 9))
 
 
-def nar_by_hand(net, frames, stage, learned=None):
+def nar_by_hand(net, frames, stage, learned=None, stretch=0):
     """Sum of -log p of one book of the learned target frames bool [D, T], recording by recording."""
     total = 0.0
     for d in range(len(frames.doc)):
         s, t = int(frames.prompt_lens[d]), int(frames.target_lens[d])
         prompt, target = frames.prompt[d : d + 1, :s], frames.target[d : d + 1, :t]
-        hidden = net.nar_hidden(prompt, torch.tensor([s]), target, torch.tensor([t]), stage)[0]
+        hidden = net.nar_hidden(prompt, torch.tensor([s]), target, torch.tensor([t]), stage, stretch=stretch)[0]
         nll = -net.nar_logits(hidden, stage).log_softmax(-1).gather(1, target[0, :, stage, None])[:, 0]
         total += float(nll.sum() if learned is None else nll[learned[d, :t]].sum())
     return total
@@ -136,6 +136,27 @@ def test_a_stretch_as_prefix_stands_before_the_target_and_is_not_learned():
     found = objective.terms(net, plan)
     by_hand = nar_by_hand(net, plan.nar_frames, plan.stages[0], plan.learned)
     assert found.terms["nar"].count == 38 - 6 and float(found.terms["nar"].sum) == pytest.approx(by_hand, rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["sines", "rotary"])
+@pytest.mark.parametrize("mode, counted", [("stretch", 0), ("first", 1)])
+def test_positions_that_go_on_count_the_prompt_and_no_copies(mode, counted, positions):
+    """As decoding does: the target's first frame stands one behind the prompt's last, whatever training adds to the prompt."""
+    objective = build(nar_prefix=mode)
+    net = network(continuous_positions=True, positions=positions)
+    seen = []
+    kept = net.target_positions
+    net.target_positions = lambda lens, at: seen.append(kept(lens, at)) or seen[-1]
+    plan = objective.plan(batch(sizes=LONG), gen(2))
+    found = objective.terms(net, plan)
+    ar, nar = seen
+    frames = plan.frames
+    more = plan.nar_frames.prompt_lens - frames.prompt_lens
+    assert (more > 0).all() and ar[:, 0].tolist() == frames.prompt_lens.tolist()
+    assert nar[:, 0].tolist() == (frames.prompt_lens + counted * more).tolist()
+    by_hand = nar_by_hand(net, plan.nar_frames, plan.stages[0], plan.learned, 0 if counted else int(more[0]))
+    assert float(found.terms["nar"].sum) == pytest.approx(by_hand, rel=1e-4)
 
 
 def _hidden(learned: torch.Tensor) -> tuple[int, int]:

@@ -38,7 +38,8 @@ class FrameInputs:
     ``rule``: the AR decoder's mask.  ``ar``: run the AR decoder, with ``eos`` (`ar_inputs_labels`) and, without a beginning
     token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: books the NAR decoder predicts, one
     pass each, which knows the books below (one of masked books is shown the others as masks).  ``hidden`` bool [B, T, Q]:
-    instead, one pass that predicts these masked codes.
+    instead, one pass that predicts these masked codes.  ``stretch``: frames at the prompts' ends that positions of the NAR
+    decoder's targets do not count (`ttt.data.frames.with_stretch`).
     """
 
     prompt: Tensor
@@ -51,6 +52,7 @@ class FrameInputs:
     first_code: bool = True
     stages: Sequence[int] = ()
     hidden: Tensor | None = None
+    stretch: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ class ValleNetwork(nn.Module):
         if self.arch.nar != "stages":
             masked = inside[..., None] & (torch.arange(self.books, device=inside.device) >= stage)
         told = stage if masked is None else 0
-        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked)
+        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked, x.stretch)
         rows, where = inside.nonzero(as_tuple=True)
         logits = self.nar_logits(hidden[rows, where], stage)
         return _scores(logits, x.target[rows, where, stage], rows, torch.full_like(rows, stage), self.num_codes)
@@ -280,12 +282,12 @@ class ValleNetwork(nn.Module):
 
     def nar_hidden(
         self, prompt: Tensor, prompt_lens: Tensor, target: Tensor, target_lens: Tensor, stage: int,
-        masked: Tensor | None = None,
+        masked: Tensor | None = None, stretch: int = 0,
     ) -> Tensor:  # fmt: skip
         """Hidden states [B, T, D'] of the target's frames.
 
         ``stage``: the book to predict, 1 to Q - 1; the target's books below it are read.  With ``masked`` bool [B, T, Q] all books
-        are read, but for those codes (``stage`` is then 0).
+        are read, but for those codes (``stage`` is then 0).  ``stretch``: see `FrameInputs`.
         """
         inside = _inside(target_lens, target.shape[1])
         if masked is None:
@@ -296,7 +298,7 @@ class ValleNetwork(nn.Module):
             ids = torch.where(masked, row, target)
             ids[..., 0] = torch.where(inside, ids[..., 0], self.num_codes)
             y = _summed([*self.nar_audio_embeddings], ids)
-        at = self.target_positions(prompt_lens, torch.arange(target.shape[1], device=target.device))
+        at = self.target_positions(prompt_lens - stretch, torch.arange(target.shape[1], device=target.device))
         y = self.nar_audio_position(self.nar_audio_prenet(y), at)
         s = prompt.shape[1]
         shared = [*self.nar_audio_embeddings] if self.arch.share_tables else []
