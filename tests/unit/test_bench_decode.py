@@ -108,6 +108,7 @@ def test_every_way_is_in_the_report(bench):
     "options, message",
     [
         ({"batch": 1}, "^--batch: must be >= 2"), ({"tokens_per_call": 27}, "^--tokens-per-call: must lie between 1"),
+        ({"repeat": 0}, "^--repeat: must be >= 1, got 0"), ({"items": 0}, "^--items: must be >= 1, got 0"),
         ({"run": "x"}, "^--run and --examples go together"),
     ],
 )  # fmt: skip

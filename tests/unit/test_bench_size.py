@@ -40,7 +40,12 @@ def test_flops_count_what_multiplies():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(("--tokens", "1000"), "--tokens: must be a multiple"), (("--batch", "1"), "--batch: must be >= 2")],
+    [
+        (("--tokens", "1000"), "--tokens: must be a multiple"),
+        (("--tokens", "0"), "--tokens: must be a multiple"),
+        (("--batch", "1"), "--batch: must be >= 2"),
+        (("--prompt", "0"), "--prompt: must be >= 1"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(words, message):
     with pytest.raises(ConfigError, match=message):

@@ -96,6 +96,11 @@ def test_without_a_checkout_the_reference_is_missed_by_name(monkeypatch, tmp_pat
     "argv, message",
     [
         (["train", "--json", "/nowhere/x.json"], "--json: no folder /nowhere"),
+        (["train", "--json", "/"], "--json: / is a folder; name a file"),
+        (["decode", "--repeat", "0"], "--repeat: must be >= 1, got 0"),
+        (["size", "--repeat", "0"], "--repeat: must be >= 1, got 0"),
+        (["loader", "--batches", "0"], "--batches: must be >= 1, got 0"),
+        (["loader", "--row-tokens", "0"], "--row-tokens: must be >= 1, got 0"),
         (["loader", "--threads", "0"], "--threads: must be >= 1, got 0"),
         (["train", "--device", "cuda"], "--device: cuda asked for"),
     ],
@@ -104,6 +109,12 @@ def test_refusals(argv, message, capsys):
     if "cuda" in argv and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     assert main(["bench", *argv]) == 2 and message in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(common.os, "access", lambda path, mode: False)
+    assert main(["bench", "train", "--json", str(tmp_path / "x.json")]) == 2
+    assert f"--json: the folder {tmp_path} cannot be written to" in capsys.readouterr().err
 
 
 def test_slope():

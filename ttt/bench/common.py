@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import sys
 import time
@@ -157,6 +158,27 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
     parser.add_argument("--seed", type=int, default=1, help="of the work that is generated (default 1)")
     parser.add_argument("--json", type=Path, default=None, metavar="PATH", help="write the report there as JSON too")
+
+
+def check_common_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what would fail, or say nothing, only after the work.  Raises `ConfigError`."""
+    check_at_least_one(arguments, "repeat", "threads")
+    path: Path | None = arguments.json
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise ConfigError(f"--json: no folder {path.parent} to write {path.name} to")
+    if path.is_dir():
+        raise ConfigError(f"--json: {path} is a folder; name a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--json: the folder {path.parent} cannot be written to")
+
+
+def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise `ConfigError` for the first of the options ``names`` below 1."""
+    for name in names:
+        if (found := getattr(arguments, name)) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be >= 1, got {found}")
 
 
 def reference_loop(name: str) -> ModuleType:

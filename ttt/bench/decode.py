@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt.bench.common import Report, Timing, Way, ids_of, measure, ratios, reference_loop
+from ttt.bench.common import Report, Timing, Way, check_at_least_one, ids_of, measure, ratios, reference_loop
 from ttt.bench.trained import run_trained
 from ttt.bench.workload import SHAPE, network, vocabulary
 from ttt.errors import ConfigError, TttError
@@ -76,7 +76,6 @@ class Scripted(Decoder):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ttt bench decode``."""
-    parser.set_defaults(repeat=3)
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="prompts in work at a time (default 8)")
     parser.add_argument(
         "--tokens-per-call", type=float, default=4.0, metavar="X",
@@ -99,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure what the arguments ask for.  Raises `ConfigError` for those that say nothing sensible."""
+    check_at_least_one(arguments, "repeat", "items")
     if arguments.batch < 2:
         raise ConfigError(f"--batch: must be >= 2, got {arguments.batch}")
     if not 1 <= arguments.tokens_per_call <= BLOCK:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ttt.bench.common import Report, Way, measure, ratios
+from ttt.bench.common import Report, Way, check_at_least_one, measure, ratios
 from ttt.bench.steps import Steps
 from ttt.bench.workload import LENGTHS, work
 from ttt.data.loader import Loader
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Packed and unpacked rows, made when asked for and ahead."""
+    check_at_least_one(arguments, "documents", "batches", "row_tokens")
     lengths = [n for row in LENGTHS for n in row]
     corpus = work(arguments.seed, lengths=[[lengths[i % len(lengths)] for i in range(arguments.documents)]])
     streams, vocab, row = list(corpus.rounds[0]), corpus.vocab, arguments.row_tokens

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ttt.bench.common import Report, Timing, Way, measure, ratios
+from ttt.bench.common import Report, Timing, Way, check_at_least_one, measure, ratios
 from ttt.bench.decode import BLOCK, BLOCKS, Bench
 from ttt.bench.workload import network, packed, work
 from ttt.errors import ConfigError
@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> Report:
         raise ConfigError(
             "--device: cuda asked for, but torch sees no GPU; --device cpu --size tiny tries the program out"
         )
-    if arguments.row < 256 or arguments.tokens % arguments.row:
+    check_at_least_one(arguments, "prompt")
+    if arguments.row < 256 or arguments.tokens < arguments.row or arguments.tokens % arguments.row:
         raise ConfigError(f"--tokens: must be a multiple of --row (>= 256), got {arguments.tokens} and {arguments.row}")
     if arguments.batch < 2:
         raise ConfigError(f"--batch: must be >= 2, got {arguments.batch}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from ttt.errors import ConfigError
-
 # What can be measured -> its module, which has add_arguments(parser) and run(arguments) -> Report.
 BENCHES = {
     "train": ("ttt.bench.train", "a training step: packed rows, logits at loss positions, chunked cross-entropy"),
@@ -18,17 +16,14 @@ BENCHES = {
 
 def bench(arguments: argparse.Namespace) -> int:
     """Measure, print the table and, if asked to, write it."""
-    from ttt.bench.common import add_common_arguments, write_json
+    from ttt.bench.common import add_common_arguments, check_common_arguments, write_json
 
     module = importlib.import_module(BENCHES[arguments.what][0])
     grammar = argparse.ArgumentParser(prog=f"ttt bench {arguments.what}", description=BENCHES[arguments.what][1])
     add_common_arguments(grammar)
     module.add_arguments(grammar)
     told = grammar.parse_args(arguments.rest)
-    if told.threads < 1:
-        raise ConfigError(f"--threads: must be >= 1, got {told.threads}")
-    if told.json is not None and not told.json.parent.is_dir():
-        raise ConfigError(f"--json: no folder {told.json.parent} to write {told.json.name} to")
+    check_common_arguments(told)
     import torch
 
     torch.set_num_threads(told.threads)

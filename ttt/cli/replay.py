@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ttt.errors import ConfigError, DataError, suggest
@@ -33,6 +34,9 @@ def replay(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"--speed and --width must be >= 0, got {arguments.speed:g} and {arguments.width}; --speed 0: no pause"
         )
+    picture = Path(arguments.png)
+    if arguments.png and (picture.suffix != ".png" or picture.is_dir()):
+        raise ConfigError(f"--png: name a .png file, got {arguments.png!r}")
     head, records = read_trace(arguments.trace)
     if arguments.list:
         for r in records:
@@ -50,8 +54,12 @@ def replay(arguments: argparse.Namespace) -> int:
     if arguments.png:
         from ttt.eval.trace_plot import trace_picture
 
-        if trace_picture(record, head, arguments.png):
-            print(f"wrote {arguments.png}", file=sys.stderr)
+        try:
+            drawn = trace_picture(record, head, picture)
+        except OSError as error:
+            raise ConfigError(f"--png: {picture}: {error.strerror}") from error
+        if drawn:
+            print(f"wrote {picture}", file=sys.stderr)
         else:
             raise DataError(f"{arguments.trace}: answer {record.uid!r} has no steps to draw")
     return 0

@@ -25,7 +25,7 @@ from ttt.data.records import RecordError, decode, raw_records, reason_of
 from ttt.data.spans import encode_example
 from ttt.data.store import Store, hash_bytes, is_store
 from ttt.data.tally import SHOWN, Facts, FileReport, Keys, histogram, summary
-from ttt.errors import DataError
+from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import PLAIN, TAGGED
 from ttt.types import Example, TokenStream, Turn
@@ -47,6 +47,11 @@ class Settings:
     words: int = WORDS  # consecutive words that make an overlap
     codes: int = CODES  # consecutive frames that make an overlap
     literal_specials: bool = False  # text may spell special tokens
+
+    def __post_init__(self) -> None:
+        for name in ("num_codes", "row_tokens"):
+            if (found := getattr(self, name)) < 0:
+                raise ConfigError(f"--{name.replace('_', '-')}: must be >= 0, got {found}")
 
 
 @dataclass
@@ -171,6 +176,8 @@ def _examine(
                     for error in bad:
                         report.error(error.reason, str(error))
                     yield from ((report, one) for one in facts)
+                if not report.records:
+                    report.error("no records", f"{source.path}: no records in it; write it again or leave it out")
             except RecordError as error:  # the rest of a list in one .json file cannot be found again
                 report.error(error.reason, f"{error}; nothing behind it was read")
     finally:

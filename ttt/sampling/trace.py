@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ttt.sampling.session import Prompt
 
 FORMAT, VERSION = "ttt-trace", 1
+LONGEST = 1 << 17  # positions of an answer that are read: a frame holds every one of them
 KINDS = {
     "t": "text, written from left to right",
     "a": "audio, written from left to right",
@@ -87,6 +88,7 @@ class TraceRecord:
     def from_json(cls, raw: Any, where: str) -> TraceRecord:
         """What `to_json` gave.  Raises `DataError` naming ``where``."""
         try:
+            _check_columns(raw)
             return cls(**{**raw, "spelling": {int(i): s for i, s in raw["spelling"].items()}})
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
@@ -94,6 +96,24 @@ class TraceRecord:
             raise DataError(
                 f"{where}: not an answer of a trace ({error}); write it again with 'ttt generate --trace'"
             ) from None
+
+
+def _check_columns(raw: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for values that no decoder writes."""
+    for name, low, high in (
+        ("ids", 0, math.inf), ("call", 0, math.inf), ("position", 0, LONGEST), ("token", -1, math.inf),
+    ):  # fmt: skip
+        for value in raw[name]:
+            if type(value) is not int or not low <= value <= high:
+                most = f" and <= {high}" if high < math.inf else ""
+                raise ValueError(f"{name}: {value!r} is no whole number >= {low}{most}")
+    for value in raw["confidence"]:
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise ValueError(f"confidence: {value!r} is neither a number nor null")
+    if not all(isinstance(s, str) for s in (*raw["pieces"], *raw["spelling"].values(), raw["uid"], raw["stopped"])):
+        raise ValueError("pieces, spelling, uid and stopped are texts")
+    if not all(type(n) is int for n in raw["calls"].values()):
+        raise ValueError("calls are whole numbers")
 
 
 class Tracer:

@@ -167,6 +167,8 @@ def test_without_a_terminal_frames_are_printed_plainly(trace, capsys):
     "arguments, message",
     [
         (["--uid", "p2_2"], r"no answer 'p2_2'. Did you mean 'p2_[01]'\? 'ttt replay .* --list' names all 2"),
+        (["--png", "x.jpg"], "--png: name a .png file, got 'x.jpg'"),
+        (["--quiet", "--png", "/dev/null/x.png"], "--png: /dev/null/x.png: "),
         (["--speed", "-1"], "--speed and --width must be >= 0, got -1 and 0"),
     ],
 )

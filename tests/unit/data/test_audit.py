@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SENTENCES, audio, chat, text, tiny_tokenizer
+from ttt.cli.main import main
 from ttt.data.audit import Settings, audit
 from ttt.data.formats import write_examples
 from ttt.data.mix import sources_of
@@ -118,6 +119,21 @@ def test_a_list_that_breaks_off_is_an_error_of_its_file(tmp_path):
     report = audit([tmp_path / "x.json", tmp_path / "y.json"], [], Settings())
     assert [f.examples for f in report.files] in ([0, 1], [1, 1]) and dict(report.files[0].errors) == {"not JSON": 1}
     assert "nothing behind it was read" in report.files[0].shown["not JSON"][0]
+
+
+@pytest.mark.parametrize("name, content", [("x.jsonl", ""), ("x.jsonl", "\n"), ("x.json", "[]")])
+def test_a_file_without_records_is_an_error(tmp_path, capsys, name, content):
+    (tmp_path / name).write_text(content)
+    (tmp_path / "y.jsonl").write_text('{"text": "a"}\n')
+    assert main(["data", "check", str(tmp_path / name), str(tmp_path / "y.jsonl")]) == 1
+    assert f"{tmp_path / name}: no records in it; write it again or leave it out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--row-tokens", "--num-codes"])
+def test_sizes_are_not_negative(tmp_path, capsys, option):
+    (tmp_path / "y.jsonl").write_text('{"text": "a"}\n')
+    assert main(["data", "check", str(tmp_path / "y.jsonl"), option, "-1"]) == 2
+    assert f"{option}: must be >= 0, got -1" in capsys.readouterr().err
 
 
 def test_runs_are_equal_exactly_when_the_values_are():
