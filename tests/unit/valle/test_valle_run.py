@@ -89,6 +89,23 @@ def test_generate_score_and_report(world, capsys):
     assert "length_ratio" in capsys.readouterr().out
 
 
+def test_the_published_recipe_says_how_good_it_is(world, tmp_path):
+    """Its tasks and its evaluation, on this run: nothing of what it reports is blank, and the codec's floor is below."""
+    import yaml
+
+    recipe = yaml.safe_load((ROOT / "recipes/audiolm/conf/base.yaml").read_text())
+    asked = [
+        f"tasks={json.dumps(recipe['tasks'])}",
+        *(f"eval.{k}={str(recipe['eval'][k]).lower()}" for k in ("forced", "floor")),
+    ]
+    asked += [f"run.dir={world / 'run'}", f"eval.out={tmp_path}", "eval.limit=3"]
+    assert [verb(name, world, *asked) for name in ("generate", "score")] == [0, 0]
+    metrics = json.loads((tmp_path / "card.json").read_text())["metrics"]
+    found = {name: metrics[f"continuation/{name}"]["value"] for name in ("top10_ar", "top10_nar", "mel_distance")}
+    assert 0 <= found["top10_ar"] <= 1 and 0 <= found["top10_nar"] <= 1
+    assert metrics["continuation/floor_mel_distance"]["value"] < 1 < found["mel_distance"]
+
+
 def test_sound_goes_on(world, tmp_path, capsys):
     wav = world / "corpus/wav/test-0000.wav"
     call = ["continue", str(wav), "--run", str(world / "run"), "--out", str(tmp_path), "--seconds", "0.1"]
@@ -99,6 +116,55 @@ def test_sound_goes_on(world, tmp_path, capsys):
     assert main(call) == 2 and "exists; --overwrite replaces it" in capsys.readouterr().err
     assert main([*call[:-2], "--overwrite", "--hole", "0.1:0.2"]) == 2
     assert "model.arch.nar=masked_all" in capsys.readouterr().err
+
+
+def test_a_hole_is_filled_and_both_sides_stay(world, tmp_path):
+    import ttt
+
+    run = tmp_path / "masked"
+    assert train(
+        world, run, "model.arch={name: valle, dim: 16, heads: 2, layers: 1, nar: masked_all}", "train.steps=2",
+        "objective={name: valle_masked, books: all}", "train.generate_items=0",
+        "eval.sampler={name: valle_masked, first_book: masked, steps_total: 3, max_frames: 6}",
+    ) == 0  # fmt: skip
+    wav = world / "corpus/wav/test-0000.wav"
+    assert main(["continue", str(wav), "--run", str(run), "--out", str(tmp_path / "out"), "--hole", "0.1:0.2"]) == 0
+    alone, full = (read(tmp_path / f"out/test-0000_{part}.wav") for part in ("continuation", "full"))
+    codec = ttt.load(run).codec
+    (codes,) = codec.encode([read(wav)])
+    (whole,) = codec.decode([codes])  # as the model hears it
+    a, b = (round(t * codec.rate_hz) for t in (0.1, 0.2))
+    assert len(alone.samples) == b - a and len(full.samples) == len(whole.samples)
+    assert full.samples[a:b] == pytest.approx(alone.samples, abs=1e-3)
+    assert full.samples[:a] == pytest.approx(whole.samples[:a], abs=1e-3)
+    assert full.samples[b:] == pytest.approx(whole.samples[b:], abs=1e-3)
+
+
+@pytest.mark.parametrize("chunk_frames", [0, 2])
+def test_answers_stream_piece_by_piece(world, tmp_path, chunk_frames):
+    out = tmp_path / "out"
+    sampler = (
+        f"eval.sampler={{name: valle, temperature: 0.0, min_frames: 6, max_frames: 6, chunk_frames: {chunk_frames}}}"
+    )
+    call = ["stream", str(world / "run"), "--examples", str(world / "data/test.jsonl"), "--limit", "2", "--chunks", "2"]
+    assert main([*call, "--warmup", "0", "--out", str(out), sampler]) == 0
+    found = json.loads((out / "stream.json").read_text())
+    assert found["conditions"]["sampler"] == "valle" and found["measures"]["first_sound_s"]["n"] == 2
+    for answer in found["answers"]:
+        assert answer["sound_s"] == pytest.approx(6 / 50) and answer["pieces"] >= 2
+        pieces = sorted((out / answer["uid"]).glob("*.wav"))
+        assert len(pieces) == answer["pieces"]
+        joined = [x for p in pieces for x in read_any(p)]
+        assert joined == pytest.approx(read(out / f"{answer['uid']}.wav").samples, abs=1e-4)
+        if chunk_frames:  # the first sound does not wait for the end
+            assert answer["first_sound_s"] < answer["seconds"]
+
+
+def read_any(path: Path) -> list[float]:
+    """Samples of a sound of any length."""
+    import soundfile
+
+    return soundfile.read(path, dtype="float32")[0].tolist()
 
 
 @pytest.mark.parametrize(("more", "message"), [
