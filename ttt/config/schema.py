@@ -136,6 +136,7 @@ class TrainSection:
     max_seconds: float = 0.0  # finish (then validate and save) after this much time in the loop; 0: no limit
     max_time: str = ""  # the same as D-HH:MM:SS, HH:MM:SS or seconds, as schedulers write it; empty: no limit
     max_tokens: int = 0  # finish likewise after this many tokens, padding not counted; 0: no limit
+    check_memory: bool = False  # before the first update: the dearest batch of the epoch, forward and backward (engine local)
     resume: bool = True  # go on from the latest complete checkpoint of run.dir
     init_from: str = ""  # start from the weights of this checkpoint
     tensorboard: bool = True  # write run.dir/tensorboard beside metrics.jsonl

@@ -98,13 +98,22 @@ class Loader:
         window, within = divmod(within, self.updates_per_window)
         batches = self._batches(epoch, window)
         rows = batches[(within * self.window + index * self.world + self.rank) % len(batches)]
-        return collate(
-            [[self._stream(epoch, i) for i in row] for row in rows],
-            self.row_tokens,
-            self.vocab.pad_id,
-            self.vocab.mask_id,
-            self.vocab.code_space,
-        )
+        return self._collated(epoch, rows)
+
+    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+        """The batch of an epoch, over all ranks, that costs most: (what it counts of ``batch_tokens``, tokens) and the batch."""
+
+        def cost(rows: Rows) -> tuple[float, int]:
+            widest = self.row_tokens if self.pack else max(self._cost[row[0]] for row in rows)
+            return float(len(rows) * widest), int(sum(self.lengths[i] for row in rows for i in row))
+
+        rows = max((max(self._batches(epoch, w), key=cost) for w in range(self.windows)), key=cost)
+        return cost(rows), self._collated(epoch, rows)
+
+    def _collated(self, epoch: int, rows: Rows) -> PackedBatch:
+        streams = [[self._stream(epoch, i) for i in row] for row in rows]
+        v = self.vocab
+        return collate(streams, self.row_tokens, v.pad_id, v.mask_id, v.code_space)
 
     def _stream(self, epoch: int, index: int) -> TokenStream:
         room = int(self.lengths[index])

@@ -24,6 +24,9 @@ class Source(Protocol):
     def epoch_of(self, update: int) -> float:
         """Epochs done when ``update`` starts."""
 
+    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+        """The batch of an epoch that costs most."""
+
 
 class Prefetcher:
     """``source`` with the next ``depth`` micro-batches under way; ``accumulate`` of them make an update.
@@ -56,6 +59,10 @@ class Prefetcher:
             if following not in self._ahead:
                 self._ask(following)
         return wanted.result()
+
+    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+        """That of the source."""
+        return self._worker.submit(self.source.dearest, epoch).result()
 
     def close(self) -> None:
         """Stop reading ahead."""

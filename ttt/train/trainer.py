@@ -40,6 +40,7 @@ from ttt.train.crash import load_crash, save_crash
 from ttt.train.engine import Engine, RankLostError, build_engine
 from ttt.train.engines.ranks import FellowError, is_lost_rank, lost_rank_message
 from ttt.train.limits import REASONS, check_limits, reached, time_limit_s
+from ttt.train.memory import check_memory
 from ttt.train.optim import beta1_at, check_section, lr_at, with_length
 from ttt.train.step import train_step, validation_losses
 from ttt.train.tracking import Progress, Tracker, Window, means
@@ -67,6 +68,9 @@ class Batches(Protocol):
 
     def epoch_of(self, update: int) -> float:
         """Epochs done when ``update`` starts."""
+
+    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+        """The batch of an epoch, over all ranks, that costs most: (what it counts, tokens) and the batch."""
 
 
 # Called at validation time on every rank, model in evaluation mode, no gradients: (trainer, step) -> further metrics.
@@ -105,6 +109,11 @@ class Trainer:
     ) -> None:  # fmt: skip
         check_section(config.train)
         check_limits(config.train)
+        if config.train.check_memory and config.train.engine != "local":
+            raise ConfigError(
+                f"train.check_memory: engine {config.train.engine!r} cannot drop gradients; set it to false, or use "
+                "train.engine=local"
+            )
         config = dataclasses.replace(config, train=with_length(config.train, loader.epoch_of))
         self.config, self.objective, self.loader = config, objective, loader
         self.dev_batches, self.callbacks = list(dev_batches), list(callbacks)
@@ -191,6 +200,11 @@ class Trainer:
             log.info(
                 "%s: nothing left to do: %d steps, %.0f s done (%s)", self.folder, state.step, state.elapsed_s, stopped
             )
+        if train.check_memory and not stopped:
+            with self.engine.ranks.together():
+                _, dearest = self.loader.dearest(int(self.loader.epoch_of(state.step)))
+                check_memory(self.engine, self.objective, dearest, self.config.run.seed)
+            self._began = time.monotonic()
         while not stopped:
             report, seconds = self._update()
             self.window.add(report, seconds)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ttt.errors import ConfigError
 from ttt.model.read import read_into
 from ttt.train.engines.ranks import Ranks
 
@@ -67,6 +68,10 @@ class Engine(ABC):
 
         ``beta1``: of this update, where it moves.  When the norm is not finite, nothing was updated.
         """
+
+    def discard(self) -> None:
+        """Drop the gradients that were added since the last `step`.  Raises `ConfigError` where an engine cannot."""
+        raise ConfigError(f"train.engine: {type(self).__name__} cannot drop gradients; use train.engine=local")
 
     @abstractmethod
     def save(self, folder: Path) -> list[Path]:

@@ -69,6 +69,10 @@ class LocalEngine(Engine):
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def discard(self) -> None:
+        """See `Engine.discard`."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def save(self, folder: Path) -> list[Path]:
         """One tensor per parameter and moment, by rank zero."""
         if self.rank:
