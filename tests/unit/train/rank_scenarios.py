@@ -99,6 +99,7 @@ def engines(root: Path) -> dict[str, Any]:
         found[name]["lines"] = lines(root / name)
     for name, source, engine, size in (
         ("zero3 to local on one", "zero3", "local", 1), ("local on one to zero2", "one", "zero2", 2),
+        ("zero2 to zero2 on one", "zero2", "zero2", 1),
     ):  # fmt: skip
         shutil.copytree(root / source, root / name)
         shutil.rmtree(root / name / "checkpoints/step-00000006")
@@ -118,6 +119,9 @@ def failures(root: Path) -> dict[str, Any]:
     for engine in ("local", "zero2"):
         started = train(engine, root / f"lost {engine}", 2, in_update(4, die), rank_timeout_s=20)
         found[f"lost {engine}"] = told(started.wait())
+        for name in (f"lost {engine}", f"whole {engine}"):  # the same command again, and without a stop
+            found[f"end of {name}"] = told(train(engine, root / name, 2, rank_timeout_s=20).wait())
+            found[f"end of {name}"]["lines"] = lines(root / name)
 
     def stay(loader: ToyLoader) -> None:
         (root / "here").touch()
@@ -293,7 +297,12 @@ def frozen(root: Path) -> dict[str, Any]:
         return World(size, work, root / f"{name}-logs")
 
     found: dict[str, Any] = {}
-    for name, engine, size in (("one", "local", 1), ("local", "local", 2), ("zero2", "zero2", 2), ("zero3", "zero3", 2)):
+    for name, engine, size in (
+        ("one", "local", 1),
+        ("local", "local", 2),
+        ("zero2", "zero2", 2),
+        ("zero3", "zero3", 2),
+    ):
         found[name] = told(train(name, engine, size).wait())
         found[name]["lines"] = lines(root / name)
     shutil.copytree(root / "zero3", root / "again")

@@ -74,7 +74,8 @@ def test_every_engine_equals_one_process_and_goes_on_with_any_other(scenario, tm
     # A checkpoint belongs to no engine and no number of ranks.
     ended(runs["zero3 to local on one"], 0)
     ended(runs["local on one to zero2"], 0, 0)
-    for name in ("zero3 to local on one", "local on one to zero2"):
+    ended(runs["zero2 to zero2 on one"], 0)
+    for name in ("zero3 to local on one", "local on one to zero2", "zero2 to zero2 on one"):
         same(runs[name]["lines"], one, 2e-5)
 
 
@@ -86,6 +87,11 @@ def test_failures_end_every_rank_with_one_message(scenario, tmp_path):
         assert "ttt train: step 5: another process of this run is gone" in text
         assert "the same command goes on from step-00000003" in text
         assert max(run["seconds"]) < 30
+        again, whole = runs[f"end of lost {engine}"], runs[f"end of whole {engine}"]
+        ended(again, 0, 0)
+        ended(whole, 0, 0)
+        assert [r["step"] for r in whole["lines"]] == [1, 2, 3, 4, 5, 6]
+        assert again["lines"] == whole["lines"]  # bit for bit
     text = ended(runs["second"], 2, 2)
     assert text.count("is running in this folder; wait for it, or choose another run.dir") == 1
     text = ended(runs["signal"], 0, 0)
