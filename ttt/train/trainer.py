@@ -240,7 +240,9 @@ class Trainer:
         window: list[PackedBatch] = []
         try:
             for index in range(self.config.train.accumulate):
-                window.append(replace(self.loader.micro_batch(update, index), progress=update / self.config.train.steps))
+                window.append(
+                    replace(self.loader.micro_batch(update, index), progress=update / self.config.train.steps)
+                )
             report = train_step(
                 self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr, beta1=beta1
             )
