@@ -67,6 +67,27 @@ def test_caches_batches_and_company_change_no_token(name, mask):
         assert ids_of(decoder(name, rule, cache="block"), some, batch_size=2) == plain
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mask", ["hybrid", "block_causal"])
+def test_caches_and_batches_change_no_token_whatever_the_weights_and_lengths(mask, seed):
+    """Weights and lengths of prompts are drawn; spoken parts of prompts begin anywhere."""
+    drawn, rule, model = gen(100 + seed), MASKS[mask], talker(10 + seed)
+
+    def number(low, high):
+        return int(torch.randint(low, high, (), generator=drawn))
+
+    some = []
+    for i in range(3):
+        spoken = [V.soa_id, *(number(V.code_start, V.code_stop) for _ in range(number(1, 30))), V.user_end_id]
+        text = [[number(5, 60) for _ in range(number(0, 25))] for _ in range(2)]
+        some.append(Prompt(f"r{i}", [V.im_start_id, *text[0], *(spoken if number(0, 2) else ()), *text[1], 6]))
+    plain = [ids_of(decoder(mask=rule, model=model, cache="none"), [p])[0] for p in some]
+    assert any(set(i) & {V.soa_id, V.soa_last_id} for i in plain), "the comparison must see spans"
+    assert ids_of(decoder(mask=rule, model=model, cache="exact"), some, batch_size=2) == plain
+    if mask in BLOCKS:
+        assert ids_of(decoder(mask=rule, model=model, cache="block"), some, batch_size=3) == plain
+
+
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
 def test_every_backbone(kind, strict):

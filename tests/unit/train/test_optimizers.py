@@ -25,6 +25,14 @@ def section(**values) -> TrainSection:
     return TrainSection(**{"steps": 100, "lr": 0.05, **values})
 
 
+@pytest.mark.parametrize("name, made", [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_adam_is_fused_where_every_parameter_allows_it(name, made):
+    optimizer = build_optimizer(TinyLM(), section(optimizer=name))
+    assert type(optimizer) is made and all(g["fused"] is True for g in optimizer.param_groups)
+    elsewhere = build_optimizer(TinyLM().to("meta"), section(optimizer=name))
+    assert not any(g["fused"] for g in elsewhere.param_groups)
+
+
 class Net(nn.Module):
     """A matrix, a large vector, a tiny one and a single number: every branch of ScaledAdam."""
 
