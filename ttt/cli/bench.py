@@ -9,6 +9,7 @@ import importlib
 BENCHES = {
     "train": ("ttt.bench.train", "a training step: packed rows, logits at loss positions, chunked cross-entropy"),
     "decode": ("ttt.bench.decode", "decoding: the cached, batched decoder"),
+    "valle": ("ttt.bench.valle", "decoding frames of codes, with the first book's keys kept and without"),
     "size": ("ttt.bench.size", "training and decoding at 0.5B and 1.5B parameters, on an accelerator"),
     "loader": ("ttt.bench.loader", "the loader: how many tokens a second it can feed"),
 }

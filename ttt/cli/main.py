@@ -39,7 +39,7 @@ VERBS = {
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
     "model": ("ttt.cli.model:model", "model folders: init | import | export | merge (adapters) | text (its text part) | show"),
     "estimate": ("ttt.cli.estimate:estimate", "what a recipe costs: parameters, memory by ZeRO stage, speed, hours, price"),
-    "bench": ("ttt.cli.bench:bench", "how fast: train | decode | loader | size; prints a table, writes JSON"),
+    "bench": ("ttt.cli.bench:bench", "how fast: train | decode | valle | loader | size; prints a table, writes JSON"),
     "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
     "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),
     "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal"),

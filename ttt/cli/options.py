@@ -74,7 +74,7 @@ def check(verb: argparse.ArgumentParser) -> None:
 
 def bench(verb: argparse.ArgumentParser) -> None:
     """``ttt bench``: what; the rest belongs to it (``ttt bench train --help``)."""
-    verb.add_argument("what", choices=("train", "decode", "loader", "size"), help="what to measure")
+    verb.add_argument("what", choices=("train", "decode", "valle", "loader", "size"), help="what to measure")
     verb.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own options: see 'ttt bench WHAT --help'")
 
 
