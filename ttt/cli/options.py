@@ -196,7 +196,9 @@ def data(verb: argparse.ArgumentParser) -> None:
     convert.add_argument("--limit", "--n-samples", type=int, default=0, metavar="N", help="first N rows only")
     convert.add_argument("--shard", type=int, default=0, metavar="N", help="N examples a file: OUTPUT.0000.jsonl ..., OUTPUT.json")
     convert.add_argument("--split", default="train", help="name of the manifest of a corpus (default: train)")
-    convert.add_argument("--tasks", nargs="+", default=["asr", "tts"], metavar="TASK", help="(default: asr tts; no text: continuation)")
+    convert.add_argument(
+        "--tasks", nargs="+", default=["asr", "tts"], metavar="TASK", help="(default: asr tts; no text: continuation)"
+    )
 
     encode = add("encode", "sound files in an examples file -> codes")
     encode.add_argument("input", metavar="INPUT", help="examples .jsonl with sound files")
