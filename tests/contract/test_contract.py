@@ -30,6 +30,7 @@ FIELDS: dict[str, list[dict]] = {
         {"temperature": 1.0, "end_guard": True},
     ],
     "threshold": [{}, {"block_length": 4, "gen_length": 16}],
+    "entropy_bound": [{}, {"block_length": 4, "gen_length": 16, "gamma": 2.0}],
     "first_hitting": [{}, {"block_length": 4, "gen_length": 16}],
     "block_causal": [{}, {"block_length": 3}],
     "hybrid": [{}, {"bidirectional_prompt_audio": False}],
@@ -107,6 +108,7 @@ def test_loss_sits_on_real_documents_only(name, seed):
 BLOCKS = {"block_length": 4, "gen_length": 12}
 SETTINGS: dict[str, dict] = {
     "blockwise": {**BLOCKS, "diffusion_steps": 6}, "threshold": BLOCKS, "first_hitting": BLOCKS,
+    "entropy_bound": {**BLOCKS, "gamma": 1.0},
     **{name: {"gen_length": 12} for name in ("fixed_length", "semi_ar_origin", "semi_ar_padding")},
 }  # fmt: skip
 COMBINATIONS = sorted(

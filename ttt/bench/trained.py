@@ -12,9 +12,10 @@ from ttt.bench.common import Report, Way, ids_of, measure, ratios, reference_loo
 from ttt.errors import ConfigError, TttError
 from ttt.interfaces import MaskRule
 from ttt.masks.library import BlockCausal, DualStream, Hybrid
+from ttt.sampling.certain import Threshold
 from ttt.sampling.interleave import Decoder
 from ttt.sampling.session import Prompt
-from ttt.sampling.unmask import Blockwise, Threshold
+from ttt.sampling.unmask import Blockwise
 
 
 def run_trained(arguments: argparse.Namespace) -> Report:

@@ -18,7 +18,7 @@ ARCH = Registry("arch", "model class", _I + "ModelClass", builtin=("ttt.model.cl
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
 SAMPLER = Registry(
     "sampler", "sampler", _I + "SpanSampler",
-    builtin=("ttt.sampling.unmask", "ttt.sampling.iterative", "ttt.sampling.books"),
+    builtin=("ttt.sampling.unmask", "ttt.sampling.certain", "ttt.sampling.iterative", "ttt.sampling.books"),
 )  # fmt: skip
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))

@@ -301,52 +301,6 @@ class Blockwise(Ranked):
         return best(step.guarded() if self.end_guard and len(step.ends) else step.score, count)
 
 
-@SAMPLER.register("threshold")
-@dataclass(frozen=True)
-class Threshold(Ranked):
-    """Confidence-threshold parallel decoding: every candidate that is certain enough, at least the best one.
-
-    Fast-dLLM (arXiv 2505.22618): commit all open positions with score >= ``threshold``; or, if ``factor`` > 0, the largest
-    n with (n + 1)(1 - c_n) < factor, c_n being the n-th highest confidence.  With ``remask: entropy`` the threshold is the
-    negative of an entropy in nats.  With the guard an end token waits until all before it is committed, in this step at
-    the latest.
-    """
-
-    threshold: float = 0.9
-    factor: float = 0.0
-    end_guard: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rule = getattr(type(self.remask), "registered_name", self.remask)
-        if self.factor < 0:
-            raise ValueError(f"factor must be >= 0 (0: off), got {self.factor}")
-        if rule == "low_confidence" and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1] for confidences, got {self.threshold}")
-        if self.factor > 0 and rule != "low_confidence":
-            raise ValueError(f"factor needs probabilities: remask must be low_confidence, got {rule!r}")
-
-    def most_calls(self, open_: int) -> int:
-        """One per open place: each call commits at least one."""
-        return open_
-
-    def commit(self, step: Step) -> Tensor:
-        """All that are certain enough; the best one in any case."""
-        sure = self._factor(step) if self.factor > 0 else step.open & (step.score >= self.threshold)
-        if not self.end_guard or not len(step.ends):
-            return sure | best(step.score, 1)
-        positions = torch.arange(sure.shape[1], device=sure.device)
-        without_ends = sure & ~step.is_end
-        reachable = positions <= step.first(step.open & ~without_ends)
-        return (sure & (~step.is_end | reachable)) | best(step.guarded(), 1)
-
-    def _factor(self, step: Step) -> Tensor:
-        ordered, index = step.score.sort(1, descending=True)
-        n = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
-        # (n + 1)(1 - c_n) grows with n: whoever passes is a prefix of the order.
-        return torch.zeros_like(step.open).scatter(1, index, (n + 1) * (1 - ordered) < self.factor) & step.open
-
-
 @SAMPLER.register("first_hitting")
 @dataclass(frozen=True)
 class FirstHitting(BlockSampler):

@@ -23,6 +23,7 @@ from ttt.text.tokenizer import TextTokenizer, train_bpe
 BLOCKS = {"block_length": 6, "gen_length": 36}
 FIELDS = {
     "blockwise": {**BLOCKS, "diffusion_steps": 12}, "threshold": {**BLOCKS, "threshold": 0.2}, "first_hitting": BLOCKS,
+    "entropy_bound": {**BLOCKS, "gamma": 2.0},
     **{name: {"gen_length": 30, "num_iterations": 3} for name in ("fixed_length", "semi_ar_origin", "semi_ar_padding")},
     "ar": {"temperature": 1.0},
 }  # fmt: skip
@@ -206,7 +207,7 @@ def test_settings_that_cannot_work(sampler, fields, message):
 LONGEST = 56
 TEN_THOUSAND = {
     "ar": {}, "blockwise": {"block_length": 28, "diffusion_steps": 10}, "threshold": {"block_length": 28, "threshold": 0.3},
-    "first_hitting": {"block_length": 28}, "fixed_length": {"num_iterations": 5},
+    "entropy_bound": {"block_length": 28, "gamma": 6.0}, "first_hitting": {"block_length": 28}, "fixed_length": {"num_iterations": 5},
     "semi_ar_padding": {"initial_length": 28, "num_iterations": 3},
     "semi_ar_origin": {"initial_length": 28, "length_increment": 28, "num_iterations": 3},
 }  # fmt: skip

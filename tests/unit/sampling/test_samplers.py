@@ -47,8 +47,11 @@ class Toy:
         return logits.float()
 
 
+FIXED = {"entropy_bound": {"remask"}}  # fields in which a sampler leaves no choice
+
+
 def build(name, **more):
-    known = {f.name for f in fields(SAMPLER.get(name))}
+    known = {f.name for f in fields(SAMPLER.get(name))} - FIXED.get(name, set())
     return SAMPLER.build({"name": name, **{k: v for k, v in {**SMALL, **more}.items() if k in known}}, "s")
 
 
@@ -164,7 +167,7 @@ def test_calls_as_promised(name, limit):
             total -= 4
         most = sum(map(sampler.most_calls, sizes))
         assert len(sizes) - (sizes[-1] == 0) <= len(toy.calls) <= most
-        assert len(toy.calls) == most or name == "threshold"
+        assert len(toy.calls) == most or name in ("threshold", "entropy_bound")
         assert name != "first_hitting" or len(toy.calls) == limit
     else:
         assert isinstance(sampler, Iterative)
@@ -259,13 +262,38 @@ def test_guarded_end_goes_with_everything_before_it():
 
 def test_entropy_as_threshold():
     sampler = build("threshold", block_length=6, gen_length=6, remask="entropy", threshold=-0.4)
-
-    def entropy(p):
-        return -(p * math.log(p) + (1 - p) * math.log(1 - p))
-
     confidences = [0.6, 0.9, 0.7, 0.95, 0.81, 0.5]
     left = [i for i in range(5) if entropy(confidences[i]) > 0.4]
     assert opened(sampler, Sure(confidences), 5)[1] == left
+
+
+def entropy(p):
+    return -(p * math.log(p) + (1 - p) * math.log(1 - p))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.2, 0.31, 0.6, 1.2, 9.0])
+def test_entropy_bound_against_its_definition(gamma):
+    """EB-Sampler: the most places, least entropy first, whose entropies but for the greatest sum to at most gamma."""
+    confidences = [0.6, 0.9, 0.7, 0.95, 0.81]
+    sampler = build("entropy_bound", block_length=6, gen_length=6, gamma=gamma)
+    for open_, left in zip(steps := opened(sampler, Sure([*confidences, 0.5]), 5), steps[1:] + [[]], strict=True):
+        h = sorted(entropy(confidences[i]) for i in open_)
+        count = max(n for n in range(1, len(h) + 1) if sum(h[:n]) - max(h[:n]) <= gamma)
+        assert set(open_) - set(left) == set(sorted(open_, key=lambda i: entropy(confidences[i]))[:count])
+
+
+def test_entropy_bound_guards_the_end_as_the_threshold_does():
+    sampler = build("entropy_bound", block_length=6, gen_length=6, gamma=0.35)
+    got = opened(sampler, Sure([0.7, 0.95, 0.6, 0.99, 0.98, 0.5], ends=(3,)), 5)
+    assert got == [[0, 1, 2, 3, 4], [0, 2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize("fields, pattern", [
+    ({"gamma": -0.1}, "gamma must be >= 0"), ({"remask": "low_confidence"}, "remask must be entropy"),
+])  # fmt: skip
+def test_impossible_entropy_bounds(fields, pattern):
+    with pytest.raises(ConfigError, match=f"^s: .*{pattern}"):
+        SAMPLER.build({"name": "entropy_bound", **fields}, "s")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ V = tiny_tokenizer().vocab
 SAMPLERS = {
     "blockwise": {"name": "blockwise", "block_length": 5, "gen_length": 20, "diffusion_steps": 12},
     "threshold": {"name": "threshold", "block_length": 5, "gen_length": 20, "threshold": 0.2},
+    "entropy_bound": {"name": "entropy_bound", "block_length": 5, "gen_length": 20, "gamma": 1.0},
     "first_hitting": {"name": "first_hitting", "block_length": 4, "gen_length": 20},
     "fixed_length": {"name": "fixed_length", "gen_length": 12, "num_iterations": 4},
     "semi_ar_origin": {
