@@ -169,8 +169,8 @@ def killed_runs(folder: str, *kills: str) -> list[dict]:
     return told
 
 
-def ranks(folder: str, steps: str) -> None:
-    """One of several processes under torchrun; rank 1 is told to stop in update 5."""
+def ranks(folder: str, steps: str, engine: str = "local") -> None:
+    """One of several processes under a launcher; rank 1 is told to stop in update 5 of 12."""
     from ttt.train.engine import world
 
     rank, size = world()
@@ -182,11 +182,15 @@ def ranks(folder: str, steps: str) -> None:
             return super().micro_batch(update, index)
 
     torch.set_num_threads(1)
+    more = {"engine": "deepspeed", "zero_stage": 2} if engine == "zero2" else {}
     model = TinyLM(seed=rank)  # rank zero's weights count
     model.drop.p = 0.0
-    report = trainer(Path(folder), Loader(rank, size), model, Toy(noise=False), accumulate=1, steps=int(steps)).run()
+    report = trainer(
+        Path(folder), Loader(rank, size), model, Toy(noise=False), accumulate=1, steps=int(steps), **more
+    ).run()
     print(json.dumps({"rank": rank, "step": report.step, "stopped": report.stopped}), flush=True)
 
 
 if __name__ == "__main__":
-    ranks(*sys.argv[1:])
+    # The launcher of DeepSpeed puts an option of its own before the script's.
+    ranks(*(a for a in sys.argv[1:] if not a.startswith("--local_rank")))
