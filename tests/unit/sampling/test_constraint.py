@@ -207,7 +207,8 @@ def test_settings_that_cannot_work(sampler, fields, message):
 LONGEST = 56
 TEN_THOUSAND = {
     "ar": {}, "blockwise": {"block_length": 28, "diffusion_steps": 10}, "threshold": {"block_length": 28, "threshold": 0.3},
-    "entropy_bound": {"block_length": 28, "gamma": 6.0}, "first_hitting": {"block_length": 28}, "fixed_length": {"num_iterations": 5},
+    "entropy_bound": {"block_length": 28, "gamma": 6.0}, "first_hitting": {"block_length": 28},
+    "fixed_length": {"num_iterations": 5},
     "semi_ar_padding": {"initial_length": 28, "num_iterations": 3},
     "semi_ar_origin": {"initial_length": 28, "length_increment": 28, "num_iterations": 3},
 }  # fmt: skip
