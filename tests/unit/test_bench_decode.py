@@ -99,7 +99,8 @@ def told(**more):
 
 def test_every_way_is_in_the_report(bench):
     report = bench.compare(told())
-    ours = {"exact", "block_cached", "block_causal", "threshold", "threshold_block_cached", "threshold_block_causal"}
+    ours = {"exact", "block_cached", "block_causal", "threshold", "threshold_block_cached", "threshold_block_causal",
+            "guided"}  # fmt: skip
     assert {*ours, "exact_batch2", "exact_batch2_over_exact", "reference"} == set(report.ratios)
     assert "one in 12" in report.table() and "tokens of exact = tokens of the reference" in report.table()
 

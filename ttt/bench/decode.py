@@ -44,6 +44,7 @@ PROMPT, TEXTS, BLOCK, BLOCKS = (
     4,
 )  # tokens of the prompt, of text before each span, of a block; blocks
 SAMPLED = 12  # one in so many of the reference's calls is timed
+GUIDANCE = 0.1  # cfg_scale of the guided way
 SWEEP = (300, 1_000, 2_000, 4_000, 8_000)  # tokens of the prompt
 
 
@@ -134,22 +135,23 @@ class Bench:
         """Tokens of an answer."""
         return len(self.script) + 2 * BLOCK * BLOCKS
 
-    def decoder(self, mask: MaskRule, steps: int, cache: str) -> Scripted:
-        """A decoder that takes ``steps`` calls for a block."""
+    def decoder(self, mask: MaskRule, steps: int, cache: str, guidance: float = 0.0) -> Scripted:
+        """A decoder that takes ``steps`` calls for a block; with ``guidance`` each has a second, uncached row."""
         length = BLOCK * BLOCKS
         sampler = Blockwise(
-            block_length=BLOCK, gen_length=length, diffusion_steps=steps * BLOCKS, remask=LowConfidence()
-        )
+            block_length=BLOCK, gen_length=length, diffusion_steps=steps * BLOCKS, remask=LowConfidence(),
+            cfg_scale=guidance,
+        )  # fmt: skip
         settings = DecodeSettings(max_tokens=self.tokens, cache=cache, length=Exactly(length - 1))
         decoder = Scripted(self.model, mask, sampler, settings)
         decoder.script = self.script
         return decoder
 
-    def way(self, mask: MaskRule, steps: int, cache: str, batch: int = 1) -> Way:
+    def way(self, mask: MaskRule, steps: int, cache: str, batch: int = 1, guidance: float = 0.0) -> Way:
         """Answers to ``batch`` prompts, all in work at the same time."""
 
         def answer(number: int) -> float:
-            return sum(len(g.ids) for g in self.decoder(mask, steps, cache).generate(self.prompts[:batch]))
+            return sum(len(g.ids) for g in self.decoder(mask, steps, cache, guidance).generate(self.prompts[:batch]))
 
         return answer
 
@@ -165,12 +167,14 @@ class Bench:
             "threshold": self.way(hybrid, fast, "exact"),
             "threshold_block_cached": self.way(hybrid, fast, "block"),
             "threshold_block_causal": self.way(blocks, fast, "exact"),
+            "guided": self.way(hybrid, BLOCK, "exact", guidance=GUIDANCE),
             batched: self.way(hybrid, BLOCK, "exact", arguments.batch),
         }
         notes = [
             f"threshold*: {fast} calls a block of {BLOCK} (--tokens-per-call {arguments.tokens_per_call:g}); how many a trained "
             "model needs at equal quality is to be measured on it (--run, 'ttt ablate')",
             "block_cached: an approximation under this mask; block_causal: another mask, under which keeping blocks is exact",
+            f"guided: cfg_scale {GUIDANCE}; each call has a second row whose prompt is hidden, which nothing is cached of",
         ]
         if not arguments.no_reference:
             plain = reference_loop("reference_decode")

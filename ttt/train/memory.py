@@ -11,7 +11,7 @@ from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.rng import derive_seed, generator
 from ttt.train.engines.base import Engine
-from ttt.train.step import _loss, name_examples, total_counts
+from ttt.train.step import micro_batch_loss, name_examples, total_counts
 from ttt.types import PackedBatch
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def check_memory(engine: Engine, objective: Objective, batch: PackedBatch, seed:
             torch.manual_seed(derive_seed(seed, "memory"))
             plan = objective.plan(batch, generator(seed, "memory"))
             with engine.micro_batch(last=True):
-                work = partial(_loss, objective=objective, plan=plan, counts=total_counts([plan]))
+                work = partial(micro_batch_loss, objective=objective, plan=plan, counts=total_counts([plan]))
                 loss, (live, _) = engine.compute(work)
                 if live:
                     engine.backward(loss)

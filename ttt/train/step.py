@@ -60,7 +60,7 @@ def train_step(
         # Dropout, if the backbone has any, draws from torch's global generator; this makes it a function of the batch too.
         torch.manual_seed(derive_seed(seed, "dropout", update, numbers[i]))
         with engine.micro_batch(last=i == len(plans) - 1):
-            loss, (live, found) = engine.compute(partial(_loss, objective=objective, plan=plan, counts=counts))
+            loss, (live, found) = engine.compute(partial(micro_batch_loss, objective=objective, plan=plan, counts=counts))
             if live or engine.lockstep:
                 engine.backward(loss * engine.world_size)
         sums.append([(name, t.sum.detach()) for name, t in live.items()])
@@ -132,7 +132,7 @@ def draw_plan(objective: Objective, batch: PackedBatch, seed: int, update: int, 
     return objective.plan(batch, generator(seed, "noise", update, 0, number))
 
 
-def _loss(
+def micro_batch_loss(
     model: nn.Module, objective: Objective, plan: Plan, counts: Mapping[str, float]
 ) -> tuple[Tensor, tuple[dict[str, LossTerm], LossTerms]]:
     """(loss [], (terms that count, all that the objective found)) of one micro-batch."""
