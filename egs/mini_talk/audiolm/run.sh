@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Audio continuation on the voices of mini_talk: hear the beginning of a series, go on in the same voice.
 #
-#   ./egs/mini_talk/audiolm/run.sh                          everything (about a quarter of an hour of one CPU core)
+#   ./egs/mini_talk/audiolm/run.sh                          everything (about twenty minutes of one CPU core)
 #   ./egs/mini_talk/audiolm/run.sh --recipe masked          upper books by masked diffusion instead of book by book
 #   ./egs/mini_talk/audiolm/run.sh --stage 4 run.seed=2     from training on; settings go to ttt untouched
 #
