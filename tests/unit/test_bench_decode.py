@@ -93,12 +93,13 @@ def test_sweep(bench):
 
 def told(**more):
     base = {"repeat": 1, "threads": 1, "seed": 1, "batch": 2, "tokens_per_call": 4.0, "full_reference": False,
-            "no_reference": False, "sweep": None, "run": "", "examples": "", "items": 2, "threshold": 0.5}  # fmt: skip
+            "no_reference": False, "sweep": None, "run": "", "examples": "", "items": 2, "threshold": 0.5,
+            "guided": False}  # fmt: skip
     return argparse.Namespace(**{**base, **more})
 
 
 def test_every_way_is_in_the_report(bench):
-    report = bench.compare(told())
+    report = bench.compare(told(guided=True))
     ours = {"exact", "block_cached", "block_causal", "threshold", "threshold_block_cached", "threshold_block_causal",
             "guided"}  # fmt: skip
     assert {*ours, "exact_batch2", "exact_batch2_over_exact", "reference"} == set(report.ratios)

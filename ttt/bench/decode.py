@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens that a call of the threshold ways commits; random weights are sure of nothing, so it is given (default 4)",
     )  # fmt: skip
     parser.add_argument("--full-reference", action="store_true", help="run every call of the reference in every round")
+    parser.add_argument("--guided", action="store_true", help=f"also exact with guidance (cfg_scale {GUIDANCE}); slow")
     parser.add_argument("--no-reference", action="store_true", help="time our ways only")
     parser.add_argument(
         "--sweep", choices=("prompt",), help="time of a block against the length of the prompt, instead"
@@ -167,15 +168,16 @@ class Bench:
             "threshold": self.way(hybrid, fast, "exact"),
             "threshold_block_cached": self.way(hybrid, fast, "block"),
             "threshold_block_causal": self.way(blocks, fast, "exact"),
-            "guided": self.way(hybrid, BLOCK, "exact", guidance=GUIDANCE),
             batched: self.way(hybrid, BLOCK, "exact", arguments.batch),
         }
         notes = [
             f"threshold*: {fast} calls a block of {BLOCK} (--tokens-per-call {arguments.tokens_per_call:g}); how many a trained "
             "model needs at equal quality is to be measured on it (--run, 'ttt ablate')",
             "block_cached: an approximation under this mask; block_causal: another mask, under which keeping blocks is exact",
-            f"guided: cfg_scale {GUIDANCE}; each call has a second row whose prompt is hidden, which nothing is cached of",
         ]
+        if arguments.guided:
+            ways["guided"] = self.way(hybrid, BLOCK, "exact", guidance=GUIDANCE)
+            notes.append(f"guided: cfg_scale {GUIDANCE}; each call has a second row, of which nothing is cached")
         if not arguments.no_reference:
             plain = reference_loop("reference_decode")
             reference = Reference(self, plain)
