@@ -206,8 +206,6 @@ def generate(arguments: argparse.Namespace) -> int:
     from ttt.sampling.trace import Tracer, header, write_trace
 
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
-    if not config.eval.limit:  # of a few it may be chance
-        check_words(files, tasks)
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     model = open_model(folder, attention).to(pick_device(config))
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
@@ -264,7 +262,7 @@ def score(arguments: argparse.Namespace) -> int:
         return 0
     tasks = {t.label: t for t in config.tasks}
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
-    if not config.eval.limit:
+    if not config.eval.limit:  # of a few it may be chance
         check_words(files, tasks)
     examples = [e for found in files.values() for e in found]
     limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
