@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -17,6 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those that systems hand out by themselves: no connection made meanwhile takes it."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 30000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 @dataclass
@@ -32,9 +45,7 @@ class World:
     """``size`` forked ranks that run ``work()``; use `wait`, or `kill` one and `wait`."""
 
     def __init__(self, size: int, work: Callable[[], Any], folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         self.files = [folder / f"rank-{rank}.log" for rank in range(size)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rank_worlds import free_port
 from tiny_training import lines
 
 pytest.importorskip("deepspeed")
@@ -34,18 +34,9 @@ def start(folder: Path, *launcher: str) -> list[dict]:
 
 
 def test_torchrun_and_the_launcher_of_deepspeed_start_the_same_run(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     torchrun = start(tmp_path / "torchrun", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     own = start(
-        tmp_path / "deepspeed",
-        "deepspeed.launcher.runner",
-        "--num_gpus",
-        "2",
-        "--master_port",
-        port,
-        "--hostfile",
-        "none",
-    )
+        tmp_path / "deepspeed", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", str(free_port()),
+        "--hostfile", "none",
+    )  # fmt: skip
     assert [r["step"] for r in torchrun] == [3, 6] and own == torchrun
