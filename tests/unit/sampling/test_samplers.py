@@ -1,81 +1,21 @@
 """What every registered sampler promises, and what single ones do, against a small stand-in for a network."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from tests.conftest import gen
+from tests.unit.sampling.toy_logits import CODES, EOA, MASK, PAD, Sure, Toy, V, build, fill, request
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import RemaskRule
 from ttt.registry.families import LENGTH, REMASK, SAMPLER
 from ttt.sampling.iterative import Iterative, remasked
-from ttt.sampling.unmask import BlockSampler, SpanRequest
+from ttt.sampling.unmask import BlockSampler
 
-CODES, MASK, EOA, PAD, V = range(8), 8, 9, 10, 12  # id 11 may never be written
 NAMES = [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).model_class)]
 EVERY = pytest.mark.parametrize("name", NAMES)
-SMALL = {
-    "block_length": 4, "gen_length": 12, "diffusion_steps": 6, "num_iterations": 4, "remasking_ratio": 0.6,
-    "initial_length": 5, "length_increment": 3,
-}  # fmt: skip
-
-
-class Toy:
-    """Logits that depend on the row's context and on every token of the tail, near ones most; remembers its calls."""
-
-    def __init__(self, contexts, seed=0, end_bias=-2.0):
-        g = gen(seed)
-        self.contexts, self.calls = contexts, []
-        self.place = 2 * torch.randn(64, V, generator=g, dtype=torch.float64)
-        self.mix = torch.randn(V, V, generator=g, dtype=torch.float64)
-        self.end_bias = end_bias
-
-    def __call__(self, rows, tails, last, unconditional=""):
-        self.calls.append((rows.tolist(), tails.clone(), unconditional))
-        return torch.stack([self.row(self.contexts[r], t)[-last:] for r, t in zip(rows.tolist(), tails, strict=True)])
-
-    def row(self, context, tail):
-        at = torch.arange(len(tail), dtype=torch.float64)
-        near = (-(at[:, None] - at[None]).abs()).exp()
-        near.fill_diagonal_(0)
-        logits = self.place[context : context + len(tail)] + near @ self.mix[tail]
-        logits[:, EOA] += self.end_bias
-        logits[:, MASK] += 9.0  # what may not be written is what it likes best
-        logits[:, 11] += 9.0
-        return logits.float()
-
-
-FIXED = {"entropy_bound": {"remask"}}  # fields in which a sampler leaves no choice
-
-
-def build(name, **more):
-    known = {f.name for f in fields(SAMPLER.get(name))} - FIXED.get(name, set())
-    return SAMPLER.build({"name": name, **{k: v for k, v in {**SMALL, **more}.items() if k in known}}, "s")
-
-
-def request(toy, canvas="span", limits=(30, 3, 7), seed=0, **more):
-    allowed = torch.zeros(len(limits), V, dtype=torch.bool)
-    allowed[:, [*CODES, EOA]] = True
-    base = SpanRequest(
-        predict=toy, mask_id=MASK, end_ids=[(EOA,)] * len(limits), allowed=allowed, exact=[None] * len(limits),
-        limit=limits, gens=[gen(100 * seed + i) for i in range(len(limits))], force_end=canvas == "span",
-        pad_id=None if canvas == "span" else PAD,
-    )  # fmt: skip
-    return replace(base, **more)
-
-
-def fill(sampler, r):
-    out = [[] for _ in range(r.rows)]
-    ended = [False] * r.rows
-    for block in sampler.span(r):
-        assert not ended[block.row], "nothing comes after the end"
-        out[block.row] += block.ids.tolist()
-        ended[block.row] = block.ended
-    return out
-
-
 VARIANTS = pytest.mark.parametrize(
     "fields",
     [
@@ -196,116 +136,6 @@ def test_calls_as_promised(name, limit):
 def test_impossible_settings_of_all(name, bad, pattern):
     with pytest.raises(ConfigError, match=f"^s: .*{pattern}"):
         build(name, **bad)
-
-
-# --- threshold
-
-
-class Sure:
-    """Every position is certain of its code to the degree listed, whatever is written; remembers what was open."""
-
-    def __init__(self, confidences, ends=()):
-        self.p, self.ends, self.open = confidences, ends, []
-
-    def __call__(self, rows, tails, last, unconditional=""):
-        at = tails.shape[1]
-        self.open.append((tails[0, -last:] == MASK).nonzero().flatten().tolist())
-        logits = torch.full((1, last, V), -torch.inf)
-        for i, place in enumerate(range(at - last, at)):
-            p = self.p[place]
-            best, other = (EOA, 0) if place in self.ends else (place % 7 + 1, 0)
-            logits[0, i, best], logits[0, i, other] = math.log(p), math.log(1 - p)
-        return logits
-
-
-def opened(sampler, predict, limit):
-    fill(sampler, request(predict, limits=(limit,)))
-    return predict.open
-
-
-def test_threshold_commits_all_that_are_certain_and_at_least_one():
-    sampler = build("threshold", block_length=6, gen_length=6, threshold=0.8)
-    got = opened(sampler, Sure([0.6, 0.9, 0.7, 0.95, 0.81, 0.5]), 5)  # place 5 holds the forced end
-    assert got == [[0, 1, 2, 3, 4], [0, 2], [0]]
-
-
-@pytest.mark.parametrize("threshold, calls", [(1.0, 5), (0.0, 1), (0.65, 2)])
-def test_threshold_and_number_of_calls(threshold, calls):
-    sampler = build("threshold", block_length=6, gen_length=6, threshold=threshold)
-    assert len(opened(sampler, Sure([0.6, 0.9, 0.7, 0.95, 0.81, 0.5]), 5)) == calls
-
-
-@pytest.mark.parametrize("factor", [0.05, 0.31, 0.5, 1.0, 3.0])
-def test_factor_rule_against_its_definition(factor):
-    confidences = [0.6, 0.9, 0.7, 0.95, 0.81]
-    sampler = build("threshold", block_length=6, gen_length=6, factor=factor)
-    for open_, left in zip(steps := opened(sampler, Sure([*confidences, 0.5]), 5), steps[1:] + [[]], strict=True):
-        ordered = sorted((confidences[i] for i in open_), reverse=True)
-        passing = [n for n, c in enumerate(ordered, 1) if (n + 1) * (1 - c) < factor]
-        assert len(open_) - len(left) == max([1, *passing])
-
-
-@pytest.mark.parametrize(
-    "guard, steps", [(True, [[0, 1, 2, 3, 4], [0, 2, 3], [2, 3], [3]]), (False, [[0, 1, 2, 3, 4], [0, 2], [2]])]
-)
-def test_end_guard_of_threshold(guard, steps):
-    """Place 3 is a certain end, 0 and 2 before it are uncertain: a guarded end waits for both."""
-    sampler = build("threshold", block_length=6, gen_length=6, threshold=0.9, end_guard=guard)
-    got = opened(sampler, Sure([0.7, 0.95, 0.6, 0.99, 0.98, 0.5], ends=(3,)), 5)
-    assert got[: len(steps)] == steps and len(got) <= len(steps)
-
-
-def test_guarded_end_goes_with_everything_before_it():
-    sampler = build("threshold", block_length=6, gen_length=6, threshold=0.9)
-    assert len(opened(sampler, Sure([0.95, 0.95, 0.92, 0.99, 0.98, 0.5], ends=(3,)), 5)) == 1
-
-
-def test_entropy_as_threshold():
-    sampler = build("threshold", block_length=6, gen_length=6, remask="entropy", threshold=-0.4)
-    confidences = [0.6, 0.9, 0.7, 0.95, 0.81, 0.5]
-    left = [i for i in range(5) if entropy(confidences[i]) > 0.4]
-    assert opened(sampler, Sure(confidences), 5)[1] == left
-
-
-def entropy(p):
-    return -(p * math.log(p) + (1 - p) * math.log(1 - p))
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.2, 0.31, 0.6, 1.2, 9.0])
-def test_entropy_bound_against_its_definition(gamma):
-    """EB-Sampler: the most places, least entropy first, whose entropies but for the greatest sum to at most gamma."""
-    confidences = [0.6, 0.9, 0.7, 0.95, 0.81]
-    sampler = build("entropy_bound", block_length=6, gen_length=6, gamma=gamma)
-    for open_, left in zip(steps := opened(sampler, Sure([*confidences, 0.5]), 5), steps[1:] + [[]], strict=True):
-        h = sorted(entropy(confidences[i]) for i in open_)
-        count = max(n for n in range(1, len(h) + 1) if sum(h[:n]) - max(h[:n]) <= gamma)
-        assert set(open_) - set(left) == set(sorted(open_, key=lambda i: entropy(confidences[i]))[:count])
-
-
-def test_entropy_bound_guards_the_end_as_the_threshold_does():
-    sampler = build("entropy_bound", block_length=6, gen_length=6, gamma=0.35)
-    got = opened(sampler, Sure([0.7, 0.95, 0.6, 0.99, 0.98, 0.5], ends=(3,)), 5)
-    assert got == [[0, 1, 2, 3, 4], [0, 2, 3], [2, 3]]
-
-
-@pytest.mark.parametrize("fields, pattern", [
-    ({"gamma": -0.1}, "gamma must be >= 0"), ({"remask": "low_confidence"}, "remask must be entropy"),
-])  # fmt: skip
-def test_impossible_entropy_bounds(fields, pattern):
-    with pytest.raises(ConfigError, match=f"^s: .*{pattern}"):
-        SAMPLER.build({"name": "entropy_bound", **fields}, "s")
-
-
-@pytest.mark.parametrize(
-    "fields, pattern",
-    [
-        ({"threshold": 1.5}, r"must lie in \[0, 1\]"), ({"factor": -1.0}, "factor must be >= 0"),
-        ({"factor": 1.0, "remask": "entropy"}, "remask must be low_confidence"),
-    ],
-)  # fmt: skip
-def test_impossible_thresholds(fields, pattern):
-    with pytest.raises(ConfigError, match=f"^s: .*{pattern}"):
-        build("threshold", **fields)
 
 
 # --- first hitting

@@ -22,6 +22,8 @@ from ttt.registry.families import OBJECTIVE
 from ttt.train.engine import build_engine
 from ttt.train.memory import check_memory
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Dear(ToyLoader):
     """Tells which of its batches costs most; counts how often it was asked."""
@@ -52,14 +54,6 @@ class Greedy(Toy):
     def terms(self, model, plan):
         super().terms(model, plan).terms["ar"].sum.backward()
         raise self.error
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_losses_and_weights_are_those_without_it_also_after_a_resume(tmp_path):
