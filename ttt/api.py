@@ -24,10 +24,10 @@ from ttt.types import AudioCodes, Example, Generation, Span, Turn, Waveform
 if TYPE_CHECKING:
     from ttt.interfaces import Codec, Task
     from ttt.model.lm import SpeechTextLM
-    from ttt.sampling.interleave import Decoder
-    from ttt.sampling.session import Prompt
-    from ttt.sampling.stream import StreamEvent
-    from ttt.sampling.trace import TraceRecord
+    from ttt.sampling.decoder.decoder import Decoder
+    from ttt.sampling.decoder.session import Prompt
+    from ttt.sampling.decoder.stream import StreamEvent
+    from ttt.sampling.trace.record import TraceRecord
     from ttt.text.tokenizer import TextTokenizer
 
     # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
@@ -96,8 +96,8 @@ class Model:
     _asked: int = field(default=0, repr=False)
 
     def decoder(self) -> Decoder:
-        """A new decoder of token ids (`ttt.sampling.interleave`): one for every answer, because it counts its calls."""
-        from ttt.sampling.interleave import Decoder
+        """A new decoder of token ids (`ttt.sampling.decoder.decoder`): one for every answer, because it counts its calls."""
+        from ttt.sampling.decoder.decoder import Decoder
 
         mask = getattr(self.config.objective, "mask", None)
         if mask is None:
@@ -127,7 +127,7 @@ class Model:
         trace: bool = False,
     ) -> list[Answer]:  # fmt: skip
         """Answers to several questions, at most ``eval.batch_size`` of them in work at a time."""
-        from ttt.sampling.trace import Tracer
+        from ttt.sampling.trace.record import Tracer
 
         names: Sequence[str] = uids if uids is not None else [""] * len(questions)
         prompts = [self.prompt(q, task, system, u) for q, u in zip(questions, names, strict=True)]
@@ -139,13 +139,13 @@ class Model:
         self, question: Question, task: str = "", system: str = "", uid: str = "",
         chunk_frames: Sequence[int] | None = None, sound: bool = True,
     ) -> Iterator[StreamEvent]:  # fmt: skip
-        """The answer as it comes: text, audio blocks and their sound, then the end; see `ttt.sampling.stream.StreamEvent`.
+        """The answer as it comes: text, audio blocks and their sound, then the end; see `ttt.sampling.decoder.stream.StreamEvent`.
 
         ``chunk_frames``: codes of the first, second, ... piece of sound (default 25, 50, 100, 150, 200).  Leaving the loop
         early stops decoding.  Raises `ConfigError` when there is no codec for the sound; ``sound=False`` does without.
         """
         from ttt.audio.streaming import CHUNK_FRAMES
-        from ttt.sampling.stream import stream
+        from ttt.sampling.decoder.stream import stream
 
         if sound and self.codec is None:
             raise ConfigError(
@@ -157,7 +157,7 @@ class Model:
     def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
         """The question as the model reads it."""
         from ttt.data.spans import encode_example
-        from ttt.sampling.session import Prompt
+        from ttt.sampling.decoder.session import Prompt
 
         self._asked += not uid and not isinstance(question, Example)
         example = self._example(question, task, system, uid or f"question/{self._asked}")
@@ -241,7 +241,7 @@ def open_run(
 
 def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:
     """The run's codec, ready; None if it has none.  Raises `ConfigError` when its codes are not the model's."""
-    from ttt.sampling.stream import check_codec
+    from ttt.sampling.decoder.stream import check_codec
 
     if config.codec is None:
         return None
@@ -281,7 +281,7 @@ def pick_device(config: RunConfig) -> str:
 def decode_settings(config: RunConfig) -> Any:
     """`DecodeSettings` of the configuration.  Raises `ConfigError` for a sampler that cannot write what was learned."""
     from ttt.model.classes import check_class
-    from ttt.sampling.interleave import DecodeSettings
+    from ttt.sampling.decoder.decoder import DecodeSettings
 
     e = config.eval
     learnt = config.objective.canvases

@@ -192,7 +192,7 @@ class ModelClass(ABC):
     The spine (trainer, checkpoints, decoder, evaluator) asks of the network: ``tokenizer``, ``attention``, ``dtype``,
     ``device``, ``num_ids`` (ids that its logits cover), ``save(folder)``, ``prepare()`` (before decoding), and a
     forward that its objectives call.  A network
-    with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what `ttt.sampling.session.Session`
+    with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what `ttt.sampling.decoder.session.Session`
     is for causal LMs.  Objectives and samplers name the class they work with (``model_class``).
     """
 
@@ -249,7 +249,7 @@ class SpanSampler(ABC):
     after the prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive``
     samplers never fill spans: audio is written token by token like text.
 
-    A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.steps`): it yields the `Call`s it wants
+    A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.samplers.steps`): it yields the `Call`s it wants
     answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover
     a range of ids only: column c stands for id c + ``request.first``.  ``model_class``: the class it decodes; empty: any.
     ``fills_holes``: it keeps what a prompt knows of its answer.
@@ -262,7 +262,7 @@ class SpanSampler(ABC):
 
     @abstractmethod
     def span(self, request: Any) -> Iterator[Any]:
-        """Fill one span per row; see `ttt.sampling.request.SpanRequest`."""
+        """Fill one span per row; see `ttt.sampling.samplers.request.SpanRequest`."""
 
 
 class StreamDecoder(ABC):

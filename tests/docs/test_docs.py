@@ -50,7 +50,7 @@ def test_documented_schedules_keep_the_contract(source, tmp_path):
 
 
 def test_documented_table_is_one(tmp_path):
-    from ttt.cli.ablation_table import read_table
+    from ttt.lab.table_file import read_table
 
     (table,) = blocks("yaml", "# my_table.yaml")
     (tmp_path / "my_table.yaml").write_text(table.values[0])

@@ -4,10 +4,10 @@ import torch
 from tests.parity.conftest import cases
 from ttt.masks.library import Hybrid
 from ttt.rng import generator
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.remask import LowConfidence
-from ttt.sampling.session import Prompt, Session
-from ttt.sampling.unmask import Blockwise, SpanRequest
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt, Session
+from ttt.sampling.samplers.blocks import Blockwise, SpanRequest
+from ttt.sampling.samplers.remask import LowConfidence
 
 
 @pytest.mark.parametrize("cache", ["exact", "none"])

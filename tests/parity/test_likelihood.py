@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.parity.conftest import cases, folder, tensors
-from ttt.eval.likelihood import Draws, Part, Patterns, estimate, masked_nll, patterns, spread_counts
+from ttt.likelihood import Draws, Part, Patterns, estimate, masked_nll, patterns, spread_counts
 from ttt.masks.library import Full
 from ttt.types import Kind, TokenStream, audio_runs
 

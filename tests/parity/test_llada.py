@@ -8,12 +8,12 @@ import torch
 from tests.parity.conftest import cases, folder
 from ttt.masks.library import Full
 from ttt.rng import generator
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.iterative import FixedLength, SemiArOrigin, SemiArPadding
-from ttt.sampling.logits import transfer_counts
-from ttt.sampling.remask import LowConfidence
-from ttt.sampling.session import Prompt, Session
-from ttt.sampling.unmask import Blockwise, SpanRequest
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt, Session
+from ttt.sampling.samplers.blocks import Blockwise, SpanRequest
+from ttt.sampling.samplers.iterative import FixedLength, SemiArOrigin, SemiArPadding
+from ttt.sampling.samplers.logits import transfer_counts
+from ttt.sampling.samplers.remask import LowConfidence
 
 ITERATIVE = {
     "fixed_length": FixedLength, "semi_autoregressive_origin": SemiArOrigin, "semi_autoregressive_padding": SemiArPadding,

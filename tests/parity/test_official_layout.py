@@ -13,10 +13,10 @@ from ttt.masks.library import Hybrid
 from ttt.masks.materialize import materialize
 from ttt.model.lm import SpeechTextLM
 from ttt.model.official import export, import_official, weight_files
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.remask import LowConfidence
-from ttt.sampling.session import Prompt
-from ttt.sampling.unmask import Blockwise
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.samplers.blocks import Blockwise
+from ttt.sampling.samplers.remask import LowConfidence
 from ttt.types import ModelInputs
 
 NAMES = {

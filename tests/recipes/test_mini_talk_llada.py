@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ttt.cli.ablation_table import read_table
 from ttt.config.load import load_config
+from ttt.lab.table_file import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "egs/mini_talk/llada/run.sh"

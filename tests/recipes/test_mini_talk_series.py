@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ttt.cli.ablation_table import read_table
 from ttt.config.load import load_config
 from ttt.data.manifest import read_manifest, wav_path
 from ttt.errors import DataError
+from ttt.lab.table_file import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "mini_talk" / "local"

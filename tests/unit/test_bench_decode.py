@@ -15,10 +15,10 @@ from ttt.data.formats import write_examples
 from ttt.errors import ConfigError, TttError
 from ttt.masks.library import BlockCausal, Hybrid
 from ttt.model.lm import SpeechTextLM
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.remask import LowConfidence
-from ttt.sampling.session import Prompt
-from ttt.sampling.unmask import Blockwise
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.samplers.blocks import Blockwise
+from ttt.sampling.samplers.remask import LowConfidence
 from ttt.types import Example
 
 V = tiny_tokenizer().vocab

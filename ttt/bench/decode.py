@@ -27,11 +27,11 @@ from ttt.errors import ConfigError, TttError
 from ttt.interfaces import LengthRule, MaskRule
 from ttt.masks.library import BlockCausal, Hybrid
 from ttt.rng import derive_seed
-from ttt.sampling.filling import Row
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.remask import LowConfidence
-from ttt.sampling.session import Ask, Prompt, Session
-from ttt.sampling.unmask import Blockwise
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.filling import Row
+from ttt.sampling.decoder.session import Ask, Prompt, Session
+from ttt.sampling.samplers.blocks import Blockwise
+from ttt.sampling.samplers.remask import LowConfidence
 
 if TYPE_CHECKING:
     from ttt.model.lm import SpeechTextLM

@@ -12,10 +12,10 @@ from ttt.bench.common import Report, Way, ids_of, measure, ratios, reference_loo
 from ttt.errors import ConfigError, TttError
 from ttt.interfaces import MaskRule
 from ttt.masks.library import BlockCausal, DualStream, Hybrid
-from ttt.sampling.certain import Threshold
-from ttt.sampling.interleave import Decoder
-from ttt.sampling.session import Prompt
-from ttt.sampling.unmask import Blockwise
+from ttt.sampling.decoder.decoder import Decoder
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.samplers.blocks import Blockwise
+from ttt.sampling.samplers.confidence import Threshold
 
 
 def run_trained(arguments: argparse.Namespace) -> Report:

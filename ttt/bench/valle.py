@@ -20,9 +20,9 @@ from ttt.errors import ConfigError, TttError
 from ttt.masks.library import Prefix
 from ttt.model.valle.arch import Valle
 from ttt.rng import derive_seed
-from ttt.sampling.books import ValleSampler
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.session import Ask, Prompt
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Ask, Prompt
+from ttt.sampling.samplers.codebooks import ValleSampler
 from ttt.text.tokenizer import train_bpe
 from ttt.types import Example, Span, Turn
 

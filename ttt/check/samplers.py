@@ -14,8 +14,8 @@ from ttt.check import world
 from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.diffusion.constraints import FramePosition
 from ttt.interfaces import LengthRule, RemaskRule, SpanSampler
-from ttt.sampling.allowed import Places
-from ttt.sampling.unmask import SpanRequest
+from ttt.sampling.samplers.allowed import Places
+from ttt.sampling.samplers.blocks import SpanRequest
 
 CODES, MASK, EOA, EOA_LAST, OTHER = range(10), 10, 11, 12, 13  # a vocabulary of 14 ids
 SIZE = 14

@@ -14,8 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.cli.ablation_table import RowSpec, TableSpec, read_table, seeds_of
-from ttt.cli.cells import (
+from ttt.config.load import build_config, load_config, to_plain
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError, DataError, TttError, suggest
+from ttt.eval import cards
+from ttt.lab.cells import (
     DECODING,
     Cell,
     Outcome,
@@ -27,11 +30,8 @@ from ttt.cli.cells import (
     run_cells,
     visible_gpus,
 )  # fmt: skip
-from ttt.cli.trainings import refuse_useless, taken, trainings_in
-from ttt.config.load import build_config, load_config, to_plain
-from ttt.config.schema import RunConfig
-from ttt.errors import ConfigError, DataError, TttError, suggest
-from ttt.eval import cards
+from ttt.lab.table_file import RowSpec, TableSpec, read_table, seeds_of
+from ttt.lab.trainings import refuse_useless, taken, trainings_in
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def plan(
 ) -> list[Cell]:  # fmt: skip
     """All cells, seed by seed, trained rows before those that use their training.  Rows' own
     settings win over ``overrides``, so that rows stay different.  ``trained``: folders of tables whose trainings are taken
-    where they are the same (`ttt.cli.trainings`).
+    where they are the same (`ttt.lab.trainings`).
 
     Loads and checks every configuration and takes the digests of its data; every refusal names the row.
     """
@@ -147,8 +147,8 @@ def _check_examples(config: RunConfig, checked: dict[tuple[str, frozenset[str]],
 def _measured(table: TableSpec, cells: Sequence[Cell]) -> tuple[list[Any], list[Any]]:
     """The table's metrics and, of the same tasks, calls per second; unknown keys are refused."""
     from ttt.cli.run import read_files
-    from ttt.eval.ablation import Measured
     from ttt.eval.keys import key_prefix
+    from ttt.lab.comparison import Measured
     from ttt.registry.families import METRIC
 
     known: dict[str, Any] = {}
@@ -230,7 +230,7 @@ def write_table(
 ) -> str:
     """Write ``table.*``, ``results.json`` and the plots from all finished cells; returns the table's text."""
     from ttt.eval import plots, tables
-    from ttt.eval.ablation import column, read_items
+    from ttt.lab.comparison import column, read_items
 
     shown, costs = metrics
     failed = {o.cell.name: o.error for o in outcomes if o.error}
@@ -384,8 +384,8 @@ def repro(arguments: argparse.Namespace, runner: Runner | None = None) -> int:
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[bool, list[str]]:
     """Every metric of a card beside the repeated one; whether all lie in the card's intervals."""
-    from ttt.eval.ablation import outcome
     from ttt.eval.tables import interval, number
+    from ttt.lab.comparison import outcome
 
     ok, lines = True, []
     width = max((len(key) for key in old["metrics"]), default=0)

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.api import Model, open_codec
+from ttt.chat.screen import Read, Screen, first_word, piped, terminal, visible
 from ttt.cli.opening import load_model, open_config
-from ttt.cli.screen import Read, Screen, first_word, piped, terminal, visible
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 
 if TYPE_CHECKING:
-    from ttt.cli.conversation import AnswerReader, Piece
+    from ttt.chat.conversation import AnswerReader, Piece
     from ttt.interfaces import Codec
     from ttt.model.lm import SpeechTextLM
-    from ttt.sampling.interleave import Decoder
+    from ttt.sampling.decoder.decoder import Decoder
     from ttt.types import Span, Turn
 
 LEAVE = ("quit", "exit", "q")
@@ -75,7 +75,7 @@ class Chat:
         out: Path | None,
         room: int = 0,
     ) -> None:
-        from ttt.cli.conversation import Conversation
+        from ttt.chat.conversation import Conversation
 
         self.model, self.folder, self.codec, self.screen, self.out = model, folder, codec, screen, out
         self.kept, self.player, self.single = True, "", False
@@ -139,7 +139,7 @@ class Chat:
         """Put a question, show the answer as it settles, keep both."""
         if self.single:
             self.talk.turns = []
-        from ttt.cli.conversation import AnswerReader, stream_answer
+        from ttt.chat.conversation import AnswerReader, stream_answer
 
         fit = self.talk.ask(question, self.config.eval.max_tokens)
         self._tell_room(fit.left_out, len(fit.prompt.ids))
@@ -305,7 +305,7 @@ class Chat:
 
     def set(self, text: str) -> None:
         """/set KEY VALUE"""
-        from ttt.cli.chat_settings import changed
+        from ttt.chat.settings import changed
 
         new = changed(self.config, text)
         decoder = self._decoder(new)  # may refuse: then nothing has changed
@@ -314,7 +314,7 @@ class Chat:
 
     def show(self, rest: str = "") -> None:
         """/show"""
-        from ttt.cli.chat_settings import shown
+        from ttt.chat.settings import shown
 
         self.screen.line(shown(self.config))
         self.screen.line(f"system {self.talk.system!r}; {len(self.talk.turns)} turns, {self.talk.tokens()} tokens of "

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from ttt.cli.common import component_path, configure, dry_run
-from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
 from ttt.errors import ConfigError, DataError
+from ttt.stage import Stage
 
 log = logging.getLogger(__name__)
 

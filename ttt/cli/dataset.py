@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.cli.common import spelled
-from ttt.cli.stage import Stage
 from ttt.errors import ConfigError
+from ttt.stage import Stage
 
 if TYPE_CHECKING:
     from ttt.data.audit import Audit

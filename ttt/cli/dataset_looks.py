@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttt.cli.stage import Stage
 from ttt.errors import ConfigError, DataError
+from ttt.stage import Stage
 
 if TYPE_CHECKING:
     from ttt.data.lengths import Lengths
@@ -65,7 +65,7 @@ def stats(arguments: argparse.Namespace) -> int:
     for reason, n in found.bad.most_common():
         log.warning("stats: %d records cannot be used: %s; first: %s", n, reason, found.first_bad[reason])
     if arguments.png:
-        from ttt.eval.length_plot import length_histogram
+        from ttt.inspection.length_plot import length_histogram
 
         title = f"{', '.join(Path(p).name for p in arguments.inputs)}: {len(found.tokens):,} examples"
         length_histogram(found.tokens, arguments.png, arguments.context, title=title)

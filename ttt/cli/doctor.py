@@ -17,7 +17,7 @@ from ttt.errors import ConfigError, DataError, TttError, suggest
 
 if TYPE_CHECKING:
     from ttt.data.blend import AnyLoader
-    from ttt.eval.doctor import Finding
+    from ttt.doctor import Finding
     from ttt.text.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ USED_ROWS_BATCHES = 20  # first batches of the run, of whose tokens the rows are
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Check one run, or make reference bands of several."""
-    from ttt.eval.doctor import check_bands, faults
+    from ttt.doctor import check_bands, faults
 
     folders = [Path(p) for p in arguments.runs]
     rows = {folder: read_metrics(folder) for folder in folders}
@@ -79,7 +79,7 @@ def examine(
     folder: Path, config: RunConfig, rows: Sequence[Mapping[str, Any]], probes: bool = True
 ) -> list[Finding]:
     """All findings of one run, reference bands apart."""
-    from ttt.eval.doctor import SKIP, Finding, check_log
+    from ttt.doctor import SKIP, Finding, check_log
     from ttt.train.checkpoint import latest_complete
     from ttt.train.optim import lr_at
 
@@ -124,7 +124,7 @@ def _tokenizer(config: RunConfig, checkpoint: Path | None) -> tuple[TextTokenize
 def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[AnyLoader | None, list[Finding]]:
     """The run's own loader, and what it says of the data."""
     from ttt.data.blend import training_loader
-    from ttt.eval.doctor import NOTE, OK, SKIP, WARN, Finding
+    from ttt.doctor import NOTE, OK, SKIP, WARN, Finding
 
     path = Path(config.data.train)
     if not path.exists():
@@ -160,7 +160,7 @@ def _cut_share(config: RunConfig, loader: AnyLoader) -> float:
 def _probes(
     config: RunConfig, tokenizer: TextTokenizer, loader: AnyLoader, checkpoint: Path | None, random_start: bool, done: int
 ) -> list[Finding]:
-    from ttt.eval.doctor import SKIP, WARN, Finding, check_model, check_plans, check_rows, check_start
+    from ttt.doctor import SKIP, WARN, Finding, check_model, check_plans, check_rows, check_start
     from ttt.model.lm import SpeechTextLM
 
     vocab, objective, seed = tokenizer.vocab, config.objective, config.run.seed
@@ -281,7 +281,7 @@ def read_bands(path: Path) -> dict[str, dict[str, dict[int, list[float]]]]:
 
 def _write_bands(arguments: argparse.Namespace, rows: Mapping[Path, Sequence[Mapping[str, Any]]]) -> int:
     """Add the bands of one recipe to a file; other recipes' stay."""
-    from ttt.eval.doctor import make_bands
+    from ttt.doctor import make_bands
 
     names = {arguments.recipe or recipe_name(folder) for folder in rows}
     if len(names) > 1 or "" in names:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def guard(arguments: argparse.Namespace) -> int:
     """Compare two evaluations on the same questions; writes ``guard.json`` with ``--out``; prints the table."""
     from ttt.eval.cards import write_json
-    from ttt.eval.guard import compare, guard_record, guard_table, read_scored
+    from ttt.textbench.guard import compare, guard_record, guard_table, read_scored
 
     folders = [_evaluated(arguments, side) for side in ("before", "after")]
     if arguments.dry_run:
@@ -33,7 +33,7 @@ def guard(arguments: argparse.Namespace) -> int:
 
 def _evaluated(arguments: argparse.Namespace, side: str) -> Path:
     """The result folder of one side, made first if a model was named."""
-    from ttt.eval.guard import is_scored
+    from ttt.textbench.guard import is_scored
 
     named = Path(getattr(arguments, side))
     if is_scored(named):

@@ -16,7 +16,7 @@ from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ttt.config.schema import RunConfig
-    from ttt.eval.attention import Tally
+    from ttt.inspection.attention import Tally
     from ttt.model.lm import SpeechTextLM
     from ttt.types import Example, Plan
 
@@ -66,7 +66,7 @@ def choose(path: str, uids: Sequence[str], limit: int) -> list[Example]:
 
 def times_of(config: RunConfig, asked: Sequence[float]) -> list[float | None]:
     """Diffusion times to look at; one in the middle by default, none for objectives without a time."""
-    from ttt.eval.attention import has_time
+    from ttt.inspection.attention import has_time
 
     if asked:
         return list(asked)
@@ -77,7 +77,7 @@ def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: floa
     """The objective's plan of one example, a row of its own."""
     from ttt.data.packing import collate
     from ttt.data.spans import encode_example
-    from ttt.eval.attention import plan_at
+    from ttt.inspection.attention import plan_at
     from ttt.rng import generator
 
     vocab = model.tokenizer.vocab
@@ -115,8 +115,8 @@ def _look(
     arguments: argparse.Namespace, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the network on every plan, draw, add up; prints a table per time."""
-    from ttt.eval.attention import measure, summary, table
-    from ttt.eval.attention_plots import layers_figure, pixels, save_pixels
+    from ttt.inspection.attention import measure, summary, table
+    from ttt.inspection.attention_plots import layers_figure, pixels, save_pixels
     from ttt.model.attention import attention_maps
 
     board = _board(folder / "tensorboard")
@@ -163,8 +163,8 @@ def _pictures(
 ) -> Any:  # fmt: skip
     import numpy as np
 
-    from ttt.eval.attention import kinds_of
-    from ttt.eval.attention_plots import map_figure
+    from ttt.inspection.attention import kinds_of
+    from ttt.inspection.attention_plots import map_figure
     from ttt.masks.materialize import dense
 
     allowed = dense(plan.mask, plan.layout)[0].cpu().numpy()

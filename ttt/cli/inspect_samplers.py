@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.api import Model, decode_settings
-from ttt.cli.chat_settings import same_canvas
+from ttt.chat.settings import same_canvas
 from ttt.cli.opening import load_model, open_config, results_folder
 from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError
 
 if TYPE_CHECKING:
-    from ttt.eval.compare import Answered
+    from ttt.inspection.samplers import Answered
     from ttt.model.lm import SpeechTextLM
     from ttt.types import Example
 
@@ -30,7 +30,7 @@ OWN = "own"  # the run's own sampler
 
 def samplers(arguments: argparse.Namespace) -> int:
     """Decode, measure, write ``samplers.json``, ``samplers.md`` and ``answers.jsonl``, print the table."""
-    from ttt.eval.likelihood import Draws
+    from ttt.likelihood import Draws
 
     config, checkpoint = open_config(arguments)
     contenders = read_contenders(config, arguments.samplers)
@@ -47,7 +47,7 @@ def samplers(arguments: argparse.Namespace) -> int:
     report = _report(config, contenders, answers, examples, checkpoint, arguments)
     shown = side_by_side(answers, examples, arguments.side_by_side) if arguments.side_by_side else ""
     _write(out, report, answers, shown)
-    from ttt.eval.compare import text_table
+    from ttt.inspection.samplers import text_table
 
     width = max(map(len, contenders))
     for name, line in report["what"].items():
@@ -141,8 +141,8 @@ def _decode(
     model: SpeechTextLM, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
 ) -> dict[str, list[Answered]]:
     from ttt.data.spans import encode_example
-    from ttt.eval.compare import decode
-    from ttt.sampling.session import Prompt
+    from ttt.inspection.samplers import decode
+    from ttt.sampling.decoder.session import Prompt
 
     asked = []
     for uid, example in prompts.items():
@@ -165,7 +165,7 @@ def _score(
     config: RunConfig,
     draws: Any,
 ) -> dict[str, list[Answered]]:
-    from ttt.eval.compare import score_likelihood
+    from ttt.inspection.samplers import score_likelihood
 
     budget = max(1, config.data.batch_tokens)
     return {
@@ -180,7 +180,7 @@ def _report(
 ) -> dict[str, Any]:  # fmt: skip
     from ttt.cli.run import settings_of
     from ttt.eval.cards import git_state, hardware, versions
-    from ttt.eval.compare import summarise
+    from ttt.inspection.samplers import summarise
 
     rate = getattr(config.codec, "frame_rate_hz", None) if config.codec is not None else None
     return {
@@ -238,7 +238,7 @@ def written(spans: Sequence[Any], most: int = 8) -> str:
 
 
 def _write(out: Path, report: Mapping[str, Any], answers: Mapping[str, Sequence[Answered]], shown: str) -> None:
-    from ttt.eval.compare import markdown_table
+    from ttt.inspection.samplers import markdown_table
 
     partial = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ttt.cli.common import configure, dry_run
 from ttt.cli.run import eval_folder, model_folder, pick_device, read_files
-from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
 from ttt.data.manifest import write_jsonl
+from ttt.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def likelihood(arguments: argparse.Namespace) -> int:
     """Write ``likelihood.json`` and ``likelihood.items.jsonl`` to the evaluation folder; print the table."""
     from ttt.errors import ConfigError
-    from ttt.eval.likelihood import Draws, item_record, likelihoods, summarise, table
+    from ttt.likelihood import Draws, item_record, likelihoods, summarise, table
 
     config = configure(arguments, ("run.dir", "eval.examples"))
     draws = Draws(arguments.draws, arguments.estimator, arguments.group, arguments.antithetic, arguments.cfg)

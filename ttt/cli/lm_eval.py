@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.cli.stage import Stage
-from ttt.cli.text_model import checkpoint_folder, make_scorer, read_config, settings_from
 from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError
+from ttt.stage import Stage
+from ttt.textbench.opening import checkpoint_folder, make_scorer, read_config, settings_from
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def prepare(arguments: argparse.Namespace, name: str = "lm-eval") -> tuple[RunCo
 def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, out: Path) -> None:
     """Tasks of the harness -> ``card.json`` and ``questions.jsonl`` in ``out``; prints the table."""
     from ttt.cli.run import decode_settings
-    from ttt.eval.harness.tasks import check_documents, choose, harness_version, load, task_digest
+    from ttt.textbench.tasks import check_documents, choose, harness_version, load, task_digest
 
     settings = settings_from(arguments, config)
     chosen = choose(arguments.tasks, arguments.task_dir)
@@ -69,7 +69,7 @@ def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, ou
             digest = task_digest(task, itertools.islice(task.eval_docs, n))
             print(f"{name}: {n} of {len(task.eval_docs)} documents, {task.OUTPUT_TYPE}, digest {digest}")
         return
-    from ttt.eval.harness.run import evaluate as run
+    from ttt.textbench.run import evaluate as run
 
     started = time.perf_counter()
     result = run(

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ttt.cli.lm_eval import finish, prepare, reading_settings, show_card
-from ttt.cli.stage import Stage
-from ttt.cli.text_model import make_scorer, settings_from
+from ttt.stage import Stage
+from ttt.textbench.opening import make_scorer, settings_from
 
 
 def mmlu_redux(arguments: argparse.Namespace) -> int:
     """Write ``card.json``, ``questions.jsonl`` and ``predictions_MODEL_SUBJECT.csv``; print the table."""
     from ttt.cli.run import decode_settings
-    from ttt.eval.harness.mmlu_redux import Protocol, read_folder, subject_files
+    from ttt.textbench.mmlu_redux import Protocol, read_folder, subject_files
 
     protocol = Protocol(arguments.protocol, arguments.labels, arguments.only_ok, arguments.parse, arguments.instruction)
     config, folder, out = prepare(arguments, f"mmlu-redux-{protocol.name}")
@@ -42,7 +42,7 @@ def mmlu_redux(arguments: argparse.Namespace) -> int:
             f"{len(chosen.questions)} questions of {len(told['subjects'])} of {len(subject_files(arguments.data))} subjects{left}"
         )
         return 0
-    from ttt.eval.harness.mmlu_redux import ask, summarize
+    from ttt.textbench.mmlu_redux import ask, summarize
 
     started = time.perf_counter()
     scorer = make_scorer(folder, config, settings)
@@ -68,7 +68,7 @@ def _name(folder: Path) -> str:
 
 def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """The published script's columns, and the subject; complete or not at all."""
-    from ttt.eval.harness.mmlu_redux import LETTERS
+    from ttt.textbench.mmlu_redux import LETTERS
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -91,7 +91,7 @@ SAMPLES: dict[str, Sample] = {
     ),
     "sampler": Sample(
         "One token a call, from left to right, seeing one mask token ahead.",
-        imports="import torch\n\nfrom ttt.sampling.logits import choose_audio\nfrom ttt.sampling.unmask import Block",
+        imports="import torch\n\nfrom ttt.sampling.samplers.logits import choose_audio\nfrom ttt.sampling.samplers.blocks import Block",
         members="gen_length: int = 2600  # most tokens of a span\ntemperature: float = 0.0",
         bodies={
             "span": "for row in range(request.rows):\n"

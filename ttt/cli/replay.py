@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ttt.errors import ConfigError, DataError, suggest
 
 if TYPE_CHECKING:
-    from ttt.sampling.frames import Cell, Frame
-    from ttt.sampling.trace import TraceRecord
+    from ttt.sampling.trace.record import TraceRecord
+    from ttt.sampling.trace.trace_frames import Cell, Frame
 
 # A confidence in [0, 1] as a colour of the 256-colour palette (viridis, dark to bright) and as a shade of grey.
 RAMP = (54, 61, 67, 73, 78, 149, 220)
@@ -27,8 +27,8 @@ MASKED, REMASKED = "240", "203"  # colours
 
 def replay(arguments: argparse.Namespace) -> int:
     """Show one answer of a trace."""
-    from ttt.sampling.frames import frames
-    from ttt.sampling.trace import read_trace
+    from ttt.sampling.trace.record import read_trace
+    from ttt.sampling.trace.trace_frames import frames
 
     if arguments.speed < 0 or arguments.width < 0:
         raise ConfigError(
@@ -52,7 +52,7 @@ def replay(arguments: argparse.Namespace) -> int:
         drawing = Drawing(head, record, max(width, 20), color, _can_draw(out))
         show(out, drawing, frames(record), arguments.speed, alive=out.isatty())
     if arguments.png:
-        from ttt.eval.trace_plot import trace_picture
+        from ttt.inspection.trace_plot import trace_picture
 
         try:
             drawn = trace_picture(record, head, picture)

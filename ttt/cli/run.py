@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ttt.api import decode_settings, model_folder, pick_device
 from ttt.cli.common import configure, dry_run
 from ttt.cli.model import starting_network
-from ttt.cli.stage import Stage
 from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError, DataError
+from ttt.stage import Stage
 
 if TYPE_CHECKING:
     from ttt.eval.recordings import Recordings
@@ -94,7 +94,7 @@ def train(arguments: argparse.Namespace) -> int:
     callbacks = []
     if config.train.generate_items:
         from ttt.eval.answer import AnswersInTraining
-        from ttt.sampling.interleave import Decoder
+        from ttt.sampling.decoder.decoder import Decoder
 
         tasks = {t.label: t for t in config.tasks}
         asked = read_files([config.data.dev], config.train.generate_items, set(tasks)) if len(held_out) else {}
@@ -202,8 +202,8 @@ def generate(arguments: argparse.Namespace) -> int:
         return 0
     from ttt.eval.answer import answer, forced_statistics
     from ttt.model.classes import open_model
-    from ttt.sampling.interleave import Decoder
-    from ttt.sampling.trace import Tracer, header, write_trace
+    from ttt.sampling.decoder.decoder import Decoder
+    from ttt.sampling.trace.record import Tracer, header, write_trace
 
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention

@@ -19,7 +19,7 @@ from ttt.errors import ConfigError
 
 if TYPE_CHECKING:
     from ttt.api import Model
-    from ttt.sampling.stream import StreamEvent
+    from ttt.sampling.decoder.stream import StreamEvent
 
 PERCENTILES = (50, 90, 99)
 

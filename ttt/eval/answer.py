@@ -20,9 +20,9 @@ from ttt.eval.recordings import Recordings
 from ttt.interfaces import Codec, Judge, Normalizer, Objective, Task
 from ttt.registry.families import METRIC
 from ttt.rng import generator
-from ttt.sampling.interleave import Decoder
-from ttt.sampling.session import Prompt
-from ttt.sampling.trace import Tracer
+from ttt.sampling.decoder.decoder import Decoder
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.trace.record import Tracer
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example
 

@@ -18,10 +18,10 @@ ARCH = Registry("arch", "model class", _I + "ModelClass", builtin=("ttt.model.cl
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
 SAMPLER = Registry(
     "sampler", "sampler", _I + "SpanSampler",
-    builtin=("ttt.sampling.unmask", "ttt.sampling.certain", "ttt.sampling.iterative", "ttt.sampling.books"),
+    builtin=("ttt.sampling.samplers.blocks", "ttt.sampling.samplers.confidence", "ttt.sampling.samplers.iterative", "ttt.sampling.samplers.codebooks"),
 )  # fmt: skip
-REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.remask",))
-LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.length",))
+REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.samplers.remask",))
+LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.samplers.length",))
 CODEC = Registry(
     "codec", "codec", _I + "Codec",
     builtin=("ttt.audio.codecs", "ttt.audio.mel_codecs", "ttt.audio.external", "ttt.audio.snac", "ttt.audio.cosyvoice"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ttt.registry.families import SAMPLER
-from ttt.sampling.unmask import Ranked
+from ttt.sampling.samplers.blocks import Ranked
 
 
 @SAMPLER.register("halving")

@@ -11,9 +11,9 @@ import torch
 
 from tests.unit.check.faults import exactly, planted
 from ttt.diffusion.constraints import FramePosition
-from ttt.sampling.length import Fixed
-from ttt.sampling.remask import LeftToRight
-from ttt.sampling.unmask import Block, Blockwise
+from ttt.sampling.samplers.blocks import Block, Blockwise
+from ttt.sampling.samplers.length import Fixed
+from ttt.sampling.samplers.remask import LeftToRight
 
 FAULTS, fault = planted()
 

@@ -18,8 +18,6 @@ import yaml
 
 from tests.conftest import audio, text
 from ttt.cli import ablate as verb
-from ttt.cli.ablation_table import read_table
-from ttt.cli.cells import CellFailed, Halted, Stop, Subprocesses
 from ttt.cli.main import main, parser
 from ttt.config.load import load_config, to_plain
 from ttt.data.formats import write_examples
@@ -27,6 +25,8 @@ from ttt.errors import ConfigError, DataError
 from ttt.eval import cards
 from ttt.eval.intervals import bootstrap
 from ttt.eval.metrics import Accuracy, CallsPerSecond
+from ttt.lab.cells import CellFailed, Halted, Stop, Subprocesses
+from ttt.lab.table_file import read_table
 from ttt.types import Example, Turn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -169,7 +169,7 @@ def test_only_seeds_jobs_and_settings(world, capsys):
 
 
 def test_trainings_of_another_table_are_used_again(world, capsys, monkeypatch):
-    monkeypatch.setattr("ttt.cli.trainings.is_trained", lambda folder, steps: folder.parent.name != "fast" and steps == 5)
+    monkeypatch.setattr("ttt.lab.trainings.is_trained", lambda folder, steps: folder.parent.name != "fast" and steps == 5)
     first = write_table(world)
     assert call("ablate", first, "--out", "out", runner=FakeVerbs()) == 0
     rows = {
@@ -201,7 +201,7 @@ def test_trainings_that_are_no_use_are_told(world, monkeypatch):
     assert call("ablate", first, "--out", "out", "--only", "a", runner=FakeVerbs()) == 0
     with pytest.raises(ConfigError, match="--trainings: no training there is finished; run that table first"):
         call("ablate", first, "--out", "new", "--trainings", "out")
-    monkeypatch.setattr("ttt.cli.trainings.is_trained", lambda folder, steps: True)
+    monkeypatch.setattr("ttt.lab.trainings.is_trained", lambda folder, steps: True)
     message = r"none is a training of this table; nearest is out/cells/a/seed-1 to 'a seed 1' \(train.lr: "
     with pytest.raises(ConfigError, match=message):
         call("ablate", first, "--out", "new", "--trainings", "out", "--only", "a", "train.lr=1e-5")
@@ -313,7 +313,7 @@ def script(world, body: str) -> tuple[str, ...]:
 
 def test_children_get_their_share_and_their_failure_is_quoted(world, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ttt.cli.cells.cores", lambda: 8)
+    monkeypatch.setattr("ttt.lab.cells.cores", lambda: 8)
     cell = a_cell(world)
     cell.prepare(False)
     body = "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], os.environ.get('CUDA_VISIBLE_DEVICES'))\nsys.exit(3)\n"

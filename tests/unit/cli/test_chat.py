@@ -7,10 +7,10 @@ from tests.conftest import tiny_model
 from tests.unit.cli.opened_runs import SYSTEMS, make_run, talk
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
+from ttt.chat.screen import Screen, visible
+from ttt.chat.settings import DECODING, changed
 from ttt.cli.chat import Chat, room_of
-from ttt.cli.chat_settings import DECODING, changed
 from ttt.cli.main import main
-from ttt.cli.screen import Screen, visible
 from ttt.config.load import load_config
 from ttt.data.formats import read_examples
 from ttt.data.spans import encode_example
@@ -38,8 +38,8 @@ def test_every_system_answers_as_its_decoder_does(runs, system, tmp_path, monkey
     config = load_config([runs[system] / "config.yaml"])
     from ttt.api import decode_settings
     from ttt.model.lm import SpeechTextLM
-    from ttt.sampling.interleave import Decoder
-    from ttt.sampling.session import Prompt
+    from ttt.sampling.decoder.decoder import Decoder
+    from ttt.sampling.decoder.session import Prompt
 
     model = SpeechTextLM.load(runs[system] / "model")
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))

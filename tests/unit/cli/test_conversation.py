@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import audio, text
-from ttt.cli.conversation import AnswerReader, Conversation
+from ttt.chat.conversation import AnswerReader, Conversation
 from ttt.data.spans import encode_example
 from ttt.errors import DataError
-from ttt.sampling.interleave import spans_of
+from ttt.sampling.decoder.decoder import spans_of
 from ttt.types import Turn
 
 

@@ -197,8 +197,8 @@ def test_training_from_a_store_a_mix_and_a_file(world, tmp_path, capsys):
 
 
 def test_a_cells_inputs_are_the_sources_of_a_mix_too(world):
-    from ttt.cli.cells import inputs_of
     from ttt.config.load import load_config
+    from ttt.lab.cells import inputs_of
 
     config = load_config([], [f"data.train={world / 'mix.json'}", f"data.tokenizer={world / 'tok'}"])
     found = inputs_of(config, {})

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from ttt.cli.main import VERBS, main, parser
-from ttt.cli.stage import Stage, fingerprint
 from ttt.errors import ConfigError, DataError
+from ttt.stage import Stage, fingerprint
 
 
 def test_unknown_verb(capsys):

@@ -19,9 +19,9 @@ from tests.conftest import tiny_tokenizer
 from tests.unit.sampling.test_stream import SAMPLERS, V, decoder, prompts, talker
 from ttt.cli.main import main
 from ttt.cli.replay import Drawing, scale_of, show
-from ttt.eval.trace_plot import states, trace_picture
-from ttt.sampling.frames import frames
-from ttt.sampling.trace import Tracer, TraceRecord, header, write_trace
+from ttt.inspection.trace_plot import states, trace_picture
+from ttt.sampling.trace.record import Tracer, TraceRecord, header, write_trace
+from ttt.sampling.trace.trace_frames import frames
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = V.code_start

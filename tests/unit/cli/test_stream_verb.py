@@ -13,8 +13,8 @@ from ttt.cli.main import main
 from ttt.cli.stream import Timing, parse_chunks, percentile
 from ttt.data.formats import write_examples
 from ttt.errors import ConfigError
-from ttt.sampling.stream import StreamEvent
-from ttt.sampling.trace import read_trace
+from ttt.sampling.decoder.stream import StreamEvent
+from ttt.sampling.trace.record import read_trace
 from ttt.types import Example, Generation
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from ttt.errors import DataError
 from ttt.eval import plots, tables
-from ttt.eval.ablation import (
+from ttt.eval.metrics import Accuracy, FirstBlockLatency, LengthRatio, Wer
+from ttt.eval.tables import GridCell, GridColumn, GridRow
+from ttt.lab.comparison import (
     Measured,
     column,
     holm,
@@ -23,8 +25,6 @@ from ttt.eval.ablation import (
     statistics_of,
     summarize,
 )
-from ttt.eval.metrics import Accuracy, FirstBlockLatency, LengthRatio, Wer
-from ttt.eval.tables import GridCell, GridColumn, GridRow
 
 WER = Measured("asr/wer", "ASR WER", Wer())
 RIGHT = Measured("qa/accuracy", "QA", Accuracy())

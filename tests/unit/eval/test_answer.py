@@ -11,8 +11,8 @@ from ttt.errors import ConfigError
 from ttt.eval.answer import AnswersInTraining, answer
 from ttt.masks.library import Hybrid
 from ttt.registry.families import NORMALIZER
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.unmask import Blockwise
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.samplers.blocks import Blockwise
 from ttt.tasks.speech import Asr, Tts
 from ttt.types import Example
 

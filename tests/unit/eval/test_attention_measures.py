@@ -10,7 +10,7 @@ from tests.unit.cli.opened_runs import SYSTEMS, make_run
 from ttt.cli.main import main
 from ttt.cli.opening import results_folder
 from ttt.errors import ConfigError
-from ttt.eval.attention import KINDS, Tally, has_time, kinds_of, measure, plan_at, summary, table
+from ttt.inspection.attention import KINDS, Tally, has_time, kinds_of, measure, plan_at, summary, table
 from ttt.masks.materialize import dense
 from ttt.model.attention import attention_maps, maps_bytes
 from ttt.objective.library import Ar

@@ -10,11 +10,11 @@ from ttt.config.load import load_config
 from ttt.data.formats import read_examples
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
-from ttt.eval.compare import Answered, decode, distinct, score_likelihood, self_bleu, summarise, text_table
-from ttt.eval.likelihood import Draws, likelihoods
+from ttt.inspection.samplers import Answered, decode, distinct, score_likelihood, self_bleu, summarise, text_table
+from ttt.likelihood import Draws, likelihoods
 from ttt.registry.families import MASK, SAMPLER
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.session import Prompt
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
 from ttt.types import Example, Generation, Turn
 
 

@@ -12,7 +12,7 @@ from ttt.config.schema import TrainSection
 from ttt.diffusion.schedules import Linear
 from ttt.diffusion.strategies import Banom, Ppm
 from ttt.diffusion.weightings import InverseP, Uniform
-from ttt.eval.doctor import (
+from ttt.doctor import (
     CAUSAL,
     FAULT,
     FROZEN,

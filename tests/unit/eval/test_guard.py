@@ -9,8 +9,8 @@ from tests.conftest import tiny_model
 from ttt.cli.main import main
 from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import make_card, read_card, write_card
-from ttt.eval.guard import compare, guard_table, read_scored
 from ttt.eval.intervals import bootstrap
+from ttt.textbench.guard import compare, guard_table, read_scored
 
 
 def scored(folder, right, task="quiz", **decode):

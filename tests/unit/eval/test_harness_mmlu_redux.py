@@ -12,7 +12,9 @@ from tests.conftest import tiny_model, tiny_tokenizer
 from ttt.cli.main import main
 from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import read_card
-from ttt.eval.harness.mmlu_redux import (
+from ttt.masks.library import Full, Hybrid
+from ttt.objective.library import Nar, TtT
+from ttt.textbench.mmlu_redux import (
     GROUPS,
     LETTERS,
     Protocol,
@@ -23,10 +25,8 @@ from ttt.eval.harness.mmlu_redux import (
     read_folder,
     summarize,
 )
-from ttt.eval.harness.scorer import ScorerSettings, TextScorer
-from ttt.eval.harness.texts import encode
-from ttt.masks.library import Full, Hybrid
-from ttt.objective.library import Nar, TtT
+from ttt.textbench.scorer import ScorerSettings, TextScorer
+from ttt.textbench.texts import encode
 
 ROW = {"question": "which one", "choices": ["cat", "dog", "fox", "mat"], "answer": 1, "error_type": "ok", "correct_answer": None}
 
@@ -137,8 +137,8 @@ def test_parsing(written, letter, any_, whole):
 def test_letters_are_the_likeliest_of_four_logits(model, questions, objective):
     """Against one whole-row forward per question, even when a code is the likeliest of all ids."""
     from tests.unit.eval.test_harness_scorer import slow_logits
-    from ttt.eval.harness.chain import stream_of
-    from ttt.eval.harness.texts import Pair
+    from ttt.textbench.chain import stream_of
+    from ttt.textbench.texts import Pair
 
     v = tiny_tokenizer().vocab
     loud = tiny_model(seed=3, bias={v.code_start: 30.0}).eval()
@@ -260,7 +260,7 @@ def test_a_plain_text_model_is_asked_by_its_own_vocabulary(tmp_path, questions):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.unit.cli.test_tokenizer_verb import plain_bpe
-    from ttt.cli.text_model import load_model, read_config
+    from ttt.textbench.opening import load_model, read_config
 
     plain = plain_bpe(["the quick brown fox jumps over the lazy dog"] * 3)
     config = AutoConfig.for_model(

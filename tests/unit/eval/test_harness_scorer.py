@@ -10,17 +10,17 @@ import torch
 from tests.conftest import chat, pack, text, tiny_model, tiny_tokenizer
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
-from ttt.eval.harness.bound import greedy_matches
-from ttt.eval.harness.chain import stream_of
-from ttt.eval.harness.scorer import ScorerSettings, TextScorer
-from ttt.eval.harness.texts import Pair, chat_text, encode, encode_pair, vocabulary, windows
-from ttt.eval.harness.writing import cut
-from ttt.eval.likelihood import Draws, Part
+from ttt.likelihood import Draws, Part
 from ttt.masks.library import Causal, Full, Hybrid, Prefix
 from ttt.masks.materialize import materialize
 from ttt.objective.library import Ar, Nar, TtT
-from ttt.sampling.remask import LowConfidence
-from ttt.sampling.unmask import Blockwise
+from ttt.sampling.samplers.blocks import Blockwise
+from ttt.sampling.samplers.remask import LowConfidence
+from ttt.textbench.bound import greedy_matches
+from ttt.textbench.chain import stream_of
+from ttt.textbench.scorer import ScorerSettings, TextScorer
+from ttt.textbench.texts import Pair, chat_text, encode, encode_pair, vocabulary, windows
+from ttt.textbench.writing import cut
 from ttt.types import ModelInputs, Span, Turn
 
 CONTEXTS = ("what is the capital of france", "a cat sat on", "one two three four five six seven eight nine ten is")
@@ -242,7 +242,7 @@ def test_bound_does_not_depend_on_batches_or_order_but_on_the_seed(model):
 @pytest.mark.parametrize("cfg", [0.0, 1.5])
 def test_greedy_check_follows_the_surest_place(model, cfg):
     """A target made by the slow loop is greedy, and no longer with one token changed."""
-    from ttt.eval.likelihood.scoring import without_context
+    from ttt.likelihood.scoring import without_context
 
     v = model.tokenizer.vocab
     allowed = vocabulary(model.tokenizer, v.size, "text")
@@ -325,8 +325,8 @@ def test_samples_repeat_with_the_seed_and_differ_between_repeats(model):
 
 
 def test_diffusion_answers_equal_the_decoder(model):
-    from ttt.sampling.interleave import Decoder, DecodeSettings
-    from ttt.sampling.session import Prompt
+    from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+    from ttt.sampling.decoder.session import Prompt
 
     # codes are never likely here, so the decoder's wider vocabulary writes the same
     v = model.tokenizer.vocab
@@ -388,7 +388,7 @@ def test_cut_contexts_are_counted(model):
 
 
 def test_long_jobs_tell_how_far_they_are(model, monkeypatch, caplog):
-    from ttt.eval.harness import scorer as module
+    from ttt.textbench import scorer as module
 
     wanted = [s.logprob for s in scorer(model).loglikelihood(REQUESTS)]
     monkeypatch.setattr(module, "_TOGETHER", 4)

@@ -16,11 +16,11 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 from ttt.cli.main import main
 from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import read_card
-from ttt.eval.harness.scorer import ScorerSettings, TextScorer
-from ttt.eval.harness.tasks import check_documents, choose, load, task_digest
-from ttt.eval.harness.texts import encode, encode_pair, windows
 from ttt.masks.library import Full, Hybrid
 from ttt.objective.library import Nar, TtT
+from ttt.textbench.scorer import ScorerSettings, TextScorer
+from ttt.textbench.tasks import check_documents, choose, load, task_digest
+from ttt.textbench.texts import encode, encode_pair, windows
 
 TASKS = Path(__file__).parent / "harness_tasks"
 
@@ -143,7 +143,7 @@ def test_a_diffusion_model_is_asked_by_the_bound(folder, tmp_path):
     card = read_card(tmp_path / "o/card.json")
     assert card["decode"]["draws"]["draws"] == 4 and card["decode"]["objective"] == "nar"
     assert "text/speech_mass" not in card["metrics"]
-    from ttt.eval.likelihood import Draws
+    from ttt.likelihood import Draws
 
     scorer = TextScorer(
         tiny_model(seed=3), Nar(mask=Full()), None,
@@ -213,8 +213,8 @@ def test_the_harness_finds_the_model_itself(folder, monkeypatch):
     """``--model ttt`` and ``--model unitlm`` in its own registry, arguments as strings."""
     from lm_eval.api.registry import get_model
 
-    from ttt.cli.harness import load_scorer
-    from ttt.eval.harness.model import register, request
+    from ttt.textbench.harness_cli import load_scorer
+    from ttt.textbench.model import register, request
 
     register(load_scorer)
     for name in ("ttt", "unitlm"):
@@ -244,7 +244,7 @@ def test_generative_mmlu_redux_parses_as_the_harness(written):
     from lm_eval.api.metrics import exact_match_fn
     from lm_eval.filters.extraction import RegexFilter
 
-    from ttt.eval.harness.mmlu_redux import LETTERS, parse
+    from ttt.textbench.mmlu_redux import LETTERS, parse
 
     for how, pattern in (("letter", r"\b([ABCD])\b"), ("any", "([ABCD])"), ("whole", None)):
         text = written if pattern is None else RegexFilter(pattern).apply([[written]], [{}])[0][0]
@@ -260,8 +260,8 @@ def test_a_plain_model_gets_the_numbers_of_the_harness_s_own(tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.unit.cli.test_tokenizer_verb import plain_bpe
-    from ttt.cli.harness import load_scorer
-    from ttt.eval.harness.model import HarnessModel, request
+    from ttt.textbench.harness_cli import load_scorer
+    from ttt.textbench.model import HarnessModel, request
 
     plain = plain_bpe([d["question"] for d in documents("choices.jsonl")])
     plain.add_special_tokens(["<|endoftext|>"])

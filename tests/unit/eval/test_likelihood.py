@@ -9,7 +9,8 @@ import torch
 from tests.conftest import audio, chat, pack, text, tiny_model, tiny_tokenizer
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
-from ttt.eval.likelihood import (
+from ttt.interfaces import Objective
+from ttt.likelihood import (
     Draws,
     Part,
     chain_nll,
@@ -24,7 +25,6 @@ from ttt.eval.likelihood import (
     summarise,
     table,
 )
-from ttt.interfaces import Objective
 from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid
 from ttt.masks.materialize import materialize
 from ttt.objective.dual_stream import DualStreamTtT

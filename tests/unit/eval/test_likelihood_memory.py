@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tests.conftest import gen, tiny_model
-from ttt.eval.harness.bound import bound_scores
-from ttt.eval.harness.texts import Pair, vocabulary
-from ttt.eval.likelihood import Draws, Part, masked_nll, patterns
-from ttt.eval.likelihood.scoring import columns_of, position_nll
+from ttt.likelihood import Draws, Part, masked_nll, patterns
+from ttt.likelihood.scoring import columns_of, position_nll
 from ttt.masks.library import Full
+from ttt.textbench.bound import bound_scores
+from ttt.textbench.texts import Pair, vocabulary
 from ttt.types import Columns, Kind, TokenStream, audio_runs
 
 ROWS = 4  # of a chunk

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.eval.harness.scorer import ScorerSettings, TextScorer
-from ttt.eval.harness.texts import chat_text, encode
 from ttt.masks.library import Causal
 from ttt.model.lm import SpeechTextLM
 from ttt.objective.library import Ar
 from ttt.text.tokenizer import train_bpe
 from ttt.text.vocab import PLAIN, TAGGED
+from ttt.textbench.scorer import ScorerSettings, TextScorer
+from ttt.textbench.texts import chat_text, encode
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "sang", "one", "two", "three", "songs", "for", "all", "of", "us")
 

@@ -9,7 +9,7 @@ from ttt.masks.materialize import materialize
 from ttt.objective.dual_stream import with_copies
 from ttt.objective.losses import plan_terms
 from ttt.registry.families import OBJECTIVE
-from ttt.sampling.session import Prompt, Session
+from ttt.sampling.decoder.session import Prompt, Session
 from ttt.types import Kind, ModelInputs
 
 

@@ -14,9 +14,9 @@ from ttt.masks.library import Full, Hybrid
 from ttt.model.lm import SpeechTextLM
 from ttt.objective.losses import plan_terms
 from ttt.registry.families import OBJECTIVE, SAMPLER
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.length import Fixed, UntilEoa
-from ttt.sampling.session import Prompt
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.samplers.length import Fixed, UntilEoa
 from ttt.types import Example
 
 V = tiny_tokenizer().vocab
@@ -101,7 +101,7 @@ def test_a_guided_call_counts_once():
 
 
 def test_the_prompt_is_never_written():
-    from ttt.sampling import session
+    from ttt.sampling.decoder import session
 
     made = []
 

@@ -8,7 +8,7 @@ import torch
 from tests.conftest import gen
 from ttt.errors import ConfigError
 from ttt.registry.families import SAMPLER
-from ttt.sampling.unmask import SpanRequest
+from ttt.sampling.samplers.blocks import SpanRequest
 
 CODES, MASK, EOA, EOA_LAST, OTHER = range(8), 8, 9, 10, 11  # a vocabulary of 12
 

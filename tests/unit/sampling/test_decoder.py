@@ -20,9 +20,9 @@ from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
 from ttt.registry.families import OBJECTIVE, SAMPLER
-from ttt.sampling.interleave import Decoder, DecodeSettings, spans_of
-from ttt.sampling.length import Fixed, UntilEoa
-from ttt.sampling.session import Prompt, Session
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings, spans_of
+from ttt.sampling.decoder.session import Prompt, Session
+from ttt.sampling.samplers.length import Fixed, UntilEoa
 from ttt.types import Example
 
 V = tiny_tokenizer().vocab

@@ -9,10 +9,10 @@ from tests.conftest import gen, layout_of, tiny_model, tiny_tokenizer
 from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid, Prefix
 from ttt.masks.materialize import dense
 from ttt.registry.families import SAMPLER
-from ttt.sampling import session as sessions
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.length import Budget, Fixed, UntilEoa
-from ttt.sampling.session import Ask, Prompt, Session
+from ttt.sampling.decoder import session as sessions
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Ask, Prompt, Session
+from ttt.sampling.samplers.length import Budget, Fixed, UntilEoa
 
 V = tiny_tokenizer().vocab
 SMALL = {

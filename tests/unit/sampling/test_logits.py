@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from tests.conftest import gen
-from ttt.sampling.logits import choose_audio, choose_text, guide, sampling_probabilities, transfer_counts
-from ttt.sampling.remask import LowConfidence, Random
+from ttt.sampling.samplers.logits import choose_audio, choose_text, guide, sampling_probabilities, transfer_counts
+from ttt.sampling.samplers.remask import LowConfidence, Random
 
 P = torch.tensor([0.5, 0.3, 0.15, 0.05])
 

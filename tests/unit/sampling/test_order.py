@@ -14,12 +14,12 @@ from ttt.errors import ConfigError
 from ttt.masks.library import Causal
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import SAMPLER
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.length import UntilEoa
-from ttt.sampling.session import Prompt
-from ttt.sampling.spans import spans_of
-from ttt.sampling.stream import stream
-from ttt.sampling.trace import Tracer
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.decoder.spans import spans_of
+from ttt.sampling.decoder.stream import stream
+from ttt.sampling.samplers.length import UntilEoa
+from ttt.sampling.trace.record import Tracer
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.text.vocab import FORMS, PLAIN, TAGGED
 from ttt.types import Example, Span, Turn

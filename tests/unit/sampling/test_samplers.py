@@ -11,8 +11,8 @@ from tests.unit.sampling.toy_logits import CODES, EOA, MASK, PAD, Sure, Toy, V, 
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import RemaskRule
 from ttt.registry.families import LENGTH, REMASK, SAMPLER
-from ttt.sampling.iterative import Iterative, remasked
-from ttt.sampling.unmask import BlockSampler
+from ttt.sampling.samplers.blocks import BlockSampler
+from ttt.sampling.samplers.iterative import Iterative, remasked
 
 NAMES = [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).model_class)]
 EVERY = pytest.mark.parametrize("name", NAMES)

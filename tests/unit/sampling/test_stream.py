@@ -10,10 +10,10 @@ from ttt.data.spans import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
 from ttt.registry.families import SAMPLER
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.length import Fixed
-from ttt.sampling.session import Prompt
-from ttt.sampling.stream import stream
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.decoder.stream import stream
+from ttt.sampling.samplers.length import Fixed
 from ttt.types import AudioCodes, Example
 
 V = tiny_tokenizer().vocab
@@ -189,7 +189,7 @@ def test_frames_of_several_books_come_whole(size):
     import dataclasses
     from types import SimpleNamespace
 
-    from ttt.sampling.interleave import Event, spans_of
+    from ttt.sampling.decoder.decoder import Event, spans_of
 
     vocab = dataclasses.replace(V, num_books=2, num_codes=16)
     tokenizer = SimpleNamespace(vocab=vocab, decode=tiny_tokenizer().decode)

@@ -9,9 +9,9 @@ import pytest
 from tests.conftest import tiny_tokenizer
 from tests.unit.sampling.test_stream import SAMPLERS, V, decoder, prompts, talker
 from ttt.errors import DataError
-from ttt.sampling.frames import MASK, Cell, Frame, frames
-from ttt.sampling.interleave import DecodeSettings
-from ttt.sampling.trace import KINDS, Tracer, TraceRecord, header, read_trace, write_trace
+from ttt.sampling.decoder.decoder import DecodeSettings
+from ttt.sampling.trace.record import KINDS, Tracer, TraceRecord, header, read_trace, write_trace
+from ttt.sampling.trace.trace_frames import MASK, Cell, Frame, frames
 
 UNCACHED = (
     {"cache": "none"} if "cache" in {f.name for f in dataclasses.fields(DecodeSettings)} else {"use_cache": False}
@@ -98,7 +98,7 @@ def test_confidences_are_those_the_sampler_ranked_by():
 def test_forced_ends_are_given_and_what_stands_behind_an_end_is_dropped():
     """A span may have two codes at most: its end token is put there, not predicted; a block longer than the span is cut."""
     from ttt.registry.families import SAMPLER
-    from ttt.sampling.length import UntilEoa
+    from ttt.sampling.samplers.length import UntilEoa
 
     d = decoder(model=talker(soa_id=9.0, eoa_id=-50.0, im_end_id=-50.0), max_tokens=12, length=UntilEoa(2))
     _, (record,) = traced(d, prompts(3, 1))
@@ -189,7 +189,7 @@ def test_a_trace_explains_itself(made):
     for record in read_trace(made[0])[1]:
         text = "".join(record.pieces)
         assert all(i in record.spelling or V.code_start <= i < V.code_stop for i in record.ids)
-        from ttt.sampling.interleave import spans_of
+        from ttt.sampling.decoder.decoder import spans_of
 
         spans = [s for s in spans_of(record.ids, tiny_tokenizer()) if s.kind == "text"]
         assert text == "".join(s.text for s in spans) and all(isinstance(s, Span) for s in spans)

@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import gen
 from ttt.registry.families import SAMPLER
-from ttt.sampling.unmask import SpanRequest
+from ttt.sampling.samplers.blocks import SpanRequest
 
 CODES, MASK, EOA, PAD, V = range(8), 8, 9, 10, 12  # id 11 may never be written
 SMALL = {

@@ -18,7 +18,7 @@ from ttt.data.pack import Settings as PackSettings
 from ttt.data.pack import pack
 from ttt.data.spans import encode_example
 from ttt.registry.families import TASK
-from ttt.sampling.interleave import spans_of
+from ttt.sampling.decoder.decoder import spans_of
 from ttt.tasks.prepare import encode_manifest, prepare, read_codes
 from ttt.text.tokenizer import TextTokenizer
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import SENTENCES
 from ttt.data.spans import encode_example
 from ttt.errors import DataError
-from ttt.sampling.interleave import spans_of
+from ttt.sampling.decoder.decoder import spans_of
 from ttt.text import llada
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.text.vocab import Vocabulary
@@ -159,7 +159,7 @@ def test_a_backbone_is_extended(tmp_path):
 
 
 def test_benchmarks_ask_text_only(tokenizer):
-    from ttt.eval.harness.texts import chat_text, encode, vocabulary
+    from ttt.textbench.texts import chat_text, encode, vocabulary
 
     v = tokenizer.vocab
     allowed = vocabulary(tokenizer, v.size + 3, "text")

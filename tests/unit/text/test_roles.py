@@ -10,14 +10,14 @@ from tests.conftest import SENTENCES, audio, chat, text
 from ttt.config.schema import ModelSection
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
-from ttt.eval.harness.texts import chat_text, encode, encode_pair
 from ttt.masks.library import Full
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER, SAMPLER
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.session import Prompt
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Prompt
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.text.vocab import ROLE_TOKENS, ROLES
+from ttt.textbench.texts import chat_text, encode, encode_pair
 from ttt.types import Example, Turn
 
 TEXTS = ("<|system|>\nbe brief<|endoftext|>", "<|user|>\na cat<|endoftext|>", "<|assistant|>\n", "the mat<|endoftext|>")

@@ -13,9 +13,9 @@ from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.model.valle.network import FrameInputs
 from ttt.registry.families import MASK, SAMPLER
-from ttt.sampling.checks import check_prompts
-from ttt.sampling.interleave import Decoder, DecodeSettings
-from ttt.sampling.session import Ask, Prompt
+from ttt.sampling.decoder.checks import check_prompts
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.decoder.session import Ask, Prompt
 from ttt.types import Example
 
 PREFIX = MASK.build("prefix", "mask")

@@ -1,6 +1,6 @@
 """The decoding state of a ``valle``: rows of frames that grow, and the passes over them.
 
-It answers the same asks as `ttt.sampling.session.Session`: logits at masked places of a row's flat ids.  A place of the first
+It answers the same asks as `ttt.sampling.decoder.session.Session`: logits at masked places of a row's flat ids.  A place of the first
 book is a step of the AR decoder, whose keys are kept: exactly, because no position ever sees what comes later (specification
 of AudioLM, section 8).  Which keys still hold is found by comparing codes, so samplers may take back what they like.
 """

@@ -1,0 +1,1 @@
+"""Conversation with a model in a terminal."""

@@ -1,0 +1,1 @@
+"""Looking inside a model: attention, samplers side by side, decoding traces, lengths."""

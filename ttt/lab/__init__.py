@@ -1,0 +1,1 @@
+"""Tables of experiments: cells, trainings, table files, comparison of seeds."""

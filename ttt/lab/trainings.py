@@ -1,0 +1,86 @@
+"""Trainings of other tables, used again: ``ttt ablate TABLE --trainings exp/ablations/OTHER``.
+
+A cell is its training and how it is decoded.  Where another table has trained the very same (configuration but for decoding,
+data and seed), a table takes that training and only decodes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt.errors import ConfigError, DataError
+from ttt.lab.cells import Cell, differences, is_decoding, is_trained
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training: its run folder and what it is made of."""
+
+    folder: Path
+    made_of: Mapping[str, Any]
+
+
+def trainings_in(folders: Sequence[str | Path]) -> list[Training]:
+    """All finished trainings of the tables in ``folders``.
+
+    Raises `ConfigError` for a folder that is no table's, `DataError` for a cell that cannot be read.
+    """
+    found = []
+    for folder in map(Path, folders):
+        cells = sorted(folder.glob("cells/*/*/cell.json"))
+        if not cells:
+            raise ConfigError(f"--trainings: {folder}: no cells of a table here; give the --out folder of a 'ttt ablate'")
+        for path in cells:
+            try:
+                identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+                steps = int(identity["config"]["train"]["steps"])
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(f"--trainings: {path}: not the description of a cell: {error}") from error
+            if is_trained(path.parent, steps):
+                found.append(Training(path.parent, made_of(identity)))
+    return found
+
+
+def made_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a cell's identity that decides its training."""
+    return {
+        part: {key: value for key, value in identity[part].items() if not is_decoding(f"{part}.{key}")}
+        for part in ("config", "inputs")
+    }
+
+
+def taken(cell: Cell, trainings: Sequence[Training]) -> Cell:
+    """The cell, decoding a training of ``trainings`` where there is the same; cells that train nothing stay as they are."""
+    if cell.parent is not None:
+        return cell
+    mine = made_of(cell.identity())
+    same = next((t for t in trainings if not differences(t.made_of, mine)), None)
+    return cell if same is None else decoding(cell, same.folder)
+
+
+def decoding(cell: Cell, folder: Path) -> Cell:
+    """The cell with the training in ``folder``."""
+    config = dataclasses.replace(cell.config, eval=dataclasses.replace(cell.config.eval, checkpoint=str(folder)))
+    return dataclasses.replace(cell, config=config)
+
+
+def refuse_useless(cells: Sequence[Cell], trainings: Sequence[Training]) -> None:
+    """Raise `ConfigError` when no cell could use any of ``trainings``; it tells what keeps the nearest apart."""
+    if any(cell.config.eval.checkpoint for cell in cells if cell.parent is None):
+        return
+    if not trainings:
+        raise ConfigError("--trainings: no training there is finished; run that table first")
+    apart = min(
+        (
+            (differences(t.made_of, made_of(cell.identity())), cell.name, t.folder)
+            for cell in cells if cell.parent is None for t in trainings
+        ),
+        key=lambda found: len(found[0]),
+    )  # fmt: skip
+    shown = ", ".join(x.removeprefix("config.") for x in apart[0][:3]) + (", .." if len(apart[0]) > 3 else "")
+    raise ConfigError(f"--trainings: none is a training of this table; nearest is {apart[2]} to {apart[1]!r} ({shown})")

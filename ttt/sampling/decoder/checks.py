@@ -1,0 +1,64 @@
+"""What cannot be decoded, said before the first network call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ttt.errors import ConfigError
+from ttt.interfaces import LengthRule, SpanSampler
+from ttt.sampling.decoder.session import Prompt
+from ttt.sampling.samplers.allowed import Places
+from ttt.text.vocab import ABSENT, Vocabulary
+
+
+def check_answer_settings(settings: Any, default: Any) -> None:
+    """Raise `ConfigError` for settings of the text mode, which there is none of when the canvas is the answer."""
+    for name in ("temperature", "top_k", "top_p", "min_text_tokens_after_audio", "length"):
+        if getattr(settings, name) != getattr(default, name):
+            raise ConfigError(
+                f"eval.{name}: has no meaning when eval.sampler.canvas is 'answer' (the sampler writes the text too); "
+                f"leave it at {getattr(default, name)!r} and set the sampler's own fields"
+            )
+
+
+def check_places(places: Places | None, vocab: Vocabulary, sampler: SpanSampler, length: LengthRule) -> None:
+    """Raise `ConfigError` for lengths that no span can have, and for canvases that vocabulary or constraint do not serve."""
+    if sampler.canvas == "speech" and vocab.soa_last_id == ABSENT:
+        raise ConfigError("eval.sampler.canvas: speech needs a token that opens a span; this vocabulary has none")
+    if places is None:
+        return
+    name = type(places.constraint).registered_name  # type: ignore[attr-defined]
+    if sampler.canvas == "answer" and not places.period:
+        raise ConfigError(
+            f"eval.constraint: {name!r} has no period, so it serves spans only; set eval.sampler.canvas=span"
+        )
+    most = getattr(sampler, "gen_length", 0)
+    if most and not places.codes_within(most):
+        raise ConfigError(f"eval.sampler.gen_length: {most} codes end inside the first frame under constraint {name!r}")
+    for last in (False, True):
+        exact = length.exact_codes(last)
+        if exact is not None and places.codes_within(exact) != exact:
+            raise ConfigError(
+                f"eval.length: a span of exactly {exact} codes would end inside a frame under constraint {name!r}; take "
+                f"{places.codes_within(exact)}, or another number after which a span may end"
+            )
+
+
+def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler) -> None:
+    """Raise `ConfigError` for a prompt that leaves no room in the positions that the model was made for, and for one with
+    known parts of its answer when the sampler does not keep them.
+    """
+    if any(len(p.known) for p in prompts) and not sampler.fills_holes:
+        raise ConfigError(
+            "eval.sampler: holes are filled by valle_masked with first_book=masked, which a network with "
+            "model.arch.nar=masked_all takes; this sampler writes what follows the prompt"
+        )
+    config = getattr(getattr(model, "hf", None), "config", None)
+    most = getattr(config, "max_position_embeddings", None)
+    for prompt in prompts:
+        if most and len(prompt.ids) >= most:
+            raise ConfigError(
+                f"prompt {prompt.uid!r}: {len(prompt.ids)} tokens leave no room for an answer in the model's {most} positions; "
+                "shorten it"
+            )

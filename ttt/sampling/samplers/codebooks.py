@@ -1,0 +1,243 @@
+"""Samplers of frames of codes: the first book from left to right, the other books by stages or by masked diffusion.
+
+A row is filled by a coroutine of its own (`ttt.sampling.samplers.steps`); rows that want something at the same time share a call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from ttt.errors import ConfigError
+from ttt.interfaces import SpanSampler
+from ttt.registry.families import SAMPLER
+from ttt.sampling.samplers.logits import choose_each, sampling_probabilities
+from ttt.sampling.samplers.request import SpanRequest
+from ttt.sampling.samplers.steps import Block, Call, Steps, drive, together
+
+
+@dataclass(frozen=True)
+class _FrameSampler(SpanSampler):
+    """What both samplers share: the first book (specification of AudioLM, section 8), limits, chunks.
+
+    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n the upper books of n frames are filled as soon as
+    their first book is there, which lets sound stream; it is an approximation: the NAR decoder was trained on whole targets.
+    """
+
+    canvas = "answer"  # no field: nothing to choose
+    model_class = "valle"
+
+    temperature: float = 1.0  # first book; 0: greedy
+    top_k: int = 0  # first book; 0: off
+    top_p: float = 1.0  # first book; 1: off
+    min_frames: int = 0  # no end before so many frames
+    max_frames: int = 500  # frames after which decoding stops (bounded by eval.max_tokens too)
+    stop_on_argmax: bool = True  # end when the end is the likeliest, whatever was drawn
+    repetition_window: int = 0  # frames looked back on; 0: off
+    repetition_share: float = 0.1  # a code that fills more of the window is drawn again from all codes (VALL-E 2)
+    chunk_frames: int = 0  # 0: the upper books when all frames are there (exact)
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"need temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self.temperature}, {self.top_k}, {self.top_p}"
+            )
+        if self.max_frames < 1 or not 0 <= self.min_frames <= self.max_frames:
+            raise ValueError(f"need 0 <= min_frames <= max_frames >= 1, got {self.min_frames} and {self.max_frames}")
+        if self.repetition_window < 0 or not 0 < self.repetition_share <= 1 or self.chunk_frames < 0:
+            raise ValueError("need repetition_window >= 0, 0 < repetition_share <= 1 and chunk_frames >= 0")
+
+    def span(self, request: SpanRequest) -> Iterator[Block]:
+        """See `SpanSampler`."""
+        yield from drive(self.steps(request), request.predict)
+
+    def steps(self, request: SpanRequest) -> Steps:
+        """All rows at once."""
+        yield from together([self.row(request, r) for r in range(request.rows)])
+
+    def row(self, request: SpanRequest, row: int) -> Steps:
+        """One row: the first book frame by frame, the others behind it."""
+        q, gen = request.books, request.gens[row]
+        frames = torch.full((0, q), request.mask_id, dtype=torch.long)
+        settled, ended = 0, False
+        past: list[int] = []
+        most, exact = self._limits(request, row)
+        while not ended and len(frames) < most:
+            tail = torch.cat([frames.flatten(), torch.tensor([request.mask_id])])
+            answers = yield [_call(row, tail, torch.tensor([len(tail) - 1]), "ar")]
+            at = torch.tensor([[len(tail) - 1]])
+            logits = request.restricted(torch.tensor([row]), answers[0], at)[0, 0].cpu()
+            ends = request.columns(request.end_ids[row], len(logits))
+            if len(frames) < self.min_frames or exact:
+                logits[ends] = -torch.inf
+            code = self._choose(logits, past, ends, gen)
+            if code in ends:
+                ended = True
+                break
+            past.append(code)
+            self._heard(request, row, len(frames) * q, code, logits)
+            new = torch.full((1, q), request.mask_id, dtype=torch.long)
+            new[0, 0] = code + request.first
+            frames = torch.cat([frames, new])
+            if self.chunk_frames and len(frames) - settled >= self.chunk_frames and len(frames) < most:
+                frames = yield from self.upper(request, row, frames, settled)
+                yield Block(row, frames[settled:].flatten(), False)
+                settled = len(frames)
+        frames = yield from self.upper(request, row, frames, settled)
+        ids = frames[settled:].flatten()
+        if ended or request.force_end:
+            ids, ended = torch.cat([ids, torch.tensor([request.end_ids[row][0]])]), True
+        if len(ids):
+            yield Block(row, ids, ended)
+
+    def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
+        """Fill the upper books of the frames from ``settled`` on; returns the frames [T, Q]."""
+        raise NotImplementedError
+        yield
+
+    def _limits(self, request: SpanRequest, row: int) -> tuple[int, bool]:
+        """Most frames, and whether there must be as many."""
+        exact = request.exact[row]
+        limit = request.limit[row] if exact is None else exact
+        return max(1, min(limit // request.books, limit if exact is not None else self.max_frames)), exact is not None
+
+    def _choose(self, logits: Tensor, past: list[int], ends: list[int], gen: Generator) -> int:
+        """A column: drawn, or the end, or drawn again where it repeats too much."""
+        likeliest = int(logits.argmax())
+        if self.temperature == 0 or (self.stop_on_argmax and likeliest in ends):
+            return likeliest
+        probs = sampling_probabilities(logits, self.temperature, self.top_k, self.top_p)
+        drawn = int(torch.multinomial(probs, 1, generator=gen))
+        window = past[-self.repetition_window :] if self.repetition_window else []
+        if window and window.count(drawn) > self.repetition_share * self.repetition_window:
+            drawn = int(torch.multinomial((logits / self.temperature).softmax(-1), 1, generator=gen))
+        return drawn
+
+    def _heard(self, request: SpanRequest, row: int, at: int, column: int, logits: Tensor) -> None:
+        if request.on_commit is not None:
+            score = logits.softmax(-1)[column : column + 1].float()
+            request.on_commit(row, torch.tensor([at]), torch.tensor([column + request.first]), score)
+
+
+@SAMPLER.register("valle")
+@dataclass(frozen=True)
+class ValleSampler(_FrameSampler):
+    """VALL-E's decoding: the first book token by token, then one pass for each further book."""
+
+    nar_temperature: float = 0.0  # upper books; 0: the likeliest code
+    chunk_prefix: bool = False  # frames of earlier chunks join the prompt (for networks trained with nar_prefix: first)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nar_temperature < 0:
+            raise ValueError(f"nar_temperature must be >= 0, got {self.nar_temperature}")
+
+    def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
+        """One call a book."""
+        q, t = request.books, len(frames)
+        if t == settled:
+            return frames
+        for book in range(1, q):
+            places = torch.arange(settled, t) * q + book
+            answers = yield [_call(row, frames.flatten(), places, joined=self.chunk_prefix)]
+            logits = request.restricted(torch.tensor([row]), answers[0], places[None])
+            chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
+            _report(request, row, places, chosen[0], logits[0].cpu())
+            frames = frames.clone()
+            frames[settled:, book] = chosen[0] + request.first
+        return frames
+
+
+@SAMPLER.register("valle_masked")
+@dataclass(frozen=True)
+class ValleMaskedSampler(_FrameSampler):
+    """Coarse-to-fine confidence decoding of masked books (MaskGIT's, arXiv 2202.04200, over frames and books).
+
+    All masked codes compete in every step; a code's confidence is multiplied by its book's weight, so that coarse books settle
+    first.  With model.arch.nar=masked the first book is written before, from left to right; with masked_all it is masked
+    too, and the answer has ``max_frames`` frames (or what is left of eval.max_tokens), or those a prompt's ``known`` leaves open
+    (in-filling).
+    """
+
+    steps_total: int = 16  # calls for the masked books
+    book_weights: list[float] = field(default_factory=list)  # of confidence, by book; empty: 2 ** -book
+    masked_temperature: float = 0.0  # of the codes; 0: the likeliest
+    noise: float = 0.0  # Gumbel noise on the log-confidence, falling to 0 with the steps
+    first_book: str = "ar"  # ar (nar=masked) | masked (nar=masked_all)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            self.steps_total < 1
+            or self.masked_temperature < 0
+            or self.noise < 0
+            or any(w <= 0 for w in self.book_weights)
+        ):
+            raise ValueError("need steps_total >= 1, masked_temperature >= 0, noise >= 0 and book_weights > 0")
+        if self.first_book not in ("ar", "masked"):
+            raise ValueError(f"first_book must be ar or masked, got {self.first_book!r}")
+
+    @property
+    def fills_holes(self) -> bool:  # type: ignore[override]
+        """Does it keep what a prompt knows of its answer (`Prompt.known`)?"""
+        return self.first_book == "masked"
+
+    def row(self, request: SpanRequest, row: int) -> Steps:
+        """With ``first_book`` masked, one canvas of frames; else as every sampler of frames."""
+        if self.first_book == "ar":
+            yield from super().row(request, row)
+            return
+        given = request.known[row] if request.known else ()
+        if len(given):
+            canvas = torch.tensor(list(given), dtype=torch.long).view(-1, request.books)
+        else:
+            most, _ = self._limits(request, row)
+            canvas = torch.full((most, request.books), request.mask_id, dtype=torch.long)
+        frames = yield from self.upper(request, row, canvas, 0)
+        yield Block(row, torch.cat([frames.flatten(), torch.tensor([request.end_ids[row][0]])]), True)
+
+    def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
+        """Unmask everything that is masked, some of it in each step."""
+        q = request.books
+        weights = torch.tensor(self.book_weights or [2.0**-b for b in range(q)])
+        if len(weights) != q:
+            raise ConfigError(f"eval.sampler.book_weights: {len(weights)} weights for {q} books; give one each")
+        flat = frames.flatten().clone()
+        flat_settled = torch.arange(len(flat)) < settled * q
+        total = int(((flat == request.mask_id) & ~flat_settled).sum())
+        gen = request.gens[row]
+        for step in range(self.steps_total):
+            places = ((flat == request.mask_id) & ~flat_settled).nonzero().flatten()
+            if not len(places):
+                break
+            answers = yield [_call(row, flat.clone(), places)]
+            logits = request.restricted(torch.tensor([row]), answers[0], places[None])
+            logits[..., request.columns(request.end_ids[row], logits.shape[-1])] = -torch.inf
+            chosen = choose_each(logits, self.masked_temperature, 0, 1.0, [gen])[0].cpu()
+            own = logits[0].cpu().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+            score = own + weights[places % q].log()
+            if self.noise:
+                uniform = torch.rand(len(places), generator=gen).clamp(min=1e-20)
+                score = score - self.noise * (1 - (step + 1) / self.steps_total) * (-uniform.log()).log()
+            # The cosine schedule: how many stay masked after this step.
+            left = int(total * math.cos(math.pi / 2 * (step + 1) / self.steps_total))
+            count = max(1, len(places) - left) if step + 1 < self.steps_total else len(places)
+            kept = score.topk(count).indices.sort().values
+            flat[places[kept]] = chosen[kept] + request.first
+            _report(request, row, places[kept], chosen[kept], logits[0].cpu()[kept])
+        return flat.view(-1, q)
+
+
+def _call(row: int, tail: Tensor, places: Tensor, kind: str = "diffusion", joined: bool = False) -> Call:
+    """Logits of one row at ``places`` i64 [p] of its tail i64 [m]."""
+    return Call(torch.tensor([row]), tail[None], places[None], len(tail) - int(places[0]), kind=kind, joined=joined)
+
+
+def _report(request: SpanRequest, row: int, places: Tensor, chosen: Tensor, logits: Tensor) -> None:
+    if request.on_commit is not None:
+        score = logits.softmax(-1).gather(1, chosen[:, None])[:, 0].float()
+        request.on_commit(row, places, chosen + request.first, score)

@@ -1,0 +1,106 @@
+"""Block samplers that commit as many tokens a call as they are certain of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt.registry import component
+from ttt.registry.families import SAMPLER
+from ttt.sampling.samplers.blocks import Ranked, Step, best
+
+
+@dataclass(frozen=True)
+class Certain(Ranked):
+    """Every candidate that is certain enough, at least the best one.
+
+    With the guard an end token waits until all before it is committed, in this step at the latest.
+    """
+
+    end_guard: bool = True
+
+    @abstractmethod
+    def sure(self, step: Step) -> Tensor:
+        """bool [L, w]: open places whose candidates are certain enough to be written together."""
+
+    def most_calls(self, open_: int) -> int:
+        """One per open place: each call commits at least one."""
+        return open_
+
+    def commit(self, step: Step) -> Tensor:
+        """All that are certain enough; the best one in any case."""
+        sure = self.sure(step)
+        if not self.end_guard or not len(step.ends):
+            return sure | best(step.score, 1)
+        positions = torch.arange(sure.shape[1], device=sure.device)
+        without_ends = sure & ~step.is_end
+        reachable = positions <= step.first(step.open & ~without_ends)
+        return (sure & (~step.is_end | reachable)) | best(step.guarded(), 1)
+
+    @property
+    def _rule(self) -> Any:
+        return getattr(type(self.remask), "registered_name", self.remask)
+
+
+@SAMPLER.register("threshold")
+@dataclass(frozen=True)
+class Threshold(Certain):
+    """Confidence-threshold parallel decoding: every candidate that is certain enough, at least the best one.
+
+    Fast-dLLM (arXiv 2505.22618): commit all open positions with score >= ``threshold``; or, if ``factor`` > 0, the largest
+    n with (n + 1)(1 - c_n) < factor, c_n being the n-th highest confidence.  With ``remask: entropy`` the threshold is the
+    negative of an entropy in nats.
+    """
+
+    threshold: float = 0.9
+    factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor < 0:
+            raise ValueError(f"factor must be >= 0 (0: off), got {self.factor}")
+        if self._rule == "low_confidence" and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1] for confidences, got {self.threshold}")
+        if self.factor > 0 and self._rule != "low_confidence":
+            raise ValueError(f"factor needs probabilities: remask must be low_confidence, got {self._rule!r}")
+
+    def sure(self, step: Step) -> Tensor:
+        """Those above the threshold, or those of the factor rule."""
+        if self.factor <= 0:
+            return step.open & (step.score >= self.threshold)
+        ordered, index = step.score.sort(1, descending=True)
+        n = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+        # (n + 1)(1 - c_n) grows with n: whoever passes is a prefix of the order.
+        return torch.zeros_like(step.open).scatter(1, index, (n + 1) * (1 - ordered) < self.factor) & step.open
+
+
+@SAMPLER.register("entropy_bound")
+@dataclass(frozen=True)
+class EntropyBound(Certain):
+    """Entropy-bounded parallel decoding: as many of the least spread out places as are nearly independent of each other.
+
+    EB-Sampler (arXiv 2505.24857): places in the order of their entropies H, the largest n with H_1 + ... + H_n - max H <=
+    ``gamma`` nats; the left side bounds the mutual information that writing them at once gives up.
+    """
+
+    remask: Any = component("remask", "entropy")
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma < 0:
+            raise ValueError(f"gamma must be >= 0 nats, got {self.gamma}")
+        if self._rule != "entropy":
+            raise ValueError(f"the bound is one of entropies: remask must be entropy, got {self._rule!r}")
+
+    def sure(self, step: Step) -> Tensor:
+        """The longest run of the order whose entropies, but for the greatest, sum to at most ``gamma``."""
+        entropy, index = (-step.score).sort(1)  # inf where nothing is open
+        # In this order the greatest is the last, so what counts is the sum of those before.
+        given_up = entropy.cumsum(1) - entropy
+        within = (given_up <= self.gamma) & entropy.isfinite()  # inf - inf is no number, and not within
+        return torch.zeros_like(step.open).scatter(1, index, within) & step.open

@@ -1,0 +1,133 @@
+"""What a sampler is asked to fill: rows, what may be written in them, where they end, and who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from ttt.errors import CheckpointError, ConfigError
+from ttt.sampling.samplers.allowed import Grid, Places
+
+
+class Predict(Protocol):
+    """Logits f32 [R, last, V] of the last positions of ``tails`` i64 [R, m], for the rows ``rows`` i64 [R]."""
+
+    def __call__(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "", /) -> Tensor:
+        """``unconditional``: a guidance mode; the context is then replaced by mask tokens as that mode says."""
+        ...
+
+
+# (row, offsets in the span i64 [m], ids i64 [m], scores f32 [m])
+Listener = Callable[[int, Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class SpanRequest:
+    """One span (or one whole answer) to fill in each of n rows.
+
+    ``predict``: answers the calls of `SpanSampler.span`.  ``first``: the id that the first column of all logits stands for (0
+    unless the caller computes logits for a range of ids only).  ``end_ids``: per row the tokens that end its span, in order
+    of precedence.  ``allowed`` bool [n, columns] or None: ids that may be written.  ``exact``: per row a fixed number of codes
+    or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
+    stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
+    whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
+    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.  ``known``: per row the
+    answer as far as it is given, mask tokens where it is to be written (empty: nothing).  ``places``: what stands at which place
+    of a span (`ttt.sampling.samplers.allowed.Places`), or of an answer (`Grid`); None: the same everywhere.
+    """
+
+    predict: Predict
+    mask_id: int
+    end_ids: Sequence[Sequence[int]]
+    allowed: Tensor | None
+    exact: Sequence[int | None]
+    limit: Sequence[int]
+    gens: Sequence[Generator]
+    forbidden: Sequence[int] = ()
+    strict: bool = True
+    device: Any = "cpu"
+    on_commit: Listener | None = None  # what a call wrote
+    on_remask: Listener | None = None  # what a call predicted and masked again
+    force_end: bool = True
+    pad_id: int | None = None
+    first: int = 0
+    books: int = 1
+    known: Sequence[Sequence[int]] = ()
+    places: Places | Grid | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows n."""
+        return len(self.gens)
+
+    def total(self, row: int, gen_length: int) -> int:
+        """Most tokens of a row, its forced end token included."""
+        if not self.strict:
+            return gen_length
+        if not self.force_end:
+            return min(self.limit[row], gen_length)
+        codes = self.exact[row]
+        most = min(self.limit[row], gen_length if codes is None else codes)
+        return (self.places.codes_within(most) if isinstance(self.places, Places) else most) + 1
+
+    def forced(self, row: int) -> int | None:
+        """The end token that stands in the last place from the start, if one is forced."""
+        return self.end_ids[row][0] if self.strict and self.force_end else None
+
+    def restricted(self, rows: Tensor, logits: Tensor, places: Tensor | None = None) -> Tensor:
+        """Logits [R, p, columns] of ``rows`` i64 [R] with everything that may not be written at minus infinity.
+
+        ``places`` i64 [R, p]: where they stand in the span (or answer).  Raises `CheckpointError` for logits that are not
+        numbers, `ConfigError` where a constraint needs places and the sampler tells none.
+        """
+        if logits.numel() and bool(logits.amax().isnan()):  # a maximum passes NaN on
+            raise CheckpointError("decoding: the model's logits are NaN; look at the checkpoint's weights and dtype")
+        forbidden = self.columns(self.forbidden, logits.shape[-1])
+        if forbidden:
+            logits[..., forbidden] = -torch.inf
+        if self.allowed is None:
+            return logits
+        allowed = self.allowed[rows.to(self.allowed.device)]  # [R, columns], a copy
+        for i, row in enumerate(rows.tolist()):
+            if self.exact[row] is not None:
+                allowed[i, self.columns(self.end_ids[row], logits.shape[-1])] = False
+        logits = logits.masked_fill(~allowed[:, None], -torch.inf)
+        if self.places is None:
+            return logits
+        if places is None:
+            raise ConfigError(
+                "eval.sampler: it does not say where in the span its logits stand, which eval.constraint needs; hand the "
+                "places to SpanRequest.restricted, or set eval.constraint=none"
+            )
+        places = places.to(logits.device)
+        if isinstance(self.places, Grid):
+            return logits.masked_fill(~self.places.may(rows.tolist(), places, logits), -torch.inf)
+        return logits.masked_fill(~self.places.at(places), -torch.inf)
+
+    def columns(self, ids: Iterable[int], width: int) -> list[int]:
+        """Those of ``ids`` that logits of ``width`` columns hold, as columns."""
+        return [i - self.first for i in ids if 0 <= i - self.first < width]
+
+    def cut(self, row: int, ids: Tensor) -> tuple[Tensor, bool]:
+        """``ids`` up to and with the end token, and whether there was one."""
+        if self.strict:
+            ends = torch.isin(ids, torch.tensor(list(self.end_ids[row]), device=ids.device)).nonzero()
+            return (ids[: int(ends[0]) + 1], True) if len(ends) else (ids, False)
+        for end in self.end_ids[row]:  # official: the order of the list decides, not the position
+            at = (ids == end).nonzero()
+            if len(at):
+                return ids[: int(at[0]) + 1], True
+        return ids, False
+
+    def report(self, rows: Tensor, start: int, commit: Tensor, chosen: Tensor, score: Tensor) -> None:
+        """Tell whoever listens what was committed: [L, w] tensors of a block that begins at offset ``start``."""
+        if self.on_commit is None:
+            return
+        for i, row in enumerate(rows.tolist()):
+            at = commit[i].nonzero().flatten()
+            if len(at):
+                self.on_commit(row, start + at, chosen[i, at], score[i, at].float())

@@ -1,0 +1,1 @@
+"""Recording and drawing what a decoder did, call by call."""
