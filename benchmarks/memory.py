@@ -78,8 +78,8 @@ def batch_of(config: Any, vocab: int) -> Any:
     ids = torch.randint(0, vocab, (rows, width), generator=generator)
     everything = torch.ones_like(target)
     return PackedBatch(
-        ids=ids, kind=kind, span=torch.cumsum(kind != int(Kind.AUDIO), 1),
-        doc=torch.arange(rows)[:, None].expand(rows, width).clone(), position=at, target=target, answer=target,
+        ids=ids, kind=kind, run_id=torch.cumsum(kind != int(Kind.AUDIO), 1),
+        doc=torch.arange(rows)[:, None].expand(rows, width).clone(), position=at, target=target, noisable=target,
         visible=everything, n_docs=rows, mask_id=vocab - 1,
     )  # fmt: skip
 

@@ -134,7 +134,7 @@ def layout_of(ids: Sequence[int], audio_start: int = 100, prompt_length: int = 0
     is_audio = x >= audio_start
     column = torch.arange(x.shape[1])[None]
     return Layout(
-        kind=torch.where(is_audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), span=torch.cumsum(~is_audio, 1),
+        kind=torch.where(is_audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), run_id=torch.cumsum(~is_audio, 1),
         doc=torch.zeros_like(x), position=column, prompt=column < prompt_length,
         visible=torch.ones_like(is_audio), stream=torch.zeros_like(x),
     )  # fmt: skip

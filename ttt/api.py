@@ -49,7 +49,7 @@ def load(
     """
     files = [config] if isinstance(config, (str, Path)) else list(config)
     read = open_run(place, settings, files, plugins)
-    from ttt.model.classes import open_model
+    from ttt.model.arch import open_model
 
     attention = "sdpa" if read[0].model.attention == "flex_attention" else read[0].model.attention
     lm = open_model(read[1], attention).to(pick_device(read[0])).eval()
@@ -163,7 +163,7 @@ class Model:
         example = self._example(question, task, system, uid or f"question/{self._asked}")
         stream = encode_example(example, self.tokenizer, open_answer=True)
         assert stream.content is not None
-        return Prompt(uid or stream.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
+        return Prompt(uid or stream.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist())
 
     def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
         if isinstance(question, Example):
@@ -280,7 +280,7 @@ def pick_device(config: RunConfig) -> str:
 
 def decode_settings(config: RunConfig) -> Any:
     """`DecodeSettings` of the configuration.  Raises `ConfigError` for a sampler that cannot write what was learned."""
-    from ttt.model.classes import check_class
+    from ttt.model.arch import check_arch
     from ttt.sampling.decoder.decoder import DecodeSettings
 
     e = config.eval
@@ -296,8 +296,8 @@ def decode_settings(config: RunConfig) -> Any:
             "eval.length: objective.ends=keep never teaches where speech ends; say how long it is with "
             "eval.length='{name: fixed, last_codes: N}', or train with objective.ends=learn"
         )
-    check_class(
-        config.model.arch.registered_name, e.sampler.model_class, f"eval.sampler {type(e.sampler).registered_name!r}"
+    check_arch(
+        config.model.arch.registered_name, e.sampler.arch, f"eval.sampler {type(e.sampler).registered_name!r}"
     )
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,

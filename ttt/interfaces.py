@@ -100,25 +100,25 @@ class MaskingRate(ABC):
 class Constraint(ABC):
     """Which codes may stand at which place of an audio span; the loss and decoding follow the same rule.
 
-    Places count from 0 at the token behind the one that opens the span.  ``books``: the ids [start, stop) of every code
+    Places count from 0 at the token behind the one that opens the span.  ``codebooks``: the ids [start, stop) of every code
     position of a frame (`Vocabulary.code_space`).  ``restricts``: False for the rule that allows everything.
     """
 
     restricts: ClassVar[bool] = True
 
     @abstractmethod
-    def ranges(self, books: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    def ranges(self, codebooks: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         """The ranges of ids [start, stop) that places take their codes from."""
 
     @abstractmethod
-    def range_at(self, places: Tensor, books: Sequence[tuple[int, int]]) -> Tensor:
+    def range_at(self, places: Tensor, codebooks: Sequence[tuple[int, int]]) -> Tensor:
         """Number of the range each place takes its code from.  i64 [*] -> i64 [*]."""
 
     @abstractmethod
-    def may_end(self, places: Tensor, books: Sequence[tuple[int, int]]) -> Tensor:
+    def may_end(self, places: Tensor, codebooks: Sequence[tuple[int, int]]) -> Tensor:
         """May a span's end token stand at these places?  i64 [*] -> bool [*]; true at place 0."""
 
-    def period(self, books: Sequence[tuple[int, int]]) -> int:
+    def period(self, codebooks: Sequence[tuple[int, int]]) -> int:
         """Places that differ by it are alike; 0: no period (whole answers cannot be written then, only spans)."""
         return 0
 
@@ -159,11 +159,11 @@ class Objective(ABC):
 
     ``canvas``: what a model trained so can only write by diffusion, ``span`` or the whole ``answer`` or ``speech`` (see
     `SpanSampler`; ``canvases``: all of a sampler's that fit); a sampler for spans
-    would let the latter's text be written left to right, which it never learned.  ``model_class``: the class it trains.
+    would let the latter's text be written left to right, which it never learned.  ``arch``: the class it trains.
     """
 
     canvas: str = "span"
-    model_class: str = "causal_lm"
+    arch: str = "causal_lm"
 
     @property
     def canvases(self) -> tuple[str, ...]:
@@ -186,14 +186,15 @@ class Objective(ABC):
         """Run the network on a plan and return sums and counts."""
 
 
-class ModelClass(ABC):
+class Arch(ABC):
     """Which network a run trains.  Fields: what decides its shape, beyond the keys that `model` has for every class.
 
     The spine (trainer, checkpoints, decoder, evaluator) asks of the network: ``tokenizer``, ``attention``, ``dtype``,
     ``device``, ``num_ids`` (ids that its logits cover), ``save(folder)``, ``prepare()`` (before decoding), and a
     forward that its objectives call.  A network
-    with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what `ttt.sampling.decoder.session.Session`
-    is for causal LMs.  Objectives and samplers name the class they work with (``model_class``).
+    with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what
+    `ttt.sampling.decoder.session.Session`
+    is for causal LMs.  Objectives and samplers name the class they work with (``arch``).
     """
 
     @abstractmethod
@@ -249,14 +250,15 @@ class SpanSampler(ABC):
     after the prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive``
     samplers never fill spans: audio is written token by token like text.
 
-    A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.samplers.steps`): it yields the `Call`s it wants
+    A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.samplers.steps`): it yields
+    the `Call`s it wants
     answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover
-    a range of ids only: column c stands for id c + ``request.first``.  ``model_class``: the class it decodes; empty: any.
+    a range of ids only: column c stands for id c + ``request.first``.  ``arch``: the class it decodes; empty: any.
     ``fills_holes``: it keeps what a prompt knows of its answer.
     """
 
     autoregressive: ClassVar[bool] = False
-    model_class: ClassVar[str] = ""
+    arch: ClassVar[str] = ""
     fills_holes = False  # no field
     canvas: str = "span"
 
@@ -280,8 +282,8 @@ class StreamDecoder(ABC):
 class Codec(ABC):
     """Waveform <-> codes.  Fields are configuration and cheap; `load` brings the weights.
 
-    After `load`: ``rate_hz`` (samples per second), ``frame_rate_hz`` (frames per second), ``num_codes`` (per book),
-    ``num_books``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: the codec is linear in time, so
+    After `load`: ``rate_hz`` (samples per second), ``frame_rate_hz`` (frames per second), ``num_codes`` (per codebook),
+    ``num_codebooks``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: the codec is linear in time, so
     its stream decoder gives the samples of the one-shot decode, not only as many.
     """
 
@@ -289,7 +291,7 @@ class Codec(ABC):
     rate_hz: int
     frame_rate_hz: float
     num_codes: int
-    num_books: int
+    num_codebooks: int
     codec_id: str
 
     @abstractmethod
@@ -429,7 +431,7 @@ class OptimizerSpec(ABC):
 
 
 @dataclass(frozen=True)
-class Moment:
+class ScheduleState:
     """When an update happens: its number (from 0), whole epochs done, and the share of the decay that is over, 0 to 1."""
 
     update: int
@@ -441,12 +443,12 @@ class Moment:
 class LrSchedule(ABC):
     """The learning rate as a pure function of progress: ``train.lr`` x `warmup` x `decay`, the latter above its floor."""
 
-    def warmup(self, at: Moment) -> float:
+    def warmup(self, at: ScheduleState) -> float:
         """Linear over ``at.warmup_steps`` updates, 1 afterwards."""
         return min(1.0, (at.update + 1) / at.warmup_steps) if at.warmup_steps else 1.0
 
     @abstractmethod
-    def decay(self, at: Moment) -> float:
+    def decay(self, at: ScheduleState) -> float:
         """Factor >= 0; ``at.decayed`` goes from 0 (end of the warm-up, or ``train.decay_start``) to 1 (end of the run)."""
 
 

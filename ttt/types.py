@@ -1,6 +1,6 @@
 """The objects that cross package borders.  They check themselves once, here; inner functions then trust them.
 
-Letters: ``B`` rows, ``T`` positions, ``V`` vocabulary, ``N`` selected positions, ``F`` audio frames, ``Q`` code books,
+Letters: ``B`` rows, ``T`` positions, ``V`` vocabulary, ``N`` selected positions, ``F`` audio frames, ``Q`` codebooks,
 ``S`` wav samples, ``n`` tokens of one stream.
 """
 
@@ -56,7 +56,7 @@ class Waveform:
 
 @dataclass(frozen=True)
 class AudioCodes:
-    """Codes of one recording.  ``ids`` i32 [F, Q] (one code book: Q = 1), ``frame_rate_hz`` frames per second."""
+    """Codes of one recording.  ``ids`` i32 [F, Q] (one codebook: Q = 1), ``frame_rate_hz`` frames per second."""
 
     ids: np.ndarray
     frame_rate_hz: float
@@ -144,8 +144,8 @@ class Segment:
 class TokenStream:
     """One example as tokens; all arrays [n].
 
-    ``ids`` i64; ``kind`` u8 (`Kind`); ``span`` i32: number of text tokens at or before the position, so two audio
-    positions with one value lie in one maximal audio run; ``target`` bool: carries loss; ``answer`` bool: may be noised
+    ``ids`` i64; ``kind`` u8 (`Kind`); ``run_id`` i32: number of text tokens at or before the position, so two audio
+    positions with one value lie in one maximal audio run; ``target`` bool: carries loss; ``noisable`` bool: may be noised
     (equal to ``target`` unless the official ``prompt_length`` rule is asked for); ``content`` bool: comes from the data,
     not from the chat template (kept for prompts only).
     """
@@ -153,16 +153,16 @@ class TokenStream:
     uid: str
     ids: np.ndarray
     kind: np.ndarray
-    span: np.ndarray
+    run_id: np.ndarray
     target: np.ndarray
-    answer: np.ndarray
+    noisable: np.ndarray
     segments: tuple[Segment, ...] = ()
     task: str = ""
     prompt_length: int = 0
     content: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("ids", "kind", "span", "target", "answer")}
+        lengths = {name: len(getattr(self, name)) for name in ("ids", "kind", "run_id", "target", "noisable")}
         if len(set(lengths.values())) != 1:
             raise DataError(f"stream {self.uid!r}: arrays must share one length, got {lengths}")
 
@@ -189,8 +189,8 @@ class TokenStream:
                 segments.append(Segment(s.start - d, s.stop - d, s.style, s.turn, s.turn_stop - d, s.target))
         kind = self.kind[keep]
         return TokenStream(
-            uid=self.uid, ids=self.ids[keep], kind=kind, span=audio_runs(kind), target=self.target[keep],
-            answer=self.answer[keep], segments=tuple(segments), task=self.task, prompt_length=self.prompt_length,
+            uid=self.uid, ids=self.ids[keep], kind=kind, run_id=audio_runs(kind), target=self.target[keep],
+            noisable=self.noisable[keep], segments=tuple(segments), task=self.task, prompt_length=self.prompt_length,
         )  # fmt: skip
 
     def repeat_end(self, number: int, times: int) -> TokenStream:
@@ -211,8 +211,8 @@ class TokenStream:
 
         kind = longer(self.kind)
         return TokenStream(
-            uid=self.uid, ids=longer(self.ids), kind=kind, span=audio_runs(kind), target=longer(self.target),
-            answer=longer(self.answer), segments=tuple(map(moved, self.segments)), task=self.task,
+            uid=self.uid, ids=longer(self.ids), kind=kind, run_id=audio_runs(kind), target=longer(self.target),
+            noisable=longer(self.noisable), segments=tuple(map(moved, self.segments)), task=self.task,
             prompt_length=self.prompt_length,
         )  # fmt: skip
 
@@ -230,8 +230,8 @@ class TokenStream:
         )
         kind = longer(self.kind)
         return dataclasses.replace(
-            self, ids=longer(self.ids), kind=kind, span=audio_runs(kind), target=longer(self.target),
-            answer=longer(self.answer), segments=tuple(segments),
+            self, ids=longer(self.ids), kind=kind, run_id=audio_runs(kind), target=longer(self.target),
+            noisable=longer(self.noisable), segments=tuple(segments),
             content=None if self.content is None else longer(self.content),
         )  # fmt: skip
 
@@ -247,12 +247,12 @@ def audio_runs(kind: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CodeSpace:
-    """Which ids audio has: ``books``, the ids [start, stop) of every code position of a frame; ``ends``: what ends a span.
+    """Which ids audio has: ``codebooks``, the ids [start, stop) of every code position of a frame; ``ends``: what ends a span.
 
     ``frame_rate_hz``: frames of a second, where the vocabulary knows (0: it does not).
     """
 
-    books: tuple[tuple[int, int], ...]
+    codebooks: tuple[tuple[int, int], ...]
     ends: tuple[int, ...] = ()
     frame_rate_hz: float = field(default=0.0, compare=False)
 
@@ -269,11 +269,11 @@ class PackedBatch:
 
     ids: Tensor
     kind: Tensor
-    span: Tensor
+    run_id: Tensor
     doc: Tensor
     position: Tensor
     target: Tensor
-    answer: Tensor
+    noisable: Tensor
     visible: Tensor
     n_docs: int
     mask_id: int
@@ -295,8 +295,8 @@ class PackedBatch:
     def layout(self) -> Layout:
         """What an attention mask may look at."""
         return Layout(
-            kind=self.kind, span=self.span, doc=self.doc, position=self.position,
-            prompt=~self.answer, visible=self.visible, stream=self.kind.new_zeros(self.kind.shape),
+            kind=self.kind, run_id=self.run_id, doc=self.doc, position=self.position,
+            prompt=~self.noisable, visible=self.visible, stream=self.kind.new_zeros(self.kind.shape),
         )  # fmt: skip
 
 
@@ -308,7 +308,7 @@ class Layout:
     """
 
     kind: Tensor
-    span: Tensor
+    run_id: Tensor
     doc: Tensor
     position: Tensor
     prompt: Tensor

@@ -96,7 +96,7 @@ def test_task_can_be_copied(name):
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_sits_on_real_documents_only(name, seed):
     objective = OBJECTIVE.build(name, "objective")
-    batch = random_batch(seed) if objective.model_class == "causal_lm" else recordings.batch(seed)
+    batch = random_batch(seed) if objective.arch == "causal_lm" else recordings.batch(seed)
     plan = objective.plan(batch, gen(1))
     visible, doc = plan.layout.visible.flatten(), plan.layout.doc.flatten()
     for term in plan.terms.values():
@@ -112,7 +112,7 @@ SETTINGS: dict[str, dict] = {
     **{name: {"gen_length": 12} for name in ("fixed_length", "semi_ar_origin", "semi_ar_padding")},
 }  # fmt: skip
 COMBINATIONS = sorted(
-    {(s, "hybrid", "until_eoa") for s in SAMPLER.names() if not SAMPLER.get(s).model_class}
+    {(s, "hybrid", "until_eoa") for s in SAMPLER.names() if not SAMPLER.get(s).arch}
     | {("blockwise", m, "until_eoa") for m in MASK.names()}
     | {("blockwise", "hybrid", length) for length in LENGTH.names()}
 )

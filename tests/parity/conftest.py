@@ -105,10 +105,10 @@ def rows(ids: torch.Tensor, vocab: Vocabulary, labels=None, attention_mask=None,
     position = torch.arange(t).expand(b, t)
     prompt = torch.zeros(b, dtype=torch.long) if prompt_lengths is None else prompt_lengths.long()
     return PackedBatch(
-        ids=ids, kind=torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), span=torch.cumsum(~audio, 1),
+        ids=ids, kind=torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), run_id=torch.cumsum(~audio, 1),
         doc=torch.arange(b)[:, None].expand(b, t).clone(), position=position,
         target=torch.ones_like(audio) if labels is None else labels.long() != -100,
-        answer=position >= prompt[:, None],
+        noisable=position >= prompt[:, None],
         visible=torch.ones_like(audio) if attention_mask is None else attention_mask.bool(),
         n_docs=b, mask_id=vocab.mask_id,
     )  # fmt: skip

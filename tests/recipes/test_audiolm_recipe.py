@@ -11,8 +11,8 @@ import pytest
 from ttt.api import decode_settings
 from ttt.config.load import load_config, to_plain
 from ttt.eval.metrics import rests_on
-from ttt.interfaces import Moment
-from ttt.model.classes import check_class
+from ttt.interfaces import ScheduleState
+from ttt.model.arch import check_arch
 from ttt.registry.families import METRIC
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,10 +22,10 @@ CONFIGS = sorted((ROOT / "recipes/audiolm/conf").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_objective_network_and_sampler_fit(path):
     config = load_config([path], ["run.dir=x", "data.train=x", "data.tokenizer=x", "codec.path=x"])
-    check_class(config.model.arch.registered_name, config.objective.model_class, "objective")
+    check_arch(config.model.arch.registered_name, config.objective.arch, "objective")
     config.objective.check_network(config.model.arch)
     decode_settings(config)
-    assert (config.model.arch.nar == "masked_all") == (getattr(config.eval.sampler, "first_book", "ar") == "masked")
+    assert (config.model.arch.nar == "masked_all") == (getattr(config.eval.sampler, "first_codebook", "ar") == "masked")
     frames = config.eval.sampler.max_frames
     assert config.eval.max_tokens > frames * 4, "eval.max_tokens would cut answers before max_frames"
 
@@ -46,7 +46,7 @@ def test_the_report_says_how_good_it_is():
 
 # The published values.  A default that moves is a change of the recipe.
 PUBLISHED = {
-    "codec.num_books": 4,
+    "codec.num_codebooks": 4,
     "model.arch": {
         "name": "valle", "dim": 1024, "heads": 16, "layers": 12, "dropout": 0.1, "norm_first": True, "prenet": False,
         "prepend_bos": True, "positions": "sines", "continuous_positions": False, "nar": "stages", "nar_scale_factor": 1.0,
@@ -82,7 +82,7 @@ def test_the_published_values():
     assert (task["cut"]["mode"], task["cut"]["share"], task["cut"]["least"]) == ("fixed", 0.4, 50)
     assert plain["data"]["row_tokens"] >= 15 * 50 * 4 + 50
     schedule = load_config([base], []).train.schedule
-    factors = [schedule.warmup(at) * schedule.decay(at) for at in (Moment(0, 0, 0.0, 200), Moment(5000, 4, 0.0, 200))]
+    factors = [schedule.warmup(at) * schedule.decay(at) for at in (ScheduleState(0, 0, 0.0, 200), ScheduleState(5000, 4, 0.0, 200))]
     assert [0.05 * f for f in factors] == pytest.approx([0.025, 0.035355], abs=1e-6)
 
 

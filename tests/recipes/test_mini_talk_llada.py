@@ -135,10 +135,10 @@ def test_tables_need_the_world_of_llada_alone(recorder, tmp_path):
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in CONF.glob("*.yaml") if p.stem != "base"))
 def test_recipes_train_what_they_decode(recipe):
     config = load_config([CONF / f"{recipe}.yaml"], FOLDERS)
-    assert config.codec.num_books == 3 and config.codec.frame_rate_hz == 6.25
+    assert config.codec.num_codebooks == 3 and config.codec.frame_rate_hz == 6.25
     (padding,) = config.objective.strategies
     assert config.eval.sampler.gen_length == config.eval.sampler.block_length == padding.length  # the canvas that was learned
-    assert padding.length % config.codec.num_books == 0
+    assert padding.length % config.codec.num_codebooks == 0
     assert config.eval.sampler.canvas in (config.objective.canvas, *getattr(config.objective, "canvases", ()))
     assert not config.data.pack
 

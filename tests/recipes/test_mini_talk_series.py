@@ -179,9 +179,9 @@ def test_more_texts_than_there_are_is_an_error(local, monkeypatch):
 @pytest.mark.parametrize("recipe", ["stages", "masked"])
 def test_recipes_are_whole(recipe):
     config = load_config([ROOT / f"egs/mini_talk/audiolm/conf/{recipe}.yaml"], ["run.dir=x", "data.dir=d"])
-    assert config.codec.num_books == 4 and config.eval.floor and config.eval.forced
+    assert config.codec.num_codebooks == 4 and config.eval.floor and config.eval.forced
     assert (
-        config.objective.model_class == config.eval.sampler.model_class == config.model.arch.registered_name == "valle"
+        config.objective.arch == config.eval.sampler.arch == config.model.arch.registered_name == "valle"
     )
 
 

@@ -181,7 +181,7 @@ def test_what_cannot_be_loaded(run, tmp_path):
     (tmp_path / "unfinished" / "config.yaml").write_text((run / "config.yaml").read_text())
     with pytest.raises(DataError, match="unfinished: no complete checkpoint here"):
         ttt.load(tmp_path / "unfinished")
-    with pytest.raises(ConfigError, match=r"has 1 book\(s\) of 16 codes, the model's vocabulary 1 of 32"):
+    with pytest.raises(ConfigError, match=r"has 1 codebook\(s\) of 16 codes, the model's vocabulary 1 of 32"):
         ttt.load(run, "codec={name: toy, num_codes: 16}")
     with pytest.raises(ConfigError, match="eval.max_tokns: no such key"):
         ttt.load(run, "eval.max_tokns=3")

@@ -11,7 +11,7 @@ from ttt.cli.main import main
 from ttt.errors import ConfigError, TttError
 
 SMALL = [
-    "--prompt", "6", "--frames", "5", "--books", "3", "--batch", "3", "--dim", "16", "--layers", "1", "--repeat", "2",
+    "--prompt", "6", "--frames", "5", "--codebooks", "3", "--batch", "3", "--dim", "16", "--layers", "1", "--repeat", "2",
 ]  # fmt: skip
 
 

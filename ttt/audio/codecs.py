@@ -1,6 +1,7 @@
 """Codecs without weights (tones, codes that come with the data) and the checks that all codecs share.
 
-Letters: ``F`` frames, ``Q`` code positions per frame (books), ``C`` codes per book, ``S`` wav samples, ``E`` dimensions of a
+Letters: ``F`` frames, ``Q`` code positions per frame (codebooks), ``C`` codes per codebook, ``S`` wav samples, ``E``
+dimensions of a
 code vector.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
 
@@ -34,16 +35,16 @@ def check_wave(wave: Waveform, rate_hz: int, codec: str) -> None:
         )
 
 
-def check_codes(ids: np.ndarray, num_codes: int, num_books: int, codec: str) -> None:
-    """Refuse codes [F, Q] of another shape or outside the code book."""
-    if ids.ndim != 2 or ids.shape[1] != num_books:
+def check_codes(ids: np.ndarray, num_codes: int, num_codebooks: int, codec: str) -> None:
+    """Refuse codes [F, Q] of another shape or outside the codebook."""
+    if ids.ndim != 2 or ids.shape[1] != num_codebooks:
         raise DataError(
-            f"codec {codec!r}: codes have shape {list(ids.shape)}, expected [F, {num_books}] (code books last)"
+            f"codec {codec!r}: codes have shape {list(ids.shape)}, expected [F, {num_codebooks}] (codebooks last)"
         )
     wrong = ids[(ids < 0) | (ids >= num_codes)]
     if wrong.size:
         raise DataError(
-            f"codec {codec!r}: code {int(wrong[0])} is outside the code book of {num_codes} (0 to {num_codes - 1}): "
+            f"codec {codec!r}: code {int(wrong[0])} is outside the codebook of {num_codes} (0 to {num_codes - 1}): "
             "decode with the codec that made the codes"
         )
 
@@ -57,7 +58,7 @@ class Toy(Codec):
     rate_hz: int = 16_000
     frame_rate_hz: float = 50.0
 
-    num_books = 1
+    num_codebooks = 1
     exact_stream = True
 
     def __post_init__(self) -> None:
@@ -129,15 +130,17 @@ class _ToyStream(StreamDecoder):
 class Precomputed(Codec):
     """Codes come with the data; nothing is encoded or decoded.  The fields say what the codes are."""
 
+    renamed_fields: ClassVar = {"num_books": "num_codebooks"}
+
     num_codes: int = 16_384
-    num_books: int = 1
+    num_codebooks: int = 1
     frame_rate_hz: float = 12.5
     rate_hz: int = 24_000
     label: str = "precomputed"  # stored beside the codes as `codec_id`
 
     def __post_init__(self) -> None:
-        if min(self.num_codes, self.num_books, self.frame_rate_hz, self.rate_hz) <= 0:
-            raise ValueError("num_codes, num_books, frame_rate_hz and rate_hz must be > 0")
+        if min(self.num_codes, self.num_codebooks, self.frame_rate_hz, self.rate_hz) <= 0:
+            raise ValueError("num_codes, num_codebooks, frame_rate_hz and rate_hz must be > 0")
         self.codec_id = self.label
 
     def load(self, device: str = "cpu") -> Precomputed:
@@ -164,7 +167,7 @@ class Precomputed(Codec):
 
 
 def standardize(vectors: np.ndarray) -> np.ndarray:
-    """Each book centred and divided by its overall standard deviation: f32 [Q, C, E] -> f32 [Q, C, E]."""
+    """Each codebook centred and divided by its overall standard deviation: f32 [Q, C, E] -> f32 [Q, C, E]."""
     centred = vectors - vectors.mean(axis=1, keepdims=True)
     spread = centred.std(axis=(1, 2), keepdims=True)
     return (centred / np.maximum(spread, 1e-8)).astype(np.float32)

@@ -48,7 +48,7 @@ class CosyVoice(Codec):
     speed: float = 1.0
 
     codec_id = ""
-    num_books = 1
+    num_codebooks = 1
 
     def __post_init__(self) -> None:
         if not 0.25 <= self.speed <= 4.0:

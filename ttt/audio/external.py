@@ -1,6 +1,6 @@
 """Published neural codecs by way of transformers, from a local folder; nothing is downloaded (SNAC: `ttt.audio.snac`).
 
-Letters: ``F`` frames, ``Q`` code books, ``C`` codes per book, ``S`` wav samples, ``E`` dimensions of a code vector.
+Letters: ``F`` frames, ``Q`` codebooks, ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions of a code vector.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class PublishedCodec(Codec):
-    """What the adapters share: a transformers model saved in ``path``, mono, the first ``num_books`` of its books.
+    """What the adapters share: a transformers model saved in ``path``, mono, the first ``num_codebooks`` of its codebooks.
 
-    ``num_books`` 0 takes all that the model has (at its highest bit rate).
+    ``num_codebooks`` 0 takes all that the model has (at its highest bit rate).
     """
 
+    renamed_fields: ClassVar = {"num_books": "num_codebooks"}
+
     path: str = ""
-    num_books: int = 0
+    num_codebooks: int = 0
 
     model_class: ClassVar[str] = ""
     weights_file: ClassVar[str] = "model.safetensors"
     codec_id = ""
 
     def __post_init__(self) -> None:
-        if self.num_books < 0:
-            raise ValueError(f"num_books must be >= 0 (0: all), got {self.num_books}")
+        if self.num_codebooks < 0:
+            raise ValueError(f"num_codebooks must be >= 0 (0: all), got {self.num_codebooks}")
 
     @property
     def name(self) -> str:
@@ -74,15 +76,15 @@ class PublishedCodec(Codec):
         self.rate_hz, self.num_codes = int(config.sampling_rate), int(config.codebook_size)
         self._hop = self._samples_per_frame(config)
         self.frame_rate_hz = self.rate_hz / self._hop
-        available = self._available_books(config)
-        if self.num_books > available:
-            raise ConfigError(f"codec.num_books: {self.num_books} asked for, {folder} has {available}")
-        self.num_books = self.num_books or available
+        available = self._available_codebooks(config)
+        if self.num_codebooks > available:
+            raise ConfigError(f"codec.num_codebooks: {self.num_codebooks} asked for, {folder} has {available}")
+        self.num_codebooks = self.num_codebooks or available
         digest = hashlib.blake2b(digest_size=4)
         for key, value in sorted(model.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        self.codec_id = f"{self.name}-{digest.hexdigest()}-{self.num_books}"
+        self.codec_id = f"{self.name}-{digest.hexdigest()}-{self.num_codebooks}"
         return self
 
     @torch.inference_mode()
@@ -95,7 +97,7 @@ class PublishedCodec(Codec):
             frames = -(-len(wave.samples) // self._hop)
             padded = torch.zeros(1, 1, frames * self._hop)
             padded[0, 0, : len(wave.samples)] = torch.tensor(wave.samples)
-            ids = self._encode(model, padded.to(self._device))[: self.num_books, :frames]  # [Q, F]
+            ids = self._encode(model, padded.to(self._device))[: self.num_codebooks, :frames]  # [Q, F]
             out.append(AudioCodes(ids.T.to(torch.int32).cpu().numpy(), self.frame_rate_hz, self.codec_id))
         return out
 
@@ -105,7 +107,7 @@ class PublishedCodec(Codec):
         model = self._get()
         out = []
         for c in codes:
-            check_codes(c.ids, self.num_codes, self.num_books, self.name)
+            check_codes(c.ids, self.num_codes, self.num_codebooks, self.name)
             samples = np.zeros(len(c.ids) * self._hop, dtype=np.float32)
             if len(c.ids):
                 ids = torch.tensor(np.ascontiguousarray(c.ids.T), device=self._device).long()[None]  # [1, Q, F]
@@ -120,9 +122,9 @@ class PublishedCodec(Codec):
         return WindowStream(self)
 
     def code_vectors(self) -> np.ndarray | None:
-        """Code book entries, standardised: f32 [Q, C, E]."""
-        books = self._books(self._get())[: self.num_books]
-        return standardize(torch.stack([b.detach().float().cpu() for b in books]).numpy())
+        """Codebook entries, standardised: f32 [Q, C, E]."""
+        codebooks = self._codebooks(self._get())[: self.num_codebooks]
+        return standardize(torch.stack([b.detach().float().cpu() for b in codebooks]).numpy())
 
     def _get(self) -> Any:
         if not hasattr(self, "_model"):
@@ -145,7 +147,7 @@ class PublishedCodec(Codec):
     def _samples_per_frame(self, config: Any) -> int:
         return int(np.prod(config.upsampling_ratios))
 
-    def _available_books(self, config: Any) -> int:
+    def _available_codebooks(self, config: Any) -> int:
         raise NotImplementedError
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
@@ -156,18 +158,18 @@ class PublishedCodec(Codec):
         """i64 [1, Q, F] -> samples."""
         return model.decode(audio_codes=ids).audio_values
 
-    def _books(self, model: Any) -> list[Tensor]:
+    def _codebooks(self, model: Any) -> list[Tensor]:
         raise NotImplementedError
 
 
 @CODEC.register("encodec")
 @dataclass
 class Encodec(PublishedCodec):
-    """EnCodec (mono, not chunked), for example the published models of 24 kHz (75 frames/s) and 32 kHz (4 books, 50/s)."""
+    """EnCodec (mono, not chunked), for example the published models of 24 kHz (75 frames/s) and 32 kHz (4 codebooks, 50/s)."""
 
     model_class = "EncodecModel"
 
-    def _available_books(self, config: Any) -> int:
+    def _available_codebooks(self, config: Any) -> int:
         if config.chunk_length_s is not None or config.normalize:
             raise ConfigError(f"{self.path}: EnCodec models that cut into chunks or normalise loudness cannot be used")
         return int(1000 * config.target_bandwidths[-1] // (self.frame_rate_hz * np.log2(config.codebook_size)))
@@ -178,7 +180,7 @@ class Encodec(PublishedCodec):
     def _decode(self, model: Any, ids: Tensor) -> Tensor:
         return model.decode(audio_codes=ids[None], audio_scales=[None]).audio_values
 
-    def _books(self, model: Any) -> list[Tensor]:
+    def _codebooks(self, model: Any) -> list[Tensor]:
         return [layer.codebook.embed for layer in model.quantizer.layers]
 
 
@@ -192,33 +194,33 @@ class Dac(PublishedCodec):
     def _samples_per_frame(self, config: Any) -> int:
         return int(config.hop_length)
 
-    def _available_books(self, config: Any) -> int:
+    def _available_codebooks(self, config: Any) -> int:
         return int(config.n_codebooks)
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        return model.encode(samples, n_quantizers=self.num_books).audio_codes[0]
+        return model.encode(samples, n_quantizers=self.num_codebooks).audio_codes[0]
 
-    def _books(self, model: Any) -> list[Tensor]:
+    def _codebooks(self, model: Any) -> list[Tensor]:
         return [quantizer.codebook.weight for quantizer in model.quantizer.quantizers]
 
 
 @CODEC.register("mimi")
 @dataclass
 class Mimi(PublishedCodec):
-    """Mimi: 12.5 frames per second, the first book carries most of the meaning."""
+    """Mimi: 12.5 frames per second, the first codebook carries most of the meaning."""
 
     model_class = "MimiModel"
 
     def _samples_per_frame(self, config: Any) -> int:
         return round(config.sampling_rate / config.frame_rate)
 
-    def _available_books(self, config: Any) -> int:
+    def _available_codebooks(self, config: Any) -> int:
         return int(config.num_quantizers)
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        return model.encode(samples, num_quantizers=self.num_books).audio_codes[0]
+        return model.encode(samples, num_quantizers=self.num_codebooks).audio_codes[0]
 
-    def _books(self, model: Any) -> list[Tensor]:
+    def _codebooks(self, model: Any) -> list[Tensor]:
         quantizer = model.quantizer
         parts = (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer)
         return [layer.codebook.embed for part in parts for layer in part.layers]

@@ -1,7 +1,7 @@
 """Books at several rates as one row of codes per frame: the order of SNAC (arXiv 2410.14411) and of models on top of it.
 
-A book of stride s has one code for s sub-frames; a frame is as long as the largest stride, so it holds S / s codes of each
-book.  Above the codec there are only positions: codes [F, Q] with Q = sum of S / s, each position with ids of its own.
+A codebook of stride s has one code for s sub-frames; a frame is as long as the largest stride, so it holds S / s codes of each
+codebook.  Above the codec there are only positions: codes [F, Q] with Q = sum of S / s, each position with ids of its own.
 
 Letters: ``F`` frames, ``S`` sub-frames per frame, ``Q`` code positions per frame.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def positions(strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(book, number within the frame) of each position: by the sub-frame a code begins at, coarser books first.
+    """(codebook, number within the frame) of each position: by the sub-frame a code begins at, coarser codebooks first.
 
     Raises `ValueError` for strides that do not divide the largest one.
 
@@ -26,27 +26,27 @@ def positions(strides: Sequence[int]) -> list[tuple[int, int]]:
     if not strides or any(s < 1 or max(strides) % s for s in strides):
         raise ValueError(f"strides must be >= 1 and divide the largest of them, got {list(strides)}")
     frame = max(strides)
-    places = [(n * stride, book, n) for book, stride in enumerate(strides) for n in range(frame // stride)]
-    return [(book, n) for _, book, n in sorted(places)]
+    places = [(n * stride, codebook, n) for codebook, stride in enumerate(strides) for n in range(frame // stride)]
+    return [(codebook, n) for _, codebook, n in sorted(places)]
 
 
-def join(books: Sequence[np.ndarray], strides: Sequence[int]) -> np.ndarray:
-    """Codes of each book [F * S / s] -> [F, Q].
+def join(codebooks: Sequence[np.ndarray], strides: Sequence[int]) -> np.ndarray:
+    """Codes of each codebook [F * S / s] -> [F, Q].
 
     >>> join([np.array([0]), np.array([1, 4]), np.array([2, 3, 5, 6])], [4, 2, 1]).tolist()
     [[0, 1, 2, 3, 4, 5, 6]]
     """
     frame = max(strides)
-    rows = [book.reshape(-1, frame // stride) for book, stride in zip(books, strides, strict=True)]
-    return np.stack([rows[book][:, n] for book, n in positions(strides)], axis=1)
+    rows = [codebook.reshape(-1, frame // stride) for codebook, stride in zip(codebooks, strides, strict=True)]
+    return np.stack([rows[codebook][:, n] for codebook, n in positions(strides)], axis=1)
 
 
 def split(codes: np.ndarray, strides: Sequence[int]) -> list[np.ndarray]:
-    """Codes [F, Q] -> codes of each book [F * S / s]; the inverse of `join`.
+    """Codes [F, Q] -> codes of each codebook [F * S / s]; the inverse of `join`.
 
-    >>> [book.tolist() for book in split(np.arange(7)[None], [4, 2, 1])]
+    >>> [codebook.tolist() for codebook in split(np.arange(7)[None], [4, 2, 1])]
     [[0], [1, 4], [2, 3, 5, 6]]
     """
     order = positions(strides)
-    columns = [[column for column, (book, _) in enumerate(order) if book == b] for b in range(len(strides))]
+    columns = [[column for column, (codebook, _) in enumerate(order) if codebook == b] for b in range(len(strides))]
     return [np.ascontiguousarray(codes[:, mine]).reshape(-1) for mine in columns]

@@ -1,7 +1,7 @@
 """Codecs fitted on the spot: log-mels, PCA, residual k-means; Griffin-Lim turns mels back into sound.
 
-Letters: ``F`` frames, ``S`` sub-frames per frame (1 unless books have several rates), ``Q`` code positions per frame, ``C``
-codes per book, ``T`` mel frames, ``M`` mel channels, ``E`` dimensions of a sub-frame after PCA, ``D`` = S * E of a frame.
+Letters: ``F`` frames, ``S`` sub-frames per frame (1 unless codebooks have several rates), ``Q`` code positions per frame, ``C``
+codes per codebook, ``T`` mel frames, ``M`` mel channels, ``E`` dimensions of a sub-frame after PCA, ``D`` = S * E of a frame.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
 from ttt.interfaces import StreamDecoder, TrainableCodec
+from ttt.registry.core import with_new_names
 from ttt.registry.families import CODEC
 from ttt.rng import generator
 from ttt.types import AudioCodes, Waveform
@@ -35,18 +36,20 @@ log = logging.getLogger(__name__)
 @dataclass
 class MelCodec(TrainableCodec):
     """What the codecs of log-mels share: a frame's mels, cut into S sub-frames and reduced by PCA, are one vector, and each
-    book quantises what the books before it left over.
+    codebook quantises what the codebooks before it left over.
 
     The decoder adds to each frame what its first code and its ``context`` neighbours' first codes tell about its mels
     (additive tables, fitted after the k-means), which mends the borders between frames.
     """
 
+    renamed_fields: ClassVar = {"floor": "min_magnitude", "num_books": "num_codebooks"}
+
     path: str = ""  # folder with codec.safetensors and codec.json
     frame_rate_hz: float = 16.667  # 100 / a whole number of 10 ms mel frames
-    num_codes: int = 1024  # codes of a book
+    num_codes: int = 1024  # codes of a codebook
     pca_dim: int = 40  # dimensions kept of a sub-frame
     mels: int = 40
-    floor: float = 0.02  # mel magnitude below which nothing is told apart
+    min_magnitude: float = 0.02  # mel magnitude below which nothing is told apart
     level: bool = False  # bring each utterance's loudest mel frame to the same level first
     context: int = 2  # neighbours the decoder looks at, on either side
     max_frames: int = 100_000  # frames (not mel frames) used for fitting
@@ -56,16 +59,16 @@ class MelCodec(TrainableCodec):
     rate_hz = 16_000
     codec_id = ""
     _fitted: ClassVar[tuple[str, ...]] = (
-        "frame_rate_hz", "num_codes", "pca_dim", "mels", "floor", "level", "context",
+        "frame_rate_hz", "num_codes", "pca_dim", "mels", "min_magnitude", "level", "context",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("num_codes", "pca_dim", "mels", "max_frames", "iterations", "griffin_lim_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.floor <= 0 or self.context < 0:
-            raise ValueError(f"floor must be > 0 and context >= 0, got {self.floor} and {self.context}")
-        self.num_books = len(positions(self._strides))
+        if self.min_magnitude <= 0 or self.context < 0:
+            raise ValueError(f"min_magnitude must be > 0 and context >= 0, got {self.min_magnitude} and {self.context}")
+        self.num_codebooks = len(positions(self._strides))
         self._parts = max(self._strides)
         stack = round(100 / self.frame_rate_hz) if self.frame_rate_hz > 0 else 0
         if stack < 1 or abs(100 / stack / self.frame_rate_hz - 1) > 0.002:
@@ -81,20 +84,20 @@ class MelCodec(TrainableCodec):
             )
         self.frame_rate_hz = 100 / stack
         self._stack = stack  # mel frames per frame
-        self._mel = MelSettings(rate_hz=self.rate_hz, mels=self.mels, floor=self.floor)
+        self._mel = MelSettings(rate_hz=self.rate_hz, mels=self.mels, min_magnitude=self.min_magnitude)
         self._weights: dict[str, Tensor] = {}
 
     @property
     @abstractmethod
     def _strides(self) -> Sequence[int]:
-        """Sub-frames that one code of each book stands for."""
+        """Sub-frames that one code of each codebook stands for."""
 
     @abstractmethod
-    def _pack(self, books: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _pack(self, codebooks: Sequence[Tensor]) -> dict[str, Tensor]:
         """Books [C, s * E] as they are stored."""
 
     @abstractmethod
-    def _books(self) -> list[Tensor]:
+    def _codebooks(self) -> list[Tensor]:
         """Books [C, s * E] of the weights."""
 
     @property
@@ -110,6 +113,7 @@ class MelCodec(TrainableCodec):
         )
         damaged = f"{self.path}: codec.json and codec.safetensors do not describe a {self._name} codec"
         try:
+            info = with_new_names(type(self), info, f"{self.path}/codec.json")
             found = {name: info[name] for name in self._fitted}
             other = [f"{k} {getattr(self, k)} -> {v}" for k, v in found.items() if getattr(self, k) != v]
             for name, value in found.items():
@@ -118,11 +122,11 @@ class MelCodec(TrainableCodec):
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{damaged} ({error}): fit it again with 'ttt codec'") from error
         width = self._stack // self._parts * self.mels
-        books = self._pack([torch.empty(self.num_codes, s * self.pca_dim, device="meta") for s in self._strides])
+        codebooks = self._pack([torch.empty(self.num_codes, s * self.pca_dim, device="meta") for s in self._strides])
         shapes = {
             "mean": (width,), "basis": (width, self.pca_dim), "level": (),
             "tables": (2 * self.context + 1, self.num_codes, self._parts * self.pca_dim),
-            **{name: tuple(book.shape) for name, book in books.items()},
+            **{name: tuple(codebook.shape) for name, codebook in codebooks.items()},
         }  # fmt: skip
         if {k: tuple(v.shape) for k, v in tensors.items()} != shapes:
             raise CheckpointError(f"{damaged} (arrays of other shapes): fit it again with 'ttt codec'")
@@ -144,7 +148,7 @@ class MelCodec(TrainableCodec):
         """Learn from waveforms in a random order until ``max_frames`` frames are seen.
 
         Returns ``frames`` used, mean squared errors per mel value after PCA (``mse_pca``), of the centroids
-        (``mse_codes``) and with neighbours (``mse_decoder``), and the ``perplexity`` of the first book (of later ones
+        (``mse_codes``) and with neighbours (``mse_decoder``), and the ``perplexity`` of the first codebook (of later ones
         ``perplexity_1``, ...).
         """
         gen = generator(seed, "codec")
@@ -172,24 +176,24 @@ class MelCodec(TrainableCodec):
         basis = basis * basis.sum(0).sign()  # eigenvectors come with any sign
         rest = centred @ basis  # [F * S, E]
         kept = float(rest.square().sum() / centred.numel())
-        books: list[Tensor] = []
+        codebooks: list[Tensor] = []
         perplexities: list[float] = []
         first = torch.empty(0)
         for stride in self._strides:
             wide = rest.reshape(-1, stride * self.pca_dim)
-            book = kmeans(wide, self.num_codes, self.iterations, gen)
-            ids = nearest(wide, book)
-            rest = (wide - book[ids]).reshape(rest.shape)
-            first = first if books else ids
-            books.append(book)
+            codebook = kmeans(wide, self.num_codes, self.iterations, gen)
+            ids = nearest(wide, codebook)
+            rest = (wide - codebook[ids]).reshape(rest.shape)
+            first = first if codebooks else ids
+            codebooks.append(codebook)
             share = torch.bincount(ids, minlength=self.num_codes).double() / len(ids)
             perplexities.append(float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())))
-        # tables follow the first position: of several codes of the first book in a frame, the earliest
+        # tables follow the first position: of several codes of the first codebook in a frame, the earliest
         first = first.reshape(seen, -1)[:, 0]
         frames = [len(s) for s in stacks]
         tables, left = fit_neighbour_tables(rest.reshape(seen, -1), first, frames, self.num_codes, self.context)
         self._weights = {
-            "mean": mean, "basis": basis.contiguous(), **self._pack(books), "tables": tables,
+            "mean": mean, "basis": basis.contiguous(), **self._pack(codebooks), "tables": tables,
             "level": torch.tensor(float(np.median(levels))),
         }  # fmt: skip
         self._weights = {k: v.clone() for k, v in self._weights.items()}
@@ -215,10 +219,10 @@ class MelCodec(TrainableCodec):
             x = self._stacks(torch.tensor(wave.samples, device=device))[0]  # [F, stack * M]
             rest = (x.reshape(len(x) * self._parts, -1) - weights["mean"]) @ weights["basis"]  # [F * S, E]
             ids = []
-            for book, stride in zip(self._books(), self._strides, strict=True):
+            for codebook, stride in zip(self._codebooks(), self._strides, strict=True):
                 wide = rest.reshape(-1, stride * self.pca_dim)
-                ids.append(nearest(wide, book))
-                rest = (wide - book[ids[-1]]).reshape(rest.shape)
+                ids.append(nearest(wide, codebook))
+                rest = (wide - codebook[ids[-1]]).reshape(rest.shape)
             codes = join([i.to(torch.int32).cpu().numpy() for i in ids], self._strides)
             out.append(AudioCodes(codes, self.frame_rate_hz, self.codec_id))
         return out
@@ -228,7 +232,7 @@ class MelCodec(TrainableCodec):
         """Sound of each code sequence, S = F * samples per frame; no row depends on another."""
         self._get()
         for c in codes:
-            check_codes(c.ids, self.num_codes, self.num_books, self._name)
+            check_codes(c.ids, self.num_codes, self.num_codebooks, self._name)
         out = [Waveform(np.zeros(0, dtype=np.float32), self.rate_hz)] * len(codes)
         order = sorted((i for i in range(len(codes)) if len(codes[i].ids)), key=lambda i: len(codes[i].ids))
         for start in range(0, len(order), 16):
@@ -250,11 +254,11 @@ class MelCodec(TrainableCodec):
 
     def code_vectors(self) -> np.ndarray:
         """What each code adds to its frame's vector, standardised: f32 [Q, C, D]; zero in the sub-frames it says nothing of."""
-        books = [book.cpu().numpy() for book in self._books()]
-        vectors = np.zeros((self.num_books, self.num_codes, self._parts * self.pca_dim), dtype=np.float32)
-        for q, (book, n) in enumerate(positions(self._strides)):
-            width = books[book].shape[1]
-            vectors[q, :, n * width : (n + 1) * width] = books[book]
+        codebooks = [codebook.cpu().numpy() for codebook in self._codebooks()]
+        vectors = np.zeros((self.num_codebooks, self.num_codes, self._parts * self.pca_dim), dtype=np.float32)
+        for q, (codebook, n) in enumerate(positions(self._strides)):
+            width = codebooks[codebook].shape[1]
+            vectors[q, :, n * width : (n + 1) * width] = codebooks[codebook]
         return standardize(vectors)
 
     # -- pieces
@@ -270,7 +274,7 @@ class MelCodec(TrainableCodec):
         frames = -(-len(samples) // per_frame)
         padded = torch.nn.functional.pad(samples, (0, frames * per_frame - len(samples)))
         x = log_mel(padded, self._mel)  # [T, M]
-        level = max(float(x.mean(1).max()), math.log(self.floor) + 1.0)
+        level = max(float(x.mean(1).max()), math.log(self.min_magnitude) + 1.0)
         if self.level:
             x = (x - level).clamp(min=_LOWEST)
         return x.reshape(frames, -1), level
@@ -281,12 +285,12 @@ class MelCodec(TrainableCodec):
         device = weights["mean"].device
         ids = [torch.tensor(i, device=device).long() for i in split(codes, self._strides)]
         z = look_up(weights["tables"], torch.as_tensor(codes[:, 0], device=device).long(), [len(codes)])  # [F, D]
-        for book, mine in zip(self._books(), ids, strict=True):
-            z = z + book[mine].reshape(len(codes), -1)
+        for codebook, mine in zip(self._codebooks(), ids, strict=True):
+            z = z + codebook[mine].reshape(len(codes), -1)
         x = (z.reshape(-1, self.pca_dim) @ weights["basis"].T + weights["mean"]).reshape(-1, self.mels)
         if self.level:
-            x = torch.where(x <= _LOWEST, torch.full_like(x, math.log(self.floor)), x + weights["level"])
-        return x.clamp(math.log(self.floor), 5.0)
+            x = torch.where(x <= _LOWEST, torch.full_like(x, math.log(self.min_magnitude)), x + weights["level"])
+        return x.clamp(math.log(self.min_magnitude), 5.0)
 
 
 _LOWEST = -6.0  # log units below the loudest frame that a levelled codec keeps
@@ -297,45 +301,45 @@ _LOWEST = -6.0  # log units below the loudest frame that a levelled codec keeps
 class MelKmeans(MelCodec):
     """Log-mel frames, stacked to one vector per frame, PCA, k-means; Griffin-Lim turns mels back into sound.
 
-    ``num_books`` > 1 quantises what the books before left over.  The decoder adds to each code's centroid what its
+    ``num_codebooks`` > 1 quantises what the codebooks before left over.  The decoder adds to each code's centroid what its
     ``context`` neighbours on either side tell about its mels (additive tables, fitted after the k-means).
     """
 
-    num_books: int = 1
+    num_codebooks: int = 1
 
-    _fitted: ClassVar[tuple[str, ...]] = (*MelCodec._fitted, "num_books")
+    _fitted: ClassVar[tuple[str, ...]] = (*MelCodec._fitted, "num_codebooks")
 
     def __post_init__(self) -> None:
-        if self.num_books < 1:
-            raise ValueError(f"num_books must be >= 1, got {self.num_books}")
+        if self.num_codebooks < 1:
+            raise ValueError(f"num_codebooks must be >= 1, got {self.num_codebooks}")
         super().__post_init__()
 
     @property
     def _strides(self) -> Sequence[int]:
-        return [1] * self.num_books
+        return [1] * self.num_codebooks
 
-    def _pack(self, books: Sequence[Tensor]) -> dict[str, Tensor]:
-        return {"books": torch.stack(list(books))}
+    def _pack(self, codebooks: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"books": torch.stack(list(codebooks))}
 
-    def _books(self) -> list[Tensor]:
+    def _codebooks(self) -> list[Tensor]:
         return list(self._get()["books"])
 
 
 @CODEC.register("rvq")
 @dataclass
 class Rvq(MelCodec):
-    """Residual vector quantisation of log-mels with books at several rates, as in SNAC; fitted in seconds on a CPU.
+    """Residual vector quantisation of log-mels with codebooks at several rates, as in SNAC; fitted in seconds on a CPU.
 
-    ``strides``: sub-frames that one code of each book stands for; all must divide the largest, which is the frame.
+    ``strides``: sub-frames that one code of each codebook stands for; all must divide the largest, which is the frame.
     ``(4, 2, 1)``: one code for four sub-frames, two for pairs, four single ones, Q = 7 positions in SNAC's order; all ones:
-    plain residual books, one code of each per frame (EnCodec, AudioLM).  A code of stride s is a centroid of s sub-frames
+    plain residual codebooks, one code of each per frame (EnCodec, AudioLM).  A code of stride s is a centroid of s sub-frames
     side by side (SNAC repeats an average), so coarse codes know how their frame changes.
     """
 
     frame_rate_hz: float = 25.0  # 100 / a whole number of 10 ms mel frames, a multiple of the largest stride
-    num_codes: int = 128  # codes of a book
+    num_codes: int = 128  # codes of a codebook
     context: int = 1  # neighbours the decoder looks at, on either side
-    strides: list[int] = field(default_factory=lambda: [1, 1, 1, 1])  # one entry a book
+    strides: list[int] = field(default_factory=lambda: [1, 1, 1, 1])  # one entry a codebook
 
     _fitted: ClassVar[tuple[str, ...]] = (*MelCodec._fitted, "strides")
 
@@ -347,10 +351,10 @@ class Rvq(MelCodec):
     def _strides(self) -> Sequence[int]:
         return self.strides
 
-    def _pack(self, books: Sequence[Tensor]) -> dict[str, Tensor]:
-        return {f"book_{q}": book for q, book in enumerate(books)}
+    def _pack(self, codebooks: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {f"book_{q}": codebook for q, codebook in enumerate(codebooks)}
 
-    def _books(self) -> list[Tensor]:
+    def _codebooks(self) -> list[Tensor]:
         return [self._get()[f"book_{q}"] for q in range(len(self.strides))]
 
 
@@ -361,12 +365,12 @@ class _MelStream(StreamDecoder):
 
     def __init__(self, codec: MelCodec):
         self.codec = codec
-        self.ids = np.zeros((0, codec.num_books), dtype=np.int32)
+        self.ids = np.zeros((0, codec.num_codebooks), dtype=np.int32)
         self.given = np.zeros(0, dtype=np.float32)  # what has been given away, in full: streams are short
 
     def push(self, codes: np.ndarray) -> np.ndarray:
         """Codes [F, Q] -> the samples that are final by now."""
-        check_codes(codes, self.codec.num_codes, self.codec.num_books, self.codec._name)
+        check_codes(codes, self.codec.num_codes, self.codec.num_codebooks, self.codec._name)
         self.ids = np.concatenate([self.ids, codes.astype(np.int32)])
         return self._give(max(0, len(self.ids) - self.codec.context) * self.codec._stack, 2)
 

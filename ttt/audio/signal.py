@@ -60,9 +60,9 @@ def _resampler(from_hz: int, to_hz: int) -> Any:
 
 @dataclass(frozen=True)
 class MelSettings:
-    """A mel spectrogram of magnitudes.  Frame t is centred on sample ``t * hop_samples``; the log is taken above ``floor``.
+    """A mel spectrogram of magnitudes.  Frame t is centred on sample ``t * hop_samples``; the log is taken above ``min_magnitude``.
 
-    ``floor`` is a mel magnitude; with Hann windows of 400 samples a full-scale sine has a magnitude of about 100.
+    ``min_magnitude`` is a mel magnitude; with Hann windows of 400 samples a full-scale sine has a magnitude of about 100.
     """
 
     rate_hz: int = 16_000
@@ -72,14 +72,14 @@ class MelSettings:
     mels: int = 80
     low_hz: float = 50.0
     high_hz: float = 8_000.0
-    floor: float = 0.01
+    min_magnitude: float = 0.01
 
 
 def log_mel(samples: Tensor, settings: MelSettings) -> Tensor:
     """Natural log of the mel magnitudes: f32 [S] or [B, S] -> f32 [T, M] or [B, T, M] with T = S // hop_samples."""
     magnitude = _stft(samples, settings).abs()[..., : samples.shape[-1] // settings.hop_samples]  # [..., K, T]
     mel = magnitude.transpose(-1, -2) @ mel_filters(settings).to(samples.device)
-    return mel.clamp(min=settings.floor).log()
+    return mel.clamp(min=settings.min_magnitude).log()
 
 
 @lru_cache(maxsize=16)

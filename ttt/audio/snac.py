@@ -1,6 +1,7 @@
 """SNAC (arXiv 2410.14411) by way of the package ``snac``, from a local folder; nothing is downloaded.
 
-Letters: ``F`` frames, ``Q`` code positions per frame, ``C`` codes per book, ``S`` wav samples, ``E`` dimensions of a code vector.
+Letters: ``F`` frames, ``Q`` code positions per frame, ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions
+of a code vector.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 @CODEC.register("snac")
 @dataclass
 class Snac(PublishedCodec):
-    """SNAC: books at several rates, one coarse frame at a time (24 kHz: 7 positions of 4,096 codes, 11.7 frames/s).
+    """SNAC: codebooks at several rates, one coarse frame at a time (24 kHz: 7 positions of 4,096 codes, 11.7 frames/s).
 
-    Positions of a frame: code of the first book; of the second its first half, of the third its first two quarters; the
+    Positions of a frame: code of the first codebook; of the second its first half, of the third its first two quarters; the
     second half likewise.  The decoder's noise is drawn from a fixed seed, so that the same codes sound the same.
     """
 
@@ -53,31 +54,32 @@ class Snac(PublishedCodec):
     def _samples_per_frame(self, config: Any) -> int:
         self._strides = [int(s) for s in config.vq_strides]
         if self._strides[0] != max(self._strides):
-            raise ConfigError(f"{self.path}: the first book must be the coarsest, got vq_strides {self._strides}")
+            raise ConfigError(f"{self.path}: the first codebook must be the coarsest, got vq_strides {self._strides}")
         # local attention wants whole windows of it
         self._multiple = math.lcm(self._strides[0], config.attn_window_size or 1) // self._strides[0]
         return int(config.hop_length) * self._strides[0]
 
-    def _available_books(self, config: Any) -> int:
+    def _available_codebooks(self, config: Any) -> int:
         available = len(positions(self._strides))
-        if self.num_books not in (0, available):
+        if self.num_codebooks not in (0, available):
             raise ConfigError(
-                f"codec.num_books: {self.num_books} asked for, but the {available} positions of a SNAC frame belong together; "
+                f"codec.num_codebooks: {self.num_codebooks} asked for, but the {available} positions of a SNAC frame "
+                "belong together; "
                 "leave it at 0"
             )
         return available
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        books = [book[0].cpu().numpy() for book in model.encode(samples)]
-        return torch.from_numpy(join(books, self._strides).T.copy())
+        codebooks = [codebook[0].cpu().numpy() for codebook in model.encode(samples)]
+        return torch.from_numpy(join(codebooks, self._strides).T.copy())
 
     def _decode(self, model: Any, ids: Tensor) -> Tensor:
         codes = ids[0].T.cpu().numpy()  # [F, Q]
         whole = np.pad(codes, ((0, -len(codes) % self._multiple), (0, 0)), mode="edge")
-        books = [torch.from_numpy(book)[None].to(ids.device) for book in split(whole, self._strides)]
+        codebooks = [torch.from_numpy(codebook)[None].to(ids.device) for codebook in split(whole, self._strides)]
         with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):
             torch.manual_seed(0)
-            return model.decode(books)
+            return model.decode(codebooks)
 
-    def _books(self, model: Any) -> list[Tensor]:
-        return [model.quantizer.quantizers[book].codebook.weight for book, _ in positions(self._strides)]
+    def _codebooks(self, model: Any) -> list[Tensor]:
+        return [model.quantizer.quantizers[codebook].codebook.weight for codebook, _ in positions(self._strides)]

@@ -1,6 +1,6 @@
 """Sound while codes still come: chunks that grow, windows that are cross-faded.
 
-Letters: ``F`` frames, ``Q`` code books, ``S`` wav samples.
+Letters: ``F`` frames, ``Q`` codebooks, ``S`` wav samples.
 
 A codec's `StreamDecoder` says which samples are final; `ChunkedSound` decides how many codes it is handed at a time.
 `WindowStream` is a stream decoder for any codec, made of its one-shot `decode`.
@@ -30,7 +30,7 @@ class ChunkedSound:
     def __init__(self, codec: Codec, chunk_frames: Sequence[int] = CHUNK_FRAMES) -> None:
         self.chunk_frames = check_chunks(chunk_frames)
         self._decoder = codec.stream_decoder()
-        self._waiting = np.zeros((0, codec.num_books), dtype=np.int32)
+        self._waiting = np.zeros((0, codec.num_codebooks), dtype=np.int32)
         self._chunks = 0
 
     def push(self, codes: np.ndarray) -> Iterator[np.ndarray]:
@@ -79,14 +79,14 @@ class WindowStream(StreamDecoder):
             raise ValueError(f"past, future and fade must be >= 0, got {past}, {future} and {fade}")
         self.codec, self.past, self.fade, self.held = codec, past, fade, future + fade
         self._hop = round(hop)  # samples per frame
-        self._ids = np.zeros((0, codec.num_books), dtype=np.int32)  # frames from `_first` on
+        self._ids = np.zeros((0, codec.num_codebooks), dtype=np.int32)  # frames from `_first` on
         self._first = 0
         self._done = 0  # frames given away
         self._tail = np.zeros(0, dtype=np.float32)  # how the window before went on behind them
 
     def push(self, codes: np.ndarray) -> np.ndarray:
-        """Codes [F, Q] -> the samples that are final by now.  Raises `DataError` for codes outside the book."""
-        check_codes(codes, self.codec.num_codes, self.codec.num_books, self.codec.codec_id)
+        """Codes [F, Q] -> the samples that are final by now.  Raises `DataError` for codes outside the codebook."""
+        check_codes(codes, self.codec.num_codes, self.codec.num_codebooks, self.codec.codec_id)
         self._ids = np.concatenate([self._ids, codes.astype(np.int32)])
         return self._give(self._first + len(self._ids) - self.held)
 

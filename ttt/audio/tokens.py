@@ -24,13 +24,13 @@ def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec:
         "vocab_size": num_codes,
     }
     if codes.shape[1] > 1:
-        record["num_books"] = int(codes.shape[1])
+        record["num_codebooks"] = int(codes.shape[1])
     if frame_rate_hz:
         record |= {"frame_rate_hz": frame_rate_hz, "duration_seconds": len(codes) / frame_rate_hz}
     return record | ({"codec": codec} if codec else {})
 
 
-def read_tokens(path: str | Path, num_codes: int, num_books: int = 1, frame_rate_hz: float = 0.0) -> np.ndarray:
+def read_tokens(path: str | Path, num_codes: int, num_codebooks: int = 1, frame_rate_hz: float = 0.0) -> np.ndarray:
     """Codes i32 [F, Q] of a file.  Raises `DataError` for what is no token of a codec of this size and rate."""
     path = Path(path)
     try:
@@ -56,6 +56,6 @@ def read_tokens(path: str | Path, num_codes: int, num_books: int = 1, frame_rate
             f"{path}: speech_tokens[{bad}] is {tokens[bad]}, codes go from 0 to {num_codes - 1}; subtract the offset of the "
             "vocabulary if these are token ids"
         )
-    if len(tokens) % num_books:
-        raise DataError(f"{path}: {len(tokens)} tokens are no whole frames of {num_books}")
-    return np.asarray(tokens, dtype=np.int32).reshape(-1, num_books)
+    if len(tokens) % num_codebooks:
+        raise DataError(f"{path}: {len(tokens)} tokens are no whole frames of {num_codebooks}")
+    return np.asarray(tokens, dtype=np.int32).reshape(-1, num_codebooks)

@@ -187,5 +187,5 @@ class Steps:
 def _cut(stream, length: int):
     import dataclasses
 
-    keep = {n: getattr(stream, n)[:length] for n in ("ids", "kind", "span", "target", "answer")}
+    keep = {n: getattr(stream, n)[:length] for n in ("ids", "kind", "run_id", "target", "noisable")}
     return dataclasses.replace(stream, **keep)

@@ -39,7 +39,7 @@ def run_trained(arguments: argparse.Namespace) -> Report:
     for e in examples:
         stream = encode_example(tasks[e.task].prompt(e), model.tokenizer, open_answer=True)
         assert stream.content is not None
-        prompts.append(Prompt(e.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist()))
+        prompts.append(Prompt(e.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()))
     settings = dataclasses.replace(decode_settings(config), cache="exact")
     known = {f.name for f in dataclasses.fields(Threshold)}
     fields = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler) if f.name in known}

@@ -1,7 +1,8 @@
 """`ttt bench valle`: decoding frames of codes with the keys of the first book's decoder kept, and without.
 
-The default work is 200 frames of four books behind prompts of 150 frames, one answer at a time and a batch of eight, by a network
-of some 15 million random weights, greedy.  Without keys every code of the first book runs prompt and answer anew.
+The default work is 200 frames of four codebooks behind prompts of 150 frames, one answer at a time and a batch of
+eight, by a network
+of some 15 million random weights, greedy.  Without keys every code of the first codebook runs prompt and answer anew.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from ttt.sampling.samplers.codebooks import ValleSampler
 from ttt.text.tokenizer import train_bpe
 from ttt.types import Example, Span, Turn
 
-CODES = 1024  # of a book
+CODES = 1024  # of a codebook
 SAMPLED = 20  # without keys, one in so many calls is run in a round
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ttt bench valle``."""
     for name, default, what in (
-        ("prompt", 150, "frames of a prompt"), ("frames", 200, "frames of an answer"), ("books", 4, "code books"),
+        ("prompt", 150, "frames of a prompt"), ("frames", 200, "frames of an answer"), ("codebooks", 4, "codebooks"),
         ("batch", 8, "prompts of the batch"), ("dim", 256, "width"), ("layers", 6, "layers of each decoder"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default {default})")
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Measure.  Raises `ConfigError` for sizes that make no work, `TttError` when the ways write different codes."""
     check_at_least_one(arguments, "repeat", "prompt", "frames", "dim", "layers")
-    for name in ("books", "batch"):
+    for name in ("codebooks", "batch"):
         if getattr(arguments, name) < 2:
             raise ConfigError(f"--{name}: must be >= 2, got {getattr(arguments, name)}")
     return Bench(arguments).report(arguments.repeat, arguments.full)
@@ -55,34 +56,34 @@ class Bench:
     def __init__(self, told: argparse.Namespace) -> None:
         if told.dim % 8:
             raise ConfigError(f"--dim: must be a multiple of 8 heads, got {told.dim}")
-        self.frames, self.books, self.batch = told.frames, told.books, told.batch
-        tokenizer = train_bpe(["system user assistant"] * 3, 300, CODES, told.books)
+        self.frames, self.codebooks, self.batch = told.frames, told.codebooks, told.batch
+        tokenizer = train_bpe(["system user assistant"] * 3, 300, CODES, told.codebooks)
         self.vocab = tokenizer.vocab
         arch = Valle(dim=told.dim, heads=8, layers=told.layers, dropout=0.0)
         self.network = arch.start(ModelSection(), tokenizer, told.seed).eval()
         rng = np.random.default_rng(derive_seed(told.seed, "bench/valle"))
         self.prompts = []
         for n in range(told.batch):
-            codes = rng.integers(0, CODES, (told.prompt, told.books)).astype(np.int32)
+            codes = rng.integers(0, CODES, (told.prompt, told.codebooks)).astype(np.int32)
             asked = Example(f"{n}", (Turn("user", (Span("audio", codes=codes, style="user"),)),), "continuation")
             s = encode_example(asked, tokenizer, open_answer=True)
             assert s.content is not None
-            self.prompts.append(Prompt(f"{n}", s.ids.tolist(), s.content.tolist(), s.answer.tolist()))
+            self.prompts.append(Prompt(f"{n}", s.ids.tolist(), s.content.tolist(), s.noisable.tolist()))
         self.answers = self.decoded("exact", self.prompts)
 
     def decoded(self, cache: str, prompts: Sequence[Prompt]) -> list[Tensor]:
         """Ids i64 [T, Q] of the answers to some prompts, all in work at a time."""
         sampler = ValleSampler(temperature=0.0, min_frames=self.frames, max_frames=self.frames)
-        settings = DecodeSettings(max_tokens=(self.frames + 1) * self.books, cache=cache)
+        settings = DecodeSettings(max_tokens=(self.frames + 1) * self.codebooks, cache=cache)
         made = Decoder(self.network, Prefix(), sampler, settings).generate(prompts, batch_size=len(prompts))
-        found = [torch.tensor(self.vocab.code_ids(g.codes, g.uid)).view(-1, self.books) for g in made]
+        found = [torch.tensor(self.vocab.code_ids(g.codes, g.uid)).view(-1, self.codebooks) for g in made]
         assert all(len(f) == self.frames for f in found)
         return found
 
     @property
     def calls(self) -> int:
-        """Network calls of an answer: one a frame, one for each further book."""
-        return self.frames + self.books - 1
+        """Network calls of an answer: one a frame, one for each further codebook."""
+        return self.frames + self.codebooks - 1
 
     @torch.no_grad()
     def anew(self, rows: int, numbers: Sequence[int]) -> float:
@@ -103,16 +104,16 @@ class Bench:
 
     def _ask(self, slot: int, number: int) -> tuple[Ask, Tensor]:
         """Call ``number`` of an answer, and the codes it has to give."""
-        answer, book = self.answers[slot], max(0, number - self.frames + 1)
-        if not book:
+        answer, codebook = self.answers[slot], max(0, number - self.frames + 1)
+        if not codebook:
             tail = torch.cat([answer[:number].flatten(), torch.tensor([self.vocab.mask_id])])
-            if self.books > 1:  # the upper books of what is written are not known yet
-                tail[:-1].view(-1, self.books)[:, 1:] = self.vocab.mask_id
+            if self.codebooks > 1:  # the upper codebooks of what is written are not known yet
+                tail[:-1].view(-1, self.codebooks)[:, 1:] = self.vocab.mask_id
             return Ask(slot, tail, torch.tensor([len(tail) - 1])), answer[number, :1]
         known = answer.clone()
-        known[:, book:] = self.vocab.mask_id
-        places = torch.arange(self.frames) * self.books + book
-        return Ask(slot, known.flatten(), places), answer[:, book]
+        known[:, codebook:] = self.vocab.mask_id
+        places = torch.arange(self.frames) * self.codebooks + codebook
+        return Ask(slot, known.flatten(), places), answer[:, codebook]
 
     def report(self, repeat: int, full: bool) -> Report:
         """All ways, after their codes have been compared."""
@@ -141,7 +142,7 @@ class Bench:
         found[f"cached_{many}_over_cached"] = ratios(timings, "cached")[f"cached_{many}"]
         parameters = sum(p.numel() for p in self.network.parameters())
         work = {
-            "network": f"{parameters / 1e6:.1f} M parameters, {self.books} books of {CODES} codes, random weights",
+            "network": f"{parameters / 1e6:.1f} M parameters, {self.codebooks} codebooks of {CODES} codes, random weights",
             "answer": f"prompt of {len(self.vocab.codes(np.asarray(first[0].ids)))} frames, {self.frames} frames, greedy",
             "batch": f"{self.batch} prompts of equal length",
         }

@@ -1,6 +1,6 @@
 """A conversation with a model: turns become prompts, settled ids become text and speech.  Knows no terminal.
 
-Letters: ``n`` tokens, ``F`` audio frames, ``Q`` code books.
+Letters: ``n`` tokens, ``F`` audio frames, ``Q`` codebooks.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Conversation:
             if len(stream) + max_tokens <= self.room:
                 assert stream.content is not None
                 self.turns, self.asked = turns, self.asked + 1
-                ids, content, answer = stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist()
+                ids, content, answer = stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()
                 return Fit(Prompt(uid, ids, content, answer), first)
         raise DataError(
             f"this turn takes {len(stream)} tokens and its answer up to {max_tokens} (max_tokens), the room is {self.room}: "

@@ -52,24 +52,24 @@ def _codes(codec: Codec, duration_s: float = 1.5) -> AudioCodes:
 
 @prop("codec", "facts", "rates and sizes are positive, codec_id begins with the registered name")
 def _facts(codec: Codec) -> None:
-    for name in ("rate_hz", "frame_rate_hz", "num_codes", "num_books"):
+    for name in ("rate_hz", "frame_rate_hz", "num_codes", "num_codebooks"):
         need(getattr(codec, name) > 0, f"{name} is {getattr(codec, name)}")
     name = getattr(type(codec), "registered_name", "")
     need(codec.codec_id.startswith(name), f"codec_id {codec.codec_id!r} does not begin with {name!r}")
 
 
-@prop("codec", "codes", "encode gives int32 [F, Q] inside the code book, frames enough to cover the sound")
+@prop("codec", "codes", "encode gives int32 [F, Q] inside the codebook, frames enough to cover the sound")
 def _encode(codec: Codec) -> None:
     for duration_s in (0.06, 0.5, 1.003):
         wave = noise(codec.rate_hz, duration_s)
         (codes,) = codec.encode([wave])
         where, ids = f"{duration_s} s of noise: ", codes.ids
-        good = ids.dtype == np.int32 and ids.shape[1] == codec.num_books
-        need(good, f"{where}codes are {ids.dtype} {list(ids.shape)}, not int32 [F, {codec.num_books}]")
+        good = ids.dtype == np.int32 and ids.shape[1] == codec.num_codebooks
+        need(good, f"{where}codes are {ids.dtype} {list(ids.shape)}, not int32 [F, {codec.num_codebooks}]")
         need(len(ids) == _frames(codec, wave), f"{where}{len(ids)} frames, {_frames(codec, wave)} cover it")
         need(
             ids.min() >= 0 and ids.max() < codec.num_codes,
-            f"{where}codes lie in [{ids.min()}, {ids.max()}], the book has {codec.num_codes}",
+            f"{where}codes lie in [{ids.min()}, {ids.max()}], the codebook has {codec.num_codes}",
         )
         facts = (codes.frame_rate_hz, codes.codec)
         need(facts == (codec.frame_rate_hz, codec.codec_id), f"{where}codes say {facts}")
@@ -79,7 +79,7 @@ def _encode(codec: Codec) -> None:
 def _decode(codec: Codec) -> None:
     rng = np.random.default_rng(0)
     for frames in (0, 1, 9, 40):
-        ids = rng.integers(0, codec.num_codes, size=(frames, codec.num_books)).astype(np.int32)
+        ids = rng.integers(0, codec.num_codes, size=(frames, codec.num_codebooks)).astype(np.int32)
         (sound,) = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])
         expected = round(frames * codec.rate_hz / codec.frame_rate_hz)
         need(sound.rate_hz == codec.rate_hz, f"the sound's rate is {sound.rate_hz}, the codec's {codec.rate_hz}")
@@ -133,16 +133,16 @@ def _stream(codec: Codec) -> None:
                 raise Broken(f"{where}sample {at} is off by {off[at]:.3g}")
 
 
-@prop("codec", "refusals", "other sample rates, empty sounds and codes outside the book are refused with a DataError")
+@prop("codec", "refusals", "other sample rates, empty sounds and codes outside the codebook are refused with a DataError")
 def _refusals(codec: Codec) -> None:
     bad: list[tuple[str, Callable[[], Any]]] = [
         ("a recording at another rate", lambda: codec.encode([noise(codec.rate_hz + 1, 0.5)])),
         ("an empty recording", lambda: codec.encode([Waveform(np.zeros(0, dtype=np.float32), codec.rate_hz)])),
     ]
     for code in (-1, codec.num_codes):
-        ids = np.full((1, codec.num_books), code, dtype=np.int32)
+        ids = np.full((1, codec.num_codebooks), code, dtype=np.int32)
         codes = AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)
-        bad.append((f"code {code} of a book of {codec.num_codes}", partial(codec.decode, [codes])))
+        bad.append((f"code {code} of a codebook of {codec.num_codes}", partial(codec.decode, [codes])))
     for what, attempt in bad:
         try:
             attempt()
@@ -156,7 +156,7 @@ def _vectors(codec: Codec) -> None:
     vectors = codec.code_vectors()
     if vectors is None:
         raise NotSaid("it has no code vectors")
-    shape = (codec.num_books, codec.num_codes)
+    shape = (codec.num_codebooks, codec.num_codes)
     need(vectors.dtype == np.float32 and vectors.shape[:2] == shape, f"they are {vectors.dtype} {list(vectors.shape)}")
     off = float(np.abs(vectors.mean(1)).max())
     need(off <= 1e-4, f"the mean of a dimension is {off:.3g}")

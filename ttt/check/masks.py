@@ -34,7 +34,7 @@ def _with_copy(block_length: int) -> Layout:
 
     batch = world.batch(3)
     wide, group, _ = with_copies(
-        batch, (batch.kind == Kind.AUDIO) & batch.answer & batch.visible, block_length, fill=bool(block_length)
+        batch, (batch.kind == Kind.AUDIO) & batch.noisable & batch.visible, block_length, fill=bool(block_length)
     )
     return replace(wide.layout(), stream=(group >= 0).to(torch.uint8))
 
@@ -108,7 +108,7 @@ def _future(rule: MaskRule) -> None:
     for layout in _layouts():
         allowed = dense(rule, layout)
         audio = layout.kind == Kind.AUDIO
-        one_run = audio[:, :, None] & audio[:, None, :] & (layout.span[:, :, None] == layout.span[:, None, :])
+        one_run = audio[:, :, None] & audio[:, None, :] & (layout.run_id[:, :, None] == layout.run_id[:, None, :])
         _show(layout, allowed, allowed & _real(layout) & _ahead(layout) & ~one_run, "it lies in the future")
 
 
@@ -124,7 +124,7 @@ def _looks_ahead(rule: MaskRule) -> None:
         wrong = (allowed & ahead) != expected
         if not rule.text_sees_future:  # what `future` names is not named again
             wrong &= expected | (layout.kind == Kind.AUDIO)[:, :, None] & (layout.kind == Kind.AUDIO)[:, None, :] & (
-                layout.span[:, :, None] == layout.span[:, None, :]
+                layout.run_id[:, :, None] == layout.run_id[:, None, :]
             )
         _show(layout, allowed, wrong, f"the rule says looks_ahead = {promise!r}")
 
@@ -212,7 +212,7 @@ def _growing(seed: int) -> tuple[Layout, Layout, Tensor, int]:
     def layout(length: int) -> Layout:
         audio = (kind == Kind.AUDIO) & (column < length)
         return Layout(
-            kind=torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), span=torch.cumsum(~audio, 1),
+            kind=torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), run_id=torch.cumsum(~audio, 1),
             doc=torch.zeros_like(column), position=column, prompt=column < start, visible=column < length,
             stream=torch.zeros_like(kind),
         )  # fmt: skip

@@ -17,21 +17,21 @@ from ttt.types import Kind, ModelInputs, PackedBatch, Plan
 
 
 def _batch(objective: Objective) -> PackedBatch:
-    """What its model class is fed with."""
-    if objective.model_class == "causal_lm":
+    """What its architecture is fed with."""
+    if objective.arch == "causal_lm":
         return world.batch(2)
-    if objective.model_class == "valle":
+    if objective.arch == "valle":
         return recordings.batch(2)
-    raise NotSaid(f"there is no small world for model class {objective.model_class!r}")
+    raise NotSaid(f"there is no small world for architecture {objective.arch!r}")
 
 
 def _network(objective: Objective) -> Any:
     _batch(objective)
-    return world.network() if objective.model_class == "causal_lm" else recordings.network(objective)
+    return world.network() if objective.arch == "causal_lm" else recordings.network(objective)
 
 
 def _tokens(objective: Objective) -> None:
-    if objective.model_class != "causal_lm":
+    if objective.arch != "causal_lm":
         raise NotSaid("said of objectives of causal LMs")
 
 
@@ -65,7 +65,7 @@ def _input(objective: Objective) -> None:
             need(torch.equal(getattr(batch, name), before), f"{make.__name__} wrote into batch.{name}")
 
 
-_TENSORS = ("ids", "kind", "span", "doc", "position", "target", "answer", "visible")
+_TENSORS = ("ids", "kind", "run_id", "doc", "position", "target", "noisable", "visible")
 
 
 @prop("objective", "noise", "only answer positions are replaced, and by the mask token")
@@ -75,7 +75,7 @@ def _noise(objective: Objective) -> None:
         changed = plan.input_ids[:, :t] != batch.ids
         for b, i in changed.nonzero().tolist():
             now = int(plan.input_ids[b, i])
-            need(bool(batch.answer[b, i]), f"{name}: row {b} position {i} is no answer and became id {now}")
+            need(bool(batch.noisable[b, i]), f"{name}: row {b} position {i} is no answer and became id {now}")
             need(now == batch.mask_id, f"{name}: row {b} position {i} became id {now}, not the mask token {batch.mask_id}")
 
 
@@ -196,7 +196,7 @@ def _gradients(objective: Objective) -> None:
         for parameter, p in model.named_parameters():
             reached |= {parameter} if p.grad is not None else set()
             need(p.grad is None or torch.isfinite(p.grad).all(), f"{name}: the gradient at {parameter} is not finite")
-        if objective.model_class == "causal_lm":  # each of its plans uses the whole network
+        if objective.arch == "causal_lm":  # each of its plans uses the whole network
             lost = [parameter for parameter, p in model.named_parameters() if p.grad is None]
             need(not lost, f"{name}: no gradient at {lost[0] if lost else ''}")
     lost = [parameter for parameter, _ in model.named_parameters() if parameter not in reached]

@@ -1,4 +1,4 @@
-"""The small world of frame models: recordings of three books cut in two, a small ``valle`` of the form an objective trains."""
+"""The small world of frame models: recordings of three codebooks cut in two, a small ``valle`` of the form an objective trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOOKS, NUM_CODES = 3, 12
 
 @lru_cache(maxsize=1)
 def tokenizer() -> TextTokenizer:
-    """Three books of twelve codes."""
+    """Three codebooks of twelve codes."""
     return train_bpe(["system user assistant"] * 3, 300, NUM_CODES, BOOKS)
 
 
@@ -42,6 +42,6 @@ def network(objective: Any) -> Any:
     from ttt.config.schema import ModelSection
     from ttt.model.valle.arch import Valle
 
-    nar = {"upper": "masked", "all": "masked_all"}.get(getattr(objective, "books", ""), "stages")
+    nar = {"upper": "masked", "all": "masked_all"}.get(getattr(objective, "codebooks", ""), "stages")
     arch = Valle(dim=16, heads=2, layers=2, nar=nar)
     return arch.start(ModelSection(), tokenizer(), 0).eval()

@@ -195,12 +195,12 @@ def _constraint(sampler: SpanSampler) -> None:
             promise(sampler)
         except Broken as broken:
             raise NotSaid("it breaks a promise that comes before this one") from broken
-    books = ((0, 5), (5, 10))
+    codebooks = ((0, 5), (5, 10))
     table = torch.zeros(4, SIZE, dtype=torch.bool)
     table[0, 0:5] = table[1, 0:5] = table[2, 5:10] = table[3, 5:10] = True
     table[1::2, [EOA, EOA_LAST]] = True
     rule = FramePosition()
-    places = Places(rule, books, table, (), rule.period(books))
+    places = Places(rule, codebooks, table, (), rule.period(codebooks))
     limit = [places.codes_within(n) for n in LIMIT]
     for seed in range(3):
         out = _fill(sampler, seed=seed, places=places, limit=limit)
@@ -211,7 +211,7 @@ def _constraint(sampler: SpanSampler) -> None:
                 if i in ENDS[member]:
                     need(place % 2 == 0, f"{where} ends the span inside a frame")
                 else:
-                    a, b = books[place % 2]
+                    a, b = codebooks[place % 2]
                     need(a <= i < b, f"{where} is outside [{a}, {b})")
 
 

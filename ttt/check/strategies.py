@@ -15,12 +15,12 @@ from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.interfaces import Strategy
 from ttt.types import Kind, PackedBatch, TokenStream, audio_runs
 
-ARRAYS = ("ids", "kind", "span", "target", "answer")
+ARRAYS = ("ids", "kind", "run_id", "target", "noisable")
 SEEDS = range(6)
 
 
 def _maskable(batch: PackedBatch) -> Tensor:
-    return (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
+    return (batch.kind == Kind.AUDIO) & batch.noisable & batch.visible
 
 
 def _streams() -> list[TokenStream]:
@@ -112,8 +112,8 @@ def _consistent(strategy: Strategy) -> None:
             wrong = np.flatnonzero((out.kind == Kind.AUDIO) != vocab.is_audio(out.ids))
             for at in wrong.tolist()[:1]:
                 raise Broken(f"{where}kind and id disagree at position {at}")
-            need(np.array_equal(out.span, audio_runs(out.kind)), f"{where}audio runs are not those of the kinds")
-            need(not (out.answer & ~out.target).any(), f"{where}something may be noised that carries no loss")
+            need(np.array_equal(out.run_id, audio_runs(out.kind)), f"{where}audio runs are not those of the kinds")
+            need(not (out.noisable & ~out.target).any(), f"{where}something may be noised that carries no loss")
             need(len(out) > 0, f"{where}nothing is left")
             for segment in out.segments:
                 inside = 0 <= segment.start <= segment.stop <= segment.turn_stop <= len(out)
@@ -136,7 +136,7 @@ def _only_less(strategy: Strategy) -> None:
             for row, at in (after & ~maskable).nonzero().tolist()[:1]:
                 raise Broken(f"seed {seed}: row {row} position {at} was not maskable before")
         quiet = world.quiet_batch()
-        after = s.on_maskable(quiet, torch.zeros_like(quiet.answer), world.gen())
+        after = s.on_maskable(quiet, torch.zeros_like(quiet.noisable), world.gen())
         need(not after.any(), "a batch without audio has maskable positions afterwards")
 
 

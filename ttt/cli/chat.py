@@ -182,7 +182,7 @@ class Chat:
                 self.screen.counter(f"[{self._length(piece.count)}{']' * over}", final=over)
 
     def _length(self, codes: int) -> str:
-        frames = codes // self.model.tokenizer.vocab.num_books
+        frames = codes // self.model.tokenizer.vocab.num_codebooks
         long = f", {frames / self.codec.frame_rate_hz:.2f} s" if self.codec is not None else ""
         return f"{codes} code{'s' * (codes != 1)}{long}"
 
@@ -202,7 +202,7 @@ class Chat:
 
         v = self.model.tokenizer.vocab
         codes = np.concatenate(
-            [s.codes for s in spans if s.codes is not None] or [np.zeros((0, v.num_books), np.int32)]
+            [s.codes for s in spans if s.codes is not None] or [np.zeros((0, v.num_codebooks), np.int32)]
         )
         calls = {k: n for k, n in self.decoder.calls.items() if n}
         parts = [

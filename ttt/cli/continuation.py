@@ -144,7 +144,7 @@ def _as_long(model: Model, seconds: float, frame_rate_hz: float) -> Model:
     """The model with decoding limits of ``seconds``."""
     frames = max(1, round(seconds * frame_rate_hz))
     e = model.config.eval
-    tokens = frames * model.tokenizer.vocab.num_books + 1
+    tokens = frames * model.tokenizer.vocab.num_codebooks + 1
     sampler = e.sampler
     if "max_frames" in {f.name for f in dataclasses.fields(sampler)}:
         sampler = dataclasses.replace(sampler, max_frames=frames, min_frames=min(sampler.min_frames, frames))
@@ -172,5 +172,5 @@ def _prompt(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, floa
     if hole is None:
         return prompt
     vocab = model.tokenizer.vocab
-    open_ = [vocab.mask_id] * ((stop - start) * vocab.num_books)
+    open_ = [vocab.mask_id] * ((stop - start) * vocab.num_codebooks)
     return dataclasses.replace(prompt, known=[*open_, *vocab.code_ids(ids[stop:], str(path)).tolist()])

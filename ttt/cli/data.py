@@ -110,7 +110,7 @@ def tokenize(arguments: argparse.Namespace) -> int:
 def tokenizer(arguments: argparse.Namespace) -> int:
     """The tokenizer of ``model.path`` extended by the audio tokens of ``data.form``, in order -> ``data.tokenizer``.
 
-    Model classes without a backbone get one of bytes, template words and audio tokens.
+    Architectures without a backbone get one of bytes, template words and audio tokens.
     """
     from ttt.text.tokenizer import TextTokenizer, train_bpe
     from ttt.text.vocab import INTERLEAVED
@@ -125,14 +125,14 @@ def tokenizer(arguments: argparse.Namespace) -> int:
     if dry_run(arguments, config, [f"make {out}" if alone else f"extend {source} -> {out}"]):
         return 0
     loaded = None if config.codec is None else config.codec.load()
-    num_codes, num_books = (config.data.num_codes, 1) if loaded is None else (loaded.num_codes, loaded.num_books)
+    num_codes, num_codebooks = (config.data.num_codes, 1) if loaded is None else (loaded.num_codes, loaded.num_codebooks)
     if num_codes < 1:
         raise ConfigError(f"data.num_codes: must be >= 1, got {num_codes}")
     form = config.data.form
     codec_id, rate = (
         (config.data.codes_of, config.data.codes_hz) if loaded is None else (loaded.codec_id, loaded.frame_rate_hz)
     )
-    settings = {"num_codes": num_codes, **({"num_books": num_books} if num_books > 1 else {})}
+    settings = {"num_codes": num_codes, **({"num_codebooks": num_codebooks} if num_codebooks > 1 else {})}
     settings |= {"form": form} if form != INTERLEAVED else {}
     settings |= {"codec": codec_id, "frame_rate_hz": rate} if codec_id else {}
     stage = Stage(
@@ -143,9 +143,9 @@ def tokenizer(arguments: argparse.Namespace) -> int:
         return 0
     started = time.perf_counter()
     if alone:
-        made = train_bpe(["system user assistant"] * 3, config.data.bpe_size, num_codes, num_books, form)
+        made = train_bpe(["system user assistant"] * 3, config.data.bpe_size, num_codes, num_codebooks, form)
     else:
-        made = TextTokenizer.extended(source, num_codes, num_books=num_books, form=form)
+        made = TextTokenizer.extended(source, num_codes, num_codebooks=num_codebooks, form=form)
     made = made.made_by(codec_id, rate)
     made.save(out)
     stage.finish({"vocabulary": made.vocab.size}, time.perf_counter() - started)

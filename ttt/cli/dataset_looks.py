@@ -54,7 +54,7 @@ def stats(arguments: argparse.Namespace) -> int:
     rate = 0.0
     if arguments.tokenizer:
         vocab = TextTokenizer.load(arguments.tokenizer).vocab
-        rate = vocab.frame_rate_hz * vocab.num_books
+        rate = vocab.frame_rate_hz * vocab.num_codebooks
     settings = Settings(arguments.tokenizer, literal_specials=arguments.literal_specials)
     found = measure(arguments.inputs, settings, jobs=arguments.jobs, limit=arguments.limit)
     print(

@@ -89,7 +89,7 @@ def examine(
     restarts = len(command.read_text(encoding="utf-8").splitlines()) - 1 if command.is_file() else 0
     random_start = not (config.model.path or config.train.init_from)
     found: list[Finding] = []
-    causal = config.objective.model_class == "causal_lm"
+    causal = config.objective.arch == "causal_lm"
     if tokenizer is not None:
         per_update = rows[-1].get("train/epoch", 0.0) / rows[-1]["step"] if rows else 0.0
         schedule = lambda update, seconds: lr_at(config.train, update, seconds, update * per_update + 1e-9)  # noqa: E731
@@ -102,7 +102,7 @@ def examine(
     if tokenizer is None:
         return found
     if not causal:
-        name = config.objective.model_class
+        name = config.objective.arch
         return [*found, Finding("run/probes", SKIP, f"the network is of class {name!r}; probes look into causal LMs")]
     loader, notes = _loader(folder, config, tokenizer)
     found += notes

@@ -104,7 +104,7 @@ def show(arguments: argparse.Namespace) -> int:
         kind = "audio" if stream.kind[at] == 2 else "text "
         mark = "loss" if stream.target[at] else "    "
         print(
-            f"  {at:5d} {kind} run {stream.span[at]:3d} {mark} {stream.ids[at]:6d} {tokenizer.token(stream.ids[at])!r}"
+            f"  {at:5d} {kind} run {stream.run_id[at]:3d} {mark} {stream.ids[at]:6d} {tokenizer.token(stream.ids[at])!r}"
         )
     draw_mask(settings, batch, stream.uid, arguments.png)
     return 0

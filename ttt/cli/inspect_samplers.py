@@ -148,7 +148,7 @@ def _decode(
     for uid, example in prompts.items():
         stream = encode_example(example, model.tokenizer, open_answer=True)
         assert stream.content is not None
-        asked.append(Prompt(uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist()))
+        asked.append(Prompt(uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()))
     decoders = {name: Model(c, model).decoder() for name, c in contenders.items()}
     next(iter(decoders.values())).generate(asked[:1])  # the first call of a process is slow, whoever makes it
     answers = {}

@@ -210,7 +210,7 @@ def data(verb: argparse.ArgumentParser) -> None:
     check = add("check", "counts, lengths, broken records, duplicates, train-test overlap")
     check.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or mixes")
     check.add_argument("--test", nargs="+", default=[], metavar="DATA", help="test data that must not be in the others")
-    check.add_argument("--num-codes", type=int, default=0, metavar="N", help="size of the code book, if no --tokenizer is given")
+    check.add_argument("--num-codes", type=int, default=0, metavar="N", help="size of the codebook, if no --tokenizer is given")
     check.add_argument("--frame-rate", type=float, metavar="HZ",
                        help="frames of a second of audio (default: what the tokenizer's vocab.json says, else 12.5)")  # fmt: skip
     check.add_argument("--row-tokens", type=int, default=0, metavar="N", help="count examples that are longer")

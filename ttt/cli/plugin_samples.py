@@ -91,7 +91,8 @@ SAMPLES: dict[str, Sample] = {
     ),
     "sampler": Sample(
         "One token a call, from left to right, seeing one mask token ahead.",
-        imports="import torch\n\nfrom ttt.sampling.samplers.logits import choose_audio\nfrom ttt.sampling.samplers.blocks import Block",
+        imports="import torch\n\nfrom ttt.sampling.samplers.logits import choose_audio\n"
+        "from ttt.sampling.samplers.steps import Block",
         members="gen_length: int = 2600  # most tokens of a span\ntemperature: float = 0.0",
         bodies={
             "span": "for row in range(request.rows):\n"
@@ -115,14 +116,14 @@ SAMPLES: dict[str, Sample] = {
     "codec": Sample(
         "One code per frame: its loudness; decoding gives a tone that is as loud.",
         imports="import numpy as np\n\nfrom ttt.errors import DataError\nfrom ttt.types import AudioCodes, Waveform",
-        members="num_codes: int = 64\nrate_hz: int = 16_000\nframe_rate_hz: float = 50.0\n\nnum_books = 1\nexact_stream = True\n\n"
+        members="num_codes: int = 64\nrate_hz: int = 16_000\nframe_rate_hz: float = 50.0\n\nnum_codebooks = 1\nexact_stream = True\n\n"
         "def __post_init__(self) -> None:\n"
         "    self.hop = round(self.rate_hz / self.frame_rate_hz)  # samples per frame\n"
         "    self.codec_id = f\"@NAME@-{self.num_codes}x{self.hop}\"\n\n"
         "def tone(self, ids: np.ndarray) -> np.ndarray:\n"
         "    \"\"\"Samples f32 [F * hop] of codes [F, 1].\"\"\"\n"
         "    if ids.size and not 0 <= ids.min() <= ids.max() < self.num_codes:\n"
-        "        raise DataError(f\"codec '@NAME@': code {ids.max()} is outside the book of {self.num_codes}\")\n"
+        "        raise DataError(f\"codec '@NAME@': code {ids.max()} is outside the codebook of {self.num_codes}\")\n"
         "    wave = np.sin(2 * np.pi * 4 * np.arange(self.hop) / self.hop)  # whole periods: frames meet at zero\n"
         "    return (ids[:, :1] / self.num_codes * wave).astype(np.float32).reshape(-1)",
         bodies={
@@ -219,9 +220,9 @@ SAMPLES: dict[str, Sample] = {
         "The code at place k belongs to position k mod Q of its frame, and a span has whole frames.",
         members="least: int = 0  # frames of a span that is not empty",
         bodies={
-            "ranges": "return tuple((int(a), int(b)) for a, b in books)",
-            "range_at": "return places % len(books)",
-            "may_end": "return (places % len(books) == 0) & ((places == 0) | (places >= self.least * len(books)))",
+            "ranges": "return tuple((int(a), int(b)) for a, b in codebooks)",
+            "range_at": "return places % len(codebooks)",
+            "may_end": "return (places % len(codebooks) == 0) & ((places == 0) | (places >= self.least * len(codebooks)))",
         },
     ),
     "normalizer": Sample(

@@ -46,15 +46,15 @@ def train(arguments: argparse.Namespace) -> int:
     from ttt.data.mix import open_streams
     from ttt.data.prefetch import Prefetcher
     from ttt.diffusion.corrupt import NO_MASK
-    from ttt.model.classes import check_class
+    from ttt.model.arch import check_arch
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.engine import check_engine, world
     from ttt.train.trainer import Trainer
 
     check_engine(config.train)
     arch = config.model.arch
-    check_class(
-        arch.registered_name, config.objective.model_class, f"objective {type(config.objective).registered_name!r}"
+    check_arch(
+        arch.registered_name, config.objective.arch, f"objective {type(config.objective).registered_name!r}"
     )
     if arguments.overwrite:
         import dataclasses
@@ -201,7 +201,7 @@ def generate(arguments: argparse.Namespace) -> int:
     if not any(open_):
         return 0
     from ttt.eval.answer import answer, forced_statistics
-    from ttt.model.classes import open_model
+    from ttt.model.arch import open_model
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.sampling.trace.record import Tracer, header, write_trace
 

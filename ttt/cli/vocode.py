@@ -25,7 +25,7 @@ def vocode(arguments: argparse.Namespace) -> int:
     if out.exists() and not arguments.overwrite:
         raise ConfigError(f"{out}: is there already; name another file, or give --overwrite")
     codec = config.codec.load()
-    codes = read_tokens(arguments.tokens, codec.num_codes, codec.num_books, codec.frame_rate_hz)
+    codes = read_tokens(arguments.tokens, codec.num_codes, codec.num_codebooks, codec.frame_rate_hz)
     (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id)])
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, wave)

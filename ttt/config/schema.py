@@ -84,7 +84,7 @@ class LoraSection:
 class ModelSection:
     """The network: which class, and what every class may be told.  Most keys are about Hugging Face causal LMs."""
 
-    arch: Any = component("arch", "causal_lm")  # model class: causal_lm | valle, with its own fields
+    arch: Any = component("arch", "causal_lm")  # architecture: causal_lm | valle, with its own fields
     path: str = ""  # local folder with weights (from_pretrained); wins over preset
     preset: str = ""  # name of a shape in ttt.model.backbone.PRESETS: random weights
     overrides: dict[str, Any] = field(default_factory=dict)  # config fields of the preset, e.g. {hidden_size: 128}
@@ -115,7 +115,7 @@ class TrainSection:
     warmup_steps: int = 0  # linear warm-up
     warmup_epochs: float = 0.0  # its length in passes over the data, where warmup_steps is 0
     decay_start: float = 0.0  # share of the steps (or seconds) after which the decay begins
-    min_lr_ratio: float = 0.0  # floor of the learning rate as a share of the peak
+    min_lr_ratio: float = 0.0  # least learning rate, as a share of the peak
     betas: tuple[float, float] = (0.9, 0.95)
     final_beta1: float = 0.0  # beta1 at the end of the run, reached in a straight line, lr / (1 - beta1) kept; 0: it stays
     eps: float = 1.0e-8
@@ -136,7 +136,7 @@ class TrainSection:
     max_seconds: float = 0.0  # finish (then validate and save) after this much time in the loop; 0: no limit
     max_time: str = ""  # the same as D-HH:MM:SS, HH:MM:SS or seconds, as schedulers write it; empty: no limit
     max_tokens: int = 0  # finish likewise after this many tokens, padding not counted; 0: no limit
-    check_memory: bool = False  # before the first update: the dearest batch of the epoch, forward and backward (engine local)
+    check_memory: bool = False  # before the first update: the costliest batch of the epoch, forward and backward (engine local)
     resume: bool = True  # go on from the latest complete checkpoint of run.dir
     init_from: str = ""  # start from the weights of this checkpoint
     tensorboard: bool = True  # write run.dir/tensorboard beside metrics.jsonl

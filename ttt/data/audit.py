@@ -41,7 +41,7 @@ class Settings:
     """What records are held against."""
 
     tokenizer: str = ""  # folder or tokenizer.json; empty: lengths count words and codes, texts are not tokenized
-    num_codes: int = 0  # size of the code book without a tokenizer; 0: any code
+    num_codes: int = 0  # size of the codebook without a tokenizer; 0: any code
     frame_rate_hz: float = 12.5  # frames of a second of audio
     row_tokens: int = 0  # longest row; longer examples are counted; 0: any length
     words: int = WORDS  # consecutive words that make an overlap
@@ -242,7 +242,7 @@ def _example_facts(where: str, example: Example) -> Facts:
         for codes in arrays:
             if settings.num_codes and codes.size and int(codes.max()) >= settings.num_codes:
                 message = (
-                    f"uid {example.uid!r}: code {int(codes.max())} is outside the code book of {settings.num_codes}"
+                    f"uid {example.uid!r}: code {int(codes.max())} is outside the codebook of {settings.num_codes}"
                 )
                 raise RecordError(where, "code out of range", f"{message}; encode with the codec this data is for")
         length = sum(len(words(t)) for t in texts) + sum(a.size for a in arrays)
@@ -275,11 +275,11 @@ def _stream_facts(where: str, stream: TokenStream) -> Facts:
     for s in stream.segments if tokenizer is not None else ():
         codes = stream.ids[s.start : s.stop]
         try:
-            tokenizer.vocab.frames(codes[: len(codes) - len(codes) % tokenizer.vocab.num_books], f"uid {stream.uid!r}")
+            tokenizer.vocab.frames(codes[: len(codes) - len(codes) % tokenizer.vocab.num_codebooks], f"uid {stream.uid!r}")
         except DataError as error:
             raise RecordError(where, "code out of place", str(error)) from None
-    books = 1 if tokenizer is None else tokenizer.vocab.num_books
-    arrays = [stream.ids[s.start : s.stop - (s.stop - s.start) % books].reshape(-1, books) for s in stream.segments]
+    codebooks = 1 if tokenizer is None else tokenizer.vocab.num_codebooks
+    arrays = [stream.ids[s.start : s.stop - (s.stop - s.start) % codebooks].reshape(-1, codebooks) for s in stream.segments]
     warnings = [
         *(["empty audio span"] if any(not len(a) for a in arrays) else []),
         *(["nothing to learn (no assistant turn or document)"] if not stream.target.any() else []),

@@ -103,9 +103,9 @@ class Alternating:
         is_text, number = self.blend.turn(update * self.accumulate + index)
         return (self.text if is_text else self.speech).micro_batch(number, 0)
 
-    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+    def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
         """The dearer of what both loaders find."""
-        return max(self.text.dearest(epoch), self.speech.dearest(epoch), key=lambda found: found[0])
+        return max(self.text.costliest_batch(epoch), self.speech.costliest_batch(epoch), key=lambda found: found[0])
 
     def _stream(self, epoch: int, index: int) -> TokenStream:
         n = len(self.text.streams)

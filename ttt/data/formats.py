@@ -75,7 +75,7 @@ def _spelled(run: str, where: str) -> np.ndarray:
     if large is not None:
         shown = large if len(large) <= 20 else f"{large[:20]}..."
         raise RecordError(
-            where, "not codes", f"audio token <|audio_{shown}|> is no code of any book; mend or drop the record"
+            where, "not codes", f"audio token <|audio_{shown}|> is no code of any codebook; mend or drop the record"
         )
     return np.asarray([int(d) for d in digits], dtype=np.int32).reshape(-1, 1)
 
@@ -158,7 +158,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def example_to_json(example: Example) -> dict[str, Any]:
-    """The JSONL form: audio spans as lists of codes (of lists, with several code books)."""
+    """The JSONL form: audio spans as lists of codes (of lists, with several codebooks)."""
 
     def span(s: Span) -> dict[str, Any]:
         if s.kind == "text":
@@ -175,7 +175,7 @@ def example_to_json(example: Example) -> dict[str, Any]:
 
 
 def codes_array(value: Any, where: str) -> np.ndarray:
-    """Codes i32 [F, Q] of a list of whole numbers, or of lists of them (several books)."""
+    """Codes i32 [F, Q] of a list of whole numbers, or of lists of them (several codebooks)."""
     codes = np.asarray(value)
     if codes.size == 0:
         return np.zeros((0, 1), dtype=np.int32)

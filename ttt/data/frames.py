@@ -1,6 +1,6 @@
-"""Flat ids -> frames: what a model of code books sees of a batch.  Text and delimiters are left behind.
+"""Flat ids -> frames: what a model of codebooks sees of a batch.  Text and delimiters are left behind.
 
-Letters: ``D`` documents, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` books.
+Letters: ``D`` documents, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ class Frames:
 def frames_of(batch: PackedBatch) -> Frames:
     """The frames of every document that has some to predict: targets by ``batch.target``, all other codes as its prompt.
 
-    Raises `DataError` for a batch that does not say which ids are codes, for codes out of the order of books, and for
+    Raises `DataError` for a batch that does not say which ids are codes, for codes out of the order of codebooks, and for
     documents without a prompt.
     """
     if batch.space is None:
         raise DataError("this batch does not say which ids are codes; make it with collate(..., vocab.code_space)")
-    books = batch.space.books
-    first, stop, size = books[0][0], books[-1][1], books[0][1] - books[0][0]
+    codebooks = batch.space.codebooks
+    first, stop, size = codebooks[0][0], codebooks[-1][1], codebooks[0][1] - codebooks[0][0]
     ids = batch.ids.flatten()
     is_code = (ids >= first) & (ids < stop) & batch.visible.flatten()
     at = is_code.nonzero().flatten()
     if not len(at):
-        return _empty(len(books))
-    book = (ids[at] - first) // size
-    # Frames are whole and in order, so the n-th code of a document is of book n mod Q.
+        return _empty(len(codebooks))
+    codebook = (ids[at] - first) // size
+    # Frames are whole and in order, so the n-th code of a document is of codebook n mod Q.
     doc, target = batch.doc.flatten()[at], batch.target.flatten()[at]
-    if len(at) % len(books) or not torch.equal(book, torch.arange(len(at)) % len(books)):
-        wrong = _name(batch, int(doc[(book[: len(at)] != torch.arange(len(at)) % len(books)).long().argmax()]))
-        raise DataError(f"example {wrong}: its codes are no whole frames of {len(books)}; make the examples again")
-    codes = (ids[at] - first - book * size).view(-1, len(books))
-    at, doc, target = at[:: len(books)], doc[:: len(books)], target[:: len(books)]
+    if len(at) % len(codebooks) or not torch.equal(codebook, torch.arange(len(at)) % len(codebooks)):
+        wrong = _name(batch, int(doc[(codebook[: len(at)] != torch.arange(len(at)) % len(codebooks)).long().argmax()]))
+        raise DataError(f"example {wrong}: its codes are no whole frames of {len(codebooks)}; make the examples again")
+    codes = (ids[at] - first - codebook * size).view(-1, len(codebooks))
+    at, doc, target = at[:: len(codebooks)], doc[:: len(codebooks)], target[:: len(codebooks)]
     kept = torch.unique(doc[target])
     if not len(kept):
-        return _empty(len(books))
+        return _empty(len(codebooks))
     slot = torch.full((batch.n_docs,), -1)
     slot[kept] = torch.arange(len(kept))
     parts = [_padded(codes, at, slot[doc], mine, len(kept)) for mine in (~target, target)]
@@ -124,8 +124,8 @@ def _padded(codes: Tensor, at: Tensor, slot: Tensor, chosen: Tensor, rows: int) 
     return out, lengths, where
 
 
-def _empty(books: int) -> Frames:
-    codes, lens, at = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 0, books), (0,), (0, 0)))
+def _empty(codebooks: int) -> Frames:
+    codes, lens, at = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 0, codebooks), (0,), (0, 0)))
     return Frames(codes, lens, codes, lens, at, at, lens)
 
 

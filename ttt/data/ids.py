@@ -89,7 +89,7 @@ def stream_of_ids(where: str, record: Mapping[str, Any], vocab: Vocabulary, name
     except DataError as error:
         raise RecordError(where, "code out of range", f"uid {uid!r}: {error}") from error
     return TokenStream(
-        uid=uid, ids=ids, kind=kind, span=audio_runs(kind), target=target, answer=target.copy(), segments=segments,
+        uid=uid, ids=ids, kind=kind, run_id=audio_runs(kind), target=target, noisable=target.copy(), segments=segments,
         task=str(record.get("task") or ("tts" if speech else "text")), prompt_length=prompt,
     )  # fmt: skip
 
@@ -189,7 +189,7 @@ def _segment(ids: np.ndarray, target: np.ndarray, start: int, stop: int, vocab: 
         )
     codes = ids[start:stop]
     if end is None:  # a row that was cut somewhere
-        codes = codes[: len(codes) // vocab.num_books * vocab.num_books]
+        codes = codes[: len(codes) // vocab.num_codebooks * vocab.num_codebooks]
     vocab.frames(codes, f"codes from place {start} on")
     style = "open_last" if end is None else styles[end]
     return Segment(start, stop, style, 0, len(ids), bool(target[min(start, len(ids) - 1)]))

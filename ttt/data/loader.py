@@ -67,7 +67,7 @@ class Loader:
         self.report = PackingReport()
         source = as_streams(streams)
         self.streams, self.lengths = fitting(
-            source, row_tokens, max_drop_share, self.report, self.strategies, vocab.num_books if cut_long else 0
+            source, row_tokens, max_drop_share, self.report, self.strategies, vocab.num_codebooks if cut_long else 0
         )
         self.buckets, self._cost = buckets, counts(self.lengths, quadratic)
         self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
@@ -100,7 +100,7 @@ class Loader:
         rows = batches[(within * self.window + index * self.world + self.rank) % len(batches)]
         return self._collated(epoch, rows)
 
-    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+    def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
         """The batch of an epoch, over all ranks, that costs most: (what it counts of ``batch_tokens``, tokens) and the batch."""
 
         def cost(rows: Rows) -> tuple[float, int]:
@@ -228,7 +228,7 @@ def fixed_batches(
     the other arguments are the `Loader`'s.
     """
     report, acting = PackingReport(), shaping(strategies)
-    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.num_books if cut_long else 0)
+    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.num_codebooks if cut_long else 0)
     if pack:
         rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
         size = max(1, batch_tokens // row_tokens)

@@ -47,8 +47,8 @@ def word_runs(text: str, n: int = WORDS) -> np.ndarray:
 def code_runs(codes: np.ndarray, n: int = CODES) -> np.ndarray:
     """Hashes u64 of all runs of ``n`` frames of codes [F, Q]; of a shorter span, of the whole."""
     frames = np.zeros(len(codes), dtype=np.uint64)
-    for book in codes.astype(np.uint64).T:
-        frames = (frames << np.uint64(16)) ^ (frames >> np.uint64(48)) ^ (book + np.uint64(1))
+    for codebook in codes.astype(np.uint64).T:
+        frames = (frames << np.uint64(16)) ^ (frames >> np.uint64(48)) ^ (codebook + np.uint64(1))
     n_here = min(n, len(frames))
     found = runs(frames, n, SHORT_CODES)
     changes = np.cumsum(np.concatenate([[0], frames[1:] != frames[:-1]]))

@@ -88,9 +88,9 @@ def collate(
     shape = (len(rows), width)
     ids = np.full(shape, pad_id, dtype=np.int64)
     kind = np.zeros(shape, dtype=np.uint8)
-    span, doc = np.zeros(shape, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
+    run_id, doc = np.zeros(shape, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
     position = np.zeros(shape, dtype=np.int64)
-    target, answer, visible = (np.zeros(shape, dtype=bool) for _ in range(3))
+    target, noisable, visible = (np.zeros(shape, dtype=bool) for _ in range(3))
     uids: list[str] = []
     tasks: list[str] = []
     for b, row in enumerate(rows):
@@ -100,16 +100,16 @@ def collate(
             if at + n > width:
                 raise ValueError(f"row {b} holds more than {width} tokens")
             here = slice(at, at + n)
-            ids[b, here], kind[b, here], span[b, here] = stream.ids, stream.kind, stream.span
+            ids[b, here], kind[b, here], run_id[b, here] = stream.ids, stream.kind, stream.run_id
             doc[b, here], position[b, here] = len(uids), np.arange(n)
-            target[b, here], answer[b, here], visible[b, here] = stream.target, stream.answer, True
+            target[b, here], noisable[b, here], visible[b, here] = stream.target, stream.noisable, True
             uids.append(stream.uid)
             tasks.append(stream.task)
             at += n
     assert Kind.PAD == 0
     t = torch.from_numpy
     return PackedBatch(
-        ids=t(ids), kind=t(kind), span=t(span), doc=t(doc), position=t(position), target=t(target), answer=t(answer),
+        ids=t(ids), kind=t(kind), run_id=t(run_id), doc=t(doc), position=t(position), target=t(target), noisable=t(noisable),
         visible=t(visible), n_docs=len(uids), mask_id=mask_id, uids=tuple(uids),
         tasks=tuple(tasks), space=space,
     )  # fmt: skip

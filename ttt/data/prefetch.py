@@ -24,7 +24,7 @@ class Source(Protocol):
     def epoch_of(self, update: int) -> float:
         """Epochs done when ``update`` starts."""
 
-    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+    def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
         """The batch of an epoch that costs most."""
 
 
@@ -60,9 +60,9 @@ class Prefetcher:
                 self._ask(following)
         return wanted.result()
 
-    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+    def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
         """That of the source."""
-        return self._worker.submit(self.source.dearest, epoch).result()
+        return self._worker.submit(self.source.costliest_batch, epoch).result()
 
     def close(self) -> None:
         """Stop reading ahead."""

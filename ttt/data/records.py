@@ -22,8 +22,8 @@ CHUNK_CHARS = 1 << 20
 NUMBER_CHARS = 32
 KINDS = (".jsonl", ".json", ".parquet")
 REASONS = {
-    "outside the code book": "code out of range", "special token": "special token in text", "has no tokens": "no tokens",
-    "expected codes [F": "other number of code books",
+    "outside the codebook": "code out of range", "special token": "special token in text", "has no tokens": "no tokens",
+    "expected codes [F": "other number of codebooks",
 }  # fmt: skip
 Raw = tuple[str, Any]  # (place, bytes of a line | decoded record)
 

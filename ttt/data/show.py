@@ -77,7 +77,7 @@ def page(stream: TokenStream, tokenizer: TextTokenizer, color: bool = False) -> 
     """The example as text, one line a stretch, then the tokens around each border."""
     vocab = tokenizer.vocab
     codes = sum(s.stop - s.start for s in stream.segments)
-    rate = vocab.frame_rate_hz * vocab.num_books
+    rate = vocab.frame_rate_hz * vocab.num_codebooks
     speech = f"; {codes} codes" + (f" = {codes / rate:.2f} s" if rate else "") if stream.segments else ""
     task = f" (task {stream.task})" if stream.task else ""
     lines = [f"{stream.uid}{task}: {len(stream)} tokens, {int(stream.target.sum())} learned{speech}"]

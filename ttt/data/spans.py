@@ -75,12 +75,12 @@ def encode_example(
     kind = np.where(vocab.is_audio(ids_array), Kind.AUDIO, Kind.TEXT).astype(np.uint8)
     target_array = np.asarray(target, dtype=bool)
     if prompt_rule == "labels":
-        answer = target_array.copy()
+        noisable = target_array.copy()
     else:
-        answer = np.arange(len(ids)) >= prompt_length
+        noisable = np.arange(len(ids)) >= prompt_length
     turn_stops = {t: i + 1 for i, t in enumerate(turn_of)}
     return TokenStream(
-        uid=example.uid, ids=ids_array, kind=kind, span=audio_runs(kind), target=target_array, answer=answer,
+        uid=example.uid, ids=ids_array, kind=kind, run_id=audio_runs(kind), target=target_array, noisable=noisable,
         segments=tuple(Segment(turn_stop=turn_stops[s["turn"]], **s) for s in segments),
         task=example.task, prompt_length=prompt_length,
         content=np.asarray(content, dtype=bool) if open_answer else None,

@@ -35,7 +35,7 @@ INDEX = np.dtype([
     ("uid", "<i8"), ("uid_bytes", "<i4"), ("task", "<i4"), ("prompt_length", "<i4"),
 ])  # fmt: skip
 FILES: dict[str, Any] = {"ids": "<u4", "flags": "u1", "segments": "<i4", "uids": "u1", "index": INDEX}
-TARGET, ANSWER, KIND_BITS = 4, 8, 3
+TARGET, NOISABLE, KIND_BITS = 4, 8, 3
 
 
 @dataclass
@@ -67,7 +67,7 @@ def pack_streams(streams: Sequence[TokenStream]) -> Block:
         index[start] = np.cumsum([0, *bytes_or_counts])[:-1]
     index["task"] = [tasks.index(s.task) for s in streams]
     index["prompt_length"] = [s.prompt_length for s in streams]
-    flags = [s.kind | (TARGET * s.target) | (ANSWER * s.answer) for s in streams]
+    flags = [s.kind | (TARGET * s.target) | (NOISABLE * s.noisable) for s in streams]
     arrays = {
         "ids": np.concatenate([s.ids for s in streams] or [np.zeros(0)]).astype("<u4"),
         "flags": np.concatenate(flags or [np.zeros(0)]).astype("u1"),
@@ -222,7 +222,7 @@ class Store(Streams):
         segments = self._map(shard, "segments")[first : first + int(row["segments"])].tolist()
         return TokenStream(
             uid=self._uid(shard, row), ids=self._map(shard, "ids")[start:stop].astype(np.int64), kind=kind,
-            span=audio_runs(kind), target=(flags & TARGET) > 0, answer=(flags & ANSWER) > 0,
+            run_id=audio_runs(kind), target=(flags & TARGET) > 0, noisable=(flags & NOISABLE) > 0,
             segments=tuple(Segment(a, b, AUDIO_STYLES[s], turn, end, bool(t)) for a, b, s, turn, end, t in segments),
             task=self.tasks[row["task"]], prompt_length=int(row["prompt_length"]),
         )  # fmt: skip

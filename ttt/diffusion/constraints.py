@@ -12,7 +12,7 @@ from torch import Tensor
 from ttt.interfaces import Constraint
 from ttt.registry.families import CONSTRAINT
 
-Books = Sequence[tuple[int, int]]
+Codebooks = Sequence[tuple[int, int]]
 
 
 @CONSTRAINT.register("none")
@@ -22,19 +22,19 @@ class Unconstrained(Constraint):
 
     restricts: ClassVar[bool] = False
 
-    def ranges(self, books: Books) -> tuple[tuple[int, int], ...]:
+    def ranges(self, codebooks: Codebooks) -> tuple[tuple[int, int], ...]:
         """One, from the first code to the last."""
-        return ((int(books[0][0]), int(books[-1][1])),)
+        return ((int(codebooks[0][0]), int(codebooks[-1][1])),)
 
-    def range_at(self, places: Tensor, books: Books) -> Tensor:
+    def range_at(self, places: Tensor, codebooks: Codebooks) -> Tensor:
         """All alike."""
         return torch.zeros_like(places)
 
-    def may_end(self, places: Tensor, books: Books) -> Tensor:
+    def may_end(self, places: Tensor, codebooks: Codebooks) -> Tensor:
         """Everywhere."""
         return torch.ones_like(places, dtype=torch.bool)
 
-    def period(self, books: Books) -> int:
+    def period(self, codebooks: Codebooks) -> int:
         """1."""
         return 1
 
@@ -45,24 +45,24 @@ class FramePosition(Constraint):
     """The code at place k belongs to position k mod Q of its frame, and a span ends between frames (LLaDA-TTS).
 
     Q and the ids of each position come from the vocabulary: 7 for SNAC at its three rates, 4 for a residual quantiser of
-    four books, 1 for one book, where it only keeps the softmax to the codes.
+    four codebooks, 1 for one codebook, where it only keeps the softmax to the codes.
 
     >>> FramePosition().range_at(torch.arange(5), [(10, 14), (14, 18)]).tolist()
     [0, 1, 0, 1, 0]
     """
 
-    def ranges(self, books: Books) -> tuple[tuple[int, int], ...]:
+    def ranges(self, codebooks: Codebooks) -> tuple[tuple[int, int], ...]:
         """One per position of a frame."""
-        return tuple((int(a), int(b)) for a, b in books)
+        return tuple((int(a), int(b)) for a, b in codebooks)
 
-    def range_at(self, places: Tensor, books: Books) -> Tensor:
+    def range_at(self, places: Tensor, codebooks: Codebooks) -> Tensor:
         """k mod Q."""
-        return places % len(books)
+        return places % len(codebooks)
 
-    def may_end(self, places: Tensor, books: Books) -> Tensor:
+    def may_end(self, places: Tensor, codebooks: Codebooks) -> Tensor:
         """Where a frame would begin."""
-        return places % len(books) == 0
+        return places % len(codebooks) == 0
 
-    def period(self, books: Books) -> int:
+    def period(self, codebooks: Codebooks) -> int:
         """Q."""
-        return len(books)
+        return len(codebooks)

@@ -1,6 +1,6 @@
 """Absorbing noise on the maskable positions: time, masking probability, which tokens become the mask token.
 
-p = (1 - floor) (1 - alpha(t)) + floor; a maskable position is masked when its own uniform number u < p
+p = (1 - min_mask_prob) (1 - alpha(t)) + min_mask_prob; a maskable position is masked when its own uniform number u < p
 (spec of TtT, section 5.1; LLaDA).  One t per *noise group*: a document, unless an objective says otherwise.
 """
 
@@ -61,14 +61,14 @@ def draw_times(n: int, gen: Generator, times: str = "independent") -> Tensor:
 
 
 def corrupt(
-    batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor, schedule: NoiseSchedule, floor: float,
+    batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor, schedule: NoiseSchedule, min_mask_prob: float,
     group: Tensor | None = None,
 ) -> Noised:  # fmt: skip
     """Noise ``batch`` with given draws (pure function); ``group`` i64 [B, T]: whose t a position has (default: its document's)."""
     if batch.mask_id < 0:
         raise ConfigError(NO_MASK)
     group = batch.doc if group is None else group
-    p = (1 - floor) * (1 - schedule.alpha(t)) + floor
+    p = (1 - min_mask_prob) * (1 - schedule.alpha(t)) + min_mask_prob
     masked = (u < per_position(p, group)) & maskable
     return Noised(torch.where(masked, batch.mask_id, batch.ids), masked, maskable, t, p, group)
 

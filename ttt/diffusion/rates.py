@@ -1,6 +1,7 @@
 """Masking rates: how much is masked as training goes on, told as times of the noise schedule.
 
-With the linear schedule and a floor eps the masking probability is p = (1 - eps) t + eps (LLaDA, arXiv 2502.09992).
+With the linear schedule and a least masking probability eps the masking probability is p = (1 - eps) t + eps (LLaDA,
+arXiv 2502.09992).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ttt.registry.families import NOISE
 class Linear(NoiseSchedule):
     """alpha(t) = (1 - eps) (1 - t): the masking probability is the time (TtT, LLaDA, MDLM).
 
-    With ``eps`` it runs from eps to 1, as LLaDA's p = (1 - eps) t + eps; an objective's ``floor`` does the same to any
+    With ``eps`` it runs from eps to 1, as LLaDA's p = (1 - eps) t + eps; an objective's ``min_mask_prob`` does the same to any
     schedule, so give one of the two.
 
     >>> Linear().alpha(torch.tensor([0.25]))

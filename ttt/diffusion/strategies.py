@@ -251,7 +251,7 @@ class CleanHistory(Strategy):
         at = flat.nonzero().flatten()
         if not len(at):
             return maskable
-        owner, run = batch.doc.flatten()[at], batch.span.flatten()[at]
+        owner, run = batch.doc.flatten()[at], batch.run_id.flatten()[at]
         last_run = torch.full((batch.n_docs,), -1, dtype=run.dtype).scatter_reduce(0, owner, run, "amax")
         at, owner = (x[run == last_run[owner]] for x in (at, owner))
         counts = torch.bincount(owner, minlength=batch.n_docs)
@@ -294,7 +294,7 @@ class RandomLength(Strategy):
 
 def first_columns(batch: PackedBatch, n: int) -> PackedBatch:
     """The first ``n`` positions of every row; documents that lie behind them are gone, the others keep their order."""
-    names = ("ids", "kind", "span", "doc", "position", "target", "answer", "visible")
+    names = ("ids", "kind", "run_id", "doc", "position", "target", "noisable", "visible")
     cut = {name: getattr(batch, name)[:, :n] for name in names}
     kept = cut["doc"][cut["doc"] >= 0].unique()  # sorted
     number = torch.full((batch.n_docs + 1,), -1)
@@ -315,6 +315,6 @@ def first_tokens(stream: TokenStream, n: int) -> TokenStream:
         style = s.style if whole or s.style.startswith("open") else opened
         segments.append(Segment(s.start, min(s.stop, n), style, s.turn, min(s.turn_stop, n), s.target))
     return TokenStream(
-        uid=stream.uid, ids=stream.ids[:n], kind=stream.kind[:n], span=stream.span[:n], target=stream.target[:n],
-        answer=stream.answer[:n], segments=tuple(segments), task=stream.task, prompt_length=min(stream.prompt_length, n),
+        uid=stream.uid, ids=stream.ids[:n], kind=stream.kind[:n], run_id=stream.run_id[:n], target=stream.target[:n],
+        noisable=stream.noisable[:n], segments=tuple(segments), task=stream.task, prompt_length=min(stream.prompt_length, n),
     )  # fmt: skip

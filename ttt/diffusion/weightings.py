@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,16 +30,19 @@ class InverseP(LossWeighting):
 class Elbo(LossWeighting):
     """Weight of the continuous-time bound, -alpha'(t) / p (MDLM, arXiv 2406.07524): the same loss under every schedule.
 
-    p is the probability tokens really were masked with, 1 - alpha(t) raised by the objective's floor; ``floor`` bounds p
+    p is the probability tokens really were masked with, 1 - alpha(t) raised by the objective's ``min_mask_prob``;
+    ``min_prob`` bounds p
     from below where the objective has none.  Expected loss: the integral of the cross-entropy over the masking
     probability, wherever the schedule spends its time; 1/t for ``linear``.
     """
 
-    floor: float = 1.0e-3
+    renamed_fields: ClassVar = {"floor": "min_prob"}
+
+    min_prob: float = 1.0e-3
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
         """-alpha'(t) / max(p, floor)."""
-        return -schedule.dalpha(t) / p.clamp(min=self.floor)
+        return -schedule.dalpha(t) / p.clamp(min=self.min_prob)
 
 
 @WEIGHTING.register("uniform")

@@ -146,7 +146,7 @@ def _quarters(p: Planned, source: Tensor) -> Tensor:
     import torch
 
     layout = p.plan.layout
-    keys = torch.stack([layout.doc.flatten(), layout.span.flatten().long(), layout.stream.flatten().long()], 1)
+    keys = torch.stack([layout.doc.flatten(), layout.run_id.flatten().long(), layout.stream.flatten().long()], 1)
     position = p.plan.position_ids.flatten()
     audio = (layout.kind.flatten() == Kind.AUDIO) & (layout.doc.flatten() >= 0)
     _, group = torch.unique(keys, dim=0, return_inverse=True)

@@ -128,7 +128,7 @@ def _weights(objective: Any, plans: Sequence[Planned], seed: int) -> list[Findin
     from ttt.diffusion.weightings import InverseP
 
     if not all(
-        hasattr(objective, a) for a in ("plan_from", "maskable", "weighting", "noise", "floor", "audio_normalize")
+        hasattr(objective, a) for a in ("plan_from", "maskable", "weighting", "noise", "min_mask_prob", "audio_normalize")
     ):
         return []
     label = getattr(type(objective.weighting), "registered_name", type(objective.weighting).__name__)
@@ -144,7 +144,7 @@ def _weights(objective: Any, plans: Sequence[Planned], seed: int) -> list[Findin
             term = plan.terms.get("nar")
             if term is None or not len(term.source):
                 continue
-            prob = (1 - objective.floor) * (1 - objective.noise.alpha(t)) + objective.floor
+            prob = (1 - objective.min_mask_prob) * (1 - objective.noise.alpha(t)) + objective.min_mask_prob
             wanted = 1 / prob if inverse else objective.weighting.weight(t, prob, objective.noise)
             doc = plan.layout.doc.flatten()[term.source]
             known = doc >= 0
@@ -279,5 +279,5 @@ def together(objective: Any, plan: Plan, whole: bool) -> Tensor:
         return layout.doc.long()
     length = getattr(plan.mask, "block_length", 0)
     block = run_offsets(layout) // length if length else layout.doc.new_zeros(layout.doc.shape)
-    big = max(int(layout.span.max()), int(block.max()), 1) + 1
-    return (layout.doc.long() * big + layout.span.long()) * big + block.long()
+    big = max(int(layout.run_id.max()), int(block.max()), 1) + 1
+    return (layout.doc.long() * big + layout.run_id.long()) * big + block.long()

@@ -56,16 +56,16 @@ def truth_of(batch: PackedBatch, plan: Plan) -> Truth:
     target = torch.zeros((batch.n_docs, width), dtype=torch.bool)
     span = torch.full((batch.n_docs, width), -1, dtype=torch.long)
     at = batch.doc[inside], batch.position[inside]
-    ids[at], target[at], span[at] = batch.ids[inside], batch.target[inside], batch.span[inside].long()
+    ids[at], target[at], span[at] = batch.ids[inside], batch.target[inside], batch.run_id[inside].long()
     audio = torch.zeros_like(target)
     audio[at] = batch.kind[inside] == Kind.AUDIO
     doc, position = plan.layout.doc.flatten(), plan.position_ids.flatten()
     # A copy that goes on behind the last position of its span fills a block up with the span's last token.
-    runs = int(max(batch.span.max(), plan.layout.span.max())) + 2
+    runs = int(max(batch.run_id.max(), plan.layout.run_id.max())) + 2
     row, column = audio.nonzero(as_tuple=True)
     last = torch.full((batch.n_docs * runs,), -1)
     last.scatter_reduce_(0, row * runs + span[row, column], column, "amax")
-    end = last[doc.clamp(min=0) * runs + plan.layout.span.flatten().long()]
+    end = last[doc.clamp(min=0) * runs + plan.layout.run_id.flatten().long()]
     beyond = (plan.layout.stream.flatten() == 1) & (doc >= 0) & (end >= 0) & (position > end)
     filler = torch.where(beyond, ids[doc.clamp(min=0), end.clamp(min=0)], -1)
     return Truth(ids, target, doc, position, filler)

@@ -44,7 +44,7 @@ def answer(
     for example in examples:
         stream = encode_example(tasks[example.task].prompt(example), decoder.model.tokenizer, open_answer=True)
         assert stream.content is not None
-        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())
+        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist())
     by_task: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid)):
         by_task.setdefault(example.task, []).append(example)

@@ -5,7 +5,7 @@ A generation record (one JSON line per example, written by the decoder):
 the batch's wall time, "first_block_s": float | null, "stopped", "n_tokens", "forced": {name: [sum, count]} of the objective's
 statistics on the true answer}.
 
-Letters: ``F`` audio frames, ``Q`` code books, ``S`` wav samples.
+Letters: ``F`` audio frames, ``Q`` codebooks, ``S`` wav samples.
 """
 
 from __future__ import annotations
@@ -247,9 +247,9 @@ def _ready(
     if codec is not None:
         for _, record in pairs:
             ids = record.codes
-            if len(ids) and (ids.shape[1] != codec.num_books or ids.min() < 0 or ids.max() >= codec.num_codes):
+            if len(ids) and (ids.shape[1] != codec.num_codebooks or ids.min() < 0 or ids.max() >= codec.num_codes):
                 raise DataError(
-                    f"{record.where}: codes must be [F, {codec.num_books}] in 0 .. {codec.num_codes - 1} for codec "
+                    f"{record.where}: codes must be [F, {codec.num_codebooks}] in 0 .. {codec.num_codes - 1} for codec "
                     f"{codec.codec_id!r}, got {list(ids.shape)} with {ids.min()} .. {ids.max()}"
                 )
     return judge, codec, speaker

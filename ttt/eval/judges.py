@@ -202,7 +202,7 @@ class Ctc(Judge):
 
     def _features(self, wave: Waveform) -> Tensor:
         """Log-mels [T, M] from 0 (the loudest frame's mean) down to -_RANGE below the mean."""
-        settings = MelSettings(mels=self.mels, floor=1e-4)
+        settings = MelSettings(mels=self.mels, min_magnitude=1e-4)
         samples = torch.tensor(resample(wave, settings.rate_hz).samples)
         if len(samples) < settings.hop_samples * _STRIDE:
             return torch.zeros(0, self.mels)

@@ -1,6 +1,6 @@
 """Samples to listen to and look at: wavs, mel plots, TensorBoard.
 
-Letters: ``F`` audio frames, ``Q`` code books, ``M`` mel bands, ``S`` wav samples.
+Letters: ``F`` audio frames, ``Q`` codebooks, ``M`` mel bands, ``S`` wav samples.
 """
 
 from __future__ import annotations

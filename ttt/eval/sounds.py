@@ -96,7 +96,7 @@ def _log_mels(wave: Waveform) -> np.ndarray:
 
     from ttt.audio.signal import MelSettings, log_mel, resample
 
-    settings = MelSettings(mels=40, floor=1e-4)
+    settings = MelSettings(mels=40, min_magnitude=1e-4)
     samples: Any = torch.tensor(resample(wave, settings.rate_hz).samples)
     least = round(_LEAST_S * settings.rate_hz)
     if len(samples) < least:

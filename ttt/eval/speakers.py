@@ -171,7 +171,7 @@ class SmallSpeaker(SpeakerEncoder):
 
     def _features(self, wave: Waveform) -> Tensor:
         """Log-mels [T, M] from 0 (the loudest frame's mean) down."""
-        settings = MelSettings(mels=self.mels, floor=1e-4)
+        settings = MelSettings(mels=self.mels, min_magnitude=1e-4)
         samples = torch.tensor(resample(wave, settings.rate_hz).samples)
         least = round(_LEAST_S * settings.rate_hz)
         if len(samples) < least:

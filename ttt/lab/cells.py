@@ -32,7 +32,7 @@ from ttt.eval import cards
 log = logging.getLogger(__name__)
 
 # Where a cell lives and how it is watched: neither is part of what it is.
-APART = (
+NOT_IDENTITY = (
     "run.dir", "run.overwrite", "run.threads", "data.jobs", "eval.out", "eval.checkpoint", "train.keep_checkpoints",
     "train.save_every_steps", "train.log_every_steps", "train.tensorboard", "train.resume",
 )  # fmt: skip
@@ -71,7 +71,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as JSON has it."""
         plain = json.loads(json.dumps(to_plain(self.config), default=str))
-        for key in APART:
+        for key in NOT_IDENTITY:
             section, _, name = key.partition(".")
             plain[section].pop(name, None)
         return {"config": plain, "inputs": {k: dict(v) for k, v in self.inputs.items()}}

@@ -63,7 +63,7 @@ def factorise(
         block_length = objective.mask.block_length
     parts: list[Part] = []
     at = np.flatnonzero(stream.target & audio)
-    for number, run in enumerate(np.split(at, np.flatnonzero(np.diff(stream.span[at])) + 1) if len(at) else []):
+    for number, run in enumerate(np.split(at, np.flatnonzero(np.diff(stream.run_id[at])) + 1) if len(at) else []):
         step = block_length or len(run)
         fill = bool(block_length) and getattr(objective, "fill_blocks", False) and run[-1] + 1 < len(stream)
         for begin in range(0, len(run), step):
@@ -90,6 +90,6 @@ def _cut(stream: TokenStream, stop: int, repeats: int = 0) -> TokenStream:
 
     kind = cut(stream.kind)
     return TokenStream(
-        uid=stream.uid, ids=cut(stream.ids), kind=kind, span=audio_runs(kind), target=cut(stream.target),
-        answer=cut(stream.answer), task=stream.task, prompt_length=stream.prompt_length,
+        uid=stream.uid, ids=cut(stream.ids), kind=kind, run_id=audio_runs(kind), target=cut(stream.target),
+        noisable=cut(stream.noisable), task=stream.task, prompt_length=stream.prompt_length,
     )  # fmt: skip

@@ -75,7 +75,7 @@ def likelihoods(
     table = np.zeros((len(examples), 2, 4))
     for i, (nll, f, s) in enumerate(zip(chains, factors, streams, strict=True)):
         audio = s.kind[f.chain] == Kind.AUDIO
-        runs = len(np.unique(s.span[f.chain[audio]]))
+        runs = len(np.unique(s.run_id[f.chain[audio]]))
         table[i] += [[nll[~audio].sum(), 0, (~audio).sum(), 0], [nll[audio].sum(), 0, audio.sum(), runs]]
     seen: set[tuple[int, int]] = set()
     for (i, _, part), drawn, v in zip(parts, found, values, strict=True):
@@ -85,7 +85,7 @@ def likelihoods(
         table[i, :, 1] += variance
         table[i, :, 2] += (~audio).sum(), audio.sum()
         if (i, part.span) not in seen:  # the blocks of a span count once
-            table[i, 1, 3] += len(np.unique(part.stream.span[part.at[: part.tokens]][audio]))
+            table[i, 1, 3] += len(np.unique(part.stream.run_id[part.at[: part.tokens]][audio]))
             seen.add((i, part.span))
     out = []
     for example, rows, f in zip(examples, table, factors, strict=True):

@@ -115,7 +115,7 @@ def without_context(stream: TokenStream, at: np.ndarray, mask_id: int) -> TokenS
     context[at] = False
     kind = np.where(context, Kind.AUDIO, stream.kind).astype(np.uint8)
     ids = np.where(context, mask_id, stream.ids)
-    return dataclasses.replace(stream, ids=ids, kind=kind, span=audio_runs(kind))
+    return dataclasses.replace(stream, ids=ids, kind=kind, run_id=audio_runs(kind))
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

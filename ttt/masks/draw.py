@@ -117,7 +117,7 @@ def labels(strip: np.ndarray, least: float = 0.06) -> tuple[list[float], list[st
 def borders(layout: Layout, block_length: int, row: int = 0) -> tuple[list[int], list[int]]:
     """Positions before which a (thin, heavy) line is drawn: runs and blocks; documents and the noisy copy."""
     kind, span, doc, stream, position = (
-        getattr(layout, name)[row].cpu().long() for name in ("kind", "span", "doc", "stream", "position")
+        getattr(layout, name)[row].cpu().long() for name in ("kind", "run_id", "doc", "stream", "position")
     )
     differs = (kind[1:] != kind[:-1]) | ((kind[1:] == Kind.AUDIO) & (span[1:] != span[:-1]))
     jumps = (position[1:] != position[:-1] + 1) & (kind[1:] == Kind.AUDIO)  # the next span of a noisy copy

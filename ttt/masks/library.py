@@ -106,7 +106,7 @@ class Hybrid(MaskRule):
     def allow(self, layout: Layout) -> MaskMod:
         """(k <= q) or (q, k audio of one run), same document."""
         exists = _same_document(layout)
-        kind, span, prompt = layout.kind, layout.span, layout.prompt
+        kind, span, prompt = layout.kind, layout.run_id, layout.prompt
         both = kind == Kind.AUDIO
         if not self.bidirectional_prompt_audio:
             both = both & ~prompt
@@ -121,7 +121,7 @@ class Hybrid(MaskRule):
         """Everything before a trailing audio run; everything once the run is closed."""
         length = _visible_prefix(layout)
         last = (length - 1).clamp(min=0)[:, None]
-        run = (layout.kind == Kind.AUDIO) & (layout.span == layout.span.gather(1, last))
+        run = (layout.kind == Kind.AUDIO) & (layout.run_id == layout.run_id.gather(1, last))
         run &= (layout.kind.gather(1, last) == Kind.AUDIO) & layout.visible
         open_run = torch.where(closed | (length == 0), 0, run.long().sum(1))
         return length - open_run
@@ -146,7 +146,7 @@ class BlockCausal(MaskRule):
     def allow(self, layout: Layout) -> MaskMod:
         """(k <= q) or (q, k audio of one run and, in an answer, of one block), same document."""
         exists = _same_document(layout)
-        span, prompt = layout.span, layout.prompt
+        span, prompt = layout.run_id, layout.prompt
         both = layout.kind == Kind.AUDIO
         block = torch.where(prompt, 0, run_offsets(layout) // self.block_length)
 
@@ -197,7 +197,7 @@ class DualStream(MaskRule):
         """Four cases by the streams of q and k."""
         exists = _same_document(layout)
         clean = self.clean.allow(layout)
-        noisy, span, position = layout.stream == 1, layout.span, layout.position
+        noisy, span, position = layout.stream == 1, layout.run_id, layout.position
         if not bool(noisy.any()):
             return clean
         offset = run_offsets(layout)
@@ -223,7 +223,7 @@ def run_offsets(layout: Layout) -> Tensor:
     audio = layout.kind == Kind.AUDIO
     same = torch.zeros_like(audio)
     same[:, 1:] = audio[:, 1:] & audio[:, :-1]
-    for x in (layout.span, layout.doc, layout.stream):
+    for x in (layout.run_id, layout.doc, layout.stream):
         same[:, 1:] &= x[:, 1:] == x[:, :-1]
     columns = torch.arange(audio.shape[1], device=audio.device).expand(audio.shape)
     begin = torch.where(same, 0, columns).cummax(1).values

@@ -78,7 +78,7 @@ class Codes(Initializer):
         if vectors is None:
             raise ConfigError("model.init: 'codes' needs a codec with code vectors; configure 'codec'")
         flat = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)).flatten(0, 1)  # [Q * C, E]
-        expected = vocab.num_codes * vocab.num_books
+        expected = vocab.num_codes * vocab.num_codebooks
         if len(flat) != expected:
             raise ConfigError(
                 f"codec: the codec has {len(flat)} codes, the vocabulary {expected}; use the codec it was made for"

@@ -55,9 +55,9 @@ class SpeechTextLM(nn.Module):
     def load(cls, folder: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> SpeechTextLM:
         """From a folder written by `save`; plain transformers can load it too.  Adapters come merged into their base."""
         from ttt.model.lora import is_adapter, load_merged
-        from ttt.model.stored import refuse_other_class
+        from ttt.model.stored import refuse_other_arch
 
-        refuse_other_class(folder, "causal_lm")
+        refuse_other_arch(folder, "causal_lm")
         if is_adapter(folder):
             return load_merged(folder, attention, dtype)
         return cls(load_hf(folder, attention, dtype), TextTokenizer.load(folder))

@@ -10,7 +10,7 @@ import torch
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.backbone import PRESETS, quiet
-from ttt.model.stored import refuse_other_class
+from ttt.model.stored import refuse_other_arch
 from ttt.text.vocab import FINAL_SPECIALS, MULTIMODAL_SPECIALS
 
 QWEN_TOKENS = 151_665  # ids of the Qwen2.5 tokenizer
@@ -29,7 +29,7 @@ def read_hf_config(folder: Path) -> Any:
     """transformers' configuration object of a model folder.  Raises `CheckpointError`."""
     from transformers import AutoConfig
 
-    refuse_other_class(folder, "causal_lm")
+    refuse_other_arch(folder, "causal_lm")
     quiet()
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)

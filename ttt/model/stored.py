@@ -1,4 +1,4 @@
-"""Which model class wrote a model folder: ``config.json`` says it under a key that Hugging Face's configurations lack."""
+"""Which architecture wrote a model folder: ``config.json`` says it under a key that Hugging Face's configurations lack."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ttt.errors import CheckpointError
 KEY = "ttt_model"
 
 
-def stored_class(folder: str | Path) -> Mapping[str, Any] | None:
-    """The model class (a block with ``name``) of a folder; None for a Hugging Face causal LM, or when it is no model."""
+def stored_arch(folder: str | Path) -> Mapping[str, Any] | None:
+    """The architecture (a block with ``name``) of a folder; None for a Hugging Face causal LM, or when it is no model."""
     try:
         found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -22,9 +22,9 @@ def stored_class(folder: str | Path) -> Mapping[str, Any] | None:
     return block if isinstance(block, Mapping) and "name" in block else None
 
 
-def refuse_other_class(folder: str | Path, name: str) -> None:
+def refuse_other_arch(folder: str | Path, name: str) -> None:
     """Raise `CheckpointError` unless ``folder`` holds a model of class ``name``."""
-    block = stored_class(folder)
+    block = stored_arch(folder)
     found = str(block["name"]) if block is not None else "causal_lm"
     if found != name:
         raise CheckpointError(f"{folder}: holds a model of class {found!r}; this works with {name!r} only")

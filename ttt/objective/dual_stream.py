@@ -85,7 +85,7 @@ class DualStreamTtT(TtT):
     def plan_copies(self, wide: PackedBatch, group: Tensor, t: Tensor, u: Tensor) -> Plan:
         """``wide``, ``group``: from `with_copies`; ``t`` f32 [n_groups]; ``u`` f32 [B, T + C]."""
         copied = group >= 0
-        noised = corrupt(wide, copied, t, u, self.noise, self.floor, group)
+        noised = corrupt(wide, copied, t, u, self.noise, self.min_mask_prob, group)
         text = wide.target & (wide.kind == Kind.TEXT)
         terms = {
             "ar": next_token_term(wide, text, self.text_normalize, self.text_scale),
@@ -114,7 +114,7 @@ def with_copies(
             at, off = _filled(batch, row, at, off, block_length)
         block = off // block_length if block_length else torch.zeros_like(off)
         new = torch.ones_like(at, dtype=torch.bool)
-        new[1:] = (batch.span[row, at][1:] != batch.span[row, at][:-1]) | (block[1:] != block[:-1])
+        new[1:] = (batch.run_id[row, at][1:] != batch.run_id[row, at][:-1]) | (block[1:] != block[:-1])
         new[1:] |= batch.doc[row, at][1:] != batch.doc[row, at][:-1]
         group = torch.cumsum(new.long(), 0) - 1 + n_groups
         n_groups += int(new.sum())
@@ -138,9 +138,9 @@ def with_copies(
         return torch.cat([values, torch.where(real, copy, torch.full_like(copy, padding))], 1)
 
     wide = dataclasses.replace(
-        batch, ids=joined(batch.ids, 0), kind=joined(batch.kind, int(Kind.PAD)), span=joined(batch.span, 0),
+        batch, ids=joined(batch.ids, 0), kind=joined(batch.kind, int(Kind.PAD)), run_id=joined(batch.run_id, 0),
         doc=joined(batch.doc, -1), position=joined(batch.position, 0), target=joined(batch.target, False),
-        answer=joined(batch.answer, False), visible=joined(batch.visible, False),
+        noisable=joined(batch.noisable, False), visible=joined(batch.visible, False),
     )  # fmt: skip
     t_size = batch.ids.shape[1]
     wide.position[:, t_size:] += torch.where(real, moved, 0)
@@ -149,7 +149,7 @@ def with_copies(
 
 def _filled(batch: PackedBatch, row: int, at: Tensor, off: Tensor, block_length: int) -> tuple[Tensor, Tensor]:
     last = torch.ones_like(at, dtype=torch.bool)
-    last[:-1] = (at[1:] != at[:-1] + 1) | (batch.span[row, at][1:] != batch.span[row, at][:-1])
+    last[:-1] = (at[1:] != at[:-1] + 1) | (batch.run_id[row, at][1:] != batch.run_id[row, at][:-1])
     last[:-1] |= batch.doc[row, at][1:] != batch.doc[row, at][:-1]
     # A truncated span has no end token: nothing of its row follows it, or another document does.
     after = at + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
@@ -34,17 +34,19 @@ class TtT(_Planned):
     """Text-to-Talk: next-token loss on text + absorbing diffusion on answer audio, one forward (spec, sections 4-6).
 
     L = text_scale * L_AR + audio_scale * L_diff.  The text loss reads the same (noisy) forward pass, as in the official
-    code; ``text_normalize`` / ``audio_normalize``: ``sample`` (official) or ``token``; ``floor`` is the epsilon of the
+    code; ``text_normalize`` / ``audio_normalize``: ``sample`` (official) or ``token``; ``min_mask_prob`` is the epsilon of the
     masking probability; ``strategies`` act in the order listed; ``times``: how the documents' times are drawn
     (`ttt.diffusion.corrupt.draw_times`), ``rate``: what training progress makes of them (validation: as drawn);
     ``constraint``: which ids the softmax of a code goes over.
     """
 
+    renamed_fields: ClassVar = {"floor": "min_mask_prob"}
+
     mask: Any = component("mask", "hybrid")
     noise: Any = component("noise", "linear")
     weighting: Any = component("weighting", "inverse_p")
     strategies: Any = components("strategy", ("banom", "ppm", "sst"))
-    floor: float = 1.0e-3
+    min_mask_prob: float = 1.0e-3
     text_scale: float = 1.0
     audio_scale: float = 1.0
     text_normalize: str = "sample"
@@ -61,15 +63,15 @@ class TtT(_Planned):
                 object.__setattr__(self, name, family.build(getattr(self, name), name))
         if self.times not in TIMES:
             raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
-        if not 0 <= self.floor < 1:
-            raise ValueError(f"floor must lie in [0, 1), got {self.floor}")
+        if not 0 <= self.min_mask_prob < 1:
+            raise ValueError(f"min_mask_prob must lie in [0, 1), got {self.min_mask_prob}")
         for name in ("text_normalize", "audio_normalize"):
             if getattr(self, name) not in NORMALIZERS:
                 raise ValueError(f"{name} must be one of {', '.join(NORMALIZERS)}, got {getattr(self, name)!r}")
 
     def maskable(self, batch: PackedBatch) -> Tensor:
         """Answer audio that may be noised, before strategies.  bool [B, T]."""
-        return (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
+        return (batch.kind == Kind.AUDIO) & batch.noisable & batch.visible
 
     def prepared(self, batch: PackedBatch) -> PackedBatch:
         """The batch as this objective reads it."""
@@ -96,7 +98,7 @@ class TtT(_Planned):
 
     def plan_from(self, batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor) -> Plan:
         """The plan for given draws: ``t`` f32 [n_docs], ``u`` f32 [B, T] (a pure function)."""
-        noised = corrupt(batch, maskable, t, u, self.noise, self.floor)
+        noised = corrupt(batch, maskable, t, u, self.noise, self.min_mask_prob)
         text = batch.target & (batch.kind == Kind.TEXT)
         terms = {
             "ar": next_token_term(batch, text, self.text_normalize, self.text_scale),
@@ -195,7 +197,7 @@ class Nar(TtT):
 
     def maskable(self, batch: PackedBatch) -> Tensor:
         """The answer, or the speech in it."""
-        answer = batch.answer & batch.visible
+        answer = batch.noisable & batch.visible
         if self.noised == "answer":
             return answer
         speech = whole_spans(batch, self.spans == "first", self.learns_ends)
@@ -203,12 +205,12 @@ class Nar(TtT):
 
     def _spoken(self, batch: PackedBatch) -> Tensor:
         """bool [B, T]: positions of documents with speech in their answers."""
-        audio = (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
+        audio = (batch.kind == Kind.AUDIO) & batch.noisable & batch.visible
         return per_position(per_document(audio.float(), batch.doc, batch.n_docs), batch.doc) > 0
 
     def plan_from(self, batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor) -> Plan:
         """One diffusion term, or one for each kind of document."""
-        noised = corrupt(batch, maskable, t, u, self.noise, self.floor)
+        noised = corrupt(batch, maskable, t, u, self.noise, self.min_mask_prob)
         if self.real_masks == "count":
             real = (batch.ids == batch.mask_id) & batch.visible
             noised = dataclasses.replace(noised, masked=noised.masked | real)

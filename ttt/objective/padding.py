@@ -28,7 +28,7 @@ def with_padding(batch: PackedBatch) -> PackedBatch:
 
     at = last.clamp(min=0)
     return dataclasses.replace(
-        batch, kind=filled(batch.kind, int(Kind.TEXT)), span=filled(batch.span, batch.span.gather(1, at) + behind),
+        batch, kind=filled(batch.kind, int(Kind.TEXT)), run_id=filled(batch.run_id, batch.run_id.gather(1, at) + behind),
         doc=filled(batch.doc, batch.doc.gather(1, at)), position=filled(batch.position, batch.position.gather(1, at) + behind),
-        target=filled(batch.target, True), answer=filled(batch.answer, True), visible=filled(batch.visible, True),
+        target=filled(batch.target, True), noisable=filled(batch.noisable, True), visible=filled(batch.visible, True),
     )  # fmt: skip

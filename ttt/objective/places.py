@@ -30,8 +30,8 @@ def span_places(batch: PackedBatch) -> tuple[Tensor, Tensor]:
 def _runs(batch: PackedBatch) -> tuple[Tensor, Tensor, int]:
     """(bool [B, T]: audio, number of the run of each of them i64 [n], how many numbers there are)."""
     audio = (batch.kind == Kind.AUDIO) & (batch.doc >= 0)
-    runs = int(batch.span.max()) + 1
-    return audio, (batch.doc * runs + batch.span)[audio].long(), batch.n_docs * runs
+    runs = int(batch.run_id.max()) + 1
+    return audio, (batch.doc * runs + batch.run_id)[audio].long(), batch.n_docs * runs
 
 
 def space_of(batch: PackedBatch, who: str) -> CodeSpace:
@@ -66,7 +66,7 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
     audio, run, size = _runs(batch)
     good = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, closed[audio].long(), "amax").bool()
     mine = torch.zeros(size, dtype=torch.long).scatter_reduce(
-        0, run, batch.answer[audio].long(), "amin", include_self=False
+        0, run, batch.noisable[audio].long(), "amin", include_self=False
     )
     mine = mine.bool()
     if first_only:
@@ -76,7 +76,7 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
         mine &= number == low[owner]
     spans = torch.zeros_like(audio)
     spans[audio] = (good & mine)[run]
-    found = spans & inside(batch.ids, space.books) & batch.visible
+    found = spans & inside(batch.ids, space.codebooks) & batch.visible
     if with_ends:
         # Behind a span: at once, or after another end token (spans that were filled up with theirs).
         last = spans.clone()
@@ -91,7 +91,7 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
 
 
 @dataclass(frozen=True)
-class Held:
+class ConstrainedTargets:
     """Targets held against a constraint.  ``keep`` bool [n]: may stand where they stand; ``placed`` bool [n]: have a place in
     a span (codes and end tokens); ``number`` i64 [n]: range of codes, else -1; ``columns``: of those that are kept."""
 
@@ -101,7 +101,7 @@ class Held:
     columns: Columns
 
 
-def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_ends: bool) -> Held | None:
+def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_ends: bool) -> ConstrainedTargets | None:
     """What a constraint makes of the targets at flat positions ``at`` i64 [n]; None: it restricts nothing.
 
     Text goes over all ids.  ``with_ends``: end tokens are learnt too, so they stand in the softmax wherever they may be
@@ -110,7 +110,7 @@ def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_end
     if not constraint.restricts:
         return None
     space = space_of(batch, "objective.constraint")
-    ranges = constraint.ranges(space.books)
+    ranges = constraint.ranges(space.codebooks)
     where = span_places(batch)[0]
     is_end = torch.isin(batch.ids, torch.tensor(space.ends, dtype=torch.long))
     # Where end tokens are text (LLaDA-TTS), they have the places behind the last code all the same.
@@ -120,10 +120,10 @@ def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_end
     place = where.flatten()[at]
     ids = batch.ids.flatten()[at]
     audio = place >= 0
-    number = constraint.range_at(place.clamp(min=0), space.books)
+    number = constraint.range_at(place.clamp(min=0), space.codebooks)
     after = torch.zeros_like(is_end)
     after[:, 1:] = is_end[:, :-1] & (batch.doc[:, 1:] == batch.doc[:, :-1])
-    may_end = constraint.may_end(place.clamp(min=0), space.books) | after.flatten()[at]
+    may_end = constraint.may_end(place.clamp(min=0), space.codebooks) | after.flatten()[at]
     may_end &= torch.tensor(with_ends)
     keep = ~audio | (is_end.flatten()[at] & may_end)
     for n, (start, stop) in enumerate(ranges):
@@ -131,4 +131,4 @@ def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_end
     ends = tuple((e, e + 1) for e in space.ends)
     sets = tuple(s for r in ranges for s in ((r,), (r, *ends)))
     index = torch.where(audio, 2 * number + may_end.long(), -1)
-    return Held(keep, audio, torch.where(audio & ~is_end.flatten()[at], number, -1), Columns(index[keep], sets))
+    return ConstrainedTargets(keep, audio, torch.where(audio & ~is_end.flatten()[at], number, -1), Columns(index[keep], sets))

@@ -1,4 +1,4 @@
-"""Losses of the model class ``valle``: next code of the first book, and the other books by stages or by masked diffusion.
+"""Losses of the architecture ``valle``: next code of the first codebook, and the other codebooks by stages or by masked diffusion.
 
 Batches stay flat ids, as for every model; here they become frames (`ttt.data.frames`).  Sums are over predictions, counts over
 target frames: the logged loss is nats per target frame (specification of AudioLM, section 6).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -29,7 +29,7 @@ PREFIXES = ("none", "first", "stretch")
 
 @dataclass(frozen=True)
 class FramePlan(Plan):
-    """A plan over frames: which of them, the books of the NAR passes, or the masked codes bool [D, T, Q], weights f32 [D, Q].
+    """A plan over frames: which of them, the codebooks of the NAR passes, or the masked codes bool [D, T, Q], weights f32 [D, Q].
 
     ``nar_frames``: the same recordings as the NAR decoder gets them (None: as the AR decoder), of whose target frames it learns
     ``learned`` bool [D, T] (None: all).  The terms' sources are the flat positions of the codes that are predicted.
@@ -48,7 +48,7 @@ class _Frames(Objective):
     """What both objectives of ``valle`` share: prompts, the AR decoder's loss, statistics."""
 
     canvas = "answer"  # no field: the sampler writes everything behind the prompt
-    model_class = "valle"
+    arch = "valle"
 
     mask: Any = component("mask", "prefix")  # of the AR decoder: prefix, or causal
     strategies: Any = components("strategy", ())
@@ -115,7 +115,7 @@ class _Frames(Objective):
             term = plan.terms[name]
             nll = found.nll
             if name == "nar" and plan.weight is not None:
-                nll = nll * plan.weight.to(device)[found.row, found.book]
+                nll = nll * plan.weight.to(device)[found.row, found.codebook]
             terms[name] = LossTerm(nll.sum(), term.count, term.scale)
             stats.update(_statistics(name, found))
         return LossTerms(terms, stats)
@@ -125,15 +125,15 @@ class _Frames(Objective):
 
 
 def _statistics(name: str, found: Any) -> dict[str, tuple[float, float]]:
-    """Mean -log p of the term and of each book's codes, hits among the ten likeliest, perplexity of each book."""
-    nll, hit, book, end = (getattr(found, key).detach().cpu() for key in ("nll", "hit", "book", "end"))
+    """Mean -log p of the term and of each book's codes, hits among the ten likeliest, perplexity of each codebook."""
+    nll, hit, codebook, end = (getattr(found, key).detach().cpu() for key in ("nll", "hit", "codebook", "end"))
     stats = {f"nll/{name}": (float(nll.sum()), float(len(nll)))}
     if end.any():
         stats[f"nll/{name}/end"] = (float(nll[end].sum()), float(end.sum()))
     codes = ~end
     stats[f"top10/{name}"] = (float(hit[codes].sum()), float(codes.sum()))
-    for q in torch.unique(book[codes]).tolist():
-        mine = codes & (book == q)
+    for q in torch.unique(codebook[codes]).tolist():
+        mine = codes & (codebook == q)
         total, count = float(nll[mine].sum()), float(mine.sum())
         stats[f"nll/{name}/book{q}"] = stats[f"ppl/book{q}"] = (total, count)
         stats[f"top10/{name}/book{q}"] = (float(hit[mine].sum()), count)
@@ -142,8 +142,8 @@ def _statistics(name: str, found: Any) -> dict[str, tuple[float, float]]:
 
 def _term(frames: Frames, chosen: Tensor, count: float) -> PlanTerm:
     """Positions and codes of ``chosen`` bool [D, T, Q]."""
-    row, at, book = chosen.nonzero(as_tuple=True)
-    return PlanTerm(frames.target_at[row, at] + book, frames.target[row, at, book], torch.ones(len(row)), count)
+    row, at, codebook = chosen.nonzero(as_tuple=True)
+    return PlanTerm(frames.target_at[row, at] + codebook, frames.target[row, at, codebook], torch.ones(len(row)), count)
 
 
 def _own(frames: Frames) -> Tensor:
@@ -156,10 +156,11 @@ def _own(frames: Frames) -> Tensor:
 class Valle(_Frames):
     """VALL-E's loss on continuations: (AR + NAR) / 2 (arXiv 2301.02111; specification of AudioLM, sections 3 to 6).
 
-    Every update draws one book for the NAR decoder, the same for the whole micro-batch, from (seed, update, micro-batch).
-    Validation sees all books, and no prefixes.
+    Every update draws one codebook for the NAR decoder, the same for the whole micro-batch, from (seed, update, micro-batch).
+    Validation sees all codebooks, and no prefixes.
 
-    ``nar_prefix``: VALL-E's prefix modes.  The NAR decoder's prompt gets, with all books, ``first`` (mode 1): the first frames of
+    ``nar_prefix``: VALL-E's prefix modes.  The NAR decoder's prompt gets, with all codebooks, ``first`` (mode 1):
+    the first frames of
     the target, a quarter to a half of the shortest, which are then no target: what decoding in chunks asks for (the samplers'
     ``chunk_prefix``); ``stretch`` (mode 2): a copy of a quarter from anywhere in the target, whose frames are not learned.
     """
@@ -175,14 +176,14 @@ class Valle(_Frames):
             raise ValueError(f"nar_prefix_frames must be >= 1, got {self.nar_prefix_frames}")
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Cut, draw a book, list both terms."""
+        """Cut, draw a codebook, list both terms."""
         frames = self.frames(batch, gen)
-        books = frames.target.shape[2]
-        drawn = int(torch.randint(1, books, (1,), generator=gen)) if books > 1 else 0
+        codebooks = frames.target.shape[2]
+        drawn = int(torch.randint(1, codebooks, (1,), generator=gen)) if codebooks > 1 else 0
         return self._plan(batch, frames, [drawn] if drawn else [], *self._prefixed(frames, gen))
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """All books."""
+        """All codebooks."""
         frames = self.frames(batch, gen)
         return self._plan(batch, frames, list(range(1, frames.target.shape[2])))
 
@@ -221,7 +222,7 @@ class Valle(_Frames):
         return self.make(batch, frames, terms)
 
     def check_network(self, arch: Any) -> None:
-        """The NAR decoder must work book by book."""
+        """The NAR decoder must work codebook by codebook."""
         if arch.nar != "stages" and self.stage != 1:
             raise ConfigError(
                 f"objective: 'valle' trains model.arch.nar=stages, the model has {arch.nar!r}; use the objective valle_masked"
@@ -231,61 +232,67 @@ class Valle(_Frames):
 @OBJECTIVE.register("valle_masked")
 @dataclass(frozen=True)
 class ValleMasked(_Frames):
-    """Masked diffusion over the books of a frame, all at once (SoundStorm's form, arXiv 2305.09636, without its stages).
+    """Masked diffusion over the codebooks of a frame, all at once (SoundStorm's form, arXiv 2305.09636, without its stages).
 
-    ``books``: ``upper`` leaves the first book to the AR decoder; ``all`` masks every book, and there is no AR decoder (its
-    answers have a length that is given).  One time per recording and book: books are masked by different shares, so that the
+    ``codebooks``: ``upper`` leaves the first codebook to the AR decoder; ``all`` masks every codebook, and there is
+    no AR decoder (its
+    answers have a length that is given).  One time per recording and codebook: codebooks are masked by different
+    shares, so that the
     model meets the states of coarse-to-fine decoding.
 
-    Validation and forced accuracies ask what is asked of a NAR decoder that works by stages: for each book, all its codes with
-    the books below known and the books above masked, without weights.  So their numbers may be compared.
+    Validation and forced accuracies ask what is asked of a NAR decoder that works by stages: for each codebook, all its codes with
+    the codebooks below known and the codebooks above masked, without weights.  So their numbers may be compared.
     """
 
-    books: str = "upper"  # upper | all
+    renamed_fields: ClassVar = {
+        "floor": "min_mask_prob", "books": "codebooks", "book_weights": "codebook_weights",
+    }  # fmt: skip
+
+    codebooks: str = "upper"  # upper | all
     noise: Any = component("noise", "cosine")
     weighting: Any = component("weighting", "uniform")
-    book_weights: list[float] = field(default_factory=list)  # of the loss, by book; empty: all 1
+    codebook_weights: list[float] = field(default_factory=list)  # of the loss, by codebook; empty: all 1
     times: str = "stratified"  # how times are drawn (`ttt.diffusion.corrupt.draw_times`)
-    floor: float = 1.0e-3  # least masking probability
+    min_mask_prob: float = 1.0e-3  # least masking probability
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.books not in ("upper", "all"):
-            raise ValueError(f"books must be upper or all, got {self.books!r}")
+        if self.codebooks not in ("upper", "all"):
+            raise ValueError(f"codebooks must be upper or all, got {self.codebooks!r}")
         if self.times not in TIMES:
             raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
-        if self.books == "all" and self.stage == 1:
-            raise ValueError("stage 1 trains the AR decoder, which books=all has none of")
-        if any(w < 0 for w in self.book_weights):
-            raise ValueError(f"book_weights must be >= 0, got {self.book_weights}")
+        if self.codebooks == "all" and self.stage == 1:
+            raise ValueError("stage 1 trains the AR decoder, which codebooks=all has none of")
+        if any(w < 0 for w in self.codebook_weights):
+            raise ValueError(f"codebook_weights must be >= 0, got {self.codebook_weights}")
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Cut, draw the masks, list the terms."""
         frames = self.frames(batch, gen)
-        docs, _, books = frames.target.shape
-        first = 0 if self.books == "all" else 1
-        if self.book_weights and len(self.book_weights) != books:
+        docs, _, codebooks = frames.target.shape
+        first = 0 if self.codebooks == "all" else 1
+        if self.codebook_weights and len(self.codebook_weights) != codebooks:
             raise ConfigError(
-                f"objective.book_weights: {len(self.book_weights)} weights for {books} books; give one each"
+                f"objective.codebook_weights: {len(self.codebook_weights)} weights for {codebooks} codebooks; give one each"
             )
-        t = draw_times(docs * books, gen, self.times).view(docs, books)
+        t = draw_times(docs * codebooks, gen, self.times).view(docs, codebooks)
         u = torch.rand(tuple(frames.target.shape), generator=gen)
-        p = (1 - self.floor) * (1 - self.noise.alpha(t)) + self.floor  # [D, Q]
+        p = (1 - self.min_mask_prob) * (1 - self.noise.alpha(t)) + self.min_mask_prob  # [D, Q]
         own = _own(frames)[..., None].expand(frames.target.shape)
         masked = (u < p[:, None]) & own
         masked[..., :first] = False
         weight = self.weighting.weight(t, p, self.noise)
-        if self.book_weights:
-            weight = weight * torch.tensor(self.book_weights)
+        if self.codebook_weights:
+            weight = weight * torch.tensor(self.codebook_weights)
         terms = self._terms(frames, masked)
         return self.make(
             batch, frames, terms, hidden=masked if "nar" in terms else None, weight=weight if "nar" in terms else None
         )
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """All books that are masked in training, one after another."""
+        """All codebooks that are masked in training, one after another."""
         frames = self.frames(batch, gen)
-        stages = list(range(0 if self.books == "all" else 1, frames.target.shape[2]))
+        stages = list(range(0 if self.codebooks == "all" else 1, frames.target.shape[2]))
         chosen = torch.zeros_like(frames.target, dtype=torch.bool)
         chosen[..., stages] = _own(frames)[..., None]
         terms = self._terms(frames, chosen)
@@ -293,7 +300,7 @@ class ValleMasked(_Frames):
 
     def _terms(self, frames: Frames, chosen: Tensor) -> dict[str, PlanTerm]:
         """Both terms; the NAR decoder predicts ``chosen`` bool [D, T, Q]."""
-        first = 0 if self.books == "all" else 1
+        first = 0 if self.codebooks == "all" else 1
         terms: dict[str, PlanTerm] = {}
         if first and self.stage != 2:
             coarse = torch.zeros_like(chosen)
@@ -304,9 +311,9 @@ class ValleMasked(_Frames):
         return terms
 
     def check_network(self, arch: Any) -> None:
-        """The NAR decoder must have the same books."""
-        wanted = "masked_all" if self.books == "all" else "masked"
+        """The NAR decoder must have the same codebooks."""
+        wanted = "masked_all" if self.codebooks == "all" else "masked"
         if arch.nar != wanted:
             raise ConfigError(
-                f"objective.books: {self.books!r} trains model.arch.nar={wanted}, the model has {arch.nar!r}"
+                f"objective.codebooks: {self.codebooks!r} trains model.arch.nar={wanted}, the model has {arch.nar!r}"
             )

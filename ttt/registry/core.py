@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from ttt.errors import ConfigError, DuplicateNameError, RegistryError, UnknownNameError, suggest
 
+log = logging.getLogger(__name__)
 T = TypeVar("T", bound=type)
 FAMILIES: dict[str, Registry] = {}
 
@@ -55,6 +57,7 @@ class Registry:
         self._builtin = tuple(builtin)
         self._entries: dict[str, Entry] = {}
         self._elsewhere: dict[str, str] = {}
+        self._formerly: dict[str, str] = {}
         self._loaded = False
         FAMILIES[key] = self
 
@@ -66,10 +69,11 @@ class Registry:
             self._base = getattr(importlib.import_module(module), name)
         return self._base
 
-    def register(self, name: str, elsewhere: Sequence[str] = ()):
+    def register(self, name: str, elsewhere: Sequence[str] = (), formerly: Sequence[str] = ()):
         """Class decorator: ``@NOISE.register("cosine")`` above ``@dataclass(frozen=True)``.
 
-        ``elsewhere``: what other programs call it.  Such a name is answered with the right one, not taken: two names of one
+        ``formerly``: names it had before; they still work, with a warning.  ``elsewhere``: what other programs call
+        it.  Such a name is answered with the right one, not taken: two names of one
         plug-in would make layers of a configuration look as if they named two (`ttt.config.load.merge`).
         """
 
@@ -91,6 +95,7 @@ class Registry:
                 raise RegistryError(f"{where}: {self.title} {name!r} does not implement {', '.join(missing)}")
             self._entries[name] = Entry(name, cls, where)
             self._elsewhere.update(dict.fromkeys(elsewhere, name))
+            self._formerly.update(dict.fromkeys(formerly, name))
             cls.registered_name = name  # type: ignore[attr-defined]
             return cls
 
@@ -119,8 +124,11 @@ class Registry:
     def get(self, name: str, at: str = "") -> type:
         """The class registered under ``name``; ``at`` is the configuration key named in the error."""
         self.load()
+        place = f"{at}: " if at else ""
+        if name not in self._entries and name in self._formerly:
+            log.warning("%s%s %r is now called %r; the old name still works", place, self.title, name, self._formerly[name])
+            name = self._formerly[name]
         if name not in self._entries:
-            place = f"{at}: " if at else ""
             known = self._elsewhere.get(name)
             hint = f" Here it is called {known!r}." if known else suggest(name, self._entries)
             raise UnknownNameError(
@@ -221,6 +229,7 @@ def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any
     from omegaconf.errors import OmegaConfBaseException
 
     known = {f.name: f for f in fields(cls)}
+    values = with_new_names(cls, values, at)
     label = getattr(cls, "registered_name", cls.__name__)
     for name in values:
         if name not in known:
@@ -254,6 +263,23 @@ def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any
             reason = str(error).split("\n", 1)[0]
             raise ConfigError(f"{key}: {reason}") from error
     return checked
+
+
+def with_new_names(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """``values`` with fields that were renamed under their new names; each old name is logged as a warning.
+
+    A class lists its renamed fields as ``renamed_fields: ClassVar = {"old": "new"}``.  Raises `ConfigError` when both are given.
+    """
+    out = dict(values)
+    for old, new in getattr(cls, "renamed_fields", {}).items():
+        if old not in out:
+            continue
+        place = f"{at}." if at else ""
+        if new in out:
+            raise ConfigError(f"{place}{old}: is the old name of {place}{new}, which is given too; remove {old}")
+        log.warning("config: %s%s is now called %s%s; the old name still works", place, old, place, new)
+        out[new] = out.pop(old)
+    return out
 
 
 _SCHEMAS: dict[tuple[type, str], type] = {}

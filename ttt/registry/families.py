@@ -14,11 +14,12 @@ OBJECTIVE = Registry(
     "objective", "objective", _I + "Objective",
     builtin=("ttt.objective.library", "ttt.objective.dual_stream", "ttt.objective.valle"),
 )  # fmt: skip
-ARCH = Registry("arch", "model class", _I + "ModelClass", builtin=("ttt.model.classes", "ttt.model.valle.arch"))
+ARCH = Registry("arch", "architecture", _I + "Arch", builtin=("ttt.model.arch", "ttt.model.valle.arch"))
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))
 SAMPLER = Registry(
     "sampler", "sampler", _I + "SpanSampler",
-    builtin=("ttt.sampling.samplers.blocks", "ttt.sampling.samplers.confidence", "ttt.sampling.samplers.iterative", "ttt.sampling.samplers.codebooks"),
+    builtin=("ttt.sampling.samplers.blocks", "ttt.sampling.samplers.confidence", "ttt.sampling.samplers.iterative",
+    "ttt.sampling.samplers.codebooks"),
 )  # fmt: skip
 REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.sampling.samplers.remask",))
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.samplers.length",))

@@ -45,7 +45,7 @@ def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> d
     temporary = out.with_name(out.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as lines:
         lines.write(
-            json.dumps({"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_books": codec.num_books}) + "\n"
+            json.dumps({"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_codebooks": codec.num_codebooks}) + "\n"
         )
         for part in parts:
             for record in part:
@@ -135,7 +135,7 @@ def prepare(
 ) -> dict[str, Any]:  # fmt: skip
     """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
     tokenizer = train_bpe(
-        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_books, form
+        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_codebooks, form
     ).made_by(codec.codec_id, codec.frame_rate_hz)
     tasks = [task.at_rate(codec.frame_rate_hz) for task in tasks]
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}

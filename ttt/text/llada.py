@@ -39,11 +39,11 @@ def token(scheme: str, number: int) -> str:
     return f"<special_token_{number}>" if number < CONTROLS else f"<audio_token_{number - CONTROLS}>"
 
 
-def names(scheme: str, num_codes: int, num_books: int) -> list[str]:
+def names(scheme: str, num_codes: int, num_codebooks: int) -> list[str]:
     """All added tokens in order: 10 + Q * C + 1 of them."""
     if scheme not in SCHEMES:
         raise DataError(f"token scheme {scheme!r} is none of {', '.join(SCHEMES)}.{suggest(scheme, SCHEMES)}")
-    last = CONTROLS + num_books * num_codes
+    last = CONTROLS + num_codebooks * num_codes
     return [*(token(scheme, i) for i in range(last)), token(scheme, last) if scheme == "custom" else MASK]
 
 
@@ -52,14 +52,14 @@ def scheme_of(token_id: Lookup) -> str:
     return next((s for s in SCHEMES if token_id(token(s, START_OF_SPEECH)) is not None), "")
 
 
-def extend(backend: Any, scheme: str, num_codes: int, num_books: int) -> Any:
+def extend(backend: Any, scheme: str, num_codes: int, num_codebooks: int) -> Any:
     """Add the tokens to a base tokenizer (in place); one that has the scheme's tokens stays as it is.
 
     Raises `DataError` when only some of them are there.
     """
     from tokenizers import AddedToken
 
-    wanted = names(scheme, num_codes, num_books)
+    wanted = names(scheme, num_codes, num_codebooks)
     if all(backend.token_to_id(n) is not None for n in wanted if n != MASK):
         return backend
     known = next((n for n in wanted if backend.token_to_id(n) is not None), None)
@@ -80,13 +80,13 @@ def template(scheme: str) -> Template:
     )
 
 
-def derive(token_id: Lookup, size: int, num_books: int = 0, mask_id: int | None = None) -> Vocabulary:
+def derive(token_id: Lookup, size: int, num_codebooks: int = 0, mask_id: int | None = None) -> Vocabulary:
     """Vocabulary of a tokenizer that holds these tokens.
 
-    ``num_books``: positions of a frame (0: SNAC's seven); ``mask_id``: a mask that is none of the added tokens, as the constant
+    ``num_codebooks``: positions of a frame (0: SNAC's seven); ``mask_id``: a mask that is none of the added tokens, as the constant
     126336 of the published programs (None: the last added token).  Raises `DataError` naming what is missing.
     """
-    scheme, books = scheme_of(token_id), num_books or SNAC_BOOKS
+    scheme, codebooks = scheme_of(token_id), num_codebooks or SNAC_BOOKS
     first = token_id(token(scheme, 0))
     count = 0
     while (found := token_id(token(scheme, count))) is not None:
@@ -94,10 +94,10 @@ def derive(token_id: Lookup, size: int, num_books: int = 0, mask_id: int | None 
             raise DataError(f"tokenizer: {token(scheme, count)!r} has id {found}, expected {first} + {count}")
         count += 1
     codes = count - CONTROLS - (scheme == "custom")  # whose last token is the mask
-    num_codes = codes // books
+    num_codes = codes // codebooks
     if num_codes < 1:
-        raise DataError(f"tokenizer: {count} added tokens are too few for {books} positions a frame")
-    after = CONTROLS + books * num_codes
+        raise DataError(f"tokenizer: {count} added tokens are too few for {codebooks} positions a frame")
+    after = CONTROLS + codebooks * num_codes
     mask_name = token(scheme, after) if scheme == "custom" else MASK
     mask = token_id(mask_name) if mask_id is None else mask_id
     if mask is None:
@@ -105,14 +105,14 @@ def derive(token_id: Lookup, size: int, num_books: int = 0, mask_id: int | None 
             f"tokenizer: no token is left for the mask ({mask_name!r} is missing); name the id that the model was trained with "
             "as mask_id in vocab.json, or extend the backbone's own tokenizer ('ttt tokenizer')"
         )
-    if codes % books:
+    if codes % codebooks:
         raise DataError(
-            f"tokenizer: {codes} code tokens are not {books} positions of one size; say num_books in vocab.json"
+            f"tokenizer: {codes} code tokens are not {codebooks} positions of one size; say num_codebooks in vocab.json"
         )
     start = first + CONTROLS
     return Vocabulary(
         size=size, audio_start=start, code_start=start, num_codes=num_codes, mask_id=int(mask),
         soa_id=first + START_OF_SPEECH, soa_last_id=first + START_OF_SPEECH, user_end_id=first + END_OF_SPEECH,
         eoa_id=first + END_OF_SPEECH, eoa_last_id=first + END_OF_SPEECH, im_start_id=first + HUMAN,
-        im_end_id=first + AI_END, pad_id=first + PAD, num_books=books, form=LLADA,
+        im_end_id=first + AI_END, pad_id=first + PAD, num_codebooks=codebooks, form=LLADA,
     )  # fmt: skip

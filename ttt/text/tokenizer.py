@@ -41,20 +41,20 @@ _ADDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # special tokens
 class TextTokenizer:
     """A tokenizer with audio tokens, the `Vocabulary` derived from it, and the template that chats are written in."""
 
-    def __init__(self, backend, pad: str = "<|endoftext|>", num_books: int = 0, mask_id: int | None = None) -> None:
-        """``num_books``: 0: as usual in the form (SNAC's seven for LLaDA-TTS, else one); ``mask_id``: see `ttt.text.llada`."""
+    def __init__(self, backend, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None) -> None:
+        """``num_codebooks``: 0: as usual in the form (SNAC's seven for LLaDA-TTS, else one); ``mask_id``: see `ttt.text.llada`."""
         size = backend.get_vocab_size(with_added_tokens=True)
         self.backend = backend
         self.scheme = llada.scheme_of(backend.token_to_id)  # of token names; "" but in LLaDA-TTS
         if self.scheme:
-            self.vocab: Vocabulary = llada.derive(backend.token_to_id, size, num_books, mask_id)
+            self.vocab: Vocabulary = llada.derive(backend.token_to_id, size, num_codebooks, mask_id)
             if mask_id is not None and mask_id not in backend.get_added_tokens_decoder():
                 raise DataError(
                     f"tokenizer: mask id {mask_id} is {backend.id_to_token(mask_id)!r}, an ordinary word of this vocabulary: text "
                     "that holds it could not be told from masked text; name a special token's id as mask_id, or leave it out"
                 )
         else:
-            self.vocab = derive(backend.token_to_id, size, pad, num_books or 1)
+            self.vocab = derive(backend.token_to_id, size, pad, num_codebooks or 1)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextTokenizer:
@@ -67,7 +67,7 @@ class TextTokenizer:
         made = (
             cls(_backend(folder))
             if said is None
-            else cls(_backend(folder), num_books=said.num_books, mask_id=said.mask_id)
+            else cls(_backend(folder), num_codebooks=said.num_codebooks, mask_id=said.mask_id)
         )
         if said is not None:
             if said != made.vocab:
@@ -81,13 +81,13 @@ class TextTokenizer:
 
     @classmethod
     def extended(
-        cls, folder: str | Path, num_codes: int, num_books: int = 1, form: str = INTERLEAVED, mask_id: int | None = None
+        cls, folder: str | Path, num_codes: int, num_codebooks: int = 1, form: str = INTERLEAVED, mask_id: int | None = None
     ) -> TextTokenizer:
         """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`.
 
         ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
         """
-        made = cls(extend(_backend(folder), num_codes, num_books, form), num_books=num_books, mask_id=mask_id)
+        made = cls(extend(_backend(folder), num_codes, num_codebooks, form), num_codebooks=num_codebooks, mask_id=mask_id)
         if not made.has_form(form):
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
@@ -183,12 +183,12 @@ def _backend(folder: str | Path):
         raise DataError(f"{path}: not a tokenizer file: {error}") from error
 
 
-def extend(backend, num_codes: int, num_books: int = 1, form: str = INTERLEAVED):
+def extend(backend, num_codes: int, num_codebooks: int = 1, form: str = INTERLEAVED):
     """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are."""
     from tokenizers import AddedToken
 
     if form in llada.NAMINGS:
-        return llada.extend(backend, llada.NAMINGS[form], num_codes, num_books)
+        return llada.extend(backend, llada.NAMINGS[form], num_codes, num_codebooks)
     if form not in _ADDED:
         known = [*_ADDED, *llada.NAMINGS]
         raise DataError(f"form {form!r} is none of {', '.join(known)}.{suggest(form, known)}")
@@ -199,7 +199,7 @@ def extend(backend, num_codes: int, num_books: int = 1, form: str = INTERLEAVED)
     before, behind = _ADDED[form]
     backend.add_special_tokens(special(ROLE_TOKENS if form == ROLES else BASE_SPECIALS))
     backend.add_special_tokens(special(before))
-    codes = [code_token(c) for c in range(num_codes * num_books)]
+    codes = [code_token(c) for c in range(num_codes * num_codebooks)]
     backend.add_tokens(
         [AddedToken(c, special=False, normalized=False) for c in codes if backend.token_to_id(c) is None]
     )
@@ -208,11 +208,11 @@ def extend(backend, num_codes: int, num_books: int = 1, form: str = INTERLEAVED)
 
 
 def train_bpe(
-    texts: Iterable[str], vocab_size: int, num_codes: int, num_books: int = 1, form: str = INTERLEAVED
+    texts: Iterable[str], vocab_size: int, num_codes: int, num_codebooks: int = 1, form: str = INTERLEAVED
 ) -> TextTokenizer:
     """A byte-level BPE with Qwen-style pre-tokenization learnt from ``texts``, extended by the audio tokens of a ``form``.
 
-    Any text can be encoded (all 256 bytes are in the base); deterministic.  ``num_codes``: of each of ``num_books`` books.
+    Any text can be encoded (all 256 bytes are in the base); deterministic.  ``num_codes``: of each of ``num_codebooks`` codebooks.
     For the text-then-speech forms it also gets the ``<think>`` and ``</think>`` of Qwen3's template.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -234,4 +234,4 @@ def train_bpe(
     if form in (PLAIN, TAGGED):
         backend.add_special_tokens(list(BASE_SPECIALS))
         backend.add_tokens(list(NO_THOUGHT[::2]))
-    return TextTokenizer(extend(backend, num_codes, num_books, form), num_books=num_books)
+    return TextTokenizer(extend(backend, num_codes, num_codebooks, form), num_codebooks=num_codebooks)

@@ -53,7 +53,7 @@ def code_token(code: int) -> str:
 class Vocabulary:
     """Ids of everything that is not ordinary text.  ``size``: number of ids.
 
-    Codes of book q start at ``code_start + q * num_codes`` (one code book: the official layout).  ``form``: which tokens
+    Codes of codebook q start at ``code_start + q * num_codes`` (one codebook: the official layout).  ``form``: which tokens
     there are beside text and codes; it also decides how chats are written (`ttt.text.template.template_of`).  ``codec`` and
     ``frame_rate_hz`` say what made the codes, where that is known; they are no part of the layout.
     """
@@ -71,7 +71,7 @@ class Vocabulary:
     im_start_id: int
     im_end_id: int
     pad_id: int
-    num_books: int = 1
+    num_codebooks: int = 1
     form: str = INTERLEAVED
     text_open_id: int = ABSENT
     text_close_id: int = ABSENT
@@ -152,7 +152,7 @@ class Vocabulary:
     @property
     def code_stop(self) -> int:
         """One past the last code id."""
-        return self.code_start + self.num_codes * self.num_books
+        return self.code_start + self.num_codes * self.num_codebooks
 
     @property
     def code_space(self) -> CodeSpace:
@@ -167,31 +167,31 @@ class Vocabulary:
         return audio | (ids == self.mask_id) if 0 <= self.mask_id < self.audio_start else audio
 
     def code_ids(self, codes: np.ndarray, where: str = "codes") -> np.ndarray:
-        """Codes [F, Q] -> ids [F * Q], frame by frame.  Raises `DataError` naming the first code outside the book."""
-        if codes.ndim != 2 or codes.shape[1] != self.num_books:
-            raise DataError(f"{where}: expected codes [F, {self.num_books}], got {list(codes.shape)}")
+        """Codes [F, Q] -> ids [F * Q], frame by frame.  Raises `DataError` naming the first code outside the codebook."""
+        if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
+            raise DataError(f"{where}: expected codes [F, {self.num_codebooks}], got {list(codes.shape)}")
         bad = (codes < 0) | (codes >= self.num_codes)
         if bad.any():
-            frame, book = np.argwhere(bad)[0]
+            frame, codebook = np.argwhere(bad)[0]
             raise DataError(
-                f"{where}: code {codes[frame, book]} at frame {frame} is outside the code book of {self.num_codes}; "
+                f"{where}: code {codes[frame, codebook]} at frame {frame} is outside the codebook of {self.num_codes}; "
                 "tokenize with the codec this vocabulary was made for"
             )
-        return (codes.astype(np.int64) + self.code_start + np.arange(self.num_books) * self.num_codes).reshape(-1)
+        return (codes.astype(np.int64) + self.code_start + np.arange(self.num_codebooks) * self.num_codes).reshape(-1)
 
     def codes(self, ids: np.ndarray) -> np.ndarray:
         """Ids -> codes i32 [F, Q].
 
-        Ids that are no codes are left out, and so is every code that is not part of a frame: one code of each book, in the
+        Ids that are no codes are left out, and so is every code that is not part of a frame: one code of each codebook, in the
         books' order.  Free decoding may write such codes, and another book's code must not be read as this one's.
         """
         ids = np.asarray(ids, dtype=np.int64)
         ids = ids[(ids >= self.code_start) & (ids < self.code_stop)] - self.code_start
-        book, code = np.divmod(ids, self.num_codes)
-        starts = np.ones(max(len(ids) - self.num_books + 1, 0), dtype=bool)
-        for q in range(self.num_books):
-            starts &= book[q : q + len(starts)] == q
-        return code[np.flatnonzero(starts)[:, None] + np.arange(self.num_books)].astype(np.int32)
+        codebook, code = np.divmod(ids, self.num_codes)
+        starts = np.ones(max(len(ids) - self.num_codebooks + 1, 0), dtype=bool)
+        for q in range(self.num_codebooks):
+            starts &= codebook[q : q + len(starts)] == q
+        return code[np.flatnonzero(starts)[:, None] + np.arange(self.num_codebooks)].astype(np.int32)
 
     def frames(self, ids: np.ndarray, where: str = "ids") -> np.ndarray:
         """The exact inverse of `code_ids`: ids [F * Q] -> codes i32 [F, Q].
@@ -199,22 +199,23 @@ class Vocabulary:
         Raises `DataError` naming the first id that is no code of its place in the frame, or an unfinished last frame.
         """
         ids = np.asarray(ids, dtype=np.int64)
-        book = np.arange(len(ids)) % self.num_books
-        codes = ids - self.code_start - book * self.num_codes
+        codebook = np.arange(len(ids)) % self.num_codebooks
+        codes = ids - self.code_start - codebook * self.num_codes
         bad = np.flatnonzero((codes < 0) | (codes >= self.num_codes))
         if len(bad):
             at = int(bad[0])
-            first = self.code_start + int(book[at]) * self.num_codes
+            first = self.code_start + int(codebook[at]) * self.num_codes
             raise DataError(
-                f"{where}: id {ids[at]} at place {at} is no code for position {book[at]} of frame {at // self.num_books}, whose "
+                f"{where}: id {ids[at]} at place {at} is no code for position {codebook[at]} "
+                f"of frame {at // self.num_codebooks}, whose "
                 f"ids are {first} to {first + self.num_codes - 1}; mend the data or name the tokenizer they were made with"
             )
-        if len(ids) % self.num_books:
+        if len(ids) % self.num_codebooks:
             raise DataError(
-                f"{where}: {len(ids)} codes are no whole frames of {self.num_books}; cut the last "
-                f"{len(ids) % self.num_books} codes off"
+                f"{where}: {len(ids)} codes are no whole frames of {self.num_codebooks}; cut the last "
+                f"{len(ids) % self.num_codebooks} codes off"
             )
-        return codes.reshape(-1, self.num_books).astype(np.int32)
+        return codes.reshape(-1, self.num_codebooks).astype(np.int32)
 
     def opener(self, style: str) -> int | None:
         """Id that opens an audio span of ``style`` (see `ttt.types.AUDIO_STYLES`); None in a form without delimiters."""
@@ -242,7 +243,7 @@ class Vocabulary:
         """The layout under the names that other toolkits' ``vocab.json`` use."""
         return {
             "text_vocab": self.text_vocab, "modality_tokens": self.modality_tokens, "speech_offset": self.code_start,
-            "speech_vocab": self.num_codes * self.num_books, "total": self.size, "frame_rate": self.frame_rate_hz,
+            "speech_vocab": self.num_codes * self.num_codebooks, "total": self.size, "frame_rate": self.frame_rate_hz,
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -283,10 +284,10 @@ class Vocabulary:
         return isinstance(raw, dict) and {"code_start", "digest"} <= set(raw)
 
 
-def derive(token_id: Any, size: int, pad: str = "<|endoftext|>", num_books: int = 1) -> Vocabulary:
+def derive(token_id: Any, size: int, pad: str = "<|endoftext|>", num_codebooks: int = 1) -> Vocabulary:
     """Vocabulary of a tokenizer that was extended (`ttt.text.tokenizer.extend`); its tokens tell which form it has.
 
-    ``token_id``: spelling -> id or None; ``num_books``: of equal size.  Raises `DataError` naming the first token that is
+    ``token_id``: spelling -> id or None; ``num_codebooks``: of equal size.  Raises `DataError` naming the first token that is
     missing or out of order.
     """
 
@@ -304,11 +305,11 @@ def derive(token_id: Any, size: int, pad: str = "<|endoftext|>", num_books: int 
                 f"tokenizer: {code_token(num_codes)!r} breaks the run of codes that starts at id {code_start}"
             )
         num_codes += 1
-    if num_codes % num_books:
-        raise DataError(f"tokenizer: {num_codes} code tokens are not {num_books} books of one size; make it anew")
-    num_codes //= num_books
+    if num_codes % num_codebooks:
+        raise DataError(f"tokenizer: {num_codes} code tokens are not {num_codebooks} codebooks of one size; make it anew")
+    num_codes //= num_codebooks
     if all(token_id(token) is None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS)):
-        return _text_then_speech(token_id, need, size, code_start, num_codes, pad, num_books)
+        return _text_then_speech(token_id, need, size, code_start, num_codes, pad, num_codebooks)
     form = INTERLEAVED if token_id(ROLE_TOKENS[1]) is None else ROLES
     if form == ROLES:  # a turn's head, its end, padding
         end, pad, _, start, _ = ROLE_TOKENS
@@ -320,12 +321,12 @@ def derive(token_id: Any, size: int, pad: str = "<|endoftext|>", num_books: int 
         mask_id=need("<|mask_token|>"), soa_id=need("<|begin_of_audio|>"), soa_last_id=need("<|begin_of_quad|>"),
         user_end_id=need("<|end_of_audio|>"), eoa_id=need("<|end_of_audio_new|>"),
         eoa_last_id=need("<|end_of_audio_span_last|>"), im_start_id=need(start), im_end_id=need(end), pad_id=need(pad),
-        num_books=num_books, form=form,
+        num_codebooks=num_codebooks, form=form,
     )  # fmt: skip
 
 
 def _text_then_speech(
-    token_id: Any, need: Any, size: int, code_start: int, num_codes: int, pad: str, num_books: int
+    token_id: Any, need: Any, size: int, code_start: int, num_codes: int, pad: str, num_codebooks: int
 ) -> Vocabulary:
     """Text, the four tags or none, codes."""
     tags = [ABSENT] * len(TAGS)
@@ -340,5 +341,5 @@ def _text_then_speech(
         size=size, audio_start=code_start, code_start=code_start, num_codes=num_codes, mask_id=ABSENT, soa_id=opener,
         soa_last_id=opener, user_end_id=closer, eoa_id=closer, eoa_last_id=closer, im_start_id=need("<|im_start|>"),
         im_end_id=need("<|im_end|>"), pad_id=need(pad), form=PLAIN if opener == ABSENT else TAGGED,
-        text_open_id=text_open, text_close_id=text_close, num_books=num_books,
+        text_open_id=text_open, text_close_id=text_close, num_codebooks=num_codebooks,
     )  # fmt: skip

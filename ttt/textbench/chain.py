@@ -135,8 +135,8 @@ def _layout(stream: TokenStream) -> Layout:
     n = len(stream)
     zeros = torch.zeros((1, n), dtype=torch.long)
     return Layout(
-        kind=row(stream.kind), span=row(stream.span).long(), doc=zeros, position=torch.arange(n)[None],
-        prompt=~row(stream.answer), visible=torch.ones((1, n), dtype=torch.bool), stream=torch.zeros((1, n), dtype=torch.uint8),
+        kind=row(stream.kind), run_id=row(stream.run_id).long(), doc=zeros, position=torch.arange(n)[None],
+        prompt=~row(stream.noisable), visible=torch.ones((1, n), dtype=torch.bool), stream=torch.zeros((1, n), dtype=torch.uint8),
     )  # fmt: skip
 
 

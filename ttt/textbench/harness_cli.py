@@ -1,4 +1,5 @@
-"""The harness's own command line with our model in it: ``python -m ttt.textbench.harness_cli --model ttt --model_args pretrained=RUN``.
+"""The harness's own command line with our model in it: ``python -m ttt.textbench.harness_cli --model ttt
+--model_args pretrained=RUN``.
 
 Released versions of lm-evaluation-harness know their built-in models only, so ours has to be registered in the same process.
 """
@@ -66,7 +67,7 @@ def _number(value: Any, name: str) -> int:
 
 
 def __getattr__(name: str) -> Any:
-    """``Ttt``, the model class, for harnesses that read the entry-point group ``lm_eval.models``."""
+    """``Ttt``, the architecture, for harnesses that read the entry-point group ``lm_eval.models``."""
     if name == "Ttt":
         from ttt.textbench.model import register
 

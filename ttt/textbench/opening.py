@@ -43,7 +43,7 @@ def read_config(path: str, files: Sequence[str], overrides: Sequence[str], plugi
 
 def checkpoint_folder(path: str) -> Path:
     """The folder with weights.  Raises `DataError` when there is none."""
-    from ttt.cli.run import model_folder
+    from ttt.api import model_folder
 
     if not path:
         raise ConfigError("--model: missing; name a run, a checkpoint or a model folder")
@@ -60,7 +60,7 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
     import torch
     from tokenizers import Tokenizer
 
-    from ttt.cli.run import pick_device
+    from ttt.api import pick_device
     from ttt.model.lm import SpeechTextLM
     from ttt.text.tokenizer import TextTokenizer
 

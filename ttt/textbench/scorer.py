@@ -104,9 +104,9 @@ class TextScorer:
         if own_rows is not None:
             self.allowed[own_rows:] = False
         self.diffusion = objective.canvas == "answer"
-        if objective.model_class != "causal_lm":
+        if objective.arch != "causal_lm":
             raise ConfigError(
-                f"objective: models of the class {objective.model_class!r} do not answer questions in text"
+                f"objective: models of the class {objective.arch!r} do not answer questions in text"
             )
         if objective.canvas not in ("span", "answer"):
             raise ConfigError(

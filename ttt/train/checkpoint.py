@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.errors import CheckpointError, TttError
-from ttt.train.engines.ranks import FellowError
+from ttt.train.engines.ranks import PeerFailedError
 
 if TYPE_CHECKING:
     from ttt.train.engines.base import Engine
@@ -67,17 +67,17 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
         return target
     partial = root / f".{target.name}.partial"
     try:
-        with engine.ranks.together():
+        with engine.ranks.all_or_none():
             if engine.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 (partial / "model").mkdir(parents=True)
                 (partial / "engine").mkdir()
-        with engine.ranks.together():
+        with engine.ranks.all_or_none():
             engine.save_model(partial / "model")
             # Who writes a file digests it: ranks work side by side, and a shared folder may show it to others late.
             own = {p.relative_to(partial).as_posix(): _entry(p) for p in engine.save(partial / "engine")}
-        entries = {name: entry for part in engine.ranks.tell(own) for name, entry in part.items()}
-        with engine.ranks.together():
+        entries = {name: entry for part in engine.ranks.all_gather(own) for name, entry in part.items()}
+        with engine.ranks.all_or_none():
             if engine.rank == 0:
                 for name, text in {**files, "state.json": json.dumps(asdict(state), indent=1) + "\n"}.items():
                     (partial / name).write_text(text, encoding="utf-8")
@@ -85,7 +85,7 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
     except Exception as error:
         if engine.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, FellowError) or not is_disk_full(error):
+        if isinstance(error, PeerFailedError) or not is_disk_full(error):
             raise
         last = latest_complete(root)
         raise DiskFullError(
@@ -103,13 +103,13 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
 
 def load_checkpoint(folder: Path, engine: Engine, vocab_digest: str = "") -> TrainState:
     """Verify ``folder``, load weights and optimiser into ``engine``, return the rest."""
-    with engine.ranks.together():
+    with engine.ranks.all_or_none():
         if engine.rank == 0:  # one rank reads every byte; the others find what it found
             verify(folder)
             check_model_folder(folder / "model", vocab_digest)
     state = read_state(folder)
     engine.load_model(folder / "model")
-    with engine.ranks.together():
+    with engine.ranks.all_or_none():
         engine.load(folder / "engine")
     return state
 

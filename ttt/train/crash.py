@@ -116,8 +116,8 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
         values = {k: v for k, v in {**own, **entry}.items() if k in names}
         space = entry.get("space")
         if space is not None:
-            books = tuple((a, b) for a, b in space["books"])
-            space = CodeSpace(books, tuple(space["ends"]), space.get("frame_rate_hz", 0.0))
+            codebooks = tuple((a, b) for a, b in space["codebooks"])
+            space = CodeSpace(codebooks, tuple(space["ends"]), space.get("frame_rate_hz", 0.0))
         names_of = {name: tuple(entry.get(name, ())) for name in ("uids", "tasks")}
         batches.append(PackedBatch(**{**values, **names_of, "space": space}))
     return Crash(record, batches, plans)

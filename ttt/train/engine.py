@@ -8,10 +8,10 @@ from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError, suggest
 from ttt.train.engines.base import Engine, load_weights
 from ttt.train.engines.local import LocalEngine
-from ttt.train.engines.ranks import FellowError, RankLostError, pick_device, world
+from ttt.train.engines.ranks import PeerFailedError, RankLostError, pick_device, world
 
 __all__ = [
-    "ENGINES", "Engine", "FellowError", "LocalEngine", "RankLostError", "build_engine", "check_engine", "load_weights",
+    "ENGINES", "Engine", "PeerFailedError", "LocalEngine", "RankLostError", "build_engine", "check_engine", "load_weights",
     "pick_device", "world",
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ PACKAGES = (
 
 # Keys that may differ when a run goes on: they change neither the data nor the arithmetic of an update.  The paths of
 # the data may differ because their contents are compared by digest.
-HARMLESS = (
+MAY_CHANGE = (
     "run.dir", "run.overwrite", "run.threads", "run.device", "data.corpus", "data.splits", "data.dir", "data.jobs",
     "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.epochs", "train.max_seconds",
     "train.max_time", "train.max_tokens", "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps",
@@ -124,7 +124,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key, "(absent)"), new.get(key, "(absent)")
         if before != after:
-            allowed = any(key == k or key.startswith((f"{k}.", f"{k}[")) for k in HARMLESS)
+            allowed = any(key == k or key.startswith((f"{k}.", f"{k}[")) for k in MAY_CHANGE)
             (harmless if allowed else serious).append(f"{key}: {before!r} -> {after!r}")
     return serious, harmless
 

@@ -1,4 +1,4 @@
-"""Does the dearest batch of an epoch fit?  Asked before the first update, so that a run does not end hours later."""
+"""Does the costliest batch of an epoch fit?  Asked before the first update, so that a run does not end hours later."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_memory(engine: Engine, objective: Objective, batch: PackedBatch, seed:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"train.check_memory: the dearest batch of an epoch ({shape}, {name_examples([batch], 3)}) does not fit into the "
+            f"train.check_memory: the costliest batch of an epoch ({shape}, {name_examples([batch], 3)}) does not fit into the "
             f"memory of {engine.device} ({' '.join(str(error).split())[:200]}); lower data.batch_tokens (with a greater "
             "train.accumulate an update stays as large) or data.row_tokens, or set train.autocast=bfloat16 or "
             "model.gradient_checkpointing=true"
@@ -47,7 +47,7 @@ def check_memory(engine: Engine, objective: Objective, batch: PackedBatch, seed:
     finally:
         engine.discard()
     peak = f", peak {torch.cuda.max_memory_allocated(engine.device) / 2**30:.1f} GiB" if devices else ""
-    log.info("train: the dearest batch of an epoch fits: %s%s", shape, peak)
+    log.info("train: the costliest batch of an epoch fits: %s%s", shape, peak)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ttt.config.schema import MISSING, TrainSection
 from ttt.errors import ConfigError, suggest
-from ttt.interfaces import LrSchedule, Moment, OptimizerSpec
+from ttt.interfaces import LrSchedule, OptimizerSpec, ScheduleState
 from ttt.registry.families import LR_SCHEDULE, OPTIMIZER
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def lr_at(train: TrainSection, update: int, elapsed_s: float = 0.0, epoch: float
         start = train.decay_start
     x = 0.0 if progress <= start else min(1.0, (progress - start) / (1.0 - start))
     schedule = schedule_of(train)
-    at = Moment(update=update, epoch=math.floor(epoch), decayed=x, warmup_steps=train.warmup_steps)
+    at = ScheduleState(update=update, epoch=math.floor(epoch), decayed=x, warmup_steps=train.warmup_steps)
     falling = train.min_lr_ratio + (1.0 - train.min_lr_ratio) * schedule.decay(at)
     lr = train.lr * schedule.warmup(at) * falling
     beta1 = beta1_at(train, update, elapsed_s)

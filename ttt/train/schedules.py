@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ttt.interfaces import LrSchedule, Moment
+from ttt.interfaces import LrSchedule, ScheduleState
 from ttt.registry.families import LR_SCHEDULE
 
 
@@ -14,7 +14,7 @@ from ttt.registry.families import LR_SCHEDULE
 class Cosine(LrSchedule):
     """Half a cosine, from 1 to the floor ``train.min_lr_ratio``."""
 
-    def decay(self, at: Moment) -> float:
+    def decay(self, at: ScheduleState) -> float:
         """(1 + cos(pi x)) / 2."""
         return 0.5 * (1.0 + math.cos(math.pi * at.decayed))
 
@@ -24,7 +24,7 @@ class Cosine(LrSchedule):
 class Linear(LrSchedule):
     """A straight line, from 1 to the floor ``train.min_lr_ratio``."""
 
-    def decay(self, at: Moment) -> float:
+    def decay(self, at: ScheduleState) -> float:
         """1 - x."""
         return 1.0 - at.decayed
 
@@ -34,7 +34,7 @@ class Linear(LrSchedule):
 class Constant(LrSchedule):
     """No decay after the warm-up."""
 
-    def decay(self, at: Moment) -> float:
+    def decay(self, at: ScheduleState) -> float:
         """1."""
         return 1.0
 
@@ -54,11 +54,11 @@ class Eden(LrSchedule):
         if self.lr_batches <= 0 or self.lr_epochs < 0:
             raise ValueError(f"needs lr_batches > 0 and lr_epochs >= 0, got {self.lr_batches:g} and {self.lr_epochs:g}")
 
-    def warmup(self, at: Moment) -> float:
+    def warmup(self, at: ScheduleState) -> float:
         """0.5 at update 0."""
         return 0.5 + 0.5 * at.update / at.warmup_steps if at.update < at.warmup_steps else 1.0
 
-    def decay(self, at: Moment) -> float:
+    def decay(self, at: ScheduleState) -> float:
         """Of whole epochs and of updates done."""
         by_updates = ((at.update / self.lr_batches) ** 2 + 1.0) ** -0.25
         by_epochs = ((at.epoch / self.lr_epochs) ** 2 + 1.0) ** -0.25 if self.lr_epochs else 1.0
@@ -79,11 +79,11 @@ class Noam(LrSchedule):
         if self.width < 1:
             raise ValueError(f"width must be >= 1, got {self.width}")
 
-    def warmup(self, at: Moment) -> float:
+    def warmup(self, at: ScheduleState) -> float:
         """Part of `decay`."""
         return 1.0
 
-    def decay(self, at: Moment) -> float:
+    def decay(self, at: ScheduleState) -> float:
         """Rises over the warm-up, then falls with the root of n."""
         n, warmup = at.update + 1, max(1, at.warmup_steps)
         return self.width**-0.5 * min(n**-0.5, n * warmup**-1.5)

@@ -38,7 +38,7 @@ from ttt.train.checkpoint import (
 )
 from ttt.train.crash import load_crash, save_crash
 from ttt.train.engine import Engine, RankLostError, build_engine
-from ttt.train.engines.ranks import FellowError, is_lost_rank, lost_rank_message
+from ttt.train.engines.ranks import PeerFailedError, is_lost_rank, lost_rank_message
 from ttt.train.limits import REASONS, check_limits, reached, time_limit_s
 from ttt.train.memory import check_memory
 from ttt.train.optim import beta1_at, check_section, lr_at, with_length
@@ -69,7 +69,7 @@ class Batches(Protocol):
     def epoch_of(self, update: int) -> float:
         """Epochs done when ``update`` starts."""
 
-    def dearest(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
+    def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
         """The batch of an epoch, over all ranks, that costs most: (what it counts, tokens) and the batch."""
 
 
@@ -148,13 +148,13 @@ class Trainer:
         main = self.engine.rank == 0
         with contextlib.ExitStack() as stack:
             try:
-                with self.engine.ranks.together():
+                with self.engine.ranks.all_or_none():
                     if main:
                         stack.enter_context(environment.hold(self.folder))
                         self._prepare_folder()
                 stack.enter_context(self._listening())
                 self._resume()
-                with self.engine.ranks.together():
+                with self.engine.ranks.all_or_none():
                     tracker = Tracker(self.folder, self.state.step, self.config.train.tensorboard, enabled=main)
                 stack.callback(tracker.close)
                 report = self._loop(tracker)
@@ -201,9 +201,9 @@ class Trainer:
                 "%s: nothing left to do: %d steps, %.0f s done (%s)", self.folder, state.step, state.elapsed_s, stopped
             )
         if train.check_memory and not stopped:
-            with self.engine.ranks.together():
-                _, dearest = self.loader.dearest(int(self.loader.epoch_of(state.step)))
-                check_memory(self.engine, self.objective, dearest, self.config.run.seed)
+            with self.engine.ranks.all_or_none():
+                _, costliest_batch = self.loader.costliest_batch(int(self.loader.epoch_of(state.step)))
+                check_memory(self.engine, self.objective, costliest_batch, self.config.run.seed)
             self._began = time.monotonic()
         while not stopped:
             report, seconds = self._update()
@@ -247,7 +247,7 @@ class Trainer:
                 self.engine, self.objective, window, update=update, seed=self.config.run.seed, lr=self._lr, beta1=beta1
             )
         except Exception as error:
-            if not isinstance(error, FellowError) and not is_lost_rank(error):
+            if not isinstance(error, PeerFailedError) and not is_lost_rank(error):
                 folder = self.folder / f"crash-{update + 1:08d}"
                 save_crash(
                     folder, window, error, self.objective, update=update, seed=self.config.run.seed, rank=self.engine.rank,
@@ -300,9 +300,9 @@ class Trainer:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {command_line()}\n")
 
     def _resume(self) -> None:
-        with self.engine.ranks.together():
+        with self.engine.ranks.all_or_none():
             found = latest_complete(self.checkpoints) if self.engine.rank == 0 else None
-        found = self.engine.ranks.tell(found)[0]  # a shared folder may look older from another machine
+        found = self.engine.ranks.all_gather(found)[0]  # a shared folder may look older from another machine
         if found is None or not self.config.train.resume:
             return
         stored = read_state(found)

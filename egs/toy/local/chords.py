@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A toy of two code books: a codec whose frames are two tones, and melodies that go on as they began.
+"""A toy of two codebooks: a codec whose frames are two tones, and melodies that go on as they began.
 
     python egs/toy/local/chords.py --out DIR --seed 1 --items 1600
 
@@ -41,7 +41,7 @@ class Chords(Codec):
     rate_hz: int = 16_000
     frame_rate_hz: float = 50.0
 
-    num_books = 2
+    num_codebooks = 2
     num_codes = NOTES
     codec_id = f"chords-{NOTES}x2"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.blocks import Ranked
+from ttt.sampling.samplers.blocks import RemaskSampler
 
 
 @SAMPLER.register("halving")
 @dataclass(frozen=True)
-class Halving(Ranked):
+class Halving(RemaskSampler):
     """Each call commits the better half of what is still open: a block of n takes floor(log2 n) + 1 calls at most."""
 
     def most_calls(self, open_: int) -> int:

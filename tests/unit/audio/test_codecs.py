@@ -117,7 +117,7 @@ def test_resynthesis_keeps_most_codes(fitted):
 def test_save_and_load_give_the_same_codes_and_sound(fitted, folder):
     loaded = MelKmeans(path=str(folder), griffin_lim_iterations=4).load()
     assert loaded.codec_id == fitted.codec_id
-    assert (loaded.frame_rate_hz, loaded.num_codes, loaded.num_books) == (20.0, 12, 1)
+    assert (loaded.frame_rate_hz, loaded.num_codes, loaded.num_codebooks) == (20.0, 12, 1)
     (a,), (b,) = fitted.encode([vowels(20)]), loaded.encode([vowels(20)])
     np.testing.assert_array_equal(a.ids, b.ids)
     np.testing.assert_array_equal(fitted.decode([a])[0].samples, loaded.decode([b])[0].samples)
@@ -213,7 +213,7 @@ def test_encode_refuses_bad_sound(fitted, codec_name, wave, expected):
 def test_decode_refuses_codes_outside_the_book(fitted, codec_name, code):
     codec = {"toy": Toy(), "mel_kmeans": fitted}[codec_name]
     ids = np.array([[1], [code]], dtype=np.int32)
-    with pytest.raises(DataError, match=f"code {code} is outside the code book of {codec.num_codes}"):
+    with pytest.raises(DataError, match=f"code {code} is outside the codebook of {codec.num_codes}"):
         codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])
     with pytest.raises(DataError, match=f"code {code} is outside"):
         codec.stream_decoder().push(ids)
@@ -235,7 +235,7 @@ def test_too_little_sound_to_fit(fitted):
         ({"frame_rate_hz": 0.0}, "must be 100 / n"),
         ({"num_codes": 0}, "num_codes must be >= 1"),
         ({"pca_dim": 999}, "pca_dim must be <= 160"),
-        ({"floor": 0.0}, "floor must be > 0"),
+        ({"min_magnitude": 0.0}, "min_magnitude must be > 0"),
         ({"num_kodes": 5}, "Did you mean 'num_codes'"),
     ],
 )
@@ -246,8 +246,8 @@ def test_bad_settings_name_the_key(fields, expected):
 
 def test_residual_books_lower_the_error():
     errors = []
-    for books in (1, 3):
-        codec = MelKmeans(**{**SMALL, "num_books": books})
+    for codebooks in (1, 3):
+        codec = MelKmeans(**{**SMALL, "num_codebooks": codebooks})
         errors.append(codec.fit([vowels(i) for i in range(12)], seed=1)["mse_codes"])
     (codes,) = codec.encode([vowels(1)])
     assert codes.ids.shape == (12, 3) and codec.code_vectors().shape == (3, 12, 6)

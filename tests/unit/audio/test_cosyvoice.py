@@ -86,7 +86,7 @@ def codes(n: int, codec) -> AudioCodes:
 
 def test_rates_are_the_models_and_438_tokens_of_v1_last_8_76_seconds(world):
     codec = CODEC.build(world(), "codec").load()
-    assert (codec.rate_hz, codec.frame_rate_hz, codec.num_codes, codec.num_books) == (22050, 50.0, 4096, 1)
+    assert (codec.rate_hz, codec.frame_rate_hz, codec.num_codes, codec.num_codebooks) == (22050, 50.0, 4096, 1)
     (wave,) = codec.decode([codes(438, codec)])
     assert wave.rate_hz == 22050 and wave.duration_s == pytest.approx(438 / 50)
     assert wave.samples.max() == 1.0, "clipped"

@@ -16,14 +16,14 @@ from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
 NAMES = ("encodec", "encodec_32khz", "dac", "mimi", "snac", "snac_windows")
-# books of several rates, none of which can be left out
+# codebooks of several rates, none of which can be left out
 HIERARCHICAL = ("snac", "snac_windows")
 BY_BOOK = tuple(n for n in NAMES if n not in HIERARCHICAL)
 SNAC = {
     "sampling_rate": 24_000, "encoder_dim": 4, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 32, "decoder_rates": [8, 8, 4, 2],
     "attn_window_size": None, "codebook_size": 16, "codebook_dim": 4, "vq_strides": [4, 2, 1], "noise": False, "depthwise": True,
 }  # fmt: skip
-# as the published 44 kHz model, with attention: four books, fifteen positions
+# as the published 44 kHz model, with attention: four codebooks, fifteen positions
 SNAC_WINDOWS = {**SNAC, "sampling_rate": 44_100, "encoder_rates": [2, 2, 2, 2], "decoder_rates": [2, 2, 2, 2],
                 "decoder_dim": 64, "attn_window_size": 32, "vq_strides": [8, 4, 2, 1]}  # fmt: skip
 
@@ -102,24 +102,24 @@ EXPECTED = {
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_shapes_and_repeatability(folders, name):
     codec = load(folders, name)
-    assert (codec.rate_hz, codec.frame_rate_hz, codec.num_books) == EXPECTED[name]
+    assert (codec.rate_hz, codec.frame_rate_hz, codec.num_codebooks) == EXPECTED[name]
     waves = [noise(codec.rate_hz), noise(codec.rate_hz, 0.5, seed=1)]
     codes = codec.encode(waves)
     for wave, c in zip(waves, codes):
-        assert c.ids.shape == (int(np.ceil(wave.duration_s * codec.frame_rate_hz)), codec.num_books)
+        assert c.ids.shape == (int(np.ceil(wave.duration_s * codec.frame_rate_hz)), codec.num_codebooks)
         assert c.ids.dtype == np.int32 and c.ids.min() >= 0 and c.ids.max() < codec.num_codes == 16
     sounds = codec.decode(codes)
     assert [len(s.samples) for s in sounds] == [round(len(c.ids) * codec.rate_hz / codec.frame_rate_hz) for c in codes]
     np.testing.assert_array_equal(codec.encode(waves[1:])[0].ids, codes[1].ids)  # rows do not mix
     vectors = codec.code_vectors()
-    assert vectors.shape[:2] == (codec.num_books, 16) and np.isfinite(vectors).all()
+    assert vectors.shape[:2] == (codec.num_codebooks, 16) and np.isfinite(vectors).all()
     again = load(folders, name)
     assert again.codec_id == codec.codec_id and codec.codec_id.startswith(f"{plugin(name)}-")
 
 
 @pytest.mark.parametrize("name", BY_BOOK)
 def test_codes_equal_the_model_called_by_hand(folders, name):
-    """The adapter adds padding and picks books; nothing else."""
+    """The adapter adds padding and picks codebooks; nothing else."""
     codec = load(folders, name)
     frames = 6
     wave = noise(codec.rate_hz, frames / codec.frame_rate_hz)
@@ -127,7 +127,7 @@ def test_codes_equal_the_model_called_by_hand(folders, name):
     model = codec._model
     with torch.inference_mode():
         extra = {"bandwidth": model.config.target_bandwidths[-1]} if plugin(name) == "encodec" else {}
-        ids = model.encode(x, **extra).audio_codes.reshape(codec.num_books, frames)
+        ids = model.encode(x, **extra).audio_codes.reshape(codec.num_codebooks, frames)
     np.testing.assert_array_equal(codec.encode([wave])[0].ids, ids.T.numpy())
 
 
@@ -142,7 +142,7 @@ def test_sounds_equal_the_model_called_by_hand(folders, name):
     codec = load(folders, name)
     model = getattr(transformers, type(codec).model_class).from_pretrained(str(folders[name])).eval()
     rng = np.random.default_rng(4)
-    several = [rng.integers(0, 16, (frames, codec.num_books)).astype(np.int32) for frames in (9, 4, 1)]
+    several = [rng.integers(0, 16, (frames, codec.num_codebooks)).astype(np.int32) for frames in (9, 4, 1)]
     sounds = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id) for ids in several])
     for ids, sound in zip(several, sounds, strict=True):
         x = torch.tensor(ids.T.copy()).long()[None]  # [1, Q, F]
@@ -166,13 +166,13 @@ def test_snac_frames_are_in_the_order_of_the_hierarchy(folders):
     wave = noise(24_000, 3 * 2048 / 24_000)
     x = torch.tensor(wave.samples)[None, None]
     with torch.inference_mode():
-        books = [b[0].numpy() for b in codec._model.encode(x)]
+        codebooks = [b[0].numpy() for b in codec._model.encode(x)]
         sound = codec._model.decode(codec._model.encode(x))[0, 0].numpy()
     (codes,) = codec.encode([wave])
     assert codes.ids.shape == (3, 7)
-    np.testing.assert_array_equal(codes.ids[:, 0], books[0])
-    np.testing.assert_array_equal(codes.ids[:, [1, 4]].reshape(-1), books[1])
-    np.testing.assert_array_equal(codes.ids[:, [2, 3, 5, 6]].reshape(-1), books[2])
+    np.testing.assert_array_equal(codes.ids[:, 0], codebooks[0])
+    np.testing.assert_array_equal(codes.ids[:, [1, 4]].reshape(-1), codebooks[1])
+    np.testing.assert_array_equal(codes.ids[:, [2, 3, 5, 6]].reshape(-1), codebooks[2])
     np.testing.assert_allclose(codec.decode([codes])[0].samples, sound, atol=1e-6)
 
 
@@ -190,8 +190,8 @@ def test_noise_of_the_decoder_is_drawn_anew_from_a_fixed_seed(tmp_path):
 
 @pytest.mark.parametrize("name", HIERARCHICAL)
 def test_positions_of_a_hierarchy_cannot_be_left_out(folders, name):
-    with pytest.raises(ConfigError, match="codec.num_books: 2 asked for, .* belong together; leave it at 0"):
-        load(folders, name, num_books=2)
+    with pytest.raises(ConfigError, match="codec.num_codebooks: 2 asked for, .* belong together; leave it at 0"):
+        load(folders, name, num_codebooks=2)
 
 
 def test_the_missing_package_is_named(folders, monkeypatch):
@@ -202,18 +202,18 @@ def test_the_missing_package_is_named(folders, monkeypatch):
 
 @pytest.mark.parametrize("name", BY_BOOK)
 def test_fewer_books(folders, name):
-    codec, full = load(folders, name, num_books=2), load(folders, name)
+    codec, full = load(folders, name, num_codebooks=2), load(folders, name)
     wave = noise(codec.rate_hz)
     np.testing.assert_array_equal(codec.encode([wave])[0].ids, full.encode([wave])[0].ids[:, :2])
     assert codec.code_vectors().shape[0] == 2 and codec.codec_id != full.codec_id
-    with pytest.raises(ConfigError, match=f"codec.num_books: 9 asked for, .* has {full.num_books}"):
-        load(folders, name, num_books=9)
+    with pytest.raises(ConfigError, match=f"codec.num_codebooks: 9 asked for, .* has {full.num_codebooks}"):
+        load(folders, name, num_codebooks=9)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stream_gives_the_length_of_one_shot_and_nearly_its_samples(folders, name):
     codec = load(folders, name)
-    ids = np.random.default_rng(0).integers(0, 16, (20, codec.num_books)).astype(np.int32)
+    ids = np.random.default_rng(0).integers(0, 16, (20, codec.num_codebooks)).astype(np.int32)
     whole = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])[0].samples
     stream = codec.stream_decoder()
     pieces = [stream.push(ids[i : i + 6]) for i in range(0, 20, 6)]
@@ -237,8 +237,8 @@ def test_refusals(folders, name, tmp_path):
     codec = load(folders, name)
     with pytest.raises(DataError, match=f"{plugin(name)}.*8000 Hz, expected {codec.rate_hz} Hz"):
         codec.encode([noise(8000)])
-    bad = np.full((2, codec.num_books), 16, dtype=np.int32)
-    with pytest.raises(DataError, match=f"{plugin(name)}.*code 16 is outside the code book of 16"):
+    bad = np.full((2, codec.num_codebooks), 16, dtype=np.int32)
+    with pytest.raises(DataError, match=f"{plugin(name)}.*code 16 is outside the codebook of 16"):
         codec.decode([AudioCodes(bad, codec.frame_rate_hz, codec.codec_id)])
 
 

@@ -1,4 +1,4 @@
-"""Residual codecs with books at several rates: order of codes, round trips, folders, streams."""
+"""Residual codecs with codebooks at several rates: order of codes, round trips, folders, streams."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_positions_hold_every_code_once_and_never_a_finer_one_before_its_coarse_
 @pytest.mark.parametrize("strides", SHAPES)
 def test_join_and_split_are_inverse(strides):
     codes = np.random.default_rng(0).integers(0, 9, (5, len(positions(strides)))).astype(np.int32)
-    books = split(codes, strides)
-    assert [len(b) for b in books] == [5 * max(strides) // s for s in strides]
-    np.testing.assert_array_equal(join(books, strides), codes)
+    codebooks = split(codes, strides)
+    assert [len(b) for b in codebooks] == [5 * max(strides) // s for s in strides]
+    np.testing.assert_array_equal(join(codebooks, strides), codes)
 
 
 def test_one_more_level_nests():
@@ -72,13 +72,13 @@ def test_one_more_level_nests():
 @pytest.mark.parametrize("strides", SHAPES)
 def test_shapes_and_what_is_measured(fitted, strides):
     codec = fitted[strides]
-    rate, num_books = SHAPES[strides]
-    assert codec.num_books == num_books and codec.frame_rate_hz == pytest.approx(rate, rel=1e-3)
+    rate, num_codebooks = SHAPES[strides]
+    assert codec.num_codebooks == num_codebooks and codec.frame_rate_hz == pytest.approx(rate, rel=1e-3)
     assert codec.codec_id.startswith("rvq-")
     hop = round(RATE_HZ / codec.frame_rate_hz)
     for samples in (1, hop, hop + 1, 5000):
         (codes,) = codec.encode([Waveform(vowels(3).samples[:samples].copy(), RATE_HZ)])
-        assert codes.ids.shape == (-(-samples // hop), num_books) and codes.ids.dtype == np.int32
+        assert codes.ids.shape == (-(-samples // hop), num_codebooks) and codes.ids.dtype == np.int32
         assert len(codec.decode([codes])[0].samples) == hop * len(codes.ids)
     measured = codec.measured
     assert measured["mse_pca"] <= measured["mse_decoder"] <= measured["mse_codes"]
@@ -86,8 +86,8 @@ def test_shapes_and_what_is_measured(fitted, strides):
 
 
 def test_equal_rates_are_plain_residual_books(fitted):
-    """The same sizes as `mel_kmeans` with several books: the same codes."""
-    twin = MelKmeans(**{**SMALL, "frame_rate_hz": 25.0, "num_books": 3, "context": 1})
+    """The same sizes as `mel_kmeans` with several codebooks: the same codes."""
+    twin = MelKmeans(**{**SMALL, "frame_rate_hz": 25.0, "num_codebooks": 3, "context": 1})
     twin.fit([vowels(i) for i in range(12)], seed=1)
     (a,), (b,) = twin.encode([vowels(20)]), fitted[1, 1, 1].encode([vowels(20)])
     np.testing.assert_array_equal(a.ids, b.ids)
@@ -102,8 +102,8 @@ def test_every_book_leaves_less(fitted):
     wanted = [codec._stacks(torch.tensor(w.samples))[0].reshape(-1, codec.mels) for w in waves]
     rng = np.random.default_rng(0)
     errors = []
-    for books in range(4):
-        kept = [q for q, (book, _) in enumerate(positions(codec.strides)) if book < books]
+    for codebooks in range(4):
+        kept = [q for q, (codebook, _) in enumerate(positions(codec.strides)) if codebook < codebooks]
         total = 0.0
         for ids, mels in zip(codes, wanted, strict=True):
             some = rng.integers(0, codec.num_codes, ids.shape).astype(np.int32)
@@ -128,11 +128,11 @@ def test_save_and_load_give_the_same_codes_and_sound(fitted, tmp_path):
     codec = fitted[4, 2, 1]
     codec.save(tmp_path / "codec")
     loaded = CODEC.build({"name": "rvq", "path": str(tmp_path / "codec"), "griffin_lim_iterations": 4}, "codec").load()
-    assert loaded.codec_id == codec.codec_id and loaded.strides == [4, 2, 1] and loaded.num_books == 7
+    assert loaded.codec_id == codec.codec_id and loaded.strides == [4, 2, 1] and loaded.num_codebooks == 7
     (a,), (b,) = codec.encode([vowels(20)]), loaded.encode([vowels(20)])
     np.testing.assert_array_equal(a.ids, b.ids)
     np.testing.assert_array_equal(codec.decode([a])[0].samples, loaded.decode([b])[0].samples)
-    with pytest.raises(CheckpointError, match="do not describe a mel_kmeans codec.*num_books"):
+    with pytest.raises(CheckpointError, match="do not describe a mel_kmeans codec.*num_codebooks"):
         MelKmeans(path=str(tmp_path / "codec")).load()
 
 

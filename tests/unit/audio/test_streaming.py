@@ -28,7 +28,7 @@ class OverlapAdd(Codec):
     past: int = 2
     future: int = 1
     num_codes: int = 17
-    num_books: int = 2
+    num_codebooks: int = 2
     context: tuple[int, int] = (2, 1)
     fade: int = 1
     rate_hz = 100 * HOP
@@ -38,7 +38,7 @@ class OverlapAdd(Codec):
     def __post_init__(self) -> None:
         width = (self.past + 1 + self.future) * HOP
         rng = np.random.default_rng(7)
-        self.templates = rng.integers(-50, 50, size=(self.num_books, self.num_codes, width)).astype(np.float32)
+        self.templates = rng.integers(-50, 50, size=(self.num_codebooks, self.num_codes, width)).astype(np.float32)
         self.decoded_frames = 0
 
     def load(self, device="cpu"):
@@ -65,7 +65,7 @@ class OverlapAdd(Codec):
 
 
 def some_codes(codec, frames, seed=0):
-    return np.random.default_rng(seed).integers(0, codec.num_codes, (frames, codec.num_books)).astype(np.int32)
+    return np.random.default_rng(seed).integers(0, codec.num_codes, (frames, codec.num_codebooks)).astype(np.int32)
 
 
 def one_shot(codec, codes):
@@ -188,7 +188,7 @@ def test_wrong_codes_and_codecs_without_whole_frames():
     stream = OverlapAdd().stream_decoder()
     with pytest.raises(DataError, match=r"codec 'overlap-add': codes have shape \[2, 1\], expected \[F, 2\]"):
         stream.push(np.zeros((2, 1), np.int32))
-    with pytest.raises(DataError, match="code 17 is outside the code book of 17"):
+    with pytest.raises(DataError, match="code 17 is outside the codebook of 17"):
         stream.push(np.full((2, 2), 17, np.int32))
     odd = OverlapAdd()
     odd.rate_hz = 655
@@ -203,7 +203,7 @@ def test_wrong_codes_and_codecs_without_whole_frames():
 
 def decibels(a, b, codec):
     """Mean distance of two sounds' mels, in dB."""
-    mels = [log_mel(torch.tensor(x), codec._mel).clamp(min=float(np.log(codec.floor))).numpy() for x in (a, b)]
+    mels = [log_mel(torch.tensor(x), codec._mel).clamp(min=float(np.log(codec.min_magnitude))).numpy() for x in (a, b)]
     return 20 / np.log(10) * float(np.abs(mels[0] - mels[1]).mean())
 
 
@@ -220,7 +220,7 @@ def test_mel_kmeans_in_chunks_stays_near_the_one_shot_sound(fitted):
         (codes,) = fitted.encode([vowels(seed, duration_s=3.0)])
         whole = one_shot(fitted, codes.ids)
         target = fitted._mels(torch.tensor(codes.ids).long())
-        found = log_mel(torch.tensor(whole), fitted._mel).clamp(min=float(np.log(fitted.floor)))
+        found = log_mel(torch.tensor(whole), fitted._mel).clamp(min=float(np.log(fitted.min_magnitude)))
         own = 20 / np.log(10) * float((found - target).abs().mean())  # what the one-shot sound misses of its mels
         for chunks in (CHUNK_FRAMES, (10, 20), (5,)):
             sound = ChunkedSound(fitted, chunks)

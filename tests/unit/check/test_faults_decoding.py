@@ -107,39 +107,39 @@ class AsksTwice(Blockwise):
 @fault("constraint", "ranges")
 @dataclass(frozen=True)
 class TakesTheIdBefore(FramePosition):
-    def ranges(self, books):
-        return tuple((a - 1, b) for a, b in books)
+    def ranges(self, codebooks):
+        return tuple((a - 1, b) for a, b in codebooks)
 
 
 @fault("constraint", "frames")
 @dataclass(frozen=True)
 class OnePlaceLate(FramePosition):
-    def range_at(self, places, books):
-        return (places + 1) % len(books)
+    def range_at(self, places, codebooks):
+        return (places + 1) % len(codebooks)
 
 
 @fault("constraint", "ends")
 @dataclass(frozen=True)
 class NeverEnds(FramePosition):
-    def may_end(self, places, books):
+    def may_end(self, places, codebooks):
         return places == 0
 
-    def period(self, books):
+    def period(self, codebooks):
         return 0
 
 
 @fault("constraint", "period")
 @dataclass(frozen=True)
 class AnotherPeriod(FramePosition):
-    def period(self, books):
-        return len(books) + 1
+    def period(self, codebooks):
+        return len(codebooks) + 1
 
 
 @fault("constraint", "shape")
 @dataclass(frozen=True)
 class RowsOnly(FramePosition):
-    def range_at(self, places, books):
-        return super().range_at(places, books) if places.ndim == 1 else torch.zeros_like(places)
+    def range_at(self, places, codebooks):
+        return super().range_at(places, codebooks) if places.ndim == 1 else torch.zeros_like(places)
 
 
 # ------------------------------------------------------------------------------------------------- remasking, lengths

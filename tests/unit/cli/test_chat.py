@@ -45,7 +45,7 @@ def test_every_system_answers_as_its_decoder_does(runs, system, tmp_path, monkey
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
     first = type(example)("x", example.turns[:2], "chat")
     stream = encode_example(first, model.tokenizer, open_answer=True)
-    (made,) = decoder.generate([Prompt("chat/0", stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist())])
+    (made,) = decoder.generate([Prompt("chat/0", stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist())])
     kept = [(s.kind, s.text) for s in example.turns[2].spans]
     assert kept == [(s.kind, s.text) for s in made.spans if s.kind == "text" or len(s.codes)]
     if made.text:

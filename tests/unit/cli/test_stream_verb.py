@@ -138,7 +138,7 @@ def test_one_question_in_text_or_in_a_wav(run, tmp_path, capsys):
         (["--text", "x", "--chunks", "5,0"], "chunk sizes: expected one or more numbers of frames >= 1, got 5,0"),
         (["--text", "x", "--warmup", "-1"], "--warmup and --limit must be >= 0"),
         (["--text", "x", "codec=null"], "there is no codec to make sound with"),
-        (["--text", "x", "codec=precomputed"], r"codec: 'precomputed' has 1 book\(s\) of 16384 codes"),
+        (["--text", "x", "codec=precomputed"], r"codec: 'precomputed' has 1 codebook\(s\) of 16384 codes"),
         (["--text", "x", "codec={name: precomputed, num_codes: 32}"], "'precomputed' cannot decode, its codes come with the data"),
         (["--examples", "nowhere.jsonl"], "nowhere.jsonl: no such"),
     ],

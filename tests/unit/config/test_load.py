@@ -74,11 +74,11 @@ def test_diamond_is_no_circle(write):
 
 
 def test_changed_component_replaces_its_block(write):
-    a = write("a.yaml", {"objective": {"name": "ttt", "noise": {"name": "polynomial", "power": 3}, "floor": 0.5}})
+    a = write("a.yaml", {"objective": {"name": "ttt", "noise": {"name": "polynomial", "power": 3}, "min_mask_prob": 0.5}})
     kept = load_config([a], ["objective.noise.power=4"]).objective
-    assert kept.noise.power == 4 and kept.floor == 0.5
+    assert kept.noise.power == 4 and kept.min_mask_prob == 0.5
     swapped = load_config([a], ["objective.noise=cosine"]).objective
-    assert type(swapped.noise).registered_name == "cosine" and swapped.floor == 0.5
+    assert type(swapped.noise).registered_name == "cosine" and swapped.min_mask_prob == 0.5
     assert type(load_config([a], ["objective={name: ar}"]).objective).registered_name == "ar"
     assert type(load_config([a], ["objective.name=ar"]).objective).registered_name == "ar"
     assert load_config([a], ["objective.noise=polynomial"]).objective.noise.power == 3, "the same name keeps its fields"
@@ -134,7 +134,7 @@ def test_missing_values_stop_only_the_verb_that_needs_them():
         ("train=3", r"^train: expected a block of keys, got 3"),
         ("train.betas=[0.9]", r"^train\.betas: "),
         ("objective=tt", r"^objective: no objective named 'tt'"),
-        ("objective.floor=2", r"^objective: floor must lie in \[0, 1\), got 2"),
+        ("objective.min_mask_prob=2", r"^objective: min_mask_prob must lie in \[0, 1\), got 2"),
         ("objective.mask.foo=2", r"^objective\.mask\.foo: no such key"),
         ("eval.sampler.remask=lowconfidence", r"^eval\.sampler\.remask: .*'low_confidence'"),
         ("eval.sampler.block_length=7", r"^eval\.sampler: gen_length 2600 must be a multiple"),

@@ -50,8 +50,8 @@ def streams() -> list[TokenStream]:
     for i, n in enumerate(LENGTHS):
         kind = np.full(n, int(Kind.TEXT), dtype=np.uint8)
         made.append(TokenStream(
-            uid=f"e{i}", ids=np.zeros(n, dtype=np.int32), kind=kind, span=np.zeros(n, dtype=np.int32),
-            target=np.ones(n, dtype=bool), answer=np.ones(n, dtype=bool), segments=(), task="t", prompt_length=0,
+            uid=f"e{i}", ids=np.zeros(n, dtype=np.int32), kind=kind, run_id=np.zeros(n, dtype=np.int32),
+            target=np.ones(n, dtype=bool), noisable=np.ones(n, dtype=bool), segments=(), task="t", prompt_length=0,
         ))  # fmt: skip
     return made
 

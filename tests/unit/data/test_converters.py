@@ -85,7 +85,7 @@ def test_slam_omni():
     ]
     chunked = one("slam_omni", row, text_chunk=2, audio_chunk=1)[2][1]
     assert chunked == ["one two", ("span", [5]), " three", ("last", [4095, 7])]
-    refused("slam_omni", {**row, "answer_cosyvoice_speech_token": [4096]}, "unit 4096 is outside the code book of 4096")
+    refused("slam_omni", {**row, "answer_cosyvoice_speech_token": [4096]}, "unit 4096 is outside the codebook of 4096")
     refused("slam_omni", {**row, "answer_cosyvoice_speech_token": []}, "no speech units")
     refused("slam_omni", {**row, "answer_cosyvoice_speech_token": ["x"]}, "units are no whole numbers")
     refused("slam_omni", {**row, "answer": None}, "field 'answer' must be text")
@@ -467,8 +467,8 @@ SLAM = {"question": "q", "answer": "a", "answer_cosyvoice_speech_token": [1]}
         ({"answer": "  "}, "no answer", "field 'answer' must be text"),
         ({"answer_cosyvoice_speech_token": None}, "no codes", "has no speech units; drop the row"),
         ({"answer_cosyvoice_speech_token": []}, "no codes", "has no speech units; drop the row"),
-        ({"answer_cosyvoice_speech_token": [4096]}, "code out of range", "unit 4096 is outside the code book of 4096"),
-        ({"answer_cosyvoice_speech_token": ["4096"]}, "code out of range", "unit 4096 is outside the code book"),
+        ({"answer_cosyvoice_speech_token": [4096]}, "code out of range", "unit 4096 is outside the codebook of 4096"),
+        ({"answer_cosyvoice_speech_token": ["4096"]}, "code out of range", "unit 4096 is outside the codebook"),
         ({"answer_cosyvoice_speech_token": [3, -1]}, "not codes", r"whole numbers >= 0\): \[ *3 +-1\]|\[3, -1\]"),
         ({"answer_cosyvoice_speech_token": ["1.5"]}, "not codes", "units are no whole numbers"),
         ({"answer_cosyvoice_speech_token": ["1", None]}, "not codes", "units are no whole numbers"),

@@ -148,11 +148,11 @@ def equal(a: Example, b: Example):
 
 
 def test_own_format_round_trip(tmp_path):
-    two_books = Example(
+    two_codebooks = Example(
         "q", (Turn("document", (type(audio([1]))("audio", codes=np.array([[1, 2], [3, 4]], np.int32)),)),)
     )
     examples = [
-        chat("a", [text("hi"), audio([1, 2], "user")], [text("é\n"), audio([], "span"), audio([5], "last")]), two_books,
+        chat("a", [text("hi"), audio([1, 2], "user")], [text("é\n"), audio([], "span"), audio([5], "last")]), two_codebooks,
     ]  # fmt: skip
     write_examples(tmp_path / "sub" / "x.jsonl", examples)
     again = read_examples(tmp_path / "sub" / "x.jsonl")

@@ -36,7 +36,7 @@ def spoken(frames):
 
 
 def same(a, b):
-    arrays = all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("ids", "kind", "span", "target", "answer"))
+    arrays = all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("ids", "kind", "run_id", "target", "noisable"))
     cut = [(s.start, s.stop, s.style, s.target) for s in a.segments] == [
         (s.start, s.stop, s.style, s.target) for s in b.segments
     ]

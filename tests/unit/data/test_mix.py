@@ -144,7 +144,7 @@ def test_broken_records_stop_or_are_counted(folder, tmp_path):
     assert not (tmp_path / "s").exists()
     store, report = pack(sources_of(tmp_path / "x.jsonl"), tmp_path / "s", settings, skip_bad=True)
     assert len(store) == 7 and dict(report.bad) == {"span without an end": 1, "not JSON": 1, "code out of range": 1}
-    assert "code 99 at frame 1 is outside the code book" in report.first_bad["code out of range"]
+    assert "code 99 at frame 1 is outside the codebook" in report.first_bad["code out of range"]
     assert store.about["sources"][0]["skipped"] == 3 == sum(store.about["skipped"].values())
 
 

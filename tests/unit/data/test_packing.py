@@ -45,11 +45,11 @@ def test_collate_keeps_every_token(vocab):
     for number, stream in enumerate(s):
         at = batch.doc == number
         assert batch.ids[at].tolist() == stream.ids.tolist() and batch.kind[at].tolist() == stream.kind.tolist()
-        assert batch.span[at].tolist() == stream.span.tolist() and batch.target[at].tolist() == stream.target.tolist()
+        assert batch.run_id[at].tolist() == stream.run_id.tolist() and batch.target[at].tolist() == stream.target.tolist()
         assert batch.position[at].tolist() == list(range(len(stream)))
     empty = batch.doc == -1
     assert torch.equal(empty, ~batch.visible) and (batch.ids[empty] == vocab.pad_id).all()
-    assert not (batch.target | batch.answer)[empty].any() and (batch.kind[empty] == 0).all()
+    assert not (batch.target | batch.noisable)[empty].any() and (batch.kind[empty] == 0).all()
 
 
 def test_width_is_the_longest_row_and_overflow_is_refused(vocab):

@@ -192,4 +192,4 @@ def test_train_lays_validation_out_as_the_recipe_says(tokenizer, tmp_path, monke
     ]  # fmt: skip
     assert main(call) == 2
     assert (seen["n"], seen["seed"], seen["pack"], seen["cut_long"]) == (4, 5, False, True)
-    assert {int(b.answer[r].sum()) for b in seen["batches"] for r in range(len(b.ids))} == {20}
+    assert {int(b.noisable[r].sum()) for b in seen["batches"] for r in range(len(b.ids))} == {20}

@@ -30,7 +30,7 @@ def test_kinds_runs_and_targets(tokenizer, vocab, example):
     s = encode_example(example, tokenizer)
     assert np.array_equal(s.kind == Kind.AUDIO, s.ids >= vocab.audio_start)
     text_tokens = np.array([int((s.kind[: i + 1] == Kind.TEXT).sum()) for i in range(len(s))])
-    assert np.array_equal(s.span, text_tokens)
+    assert np.array_equal(s.run_id, text_tokens)
     first = (
         np.flatnonzero(s.ids == vocab.im_start_id)[-1]
         + 1
@@ -38,7 +38,7 @@ def test_kinds_runs_and_targets(tokenizer, vocab, example):
         + len(tokenizer.encode("\n"))
     )
     assert np.flatnonzero(s.target).tolist() == list(range(first, len(s)))
-    assert np.array_equal(s.answer, s.target) and s.prompt_length == first - 1 - len(
+    assert np.array_equal(s.noisable, s.target) and s.prompt_length == first - 1 - len(
         tokenizer.encode("assistant")
     ) - len(tokenizer.encode("\n"))
 
@@ -63,8 +63,8 @@ def test_prompt_rule_official_is_the_reference_quirk(tokenizer):
     labels = encode_example(two_turns(), tokenizer)
     official = encode_example(two_turns(), tokenizer, prompt_rule="official")
     assert np.array_equal(labels.target, official.target) and np.array_equal(labels.ids, official.ids)
-    assert np.array_equal(official.answer, np.arange(len(official)) >= official.prompt_length)
-    assert not np.array_equal(official.answer, labels.answer), (
+    assert np.array_equal(official.noisable, np.arange(len(official)) >= official.prompt_length)
+    assert not np.array_equal(official.noisable, labels.noisable), (
         "with several turns the boundary lies inside the dialogue"
     )
     with pytest.raises(ConfigError, match="data.prompt_rule: 'offcial' is none of labels, official"):
@@ -82,11 +82,11 @@ def test_open_answer_marks_content(tokenizer, example):
 
 def test_documents_are_all_target(tokenizer):
     s = encode_example(Example("d", (Turn("document", (text("once"), audio([1, 2], "span"))),)), tokenizer)
-    assert s.target.all() and s.answer.all() and s.prompt_length == 0
+    assert s.target.all() and s.noisable.all() and s.prompt_length == 0
 
 
 def test_refusals(tokenizer):
-    with pytest.raises(DataError, match="example 'u', user turn: code 32 at frame 0 is outside the code book of 32"):
+    with pytest.raises(DataError, match="example 'u', user turn: code 32 at frame 0 is outside the codebook of 32"):
         encode_example(chat("u", [audio([32], "user")], [text("a")]), tokenizer)
     spelled = chat("u", [text("<|im_end|>")], [text("a")])
     with pytest.raises(DataError, match=r"example 'u', user turn: text contains the special token '<\|im_end\|>'"):
@@ -119,7 +119,7 @@ def test_truncating_a_middle_turn_shifts_what_follows(tokenizer, vocab):
         if old is not s.segments[number]:
             assert cut.ids[new.start : new.stop].tolist() == s.ids[old.start : old.stop].tolist()
             assert new.turn_stop - new.stop == old.turn_stop - old.stop
-    assert np.array_equal(cut.span, audio_runs(cut.kind)) and np.array_equal(
+    assert np.array_equal(cut.run_id, audio_runs(cut.kind)) and np.array_equal(
         cut.kind == Kind.AUDIO, cut.ids >= vocab.audio_start
     )
 
@@ -130,7 +130,7 @@ def test_truncated_streams_stay_consistent(seed, vocab):
     for s in random_streams(seed, 20):
         for number, g in enumerate(s.segments):
             cut = s.truncate(number, int(rng.integers(0, g.stop - g.start + 1)))
-            assert np.array_equal(cut.span, audio_runs(cut.kind))
+            assert np.array_equal(cut.run_id, audio_runs(cut.kind))
             for new in cut.segments:
                 assert new.start <= new.stop <= new.turn_stop <= len(cut)
                 assert vocab.is_audio(cut.ids[new.start : new.stop]).all() and not vocab.is_audio(

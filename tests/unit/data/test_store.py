@@ -88,7 +88,7 @@ def test_loader_cannot_tell_it_from_a_list(tmp_path, streams, vocab, pack):
         x, y = a.micro_batch(update, 0), b.micro_batch(update, 0)
         assert x.uids == y.uids and all(
             (getattr(x, n) == getattr(y, n)).all()
-            for n in ("ids", "kind", "span", "doc", "position", "target", "answer", "visible")
+            for n in ("ids", "kind", "run_id", "doc", "position", "target", "noisable", "visible")
         )
 
 

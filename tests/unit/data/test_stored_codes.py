@@ -104,7 +104,7 @@ def test_manifest_of_arrays(tmp_path):
         ({"storage_key": "none.npy"}, "none.npy: not readable .*set 'root'"),
         ({"storage_key": "mel.npy"}, "does not hold whole numbers >= 0; is it mel energies"),
         ({"start": 1.9}, "lies outside its stored features"),
-        ({"storage_key": "row.npy"}, r"expected an array \[frames, books\], got shape \[100\]"),
+        ({"storage_key": "row.npy"}, r"expected an array \[frames, codebooks\], got shape \[100\]"),
     ],
 )
 def test_what_cannot_be_codes_is_refused_with_its_line(tmp_path, change, message):
@@ -116,7 +116,7 @@ def test_what_cannot_be_codes_is_refused_with_its_line(tmp_path, change, message
 
 
 def test_a_code_outside_the_book_is_refused(tmp_path):
-    with pytest.raises(RecordError, match="outside the code book of 10"):
+    with pytest.raises(RecordError, match="outside the codebook of 10"):
         list(results(LhotseCodes(num_codes=10), cuts_file(tmp_path, cut(tmp_path)), Report(), skip_bad=False))
 
 

@@ -18,14 +18,14 @@ def spec_batch():
     is_audio = ids >= 100
     column = torch.arange(9)[None]
     return PackedBatch(
-        ids=ids, kind=torch.where(is_audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), span=torch.cumsum(~is_audio, 1),
-        doc=torch.zeros_like(ids), position=column, target=column >= 3, answer=column >= 3,
+        ids=ids, kind=torch.where(is_audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8), run_id=torch.cumsum(~is_audio, 1),
+        doc=torch.zeros_like(ids), position=column, target=column >= 3, noisable=column >= 3,
         visible=torch.ones_like(is_audio), n_docs=1, mask_id=190,
     )  # fmt: skip
 
 
 def maskable_of(batch):
-    return (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
+    return (batch.kind == Kind.AUDIO) & batch.noisable & batch.visible
 
 
 def test_vector_of_the_spec():

@@ -34,7 +34,7 @@ def test_end_token_is_repeated_behind_the_last_span_only(stream, vocab):
         kept = np.delete(longer.ids, ends[1:])
         assert kept.tolist() == stream.ids.tolist()
         assert longer.target[ends].all() and (longer.kind[ends] == Kind.AUDIO).all()
-        assert len(set(longer.span[ends].tolist())) == 1
+        assert len(set(longer.run_id[ends].tolist())) == 1
         assert [s.start for s in longer.segments] == [s.start for s in stream.segments]
         assert longer.segments[-1].turn_stop == len(longer)
     assert set(sizes) == {0, 1, 2, 3} and min(sizes.values()) > 60
@@ -65,7 +65,7 @@ def test_answers_are_filled_up_to_their_length(stream, tokenizer):
     longer = strategy.on_stream(stream, np.random.default_rng(0))
     assert strategy.growth(stream) == 7 == len(longer) - len(stream)
     assert longer.ids[: len(stream)].tolist() == stream.ids.tolist() and (longer.ids[-8:] == stream.ids[-1]).all()
-    assert longer.target[-8:].all() and longer.answer[-8:].all() and (longer.kind[-7:] == Kind.TEXT).all()
+    assert longer.target[-8:].all() and longer.noisable[-8:].all() and (longer.kind[-7:] == Kind.TEXT).all()
     assert longer.segments[-1].turn_stop == len(longer) and longer.segments[0] == stream.segments[0]
     assert int(longer.target.sum()) == answer + 7
     again = AnswerPadding(length=answer)
@@ -96,7 +96,7 @@ def test_answer_padding_leaves_open_answers_and_documents(tokenizer):
 
 def test_clean_history_keeps_a_uniform_share_of_the_last_span(stream):
     batch = pack([[stream]])
-    maskable = (batch.kind == Kind.AUDIO) & batch.answer
+    maskable = (batch.kind == Kind.AUDIO) & batch.noisable
     left = Counter()
     for seed in range(1000):
         kept = CleanHistory(p=1.0).on_maskable(batch, maskable, gen(seed))
@@ -110,5 +110,5 @@ def test_clean_history_keeps_a_uniform_share_of_the_last_span(stream):
 
 def test_clean_history_never_fires_at_zero(stream):
     batch = pack([[stream]])
-    maskable = (batch.kind == Kind.AUDIO) & batch.answer
+    maskable = (batch.kind == Kind.AUDIO) & batch.noisable
     assert torch.equal(CleanHistory(p=0.0).on_maskable(batch, maskable, gen(1)), maskable)

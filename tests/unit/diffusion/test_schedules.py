@@ -67,7 +67,7 @@ SCHEDULES = [Linear(), Linear(1e-3), Cosine(), Polynomial(3.0), LogLinear(), Log
 def test_elbo_weighted_loss_is_the_same_under_every_schedule(schedule):
     low, high = (1 - a for a in schedule.ends)
     expected = high + high**3 / 3 - low - low**3 / 3  # the part of the bound between the schedule's ends
-    assert expected_loss(Elbo(floor=1e-9), schedule) == pytest.approx(expected, rel=1e-4)
+    assert expected_loss(Elbo(min_prob=1e-9), schedule) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", NOISE.names())
@@ -93,7 +93,7 @@ def test_other_weights_do_depend_on_the_schedule():
 def test_elbo_on_corrupted_batches(schedule):
     """The same through `corrupt` and random draws: sum of weighted masks per maskable position."""
     batch = pack([[s] for s in random_streams(3, 20)])
-    maskable = (batch.kind == Kind.AUDIO) & batch.answer & batch.visible
+    maskable = (batch.kind == Kind.AUDIO) & batch.noisable & batch.visible
     g, values = gen(5), []
     for _ in range(400):
         t, u = torch.rand(batch.n_docs, generator=g), torch.rand(batch.ids.shape, generator=g)
@@ -127,7 +127,7 @@ def test_every_cut_is_a_consistent_prefix(document, vocab):
     for n in range(1, len(document) + 1):
         cut = first_tokens(document, n)
         assert len(cut) == n and np.array_equal(cut.ids, document.ids[:n])
-        assert np.array_equal(cut.span, audio_runs(cut.kind))
+        assert np.array_equal(cut.run_id, audio_runs(cut.kind))
         for s in cut.segments:
             closed = s.stop < n and int(cut.ids[s.stop]) in (vocab.eoa_id, vocab.eoa_last_id)
             assert closed == (not s.style.startswith("open")) and s.start <= s.stop <= n

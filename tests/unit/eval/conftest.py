@@ -25,7 +25,7 @@ class ToneCodec(Codec):
     rate_hz = RATE_HZ
     frame_rate_hz = RATE_HZ / FRAME
     num_codes = len(WORDS)
-    num_books = 1
+    num_codebooks = 1
     codec_id = "tones-1"
 
     def load(self, device: str = "cpu") -> ToneCodec:

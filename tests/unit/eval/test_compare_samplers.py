@@ -47,7 +47,7 @@ def prompts_of(run, model):
     for e in read_examples(run / "examples.jsonl"):
         asked = Example(e.uid, e.turns[:-1], e.task)
         stream = encode_example(asked, model.tokenizer, open_answer=True)
-        made[e.uid] = (asked, Prompt(e.uid, stream.ids.tolist(), stream.content.tolist(), stream.answer.tolist()))
+        made[e.uid] = (asked, Prompt(e.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()))
     return made
 
 

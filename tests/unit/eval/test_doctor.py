@@ -129,7 +129,7 @@ def no_weights(plan, batch):
     """1/N without 1/p, in training only."""
     term = plan.terms["nar"]
     size = torch.zeros(batch.n_docs).index_add_(
-        0, batch.doc[batch.doc >= 0], ((batch.kind == 2) & batch.answer)[batch.doc >= 0].float()
+        0, batch.doc[batch.doc >= 0], ((batch.kind == 2) & batch.noisable)[batch.doc >= 0].float()
     )
     return with_term(plan, "nar", weight=1 / size[batch.doc.flatten()[term.source]])
 

@@ -150,7 +150,8 @@ def test_letters_are_the_likeliest_of_four_logits(model, questions, objective):
         ids = encode(scorer.tokenizer, scorer.chat([{"role": "user", "content": prompt(q, Protocol())}]))
         if scorer.diffusion:
             stream = stream_of(Pair(tuple(ids), (v.mask_id,)), v)
-            stream = dataclasses.replace(stream, kind=np.ones_like(stream.kind), span=np.arange(1, len(stream) + 1, dtype=np.int32))
+            runs = np.arange(1, len(stream) + 1, dtype=np.int32)
+            stream = dataclasses.replace(stream, kind=np.ones_like(stream.kind), run_id=runs)
         else:
             stream = stream_of(Pair(tuple(ids), (0,)), v, last=False)
         logits = slow_logits(loud, objective.mask, stream)[-1]

@@ -134,7 +134,7 @@ def test_a_published_encoder_from_a_folder(tmp_path):
 class Tone:
     """Code k is a stretch of voice k."""
 
-    codec_id, rate_hz, frame_rate_hz, num_codes, num_books = "tone-1", RATE, 10.0, 4, 1
+    codec_id, rate_hz, frame_rate_hz, num_codes, num_codebooks = "tone-1", RATE, 10.0, 4, 1
 
     def decode(self, codes):
         voices = [voice(210, 1700), voice(110, 600), voice(260, 900), voice(90, 1300)]

@@ -26,7 +26,7 @@ def non_causal(allowed):
 def test_vector_of_the_spec():
     layout = layout_of(IDS)
     assert (layout.kind[0] == Kind.AUDIO).long().tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 0]
-    assert layout.span[0].tolist() == [1, 2, 2, 2, 2, 3, 3, 3, 4]
+    assert layout.run_id[0].tolist() == [1, 2, 2, 2, 2, 3, 3, 3, 4]
     allowed = dense(Hybrid(), layout)
     assert non_causal(allowed) == {(2, 3), (2, 4), (3, 4), (6, 7)}
     assert all(allowed[0, q, k] for q in range(9) for k in range(q + 1))
@@ -169,7 +169,7 @@ def extended(layout: Layout, kinds: torch.Tensor) -> Layout:
     grown["kind"].scatter_(1, at, kinds.to(grown["kind"]))
     grown["visible"].scatter_(1, at, torch.ones_like(kinds, dtype=torch.bool))
     grown["prompt"].scatter_(1, at, torch.zeros_like(kinds, dtype=torch.bool))  # what is appended is never prompt
-    grown["span"] = torch.cumsum(grown["kind"] != Kind.AUDIO, 1)
+    grown["run_id"] = torch.cumsum(grown["kind"] != Kind.AUDIO, 1)
     grown["position"] = torch.arange(t_size + new).expand(b_size, -1)
     return Layout(**grown)
 
@@ -185,7 +185,7 @@ def test_frozen_positions_never_see_what_comes_later(rule, seed):
     kind = torch.where(visible, kind, torch.tensor(int(Kind.TEXT), dtype=torch.uint8))
     prompt = torch.arange(t) < torch.randint(0, t, (b, 1), generator=g)
     layout = Layout(
-        kind=kind, span=torch.cumsum(kind != Kind.AUDIO, 1), doc=torch.zeros(b, t, dtype=torch.long),
+        kind=kind, run_id=torch.cumsum(kind != Kind.AUDIO, 1), doc=torch.zeros(b, t, dtype=torch.long),
         position=torch.arange(t).expand(b, t), prompt=prompt, visible=visible, stream=torch.zeros(b, t, dtype=torch.long),
     )  # fmt: skip
     closed = torch.rand(b, generator=g) < 0.5
@@ -222,7 +222,7 @@ def test_hybrid_equals_transformers_own_blockwise_mask():
     audio = layout.kind == Kind.AUDIO
     theirs = create_causal_mask(
         tiny_hf("qwen2").config, torch.zeros(1, len(IDS), 32), None, past_key_values=None, position_ids=None,
-        block_sequence_ids=torch.where(audio, layout.span, -1),
+        block_sequence_ids=torch.where(audio, layout.run_id, -1),
     )  # fmt: skip
     assert torch.equal(theirs[:, 0], dense(Hybrid(), layout))
 
@@ -260,7 +260,7 @@ def test_dual_stream_cell_by_cell(block_length):
     runs = torch.cumsum(kind[:, :10] != Kind.AUDIO, 1)
     at = torch.tensor([origin])
     layout = Layout(
-        kind=kind, span=runs.gather(1, at), doc=torch.zeros_like(at), position=at, prompt=torch.zeros_like(at).bool(),
+        kind=kind, run_id=runs.gather(1, at), doc=torch.zeros_like(at), position=at, prompt=torch.zeros_like(at).bool(),
         visible=torch.ones_like(at).bool(), stream=torch.tensor([noisy]).to(torch.uint8),
     )  # fmt: skip
     rule = DualStream(BlockCausal(block_length) if block_length else Hybrid())

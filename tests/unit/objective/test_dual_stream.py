@@ -41,7 +41,7 @@ def logits_of(model, plan):
 
 def test_copies_keep_positions_and_number_their_blocks():
     batch = pack([sample()])
-    maskable = (batch.kind == Kind.AUDIO) & batch.answer
+    maskable = (batch.kind == Kind.AUDIO) & batch.noisable
     wide, group, n = with_copies(batch, maskable, block_length=4, fill=True)
     t = batch.ids.shape[1]
     at = maskable[0].nonzero().flatten().tolist()
@@ -57,7 +57,7 @@ def test_truncated_spans_are_not_filled():
     (stream,) = encode(chat("a", [text("on")], [text("the"), audio([1, 2, 3, 4, 5], "last")]))
     (other,) = encode(chat("b", [text("mat")], [text("sat")]))
     batch = pack([[stream.truncate(0, 4), other]])
-    _, group, n = with_copies(batch, (batch.kind == Kind.AUDIO) & batch.answer, block_length=3, fill=True)
+    _, group, n = with_copies(batch, (batch.kind == Kind.AUDIO) & batch.noisable, block_length=3, fill=True)
     assert int((group >= 0).sum()) == 4 and n == 2
 
 
@@ -95,7 +95,7 @@ def test_training_shows_exactly_the_states_of_decoding(block_length):
     for number in range(n):
         columns = (group[0] == number).nonzero().flatten()
         begin = int(wide.position[0, columns[0]])
-        prompt = Prompt("a", stream.ids[:begin].tolist(), answer=stream.answer[:begin].tolist())
+        prompt = Prompt("a", stream.ids[:begin].tolist(), answer=stream.noisable[:begin].tolist())
         for cache in ("none", "exact", "block"):
             session = Session(model, objective.mask, [prompt], cache, room=64)
             tails = torch.full((1, len(columns)), batch.mask_id)

@@ -39,9 +39,9 @@ def world(form: str = "interleaved") -> SpeechTextLM:
         from ttt.text import llada
 
         backend = train_bpe(SENTENCES * 3, 300, 1).backend
-        tokenizer = TextTokenizer(llada.extend(backend, "audio", CODES, BOOKS), num_books=BOOKS)
+        tokenizer = TextTokenizer(llada.extend(backend, "audio", CODES, BOOKS), num_codebooks=BOOKS)
     else:
-        tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, BOOKS * CODES).backend, num_books=BOOKS)
+        tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, BOOKS * CODES).backend, num_codebooks=BOOKS)
     shape = {"hidden_size": 16, "intermediate_size": 24, "initializer_range": 0.4}
     section = ModelSection(preset="toy", overrides=shape, init=INITIALIZER.build("normal", "init"))
     return SpeechTextLM.build(section, tokenizer, seed=0).eval()
@@ -75,18 +75,18 @@ def mixed(model) -> PackedBatch:
     return batch_of(model, [spoken(model, "a", 3)], [written("b"), spoken(model, "c", 2, 1)], [written("d")])
 
 
-def hand(ids, books=((10, 14), (14, 18)), ends=(30,), answer_from=0, kind=None) -> PackedBatch:
-    """One row; ids in books are audio, all others text."""
+def hand(ids, codebooks=((10, 14), (14, 18)), ends=(30,), answer_from=0, kind=None) -> PackedBatch:
+    """One row; ids in codebooks are audio, all others text."""
     x = torch.tensor([ids])
     audio = torch.zeros_like(x, dtype=torch.bool)
-    for a, b in books:
+    for a, b in codebooks:
         audio |= (x >= a) & (x < b)
     kinds = torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT)).to(torch.uint8)
     at = torch.arange(x.shape[1])[None]
     target = at >= answer_from
     return PackedBatch(
-        ids=x, kind=kinds, span=torch.cumsum(~audio, 1), doc=torch.zeros_like(x), position=at, target=target, answer=target,
-        visible=torch.ones_like(audio), n_docs=1, mask_id=99, space=CodeSpace(tuple(books), tuple(ends)),
+        ids=x, kind=kinds, run_id=torch.cumsum(~audio, 1), doc=torch.zeros_like(x), position=at, target=target, noisable=target,
+        visible=torch.ones_like(audio), n_docs=1, mask_id=99, space=CodeSpace(tuple(codebooks), tuple(ends)),
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def losses_of(objective, batch, u, ce, t=0.5) -> float:
 def test_pretraining_and_sft_losses():
     u = [0.9, 0.1, 0.9, 0.1]
     whole = hand([1, 2, 3, 4])
-    exact = {"floor": 0.0}
+    exact = {"min_mask_prob": 0.0}
     for normalize in ("token", "all_tokens", "sample"):  # B L where all rows have one length
         assert losses_of(build(**exact, audio_normalize=normalize), whole, u, [1.0, 3.0]) == pytest.approx(2.0)
     answer = hand([1, 2, 3, 4], answer_from=2)
@@ -156,7 +156,7 @@ def slow_loss(model, plan, batch, with_ends: bool) -> dict[int, tuple[float, boo
         while start > 0 and int(batch.ids[b, start]) not in (v.soa_id, v.soa_last_id):
             start -= 1
         place = i - start - 1
-        low, high = space.books[place % BOOKS]
+        low, high = space.codebooks[place % BOOKS]
         inside = torch.zeros(len(row), dtype=torch.bool)
         inside[low:high] = True
         if with_ends and place % BOOKS == 0:
@@ -208,7 +208,7 @@ def test_codes_outside_their_book_never_become_tokens():
     codes = bad.turns[2].spans[0].codes.copy()
     codes[1, 2] = CODES
     turns = (*bad.turns[:2], Turn("assistant", (Span("audio", codes=codes, style="last"),)))
-    with pytest.raises(DataError, match="'odd'.*code 6 at frame 1 is outside the code book of 6"):
+    with pytest.raises(DataError, match="'odd'.*code 6 at frame 1 is outside the codebook of 6"):
         encode_example(Example("odd", turns, "tts"), model.tokenizer)
     v = model.tokenizer.vocab
     ids = v.code_ids(codes.clip(max=CODES - 1))
@@ -220,9 +220,9 @@ def test_codes_outside_their_book_never_become_tokens():
 def test_a_mask_token_that_is_a_word_is_refused():
     backend = world("llada").tokenizer.backend
     with pytest.raises(DataError, match="mask id 65 is .* an ordinary word of this vocabulary"):
-        TextTokenizer(backend, num_books=BOOKS, mask_id=65)
+        TextTokenizer(backend, num_codebooks=BOOKS, mask_id=65)
     special = backend.token_to_id("<special_token_8>")
-    assert TextTokenizer(backend, num_books=BOOKS, mask_id=special).vocab.mask_id == special
+    assert TextTokenizer(backend, num_codebooks=BOOKS, mask_id=special).vocab.mask_id == special
 
 
 def test_batches_without_code_ranges_are_refused():
@@ -258,7 +258,7 @@ def test_text_rows_are_noised_as_text_and_speech_rows_as_speech(form):
             assert not (maskable & here & (batch.kind != Kind.AUDIO)).any()
             assert int((maskable & here).sum()) == {"a": 12, "c": 8}[kind]
         else:
-            assert torch.equal(maskable & here, batch.answer & here)
+            assert torch.equal(maskable & here, batch.noisable & here)
     plan = objective.plan_from(batch, maskable, torch.full((4,), 0.999), torch.zeros(batch.ids.shape))
     assert set(plan.terms) == {"text", "audio"} and len(plan.terms["audio"].source) == 20
     one = build(noised="by_kind", ends="keep", weigh="kinds").plan_from(
@@ -284,11 +284,11 @@ def test_padding_as_data():
     wide = with_padding(batch)
     assert wide.visible.all() and wide.doc.min() == 0 and (wide.doc[0] == 0).all()
     added = ~batch.visible
-    assert added.any() and wide.answer[added].all() and (wide.kind[added] == int(Kind.TEXT)).all()
+    assert added.any() and wide.noisable[added].all() and (wide.kind[added] == int(Kind.TEXT)).all()
     assert (wide.ids[added] == model.tokenizer.vocab.pad_id).all()
-    assert (wide.position[0].diff() == 1).all() and (wide.span[0].diff() >= 0).all()
+    assert (wide.position[0].diff() == 1).all() and (wide.run_id[0].diff() >= 0).all()
     sft, plain = build(padding="learn"), build()
-    for objective, n in ((sft, int((batch.answer | added).sum())), (plain, int(batch.answer.sum()))):
+    for objective, n in ((sft, int((batch.noisable | added).sum())), (plain, int(batch.noisable.sum()))):
         ready = objective.prepared(batch)
         plan = objective.plan_from(
             ready, objective.maskable(ready), torch.full((2,), 0.9999), torch.zeros(batch.ids.shape)
@@ -343,7 +343,7 @@ def test_rates_follow_their_formulas():
 def test_the_rate_is_a_function_of_the_update_and_leaves_validation_alone():
     batch = random_batch()
     for rate in ("random", "progress", "curriculum"):
-        objective = build(rate=rate, floor=0.001)
+        objective = build(rate=rate, min_mask_prob=0.001)
         some = [objective.plan(dataclasses.replace(batch, progress=p), gen(5)) for p in (0.0, 0.5, 0.5, 1.0)]
         assert torch.equal(some[1].input_ids, some[2].input_ids)
         masked = [int((plan.input_ids == batch.mask_id).sum()) for plan in some]
@@ -351,7 +351,7 @@ def test_the_rate_is_a_function_of_the_update_and_leaves_validation_alone():
             assert masked[0] <= 1 and masked[0] < masked[1] < masked[3] == int(objective.maskable(batch).sum())
         dev = [objective.clean_plan(dataclasses.replace(batch, progress=p), gen(5)) for p in (0.0, 1.0)]
         assert torch.equal(dev[0].input_ids, dev[1].input_ids)
-        assert torch.equal(dev[0].input_ids, build(floor=0.001).clean_plan(batch, gen(5)).input_ids)
+        assert torch.equal(dev[0].input_ids, build(min_mask_prob=0.001).clean_plan(batch, gen(5)).input_ids)
 
 
 @pytest.mark.parametrize(

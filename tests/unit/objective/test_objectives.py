@@ -34,8 +34,8 @@ def hand_batch(kinds, targets, docs):
     doc = torch.tensor([docs])
     target = torch.tensor([targets]).bool()
     return PackedBatch(
-        ids=torch.arange(n)[None], kind=kind, span=torch.cumsum(kind == 1, 1), doc=doc, position=torch.arange(n)[None],
-        target=target, answer=target, visible=doc >= 0, n_docs=int(doc.max()) + 1, mask_id=99,
+        ids=torch.arange(n)[None], kind=kind, run_id=torch.cumsum(kind == 1, 1), doc=doc, position=torch.arange(n)[None],
+        target=target, noisable=target, visible=doc >= 0, n_docs=int(doc.max()) + 1, mask_id=99,
     )  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def test_nar_objective_may_mask_the_whole_answer_and_nothing_else(vocab):
     batch = pack([random_streams(5, 2)])
     objective = build("nar")
     plan = objective.plan_from(batch, objective.maskable(batch), torch.ones(2), torch.zeros(batch.ids.shape))
-    assert torch.equal(plan.input_ids == vocab.mask_id, batch.answer)
+    assert torch.equal(plan.input_ids == vocab.mask_id, batch.noisable)
 
 
 def test_ttt_masks_answer_audio_only(vocab):
@@ -279,7 +279,7 @@ def test_places_in_the_span_are_those_of_the_targets(name):
     kind = plan.layout.kind.flatten()[term.source]
     assert torch.equal(place.index >= 0, kind == int(Kind.AUDIO))
     position = plan.position_ids.flatten()[term.source]
-    run = plan.layout.doc.flatten()[term.source] * 1000 + plan.layout.span.flatten()[term.source]
+    run = plan.layout.doc.flatten()[term.source] * 1000 + plan.layout.run_id.flatten()[term.source]
     for one in run[place.index >= 0].unique():  # later positions never lie in an earlier quarter
         inside = (run == one) & (place.index >= 0)
         order = position[inside].argsort()
@@ -321,8 +321,8 @@ def test_times_of_the_documents_can_be_stratified():
     batch = pack([random_streams(seed, 2) for seed in range(4)])
     t = []
     for seed in range(3):
-        plan = ttt(times="stratified", noise="linear", floor=0.0, weighting="inverse_p").plan(batch, gen(seed))
-        again = ttt(times="stratified", noise="linear", floor=0.0, weighting="inverse_p").plan(batch, gen(seed))
+        plan = ttt(times="stratified", noise="linear", min_mask_prob=0.0, weighting="inverse_p").plan(batch, gen(seed))
+        again = ttt(times="stratified", noise="linear", min_mask_prob=0.0, weighting="inverse_p").plan(batch, gen(seed))
         assert torch.equal(plan.input_ids, again.input_ids)
         t.append(plan.input_ids)
     assert not torch.equal(t[0], t[1])

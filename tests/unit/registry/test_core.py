@@ -66,7 +66,7 @@ def test_wrong_name_names_the_nearest_and_lists_all():
 @pytest.mark.parametrize("name", ["audio-lm", "audiolm", "valle-audio", "valle_audio"])
 def test_a_name_of_other_programs_is_answered_with_ours(name):
     with pytest.raises(
-        UnknownNameError, match=rf"^model.arch: no model class named '{name}'. Here it is called 'valle'. Reg"
+        UnknownNameError, match=rf"^model.arch: no architecture named '{name}'. Here it is called 'valle'. Reg"
     ):
         build_config({"model": {"arch": {"name": name, "dim": 8}}})
 

@@ -26,7 +26,7 @@ SMALL = {
 }  # fmt: skip
 CANVAS = pytest.mark.parametrize("canvas", ["span", "answer"])
 EVERY = pytest.mark.parametrize(
-    "name", [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).model_class)]
+    "name", [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).arch)]
 )
 
 

@@ -27,13 +27,13 @@ FIELDS = {
     **{name: {"gen_length": 30, "num_iterations": 3} for name in ("fixed_length", "semi_ar_origin", "semi_ar_padding")},
     "ar": {"temperature": 1.0},
 }  # fmt: skip
-SPAN_SAMPLERS = [name for name in SAMPLER.names() if not SAMPLER.get(name).model_class]
+SPAN_SAMPLERS = [name for name in SAMPLER.names() if not SAMPLER.get(name).arch]
 FILLERS = [name for name in SPAN_SAMPLERS if not SAMPLER.get(name).autoregressive]
 
 
 @lru_cache(maxsize=4)
-def world(books: int, codes: int = 6, form: str = "interleaved", loud: float = 0.0, ends: float = 1.0, width: int = 16):
-    """A random model of two layers whose frames have ``books`` positions of ``codes`` codes and who likes speech.
+def world(codebooks: int, codes: int = 6, form: str = "interleaved", loud: float = 0.0, ends: float = 1.0, width: int = 16):
+    """A random model of two layers whose frames have ``codebooks`` positions of ``codes`` codes and who likes speech.
 
     ``loud``, ``ends``: how much it likes codes and the ends of spans (logits).
     """
@@ -41,9 +41,9 @@ def world(books: int, codes: int = 6, form: str = "interleaved", loud: float = 0
         from ttt.text import llada
 
         backend = train_bpe(SENTENCES * 3, 300, 1).backend
-        tokenizer = TextTokenizer(llada.extend(backend, "audio", codes, books), num_books=books)
+        tokenizer = TextTokenizer(llada.extend(backend, "audio", codes, codebooks), num_codebooks=codebooks)
     else:
-        tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, books * codes).backend, num_books=books)
+        tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, codebooks * codes).backend, num_codebooks=codebooks)
     shape = {"hidden_size": width, "intermediate_size": 3 * width // 2, "initializer_range": 0.4}
     section = ModelSection(preset="toy", overrides=shape, init=INITIALIZER.build("normal", "init"))
     v = tokenizer.vocab
@@ -85,15 +85,15 @@ def check_places(vocab, ids, stray: bool = False) -> tuple[int, int]:
                 assert stray, f"a code outside a span: {list(ids)}"
                 codes += 1
                 continue
-            low = vocab.code_start + place % vocab.num_books * vocab.num_codes
+            low = vocab.code_start + place % vocab.num_codebooks * vocab.num_codes
             assert low <= token < low + vocab.num_codes, (place, list(ids))
             place, codes = place + 1, codes + 1
         else:
             if token in (vocab.eoa_id, vocab.eoa_last_id) and place is not None:
-                assert place % vocab.num_books == 0, (place, list(ids))
+                assert place % vocab.num_codebooks == 0, (place, list(ids))
             place = None
     at = [
-        (n - (i - vocab.code_start) // vocab.num_codes) % vocab.num_books
+        (n - (i - vocab.code_start) // vocab.num_codes) % vocab.num_codebooks
         for n, i in enumerate(ids)
         if i in codes_of(vocab)
     ]
@@ -106,10 +106,10 @@ def codes_of(vocab) -> range:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("books, form", [(7, "interleaved"), (4, "interleaved"), (7, "llada")])
+@pytest.mark.parametrize("codebooks, form", [(7, "interleaved"), (4, "interleaved"), (7, "llada")])
 @pytest.mark.parametrize("sampler", SPAN_SAMPLERS)
-def test_no_span_leaves_its_ranges(sampler, books, form, temperature):
-    model = world(books, form=form)
+def test_no_span_leaves_its_ranges(sampler, codebooks, form, temperature):
+    model = world(codebooks, form=form)
     fields = {"temperature": temperature}
     mask = Full() if form == "llada" else Hybrid()
     codes = 0
@@ -117,8 +117,8 @@ def test_no_span_leaves_its_ranges(sampler, books, form, temperature):
         codes += check_places(model.tokenizer.vocab, answer.ids)[0]
         for span in answer.spans:
             if span.kind == "audio":
-                assert span.codes.shape[1] == books
-    assert codes >= 2 * books, "nothing was spoken, so nothing was shown"
+                assert span.codes.shape[1] == codebooks
+    assert codes >= 2 * codebooks, "nothing was spoken, so nothing was shown"
 
 
 @pytest.mark.parametrize("sampler", FILLERS)

@@ -29,16 +29,16 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "sang", "one", "two", "th
 
 
 @cache
-def tokenizer(form: str, books: int = 1) -> TextTokenizer:
-    return train_bpe([" ".join(WORDS), "user assistant"] * 3, 290, CODES, num_books=books, form=form)
+def tokenizer(form: str, codebooks: int = 1) -> TextTokenizer:
+    return train_bpe([" ".join(WORDS), "user assistant"] * 3, 290, CODES, num_codebooks=codebooks, form=form)
 
 
 @cache
-def talker(form: str, seed: int, books: int = 1) -> SpeechTextLM:
+def talker(form: str, seed: int, codebooks: int = 1) -> SpeechTextLM:
     """A random network that likes to change what it does."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    v = tokenizer(form, books).vocab
+    v = tokenizer(form, codebooks).vocab
     config = AutoConfig.for_model(
         "qwen3", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=8, vocab_size=v.size + 5, tie_word_embeddings=False, initializer_range=0.2, use_cache=False,
@@ -55,7 +55,7 @@ def talker(form: str, seed: int, books: int = 1) -> SpeechTextLM:
                 logits[..., token] += b
             return logits if ids is None else logits[..., ids]
 
-    return Biased(hf, tokenizer(form, books))
+    return Biased(hf, tokenizer(form, codebooks))
 
 
 def prompts(form: str, n: int = 4) -> list[Prompt]:

@@ -14,7 +14,7 @@ from ttt.registry.families import LENGTH, REMASK, SAMPLER
 from ttt.sampling.samplers.blocks import BlockSampler
 from ttt.sampling.samplers.iterative import Iterative, remasked
 
-NAMES = [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).model_class)]
+NAMES = [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).arch)]
 EVERY = pytest.mark.parametrize("name", NAMES)
 VARIANTS = pytest.mark.parametrize(
     "fields",

@@ -176,7 +176,7 @@ def test_gradients_are_as_they_were_between_events():
 
 def test_another_codec_is_refused_before_anything_runs():
     with pytest.raises(
-        ConfigError, match=r"codec: 'toy-16x320@16000' has 1 book\(s\) of 16 codes, the model's vocabulary 1 of 32"
+        ConfigError, match=r"codec: 'toy-16x320@16000' has 1 codebook\(s\) of 16 codes, the model's vocabulary 1 of 32"
     ):
         stream(decoder(), prompts(1, 1), Toy(num_codes=16))
     with pytest.raises(ConfigError, match="chunk sizes"):
@@ -185,13 +185,13 @@ def test_another_codec_is_refused_before_anything_runs():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_frames_of_several_books_come_whole(size):
-    """Ids that arrive in any pieces give the spans of `spans_of`: a frame when its last book is there, half frames never."""
+    """Ids that arrive in any pieces give the spans of `spans_of`: a frame when its last codebook is there, half frames never."""
     import dataclasses
     from types import SimpleNamespace
 
     from ttt.sampling.decoder.decoder import Event, spans_of
 
-    vocab = dataclasses.replace(V, num_books=2, num_codes=16)
+    vocab = dataclasses.replace(V, num_codebooks=2, num_codes=16)
     tokenizer = SimpleNamespace(vocab=vocab, decode=tiny_tokenizer().decode)
     c, hi = V.code_start, tiny_tokenizer().encode("hi")
     ids = [*hi, V.soa_id, c, c + 17, c + 3, c + 18, c + 5, V.eoa_id, *hi, V.soa_last_id, c + 2, c + 16, V.eoa_last_id]

@@ -58,7 +58,7 @@ def made(tmp_path_factory):
 def test_codes_are_written_frame_by_frame(made):
     codec, waves, out = made
     header = json.loads((out / "codes" / "train.jsonl").read_text().splitlines()[0])
-    assert header["num_books"] == BOOKS
+    assert header["num_codebooks"] == BOOKS
     codes = read_codes(out / "codes" / "train.jsonl", codec.codec_id)
     np.testing.assert_array_equal(codes["u2"], codec.encode([waves[2]])[0].ids)
 
@@ -66,7 +66,7 @@ def test_codes_are_written_frame_by_frame(made):
 def test_the_vocabulary_knows_the_books_and_keeps_them(made):
     _, _, out = made
     vocab = TextTokenizer.load(out / "tokenizer").vocab
-    assert (vocab.num_books, vocab.num_codes) == (BOOKS, NUM_CODES)
+    assert (vocab.num_codebooks, vocab.num_codes) == (BOOKS, NUM_CODES)
     assert vocab.code_stop - vocab.code_start == BOOKS * NUM_CODES
 
 
@@ -88,7 +88,7 @@ def test_ids_go_round_the_positions_and_chunks_are_frames(made):
 
 
 def test_codes_out_of_their_books_order_are_no_frames(made):
-    """Free decoding writes them; reading book 2's code as book 0's would be another sound."""
+    """Free decoding writes them; reading codebook 2's code as codebook 0's would be another sound."""
     _, _, out = made
     vocab = TextTokenizer.load(out / "tokenizer").vocab
     frames = np.arange(3 * BOOKS).reshape(3, BOOKS) % NUM_CODES

@@ -64,7 +64,7 @@ def test_vector_of_the_tagged_form(tagged):
     prompt = HEADER + THOUGHT
     assert stream.ids.tolist() == [*prompt, 151_669, YO, 151_670, 151_671, 151_673, 155_768, 151_672, 151_645]
     assert stream.target.tolist() == [False] * len(prompt) + [True] * 8
-    assert np.array_equal(stream.answer, stream.target)
+    assert np.array_equal(stream.noisable, stream.target)
     (speech,) = stream.segments
     assert (speech.start, speech.stop, speech.style) == (len(prompt) + 4, len(prompt) + 6, "last")
     assert np.flatnonzero(stream.kind == Kind.AUDIO).tolist() == [speech.start, speech.start + 1]
@@ -118,7 +118,7 @@ def test_codes_come_back_from_ids(form):
 
 @pytest.mark.parametrize("bad", [-1, 4096])
 def test_code_outside_the_book(tagged, bad):
-    with pytest.raises(DataError, match=f"code {bad} at frame 1 is outside the code book of 4096"):
+    with pytest.raises(DataError, match=f"code {bad} at frame 1 is outside the codebook of 4096"):
         encode_example(answer((0, bad)), tagged)
 
 

@@ -19,8 +19,8 @@ LLAMA3 = 128_256
 FORMS = {"llada_tts": "custom", "llada_tts_audio": "audio"}
 
 
-def published(scheme, codes=4096, books=7, base=LLAMA3):
-    return {name: base + i for i, name in enumerate(llada.names(scheme, codes, books))}
+def published(scheme, codes=4096, codebooks=7, base=LLAMA3):
+    return {name: base + i for i, name in enumerate(llada.names(scheme, codes, codebooks))}
 
 
 @pytest.fixture(scope="module", params=list(FORMS))
@@ -47,14 +47,14 @@ def test_both_schemes_are_one_vocabulary():
     assert len({llada.derive(published(s).get, 156_939).digest for s in llada.SCHEMES}) == 1
 
 
-@pytest.mark.parametrize("codes, books", [(8, 1), (64, 4), (4096, 7), (10, 8)])
-def test_any_number_of_positions(codes, books):
-    table = published("custom", codes, books, base=100)
-    v = llada.derive(table.get, 100 + len(table), books)
-    frames = np.random.default_rng(0).integers(0, codes, (20, books))
+@pytest.mark.parametrize("codes, codebooks", [(8, 1), (64, 4), (4096, 7), (10, 8)])
+def test_any_number_of_positions(codes, codebooks):
+    table = published("custom", codes, codebooks, base=100)
+    v = llada.derive(table.get, 100 + len(table), codebooks)
+    frames = np.random.default_rng(0).integers(0, codes, (20, codebooks))
     ids = v.code_ids(frames)
     assert np.array_equal(v.frames(ids), frames) and np.array_equal(v.codes(ids), frames)
-    assert np.array_equal((ids - v.code_start).reshape(20, books) // codes, np.tile(np.arange(books), (20, 1)))
+    assert np.array_equal((ids - v.code_start).reshape(20, codebooks) // codes, np.tile(np.arange(codebooks), (20, 1)))
 
 
 def test_the_constant_of_the_published_programs_may_be_the_mask():
@@ -75,7 +75,7 @@ def test_wrong_tokens_are_named():
     table = published("custom", 4, 2, base=50)
     with pytest.raises(DataError, match=r"'<custom_token_3>' has id 7, expected 50 \+ 3"):
         llada.derive({**table, "<custom_token_3>": 7}.get, 100, 2)
-    with pytest.raises(DataError, match="8 code tokens are not 5 positions of one size; say num_books"):
+    with pytest.raises(DataError, match="8 code tokens are not 5 positions of one size; say num_codebooks"):
         llada.derive(table.get, 100, 5)
     with pytest.raises(DataError, match="too few for 30 positions"):
         llada.derive(table.get, 100, 30)
@@ -150,7 +150,7 @@ def test_a_backbone_is_extended(tmp_path):
 
     Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
     made = TextTokenizer.extended(tmp_path, 4, 7, "llada_tts_audio")
-    assert made.vocab.size == 3 + 10 + 28 + 1 and made.vocab.form == "llada_tts" and made.vocab.num_books == 7
+    assert made.vocab.size == 3 + 10 + 28 + 1 and made.vocab.form == "llada_tts" and made.vocab.num_codebooks == 7
     made.save(tmp_path / "more")
     again = TextTokenizer.extended(tmp_path / "more", 4, 7, "llada_tts_audio", mask_id=11)
     assert again.vocab == replace(made.vocab, mask_id=11)

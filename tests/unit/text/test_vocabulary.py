@@ -6,7 +6,7 @@ import pytest
 from ttt.errors import DataError
 from ttt.text.vocab import FINAL_SPECIALS, MULTIMODAL_SPECIALS, Vocabulary, code_token, derive
 
-BASE, CODES = 151_665, 16_384  # Qwen2.5's tokenizer and GLM-4-Voice's code book
+BASE, CODES = 151_665, 16_384  # Qwen2.5's tokenizer and GLM-4-Voice's codebook
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +86,12 @@ def test_code_ids_and_back(small):
 
 @pytest.mark.parametrize("bad", [8, -1])
 def test_code_outside_the_book(small, bad):
-    with pytest.raises(DataError, match=rf"a\.wav: code {bad} at frame 1 is outside the code book of 8"):
+    with pytest.raises(DataError, match=rf"a\.wav: code {bad} at frame 1 is outside the codebook of 8"):
         small.code_ids(np.array([[1], [bad]]), "a.wav")
 
 
 def test_several_books_go_frame_by_frame(small):
-    two = replace(small, num_codes=4, num_books=2)
+    two = replace(small, num_codes=4, num_codebooks=2)
     codes = np.array([[0, 1], [3, 2]], dtype=np.int32)
     assert two.code_ids(codes).tolist() == [101, 106, 104, 107]
     assert two.codes(two.code_ids(codes)).tolist() == codes.tolist()
@@ -111,7 +111,7 @@ def test_digests_of_older_folders_hold(small):
     import json
 
     old = list(Vocabulary.__dataclass_fields__)[:14]
-    assert old[-1] == "num_books"
+    assert old[-1] == "num_codebooks"
     text = json.dumps({name: getattr(small, name) for name in old}, sort_keys=True)
     assert small.digest == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     assert replace(small, codec="mimi", frame_rate_hz=12.5).digest == small.digest

@@ -1,4 +1,4 @@
-"""``train.check_memory``: the dearest batch is tried before the first update, and the run is the same afterwards."""
+"""``train.check_memory``: the costliest batch is tried before the first update, and the run is the same afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Dear(ToyLoader):
 
     asked = 0
 
-    def dearest(self, epoch):
+    def costliest_batch(self, epoch):
         self.asked += 1
         return (30.0, 25), batch(99, rows=5)
 
@@ -117,14 +117,14 @@ def test_other_model_classes(tmp_path, name, nar, caplog):
     caplog.set_level("INFO")
     assert seen(lambda: check_memory(engine, objective, small_valle.batch(), 1))
     assert all(p.grad is None for p in net.parameters()) and not engine.optimizer.state
-    assert "the dearest batch of an epoch fits: 2 rows of" in caplog.text
+    assert "the costliest batch of an epoch fits: 2 rows of" in caplog.text
 
 
 ROW = 110
 
 
 @pytest.mark.parametrize("layout", [{}, {"pack": False}, {"pack": False, "buckets": 3, "quadratic": 50.0}])
-def test_the_dearest_batch_is_the_one_that_counts_most(vocab, layout):
+def test_the_costliest_batch_is_the_one_that_counts_most(vocab, layout):
     streams = [s for s in random_streams(5, 70, 20) if len(s) <= ROW]
     loader = Loader(streams, vocab, row_tokens=ROW, batch_tokens=3 * ROW, seed=3, world=2, accumulate=2, **layout)
     other = Loader(streams, vocab, row_tokens=ROW, batch_tokens=3 * ROW, seed=3, world=1, accumulate=1, **layout)
@@ -136,26 +136,26 @@ def test_the_dearest_batch_is_the_one_that_counts_most(vocab, layout):
         widest = ROW if not layout else float((n + n * n / q if q else n).max())
         return len(b.ids) * widest, b.n_tokens
 
-    (cost, tokens), found = loader.dearest(0)
+    (cost, tokens), found = loader.costliest_batch(0)
     assert (cost, tokens) == max(map(counts, everything)) == counts(found)
     assert found.uids in [b.uids for b in everything]
     before = loader.micro_batch(0, 0)
-    loader.dearest(2)
+    loader.costliest_batch(2)
     assert loader.micro_batch(0, 0).uids == before.uids
     ahead = Prefetcher(loader, 2)
-    assert ahead.dearest(0)[1].uids == found.uids
+    assert ahead.costliest_batch(0)[1].uids == found.uids
     ahead.close()
 
 
 def test_of_two_sources_the_dearer():
     def source(cost):
         return SimpleNamespace(
-            accumulate=1, strategies=(), streams=[], digest="d", report=None, dearest=lambda epoch: (cost, epoch)
+            accumulate=1, strategies=(), streams=[], digest="d", report=None, costliest_batch=lambda epoch: (cost, epoch)
         )
 
     both = object.__new__(Alternating)
     both.text, both.speech, both.blend = source((3.0, 1)), source((3.0, 2)), Blend(0.5, "batches")
-    assert both.dearest(4) == ((3.0, 2), 4)
+    assert both.costliest_batch(4) == ((3.0, 2), 4)
 
 
 def test_weights_and_mode_stay(tmp_path):

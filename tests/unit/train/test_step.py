@@ -23,7 +23,7 @@ def engine(**train) -> LocalEngine:
 
 def joined(batches: list[PackedBatch]) -> PackedBatch:
     """One big batch of the same rows."""
-    names = ("ids", "kind", "span", "doc", "position", "target", "answer", "visible")
+    names = ("ids", "kind", "run_id", "doc", "position", "target", "noisable", "visible")
     tensors = {n: torch.cat([getattr(b, n) for b in batches]) for n in names}
     return PackedBatch(**tensors, n_docs=sum(b.n_docs for b in batches), mask_id=0)
 

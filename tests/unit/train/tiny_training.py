@@ -83,9 +83,9 @@ def batch(seed: int, rows: int = 2, length: int = 6, audio: bool = True) -> Pack
     visible = kind != int(Kind.PAD)
     doc = torch.arange(rows)[:, None].expand(rows, length).contiguous()
     return PackedBatch(
-        ids=ids, kind=kind, span=torch.zeros_like(ids), doc=doc,
+        ids=ids, kind=kind, run_id=torch.zeros_like(ids), doc=doc,
         position=torch.arange(length).expand(rows, length).contiguous(),
-        target=visible.clone(), answer=visible.clone(), visible=visible, n_docs=rows, mask_id=0,
+        target=visible.clone(), noisable=visible.clone(), visible=visible, n_docs=rows, mask_id=0,
         uids=tuple(f"{seed}-{r}" for r in range(rows)),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ def prompts() -> list[Prompt]:
     made = []
     for e in examples():
         s = encode_example(Example(e.uid, e.turns[:1], e.task), tokenizer(), open_answer=True)
-        made.append(Prompt(e.uid, s.ids.tolist(), s.content.tolist(), s.answer.tolist()))
+        made.append(Prompt(e.uid, s.ids.tolist(), s.content.tolist(), s.noisable.tolist()))
     return made
 
 
@@ -149,7 +149,7 @@ def test_earlier_chunks_join_the_prompt_of_the_nar_decoder(shape):
                 prompt, torch.tensor([prompt.shape[1]]), target, torch.tensor([stop - begin]), stage
             )
             assert net.nar_logits(hidden, stage)[0].argmax(-1).tolist() == target[0, :, stage].tolist()
-    sure: list[list[tuple[int, float]]] = [[], []]  # place and score of upper books
+    sure: list[list[tuple[int, float]]] = [[], []]  # place and score of upper codebooks
     for joined in (False, True):
         for _ in decoder(net, chunk_prefix=joined, **fields).events(
             prompts()[:1],
@@ -177,7 +177,7 @@ def test_a_code_that_repeats_too_much_is_drawn_again():
     )  # the end is the likeliest
 
 
-@pytest.mark.parametrize("nar, fields", [("masked", {}), ("masked_all", {"first_book": "masked"})])
+@pytest.mark.parametrize("nar, fields", [("masked", {}), ("masked_all", {"first_codebook": "masked"})])
 def test_masked_books_are_filled_coarse_to_fine(nar, fields):
     net = network(nar=nar)
     heard: list[tuple[int, int]] = []
@@ -194,21 +194,21 @@ def test_masked_books_are_filled_coarse_to_fine(nar, fields):
     assert made.codes.flatten().tolist() == [(i - V.code_start) % CODES for _, i in sorted(heard)]
     order: list[int] = []
     strict = decoder(
-        net, sampler="valle_masked", min_frames=4, steps_total=6, book_weights=[1.0, 1e-15, 1e-30], **fields
+        net, sampler="valle_masked", min_frames=4, steps_total=6, codebook_weights=[1.0, 1e-15, 1e-30], **fields
     )
     for _ in strict.events(
         prompts()[:1], on_commit=lambda row, at, ids, score: order.extend(sorted(int(a) % BOOKS for a in at))
     ):
         pass
     upper = [b for b in order if b or nar == "masked_all"]
-    assert upper == sorted(upper)  # weights that far apart settle one book after another
+    assert upper == sorted(upper)  # weights that far apart settle one codebook after another
 
 
 def test_a_hole_is_filled_and_what_is_known_stays():
     net, rng = network(nar="masked_all"), np.random.default_rng(5)
     known = V.code_ids(rng.integers(0, CODES, (4, BOOKS)).astype(np.int32)).tolist()
     some = [dataclasses.replace(p, known=[*[V.mask_id] * (n * BOOKS), *known]) for n, p in enumerate(prompts(), 2)]
-    d = decoder(net, sampler="valle_masked", first_book="masked", steps_total=3)
+    d = decoder(net, sampler="valle_masked", first_codebook="masked", steps_total=3)
     for n, g in enumerate(d.generate(some), 2):
         assert len(g.codes) == n + 4 and g.codes[n:].tolist() == V.codes(np.asarray(known)).tolist()
         assert g.calls == {"ar": 0, "diffusion": min(3, n * BOOKS)}
@@ -231,7 +231,7 @@ def test_a_sampler_that_fills_no_holes_says_so(name):
     """What a prompt knows of its answer would else be left out without a word."""
     sampler = SAMPLER.build(name, "eval.sampler")
     known = dataclasses.replace(prompts()[0], known=[V.mask_id])
-    with pytest.raises(ConfigError, match="holes are filled by valle_masked with first_book=masked"):
+    with pytest.raises(ConfigError, match="holes are filled by valle_masked with first_codebook=masked"):
         check_prompts(network(), [known], sampler)
 
 
@@ -247,7 +247,7 @@ def test_prompts_without_audio_and_foreign_samplers_are_refused():
 
 @torch.no_grad()
 def test_upper_books_are_those_of_the_training_pass():
-    """Greedy upper books maximise the training pass' probability, book by book."""
+    """Greedy upper codebooks maximise the training pass' probability, codebook by codebook."""
     net = network()
     (made,) = decoder(net, temperature=0.0, min_frames=5).generate(prompts()[:1])
     example = examples()[0]

@@ -28,9 +28,9 @@ def test_frames_are_the_codes_of_the_examples():
             n = int(lens[d])
             assert np.array_equal(codes[d, :n].numpy(), e.turns[turn].spans[0].codes)
             assert not codes[d, n:].any()
-            for book in range(BOOKS):  # positions lead back to the ids
-                first = some.space.books[book][0]
-                assert torch.equal(flat[at[d, :n] + book] - first, codes[d, :n, book])
+            for codebook in range(BOOKS):  # positions lead back to the ids
+                first = some.space.codebooks[codebook][0]
+                assert torch.equal(flat[at[d, :n] + codebook] - first, codes[d, :n, codebook])
 
 
 def test_cutting_anew_keeps_every_frame_in_order():
@@ -57,8 +57,8 @@ def test_broken_frames_are_refused_by_name():
     at = int(frames_of(some).target_at[2, 1])
     row, column = divmod(at, ids.shape[1])
     ids[row, column] += (
-        some.space.books[1][0] - some.space.books[0][0]
-    )  # a code of the second book in the first's place
+        some.space.codebooks[1][0] - some.space.codebooks[0][0]
+    )  # a code of the second codebook in the first's place
     with pytest.raises(DataError, match="'e2'.* no whole frames of 3"):
         frames_of(dataclasses.replace(some, ids=ids))
 

@@ -6,7 +6,7 @@ import torch
 from tests.unit.valle.small_valle import BOOKS, CODES, batch, network
 from ttt.data.frames import frames_of
 from ttt.errors import CheckpointError, ConfigError
-from ttt.model.classes import open_model
+from ttt.model.arch import open_model
 from ttt.model.lm import SpeechTextLM
 from ttt.model.valle.blocks import AdaptiveNorm, Block, SinePositions, Stack, rotations, turned
 from ttt.model.valle.network import FrameInputs, _scores
@@ -183,21 +183,21 @@ def test_shared_tables_read_prompt_and_target_alike(form):
         return found[0][0], found[0][1]
 
     prompt, target = seen(shared)
-    if form == "stages":  # the last book is only predicted, so the prompt's has a table of its own
+    if form == "stages":  # the last codebook is only predicted, so the prompt's has a table of its own
         target = target + shared.nar_prompt_embeddings[0].weight[1]
     torch.testing.assert_close(prompt, target)
     assert float((seen(own)[0] - seen(own)[1]).abs().max()) > 0.1
     assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in own.parameters())
     if form == "masked_all":
         return
-    books = [shared.ar_audio_embedding, *shared.ar_prompt_embeddings]
-    wanted = sum(table.weight[c] for table, c in zip(books, codes[0, 0].tolist(), strict=True))
+    codebooks = [shared.ar_audio_embedding, *shared.ar_prompt_embeddings]
+    wanted = sum(table.weight[c] for table, c in zip(codebooks, codes[0, 0].tolist(), strict=True))
     sines = shared.ar_prompt_position(torch.zeros(1, 1, 16), torch.zeros(1, dtype=torch.long))
     torch.testing.assert_close(shared.ar_prompt(codes)[0, 0], wanted + sines[0, 0])
 
 
 def test_tables_that_prompts_read_are_used_in_every_update():
-    """What a micro-batch may leave out are the parts of single books; with shared tables the prompts read them all."""
+    """What a micro-batch may leave out are the parts of single codebooks; with shared tables the prompts read them all."""
     own, shared = network().drawn_parameters, network(share_tables=True).drawn_parameters
     assert own - shared == {"nar_audio_embeddings.1.weight"} and shared < own
     net = network(share_tables=True)
@@ -250,12 +250,12 @@ def test_masked_codes_are_not_read():
     hidden = torch.zeros(1, 7, BOOKS, dtype=torch.bool)
     hidden[0, 2, 1] = hidden[0, 5, 0] = True
     before = net(inputs(f, ar=False, hidden=hidden))["nar"]
-    assert before.book.tolist() == [0, 1] and not hasattr(net, "ar_decoder")
+    assert before.codebook.tolist() == [0, 1] and not hasattr(net, "ar_decoder")
     f.target[0, 2, 1] = (f.target[0, 2, 1] + 1) % CODES
     after = net(inputs(f, ar=False, hidden=hidden))["nar"]
     one, two = (before.nll - after.nll).tolist()
     assert one != 0.0 or two != 0.0
-    assert (one, two)[before.book.tolist().index(0)] == 0.0  # the other masked code does not see it
+    assert (one, two)[before.codebook.tolist().index(0)] == 0.0  # the other masked code does not see it
 
 
 def test_names_of_parameters_tell_the_stages():

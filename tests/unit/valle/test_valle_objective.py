@@ -1,4 +1,4 @@
-"""The losses: what is counted, which book an update draws, what the log says."""
+"""The losses: what is counted, which codebook an update draws, what the log says."""
 
 import collections
 import math
@@ -23,7 +23,7 @@ def test_every_upper_book_is_drawn_alike_and_by_the_generator_alone():
     assert set(drawn) == {(1,), (2,)} and abs(drawn[(1,)] - 150) < 40
     assert build().plan(batch(), gen(7)).stages == build().plan(batch(), gen(7)).stages
     assert build().clean_plan(batch(), gen(7)).stages == (1, 2)
-    four = collections.Counter(build().plan(batch(books=4), gen(s)).stages for s in range(300))
+    four = collections.Counter(build().plan(batch(codebooks=4), gen(s)).stages for s in range(300))
     assert set(four) == {(1,), (2,), (3,)} and all(
         abs(n - 100) < 35 for n in four.values()
     )  # specification, section 16
@@ -42,9 +42,9 @@ def test_stages_of_training(stage, terms):
 
 
 def test_one_book_has_the_first_decoder_alone_and_is_not_halved():
-    plan = build().plan(batch(books=1), gen(1))
+    plan = build().plan(batch(codebooks=1), gen(1))
     assert {n: t.scale for n, t in plan.terms.items()} == {"ar": 1.0}
-    assert set(build().terms(network(books=1), plan).terms) == {"ar"}
+    assert set(build().terms(network(codebooks=1), plan).terms) == {"ar"}
 
 
 def test_loss_is_nats_per_target_frame_and_the_log_tells_books_apart():
@@ -57,9 +57,10 @@ def test_loss_is_nats_per_target_frame_and_the_log_tells_books_apart():
     assert math.isclose(total, float(found.terms["ar"].sum), rel_tol=1e-5) and n == frames + 3
     assert found.stats["nll/ar/end"][1] == 3 and found.stats["top10/ar"][1] == frames
     values = means({f"dev/{k}": v for k, v in found.stats.items()})
-    for book, term in ((0, "ar"), (1, "nar"), (2, "nar")):
-        assert math.isclose(values[f"dev/ppl/book{book}"], math.exp(values[f"dev/nll/{term}/book{book}"]), rel_tol=1e-6)
-        assert 0 <= values[f"dev/top10/{term}/book{book}"] <= 1
+    for codebook, term in ((0, "ar"), (1, "nar"), (2, "nar")):
+        assert math.isclose(values[f"dev/ppl/book{codebook}"],
+        math.exp(values[f"dev/nll/{term}/book{codebook}"]), rel_tol=1e-6)
+        assert 0 <= values[f"dev/top10/{term}/book{codebook}"] <= 1
 
 
 def test_padding_rule_of_the_fork_weighs_padding():
@@ -86,7 +87,7 @@ LONG = ((5, 17), (4, 12), (6, 9))
 
 
 def nar_by_hand(net, frames, stage, learned=None, stretch=0):
-    """Sum of -log p of one book of the learned target frames bool [D, T], recording by recording."""
+    """Sum of -log p of one codebook of the learned target frames bool [D, T], recording by recording."""
     total = 0.0
     for d in range(len(frames.doc)):
         s, t = int(frames.prompt_lens[d]), int(frames.target_lens[d])
@@ -179,49 +180,49 @@ def test_prefixes_are_for_training_of_the_nar_decoder_on_targets_that_are_long_e
         build(nar_prefix="1")
 
 
-@pytest.mark.parametrize("books, nar", [("upper", "masked"), ("all", "masked_all")])
-def test_masked_form(books, nar):
-    objective, net = build("valle_masked", books=books), network(nar=nar)
+@pytest.mark.parametrize("codebooks, nar", [("upper", "masked"), ("all", "masked_all")])
+def test_masked_form(codebooks, nar):
+    objective, net = build("valle_masked", codebooks=codebooks), network(nar=nar)
     plan = objective.plan(batch(), gen(3))
-    assert ("ar" in plan.terms) == (books == "upper")
+    assert ("ar" in plan.terms) == (codebooks == "upper")
     hidden = plan.hidden
-    assert bool(hidden[..., 0].any()) == (books == "all") and hidden[..., 1:].any()
+    assert bool(hidden[..., 0].any()) == (codebooks == "all") and hidden[..., 1:].any()
     assert not (hidden & ~(torch.arange(9) < plan.frames.target_lens[:, None])[..., None]).any()
     found = objective.terms(net, plan)
     assert torch.isfinite(found.terms["nar"].sum) and found.stats["nll/nar"][1] == float(hidden.sum())
-    assert plan.terms["nar"].count == 19 * (2 if books == "upper" else 3)
-    heavy = build("valle_masked", books=books, book_weights=[0, 0, 0])
+    assert plan.terms["nar"].count == 19 * (2 if codebooks == "upper" else 3)
+    heavy = build("valle_masked", codebooks=codebooks, codebook_weights=[0, 0, 0])
     assert float(heavy.terms(net, heavy.plan(batch(), gen(3))).terms["nar"].sum.detach()) == 0.0
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("books, nar, asked", [("upper", "masked", (1, 2)), ("all", "masked_all", (0, 1, 2))])
-def test_masked_books_are_validated_as_stages_are(books, nar, asked):
-    objective, net = build("valle_masked", books=books, book_weights=[1, 5, 9], weighting="inverse_p"), network(nar=nar)
+@pytest.mark.parametrize("codebooks, nar, asked", [("upper", "masked", (1, 2)), ("all", "masked_all", (0, 1, 2))])
+def test_masked_books_are_validated_as_stages_are(codebooks, nar, asked):
+    objective, net = build("valle_masked", codebooks=codebooks, codebook_weights=[1, 5, 9], weighting="inverse_p"), network(nar=nar)
     plan = objective.clean_plan(batch(), gen(3))
     found = objective.terms(net, plan)
     f = plan.frames
     total, hits = {}, {}
-    for book in asked:  # recording by recording, without padding
-        total[book] = hits[book] = 0.0
+    for codebook in asked:  # recording by recording, without padding
+        total[codebook] = hits[codebook] = 0.0
         for d in range(3):
             s, t = int(f.prompt_lens[d]), int(f.target_lens[d])
             known = f.target[d : d + 1, :t].clone()
             masked = torch.zeros(1, t, 3, dtype=torch.bool)
-            masked[..., book:] = True
+            masked[..., codebook:] = True
             known[masked] = 0
             hidden = net.nar_hidden(f.prompt[d : d + 1, :s], torch.tensor([s]), known, torch.tensor([t]), 0, masked)[0]
-            logp = net.nar_logits(hidden, book).log_softmax(-1)
-            wanted = f.target[d, :t, book]
-            total[book] -= float(logp.gather(1, wanted[:, None]).sum())
-            hits[book] += float((logp.topk(10).indices == wanted[:, None]).sum())
+            logp = net.nar_logits(hidden, codebook).log_softmax(-1)
+            wanted = f.target[d, :t, codebook]
+            total[codebook] -= float(logp.gather(1, wanted[:, None]).sum())
+            hits[codebook] += float((logp.topk(10).indices == wanted[:, None]).sum())
     assert set(found.stats) == set(build().terms(network(), build().clean_plan(batch(), gen(3))).stats) - (
-        set() if books == "upper" else {"nll/ar", "nll/ar/book0", "nll/ar/end", "top10/ar", "top10/ar/book0"}
-    ) | (set() if books == "upper" else {"nll/nar/book0", "top10/nar/book0"})
-    for book in asked:
-        assert found.stats[f"top10/nar/book{book}"] == (hits[book], 19.0)
-        assert found.stats[f"nll/nar/book{book}"] == found.stats[f"ppl/book{book}"]
-        assert found.stats[f"nll/nar/book{book}"] == (pytest.approx(total[book], rel=1e-4), 19.0)
+        set() if codebooks == "upper" else {"nll/ar", "nll/ar/book0", "nll/ar/end", "top10/ar", "top10/ar/book0"}
+    ) | (set() if codebooks == "upper" else {"nll/nar/book0", "top10/nar/book0"})
+    for codebook in asked:
+        assert found.stats[f"top10/nar/book{codebook}"] == (hits[codebook], 19.0)
+        assert found.stats[f"nll/nar/book{codebook}"] == found.stats[f"ppl/book{codebook}"]
+        assert found.stats[f"nll/nar/book{codebook}"] == (pytest.approx(total[codebook], rel=1e-4), 19.0)
     assert found.stats["top10/nar"] == (sum(hits.values()), 19.0 * len(asked))
     assert float(found.terms["nar"].sum) == pytest.approx(sum(total.values()), rel=1e-4)  # without weights
     assert plan.terms["nar"].count == 19 * len(asked) == len(plan.terms["nar"].source)
@@ -243,5 +244,5 @@ def test_forms_must_fit():
     masked = build("valle_masked")
     with pytest.raises(ConfigError, match="trains model.arch.nar=masked, the model has 'stages'"):
         masked.terms(network(), masked.plan(batch(), gen(1)))
-    with pytest.raises(ConfigError, match="2 weights for 3 books"):
-        build("valle_masked", book_weights=[1, 1]).plan(batch(), gen(1))
+    with pytest.raises(ConfigError, match="2 weights for 3 codebooks"):
+        build("valle_masked", codebook_weights=[1, 1]).plan(batch(), gen(1))

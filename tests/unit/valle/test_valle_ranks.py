@@ -1,4 +1,4 @@
-"""Two real processes (gloo): books that only one rank has drawn, or none, train as in one process."""
+"""Two real processes (gloo): codebooks that only one rank has drawn, or none, train as in one process."""
 
 import json
 import os
@@ -51,19 +51,19 @@ def lines(run: Path) -> list[dict]:
 
 
 def moved(run: Path, step: int) -> set[str]:
-    """Heads of books that an update has changed."""
+    """Heads of codebooks that an update has changed."""
     before, after = weights(run, step - 1), weights(run, step)
     return {n for n in before if "nar_predict" in n and not torch.equal(before[n], after[n])}
 
 
 def test_the_updates_leave_books_out(runs):
-    """What these runs are about: some books are drawn by one rank, some by none, and the latter do not move."""
+    """What these runs are about: some codebooks are drawn by one rank, some by none, and the latter do not move."""
     seed = RunSection().seed
     for update in range(1, STEPS):
         numbers = [0] if update == 1 else [0, 1]  # one of that update's micro-batches has nothing to predict
         draws = (torch.randint(1, 4, (1,), generator=generator(seed, "noise", update, 0, n)) for n in numbers)
-        books = {int(d) for d in draws}
-        assert moved(runs / "books 2", update + 1) == {f"nar_predict_layers.{b - 1}.weight" for b in books}
+        codebooks = {int(d) for d in draws}
+        assert moved(runs / "books 2", update + 1) == {f"nar_predict_layers.{b - 1}.weight" for b in codebooks}
 
 
 @pytest.mark.parametrize("case", CASES)

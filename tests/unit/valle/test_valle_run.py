@@ -124,8 +124,8 @@ def test_a_hole_is_filled_and_both_sides_stay(world, tmp_path):
     run = tmp_path / "masked"
     assert train(
         world, run, "model.arch={name: valle, dim: 16, heads: 2, layers: 1, nar: masked_all}", "train.steps=2",
-        "objective={name: valle_masked, books: all}", "train.generate_items=0",
-        "eval.sampler={name: valle_masked, first_book: masked, steps_total: 3, max_frames: 6}",
+        "objective={name: valle_masked, codebooks: all}", "train.generate_items=0",
+        "eval.sampler={name: valle_masked, first_codebook: masked, steps_total: 3, max_frames: 6}",
     ) == 0  # fmt: skip
     wav = world / "corpus/wav/test-0000.wav"
     assert main(["continue", str(wav), "--run", str(run), "--out", str(tmp_path / "out"), "--hole", "0.1:0.2"]) == 0
@@ -231,8 +231,8 @@ def test_sound_of_another_rate_and_of_two_channels_is_heard_as_it_was(world, tmp
 
 def test_objectives_samplers_and_verbs_of_another_class_are_refused(world, tmp_path, capsys):
     for settings, said in (
-        (("objective=ttt",), "objective 'ttt' works with model class 'causal_lm', the run has 'valle'"),
-        (("model.arch=causal_lm", "model.preset=toy"), "objective 'valle' works with model class 'valle'"),
+        (("objective=ttt",), "objective 'ttt' works with architecture 'causal_lm', the run has 'valle'"),
+        (("model.arch=causal_lm", "model.preset=toy"), "objective 'valle' works with architecture 'valle'"),
         (("model.preset=toy",), "model.preset: belongs to model.arch=causal_lm"),
     ):
         assert train(world, tmp_path / "run", *settings) == 2
@@ -262,6 +262,6 @@ def test_a_sampler_of_books_needs_a_model_of_books():
 
     objective = {"name": "nar"}
     with pytest.raises(
-        ConfigError, match="eval.sampler 'valle' works with model class 'valle', the run has 'causal_lm'"
+        ConfigError, match="eval.sampler 'valle' works with architecture 'valle', the run has 'causal_lm'"
     ):
         decode_settings(build_config({"objective": objective, "eval": {"sampler": "valle"}}))

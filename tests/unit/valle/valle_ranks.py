@@ -69,7 +69,7 @@ def train(
         rank, ranks = world()
         config = RunConfig(run=RunSection(dir=str(folder), device="cpu"), train=TrainSection(**values))
         model = network(BOOKS, seed=rank, **arch).train()
-        dev = [batch(7, books=BOOKS), batch(8, ((4, 4),), BOOKS)]
+        dev = [batch(7, codebooks=BOOKS), batch(8, ((4, 4),), BOOKS)]
         learns = OBJECTIVE.build(objective, "objective")
         engine = Filled(model, config.train, "cpu") if filled else None
         return Trainer(config, model, learns, Loader(rank, ranks), dev, engine=engine).run().exit_code
@@ -97,7 +97,7 @@ def main(root: Path) -> dict[str, Any]:
     for case, (objective, arch, section) in CASES.items():
         for size in (1, 2):
             found[f"{case} {size}"] = told(train(root / f"{case} {size}", size, objective, arch, **section).wait())
-    # From the checkpoint after the first update, when not every book has been drawn: as it was, and on one process.
+    # From the checkpoint after the first update, when not every codebook has been drawn: as it was, and on one process.
     for case in ("books", "scaled_adam"):
         objective, arch, section = CASES[case]
         for size in (2, 1):

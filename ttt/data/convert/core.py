@@ -256,10 +256,10 @@ def units(value: Any, num_codes: int, where: str) -> np.ndarray:
         raise RecordError(where, "no codes", "the answer has no speech units; drop the row")
     codes = codes_array(value, where)
     if codes.shape[1] != 1:
-        raise RecordError(where, "not codes", f"expected one code a frame, got {codes.shape[1]}; choose one code book")
+        raise RecordError(where, "not codes", f"expected one code a frame, got {codes.shape[1]}; choose one codebook")
     largest = int(codes.max())
     if num_codes and largest >= num_codes:
-        message = f"unit {largest} is outside the code book of {num_codes}; set num_codes or drop the row"
+        message = f"unit {largest} is outside the codebook of {num_codes}; set num_codes or drop the row"
         raise RecordError(where, "code out of range", message)
     return codes
 

@@ -62,7 +62,7 @@ class _Stored(Converter):
     prompt_share: float = 0.4  # of the recording's frames
     min_duration_s: float = 0.0  # shorter recordings are left out, and counted
     max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
-    num_codes: int = 0  # size of a code book, to be checked; 0: not
+    num_codes: int = 0  # size of a codebook, to be checked; 0: not
 
     makes: ClassVar[str] = "examples"
     arrays: ClassVar[_Arrays]
@@ -83,7 +83,7 @@ class _Stored(Converter):
     def _example(self, uid: str, codes: np.ndarray, where: str, **meta: Any) -> dict[str, Any]:
         if codes.ndim != 2 or not codes.size:
             raise RecordError(
-                where, "not codes", f"{uid!r}: expected an array [frames, books], got shape {list(codes.shape)}"
+                where, "not codes", f"{uid!r}: expected an array [frames, codebooks], got shape {list(codes.shape)}"
             )
         whole = codes.astype(np.int64)
         if not np.array_equal(whole, codes) or whole.min() < 0:
@@ -93,7 +93,7 @@ class _Stored(Converter):
         if self.num_codes and whole.max() >= self.num_codes:
             raise RecordError(
                 where, "code out of range",
-                f"{uid!r}: code {whole.max()} is outside the code book of {self.num_codes}; set num_codes or drop the row",
+                f"{uid!r}: code {whole.max()} is outside the codebook of {self.num_codes}; set num_codes or drop the row",
             )  # fmt: skip
         if len(whole) < 2:
             raise RecordError(
@@ -172,7 +172,7 @@ class LhotseCodes(_Stored):
 @CONVERTER.register("codes")
 @dataclass(frozen=True)
 class Codes(_Stored):
-    """JSONL lines ``{"id", "codes": "a.npy" | "a.h5#key", "duration", "num_frames"}``; arrays [frames, books].
+    """JSONL lines ``{"id", "codes": "a.npy" | "a.h5#key", "duration", "num_frames"}``; arrays [frames, codebooks].
 
     ``speaker`` and ``text`` are kept where they are given.
     """

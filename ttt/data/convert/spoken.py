@@ -36,7 +36,7 @@ class _Spoken(Converter):
 
     text_chunk: int = 0  # words between two spans of an answer; 0: all text, then all codes
     audio_chunk: int = 26  # codes of a span, with text_chunk > 0
-    num_codes: int = 0  # size of the code book; 0: not checked
+    num_codes: int = 0  # size of the codebook; 0: not checked
     system: str = ""  # system message
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class SlamOmni(_Spoken):
     Examples are of the task ``text_then_speech``.
     """
 
-    num_codes: int = 4096  # CosyVoice's code book
+    num_codes: int = 4096  # CosyVoice's codebook
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """Parquet (the three columns only; recordings in it are not read), JSON list or JSONL."""

@@ -1,1 +1,1 @@
-"""VALL-E on code books: an autoregressive decoder for the first book, a non-autoregressive one for the others."""
+"""VALL-E on codebooks: an autoregressive decoder for the first codebook, a non-autoregressive one for the others."""

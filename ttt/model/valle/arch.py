@@ -1,4 +1,4 @@
-"""The model class ``valle``: its shape, and how its folders are written and read."""
+"""The architecture ``valle``: its shape, and how its folders are written and read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
-from ttt.interfaces import ModelClass
+from ttt.interfaces import Arch
 from ttt.registry.families import ARCH
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ POSITIONS = ("sines", "rotary")
 
 @ARCH.register("valle", elsewhere=("audio-lm", "audio_lm", "audiolm", "valle-audio", "valle_audio", "VALLE-audio"))
 @dataclass(frozen=True)
-class Valle(ModelClass):
-    """VALL-E (arXiv 2301.02111) without text: the prompt is audio.  Code books and their size are the vocabulary's.
+class Valle(Arch):
+    """VALL-E (arXiv 2301.02111) without text: the prompt is audio.  Codebooks and their size are the vocabulary's.
 
-    ``nar`` is what the second decoder learns: ``stages``, one book after another (VALL-E); ``masked``, all upper books by
-    masked diffusion; ``masked_all``, the first book too, and then there is no AR decoder (SoundStorm, arXiv 2305.09636).
+    ``nar`` is what the second decoder learns: ``stages``, one codebook after another (VALL-E); ``masked``, all upper codebooks by
+    masked diffusion; ``masked_all``, the first codebook too, and then there is no AR decoder (SoundStorm, arXiv 2305.09636).
     """
 
     dim: int = 1024  # width of the AR decoder
@@ -46,7 +46,7 @@ class Valle(ModelClass):
     nar_scale_factor: float = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
     nar_prompt_sees_target: bool = False  # in the NAR decoder; true: no mask but padding
     share_tables: bool = False  # prompt and target are read through the same tables (VALL-E); false: each has its own
-    share_embeddings: bool = False  # the NAR head of a book is the table of its embedding (VALL-E, not AudioLM)
+    share_embeddings: bool = False  # the NAR head of a codebook is the table of its embedding (VALL-E, not AudioLM)
 
     def __post_init__(self) -> None:
         if self.nar not in NAR_FORMS:

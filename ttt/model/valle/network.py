@@ -1,6 +1,6 @@
-"""The network of the model class ``valle``: two decoders over frames of codes.
+"""The network of the architecture ``valle``: two decoders over frames of codes.
 
-Letters: ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` books, ``N`` codes of a book, ``D`` width.
+Letters: ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks, ``N`` codes of a codebook, ``D`` width.
 Names of parameters begin with ``ar_`` or ``nar_``: the two stages of training.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import materialize
-from ttt.model.stored import KEY, refuse_other_class
+from ttt.model.stored import KEY, refuse_other_arch
 from ttt.model.valle.arch import Valle
 from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
 from ttt.model.valle.targets import IGNORED, ar_inputs_labels
@@ -36,8 +36,8 @@ class FrameInputs:
 
     ``prompt`` i64 [B, S, Q], ``target`` i64 [B, T, Q]: codes, anything valid on padding; ``prompt_lens``, ``target_lens`` i64 [B].
     ``rule``: the AR decoder's mask.  ``ar``: run the AR decoder, with ``eos`` (`ar_inputs_labels`) and, without a beginning
-    token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: books the NAR decoder predicts, one
-    pass each, which knows the books below (one of masked books is shown the others as masks).  ``hidden`` bool [B, T, Q]:
+    token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: codebooks the NAR decoder predicts, one
+    pass each, which knows the codebooks below (one of masked codebooks is shown the others as masks).  ``hidden`` bool [B, T, Q]:
     instead, one pass that predicts these masked codes.  ``stretch``: frames at the prompts' ends that positions of the NAR
     decoder's targets do not count (`ttt.data.frames.with_stretch`).
     """
@@ -57,7 +57,7 @@ class FrameInputs:
 
 @dataclass(frozen=True)
 class Scores:
-    """-log p f32 [n] of what was predicted, whether it was among the ten likeliest bool [n], its row and book i64 [n].
+    """-log p f32 [n] of what was predicted, whether it was among the ten likeliest bool [n], its row and codebook i64 [n].
 
     ``end`` bool [n]: it was the end token.
     """
@@ -65,12 +65,12 @@ class Scores:
     nll: Tensor
     hit: Tensor
     row: Tensor
-    book: Tensor
+    codebook: Tensor
     end: Tensor
 
 
 class ValleNetwork(nn.Module):
-    """AR decoder of the first book, NAR decoder of the others; see `Valle` for the fields of ``arch``."""
+    """AR decoder of the first codebook, NAR decoder of the others; see `Valle` for the fields of ``arch``."""
 
     attention = "sdpa"
 
@@ -78,9 +78,9 @@ class ValleNetwork(nn.Module):
         super().__init__()
         vocab = tokenizer.vocab
         self.arch, self.tokenizer = arch, tokenizer
-        self.num_codes, self.books = n, q = vocab.num_codes, vocab.num_books
+        self.num_codes, self.codebooks = n, q = vocab.num_codes, vocab.num_codebooks
         if q == 1 and arch.nar == "masked":
-            raise ConfigError("model.arch.nar: 'masked' fills the upper books, and this vocabulary has one book")
+            raise ConfigError("model.arch.nar: 'masked' fills the upper codebooks, and this vocabulary has one book")
         d = arch.dim
 
         def tables(rows: Sequence[int], width: int) -> nn.ModuleList:
@@ -105,9 +105,9 @@ class ValleNetwork(nn.Module):
             return
         d = arch.nar_dim
         masked = arch.nar != "stages"
-        read = q if masked or arch.share_embeddings else q - 1  # the last book is only predicted
+        read = q if masked or arch.share_embeddings else q - 1  # the last codebook is only predicted
         self.nar_prompt_embeddings = tables([n] * (q - read * arch.share_tables), d)
-        # Row N: padding (first book); row N, and N + 1 in the first book: a masked code.
+        # Row N: padding (first codebook); row N, and N + 1 in the first codebook: a masked code.
         self.nar_audio_embeddings = tables([n + (j == 0) + masked for j in range(read)], d)
         self.nar_prompt_prenet, self.nar_audio_prenet = (Prenet(d) if arch.prenet else nn.Identity() for _ in "pt")
         self.nar_prompt_position = placed(d, 0.0, False)
@@ -123,8 +123,8 @@ class ValleNetwork(nn.Module):
                 raise ConfigError(
                     "model.arch.share_embeddings: only with nar=stages, whose tables have no row for masks"
                 )
-            for book, head in enumerate(self.nar_predict_layers, 1):
-                head.weight = self.nar_audio_embeddings[book].weight  # type: ignore[assignment,union-attr]
+            for codebook, head in enumerate(self.nar_predict_layers, 1):
+                head.weight = self.nar_audio_embeddings[codebook].weight  # type: ignore[assignment,union-attr]
 
     # ------------------------------------------------------------------------------------ what the spine asks for
 
@@ -135,8 +135,8 @@ class ValleNetwork(nn.Module):
 
     @property
     def drawn_parameters(self) -> frozenset[str]:
-        """Names of the parameters that an update uses or not, by the book that it draws: those of single upper books."""
-        if self.books == 1 or self.arch.nar != "stages":
+        """Names of the parameters that an update uses or not, by the codebook that it draws: those of single upper codebooks."""
+        if self.codebooks == 1 or self.arch.nar != "stages":
             return frozenset()
         first = "nar_audio_embeddings.0."  # read by all
         owned = ["nar_predict_layers.", "nar_stage_embeddings."]
@@ -163,7 +163,7 @@ class ValleNetwork(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         about = {"model_type": "ttt_valle", KEY: {"name": "valle", **asdict(self.arch)}, "num_codes": self.num_codes,
-                 "num_books": self.books, "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
+                 "num_codebooks": self.codebooks, "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
         (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         weights = {name: p.detach().cpu().contiguous().clone() for name, p in self.named_parameters()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -173,7 +173,7 @@ class ValleNetwork(nn.Module):
         """Read what `save` wrote, in place.  Raises `CheckpointError` when it is of another shape or class."""
         from safetensors.torch import load_file
 
-        refuse_other_class(folder, "valle")
+        refuse_other_arch(folder, "valle")
         path = folder / "model.safetensors"
         if not path.is_file():
             raise CheckpointError(f"{folder}: no model.safetensors here; this is not a model folder")
@@ -238,7 +238,7 @@ class ValleNetwork(nn.Module):
     def _stage_scores(self, x: FrameInputs, stage: int) -> Scores:
         inside, masked = _inside(x.target_lens, x.target.shape[1]), None
         if self.arch.nar != "stages":
-            masked = inside[..., None] & (torch.arange(self.books, device=inside.device) >= stage)
+            masked = inside[..., None] & (torch.arange(self.codebooks, device=inside.device) >= stage)
         told = stage if masked is None else 0
         hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked, x.stretch)
         rows, where = inside.nonzero(as_tuple=True)
@@ -248,17 +248,17 @@ class ValleNetwork(nn.Module):
     def _masked_scores(self, x: FrameInputs, masked: Tensor) -> Scores:
         hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, 0, masked)
         parts = []
-        for book in range(self.first_predicted, self.books):
-            rows, where = masked[..., book].nonzero(as_tuple=True)
-            logits = self.nar_logits(hidden[rows, where], book)
-            wanted = x.target[rows, where, book]
-            parts.append(_scores(logits, wanted, rows, torch.full_like(rows, book), self.num_codes))
+        for codebook in range(self.first_predicted, self.codebooks):
+            rows, where = masked[..., codebook].nonzero(as_tuple=True)
+            logits = self.nar_logits(hidden[rows, where], codebook)
+            wanted = x.target[rows, where, codebook]
+            parts.append(_scores(logits, wanted, rows, torch.full_like(rows, codebook), self.num_codes))
         return Scores(*(torch.cat([getattr(p, f) for p in parts]) for f in Scores.__dataclass_fields__))
 
     # ------------------------------------------------------------------------------------- parts, also for decoding
 
     def ar_prompt(self, codes: Tensor) -> Tensor:
-        """Prompt vectors [B, S, D] of codes i64 [B, S, Q]: the sum over books."""
+        """Prompt vectors [B, S, D] of codes i64 [B, S, Q]: the sum over codebooks."""
         shared = [self.ar_audio_embedding] if self.arch.share_tables else []
         summed = _summed([*shared, *self.ar_prompt_embeddings], codes)
         at = torch.arange(codes.shape[1], device=codes.device)
@@ -286,7 +286,8 @@ class ValleNetwork(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Hidden states [B, T, D'] of the target's frames.
 
-        ``stage``: the book to predict, 1 to Q - 1; the target's books below it are read.  With ``masked`` bool [B, T, Q] all books
+        ``stage``: the codebook to predict, 1 to Q - 1; the target's codebooks below it are read.  With ``masked``
+        bool [B, T, Q] all codebooks
         are read, but for those codes (``stage`` is then 0).  ``stretch``: see `FrameInputs`.
         """
         inside = _inside(target_lens, target.shape[1])
@@ -294,7 +295,7 @@ class ValleNetwork(nn.Module):
             first = torch.where(inside, target[..., 0], self.num_codes)  # padding has a row of its own
             y = _summed([*self.nar_audio_embeddings], torch.cat([first[..., None], target[..., 1:stage]], -1))
         else:
-            row = target.new_tensor([self.num_codes + (j == 0) for j in range(self.books)])
+            row = target.new_tensor([self.num_codes + (j == 0) for j in range(self.codebooks)])
             ids = torch.where(masked, row, target)
             ids[..., 0] = torch.where(inside, ids[..., 0], self.num_codes)
             y = _summed([*self.nar_audio_embeddings], ids)
@@ -309,9 +310,9 @@ class ValleNetwork(nn.Module):
         hidden, _ = self.nar_decoder(torch.cat([x, y], 1), _positions(s, at), mask, steer)
         return hidden[:, s:]
 
-    def nar_logits(self, hidden: Tensor, book: int) -> Tensor:
-        """Logits [..., N] of one book."""
-        return self.nar_predict_layers[book - self.first_predicted](hidden)
+    def nar_logits(self, hidden: Tensor, codebook: int) -> Tensor:
+        """Logits [..., N] of one codebook."""
+        return self.nar_predict_layers[codebook - self.first_predicted](hidden)
 
     def _nar_mask(self, of_prompt: Tensor, of_target: Tensor) -> Tensor:
         keys = torch.cat([of_prompt, of_target], 1)[:, None, None]  # [B, 1, 1, S + T]
@@ -329,7 +330,7 @@ def check_rule(rule: MaskRule) -> None:
     if rule.looks_ahead not in AHEAD:
         name = getattr(type(rule), "registered_name", type(rule).__name__)
         raise ConfigError(
-            f"objective.mask: {name!r} lets answers look ahead, and the first book is written from left to right; choose "
+            f"objective.mask: {name!r} lets answers look ahead, and the first codebook is written from left to right; choose "
             "prefix or causal"
         )
 
@@ -339,16 +340,16 @@ def frame_layout(visible: Tensor, prompt: int) -> Layout:
     zeros = torch.zeros(visible.shape, dtype=torch.long, device=visible.device)
     at = torch.arange(visible.shape[1], device=visible.device).expand_as(zeros)
     return Layout(
-        kind=zeros.to(torch.uint8) + int(Kind.AUDIO), span=zeros, doc=zeros, position=at, prompt=at < prompt,
+        kind=zeros.to(torch.uint8) + int(Kind.AUDIO), run_id=zeros, doc=zeros, position=at, prompt=at < prompt,
         visible=visible, stream=zeros,
     )  # fmt: skip
 
 
 def _summed(tables: Sequence[nn.Module], codes: Tensor) -> Tensor:
-    """Sum over books [B, T, D] of the embeddings of codes i64 [B, T, q]."""
+    """Sum over codebooks [B, T, D] of the embeddings of codes i64 [B, T, q]."""
     total = tables[0](codes[..., 0])
-    for book in range(1, codes.shape[-1]):
-        total = total + tables[book](codes[..., book])
+    for codebook in range(1, codes.shape[-1]):
+        total = total + tables[codebook](codes[..., codebook])
     return total
 
 
@@ -363,10 +364,10 @@ def _inside(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def _scores(logits: Tensor, wanted: Tensor, row: Tensor, book: Tensor, num_codes: int) -> Scores:
+def _scores(logits: Tensor, wanted: Tensor, row: Tensor, codebook: Tensor, num_codes: int) -> Scores:
     logits = logits.float()
     nll = F.cross_entropy(logits, wanted, reduction="none")
     with torch.no_grad():
         of_wanted = logits.gather(1, wanted[:, None])
         hit = (logits > of_wanted).sum(1) < TOP
-    return Scores(nll, hit, row, book, wanted == num_codes)
+    return Scores(nll, hit, row, codebook, wanted == num_codes)

@@ -1,7 +1,8 @@
 """The decoding state of a ``valle``: rows of frames that grow, and the passes over them.
 
-It answers the same asks as `ttt.sampling.decoder.session.Session`: logits at masked places of a row's flat ids.  A place of the first
-book is a step of the AR decoder, whose keys are kept: exactly, because no position ever sees what comes later (specification
+It answers the same asks as `ttt.sampling.decoder.session.Session`: logits at masked places of a row's flat ids.  A
+place of the first
+codebook is a step of the AR decoder, whose keys are kept: exactly, because no position ever sees what comes later (specification
 of AudioLM, section 8).  Which keys still hold is found by comparing codes, so samplers may take back what they like.
 """
 
@@ -52,31 +53,31 @@ class FrameSession:
         return self._row(slot).answer.tolist()
 
     def run(self, asks: Sequence[Any]) -> list[Tensor]:
-        """Logits f32 [p, ids] of every ask; at a place they are minus infinity but for its book's codes and, in the first book
+        """Logits f32 [p, ids] of every ask; at a place they are minus infinity but for its book's codes and, in the first codebook
 
         of an AR decoder, the end of the turn.
         """
         out: list[Tensor | None] = [None] * len(asks)
         ar: list[tuple[int, Tensor]] = []
         nar: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
-        q, form = self.network.books, self.network.arch.nar
+        q, form = self.network.codebooks, self.network.arch.nar
         for n, ask in enumerate(asks):
             if ask.unconditional:
                 raise ConfigError("eval.sampler: guidance (cfg_scale) is not for a valle, which has no empty prompt")
             row = self._row(ask.slot)
             ids = torch.cat([row.answer, ask.tail.cpu()])
             places = ask.places + len(row.answer)
-            books = places % q
-            if form != "masked_all" and bool((books == 0).any()):
+            codebooks = places % q
+            if form != "masked_all" and bool((codebooks == 0).any()):
                 if len(places) != 1:
                     raise ConfigError(
-                        "eval.sampler: a valle writes its first book code by code; choose its own sampler"
+                        "eval.sampler: a valle writes its first codebook code by code; choose its own sampler"
                     )
                 ar.append((n, ids[: int(places)].view(-1, q)[:, 0] - self.vocab.code_start))
                 continue
-            stage = int(books[0]) if form == "stages" else 0
-            if form == "stages" and bool((books != stage).any()):
-                raise ConfigError("eval.sampler: this valle fills one book after another; choose its own sampler")
+            stage = int(codebooks[0]) if form == "stages" else 0
+            if form == "stages" and bool((codebooks != stage).any()):
+                raise ConfigError("eval.sampler: this valle fills one codebook after another; choose its own sampler")
             nar.setdefault(stage, []).append((n, ids, places))
         if ar:
             for (n, _), logits in zip(ar, self._ar([asks[n].slot for n, _ in ar], [c for _, c in ar]), strict=True):
@@ -84,13 +85,13 @@ class FrameSession:
         for stage, some in nar.items():
             found = self._nar(stage, [(asks[n].slot, ids, asks[n].joined) for n, ids, _ in some])
             for (n, _, places), hidden in zip(some, found, strict=True):
-                books = (places % q).to(self.device)
+                codebooks = (places % q).to(self.device)
                 frames = hidden[(places // q).to(self.device)]
                 logits = frames.new_zeros(len(places), self.network.num_codes, dtype=torch.float32)
-                for book in torch.unique(books).tolist():
-                    mine = books == book
-                    logits[mine] = self.network.nar_logits(frames[mine], book).float()
-                out[n] = self._placed(logits, books, asks[n].ids)
+                for codebook in torch.unique(codebooks).tolist():
+                    mine = codebooks == codebook
+                    logits[mine] = self.network.nar_logits(frames[mine], codebook).float()
+                out[n] = self._placed(logits, codebooks, asks[n].ids)
         return out  # type: ignore[return-value]
 
     def _row(self, slot: int) -> _Row:
@@ -98,18 +99,18 @@ class FrameSession:
         assert row is not None, f"slot {slot} holds no prompt"
         return row
 
-    def _placed(self, logits: Tensor, books: Tensor, ids: slice | None) -> Tensor:
-        """Logits [p, N] or [p, N + 1] of codes of ``books`` as logits [p, ids] of ids of the vocabulary."""
+    def _placed(self, logits: Tensor, codebooks: Tensor, ids: slice | None) -> Tensor:
+        """Logits [p, N] or [p, N + 1] of codes of ``codebooks`` as logits [p, ids] of ids of the vocabulary."""
         first, stop = (0, self.vocab.size) if ids is None else (ids.start, ids.stop)
         n = self.network.num_codes
         wide = logits.new_full((len(logits), self.vocab.size), -torch.inf)
-        at = self.vocab.code_start + books.to(logits.device)[:, None] * n + torch.arange(n, device=logits.device)
+        at = self.vocab.code_start + codebooks.to(logits.device)[:, None] * n + torch.arange(n, device=logits.device)
         wide.scatter_(1, at, logits[:, :n])
         if logits.shape[1] > n:
             wide[:, self.vocab.im_end_id] = logits[:, n]
         return wide[:, first:stop]
 
-    # ------------------------------------------------------------------------------------------------ first book
+    # ------------------------------------------------------------------------------------------------ first codebook
 
     def _ar(self, slots: Sequence[int], codes: Sequence[Tensor]) -> list[Tensor]:
         """Logits [N + 1] of the code behind ``codes`` i64 [t] of each row."""
@@ -141,7 +142,7 @@ class FrameSession:
         rows = [self._row(s) for s in slots]
         lengths = torch.tensor([len(r.prompt) for r in rows])
         size = int(lengths.max())
-        padded = torch.zeros(len(rows), size, self.network.books, dtype=torch.long)
+        padded = torch.zeros(len(rows), size, self.network.codebooks, dtype=torch.long)
         for n, row in enumerate(rows):
             padded[n, : len(row.prompt)] = row.prompt
         visible = torch.arange(size) < lengths[:, None]
@@ -197,14 +198,14 @@ class FrameSession:
                 keys[slot, :, at : at + count] = k[n, :, :count]
                 values[slot, :, at : at + count] = v[n, :, :count]
 
-    # -------------------------------------------------------------------------------------------------- other books
+    # -------------------------------------------------------------------------------------------------- other codebooks
 
     def _nar(self, stage: int, some: Sequence[tuple[int, Tensor, bool]]) -> list[Tensor]:
         """Hidden states [T, D'] of the frames of flat ids i64 [T * Q], masks among them, behind each slot's prompt.
 
         With True, committed frames are read as more of the prompt (and their states are 0).
         """
-        net, q = self.network, self.network.books
+        net, q = self.network, self.network.codebooks
         frames, prompts, before = [], [], []
         for slot, ids, joined in some:
             whole = ids[: len(ids) // q * q].view(-1, q)
@@ -223,7 +224,7 @@ class FrameSession:
         return [F.pad(h[:n], (0, 0, k, 0)) for h, n, k in zip(hidden, target_lens.tolist(), before, strict=True)]
 
     def _offsets(self) -> Tensor:
-        return torch.arange(self.network.books) * self.network.num_codes
+        return torch.arange(self.network.codebooks) * self.network.num_codes
 
 
 class _Row:

@@ -1,6 +1,7 @@
-"""What the AR decoder reads and what it learns to say: one book, shifted by one, with its end.
+"""What the AR decoder reads and what it learns to say: one codebook, shifted by one, with its end.
 
-Letters: ``N`` codes of a book; the end is id N, which is padding too, the beginning N + 1 (specification of AudioLM, section 3).
+Letters: ``N`` codes of a codebook; the end is id N, which is padding too, the beginning N + 1 (specification of
+AudioLM, section 3).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ EOS_RULES = ("first", "padding")
 
 
 def ar_targets(codes: Tensor, lengths: Tensor, num_codes: int) -> Tensor:
-    """Codes i64 [B, T] of the first book -> i64 [B, T + 1]: the codes, then the end token at every place behind them.
+    """Codes i64 [B, T] of the first codebook -> i64 [B, T + 1]: the codes, then the end token at every place behind them.
 
     >>> ar_targets(torch.tensor([[3, 7, 0]]), torch.tensor([2]), 10)
     tensor([[ 3,  7, 10, 10]])

@@ -51,7 +51,7 @@ def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler) -
     """
     if any(len(p.known) for p in prompts) and not sampler.fills_holes:
         raise ConfigError(
-            "eval.sampler: holes are filled by valle_masked with first_book=masked, which a network with "
+            "eval.sampler: holes are filled by valle_masked with first_codebook=masked, which a network with "
             "model.arch.nar=masked_all takes; this sampler writes what follows the prompt"
         )
     config = getattr(getattr(model, "hf", None), "config", None)

@@ -217,7 +217,7 @@ class Decoder:
             allowed = torch.stack([self._order.allowed(r) for r in rows])
             logits = logits.masked_fill(~allowed[:, ids].to(logits.device), -torch.inf)
         for n, row in enumerate(rows):
-            if row.enforce > 0 and not inside:
+            if row.text_tokens_owed > 0 and not inside:
                 logits[n, v.im_end_id - first] = -torch.inf
         chosen = self.choose(logits, rows, inside, first)
         scores: list[tuple[float, ...]] = [()] * len(rows)
@@ -243,12 +243,12 @@ class Decoder:
         opened_by_itself = row.open and bool(v.is_audio(token))  # a form without delimiters
         yield Event(row.number, "block" if inside or opened_by_itself else "text", (token,), scores=score)
         if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
-            row.mode, row.enforce, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
+            row.mode, row.text_tokens_owed, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
         elif token == v.im_end_id and (not inside or self._order.ends_in_speech):
             yield self._done(row, "im_end")
             return
-        elif row.enforce > 0 and not inside:
-            row.enforce -= 1
+        elif row.text_tokens_owed > 0 and not inside:
+            row.text_tokens_owed -= 1
         if row.new >= s.max_tokens:
             yield self._done(row, "length")
 
@@ -260,11 +260,11 @@ class Decoder:
     def _advance_autoregressive(self, row: Row, token: int) -> bool:
         v = self.vocab
         if token in (v.soa_id, v.soa_last_id):
-            row.open, row.last, row.codes, row.enforce = True, token == v.soa_last_id, 0, 0
+            row.open, row.last, row.codes, row.text_tokens_owed = True, token == v.soa_last_id, 0, 0
         elif row.open:
             if token in (v.eoa_id, v.eoa_last_id):
                 row.open = False
-                row.enforce = max(row.enforce, self.settings.min_text_tokens_after_audio)
+                row.text_tokens_owed = max(row.text_tokens_owed, self.settings.min_text_tokens_after_audio)
                 return True
             row.codes += 1
         elif v.form == PLAIN and v.is_audio(token):
@@ -306,7 +306,7 @@ class Decoder:
             gens=[r.gen for r in rows], forbidden=() if whole else (v.im_end_id,), strict=s.strict,
             on_commit=_renumbered(on_commit, numbers), on_remask=_renumbered(self._on_remask, numbers),
             force_end=not whole, pad_id=v.pad_id if whole else None, first=0 if ids is None else ids.start,
-            books=v.num_books, places=at, known=[r.known for r in rows],
+            codebooks=v.num_codebooks, places=at, known=[r.known for r in rows],
         )  # fmt: skip
         filling.start(self.sampler, request)
         for row in rows:
@@ -357,7 +357,7 @@ class Decoder:
         yield Event(row.number, "block", tuple(ids.tolist()))
         if block.ended:
             row.mode = "text"
-            row.enforce = max(row.enforce, s.min_text_tokens_after_audio)
+            row.text_tokens_owed = max(row.text_tokens_owed, s.min_text_tokens_after_audio)
             if self.sampler.canvas == "speech":  # the span was the answer
                 yield self._done(row, "eos")
             elif row.new >= s.max_tokens:

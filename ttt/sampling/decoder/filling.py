@@ -25,7 +25,7 @@ class Row:
     last: bool = False  # the open span is the answer's last one
     open: bool = False  # inside a span that is written token by token (ar sampler)
     codes: int = 0  # codes written into the open span (ar sampler)
-    enforce: int = 0  # text tokens still owed before <|im_end|> is allowed
+    text_tokens_owed: int = 0  # text tokens still owed before <|im_end|> is allowed
     new: int = 0
     token: int = -1  # the last one written token by token; -1: none yet
     settled: int = 0  # tokens of the open span (or answer) that are committed

@@ -122,7 +122,7 @@ class TextThenSpeech(Interleaved):
         places, most = self.may.places, self.length.max_codes(True)
         over = codes >= (most if places is None else places.codes_within(most))
         allowed = torch.zeros_like(self.may.codes) if over else self._codes(codes)
-        whole = places is None or bool(places.constraint.may_end(torch.tensor(codes), places.books))
+        whole = places is None or bool(places.constraint.may_end(torch.tensor(codes), places.codebooks))
         allowed[self.vocab.im_end_id] = over or whole
         return allowed
 

@@ -43,7 +43,8 @@ class Ask:
     """Logits wanted of one row that holds its committed tokens and, behind them, ``tail`` i64 [m].
 
     ``places`` i64 [p]: offsets in the tail; -1 is the last committed token.  ``ids``: the range of ids to compute logits for.
-    ``unconditional``: a guidance mode (`ttt.sampling.samplers.blocks.CFG_MODES`); everything but the last ``visible`` tokens is then
+    ``unconditional``: a guidance mode (`ttt.sampling.samplers.blocks.CFG_MODES`); everything but the last
+    ``visible`` tokens is then
     replaced by mask tokens, as that mode says.  ``joined``: models of frames read committed frames as more of the prompt.
     """
 
@@ -173,7 +174,7 @@ class Session:
 
 
 def open_session(model: Any, mask: MaskRule, *, cache: str, room: int, slots: int) -> Any:
-    """The decoding state of ``model``: its own (`ttt.interfaces.ModelClass`), or a `Session` of token rows."""
+    """The decoding state of ``model``: its own (`ttt.interfaces.Arch`), or a `Session` of token rows."""
     own = getattr(model, "session", None)
     if own is not None:
         return own(mask, cache=cache, room=room, slots=slots)
@@ -205,7 +206,7 @@ class _Row:
         capacity = n + room
         self.ids = torch.full((capacity,), vocab.pad_id, dtype=torch.long)
         self.kind = torch.zeros((1, capacity), dtype=torch.uint8)
-        self.span = torch.zeros((1, capacity), dtype=torch.long)
+        self.run_id = torch.zeros((1, capacity), dtype=torch.long)
         self.prompt = torch.zeros((1, capacity), dtype=torch.bool)  # what was asked, the model's own turns left out
         self.content = torch.zeros(capacity, dtype=torch.bool)
         self.prompt[0, :n] = True if prompt.answer is None else ~torch.tensor(list(prompt.answer), dtype=torch.bool)
@@ -222,21 +223,21 @@ class _Row:
         audio = self.vocab.is_audio(ids)
         self.ids[start:stop] = ids
         self.kind[0, start:stop] = torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT))
-        before = int(self.span[0, start - 1]) if start else 0
-        self.span[0, start:stop] = before + torch.cumsum(~audio, 0)
+        before = int(self.run_id[0, start - 1]) if start else 0
+        self.run_id[0, start:stop] = before + torch.cumsum(~audio, 0)
 
     def _grow(self) -> None:
         def longer(x: Tensor) -> Tensor:
             return torch.cat([x, torch.zeros_like(x)], -1)
 
-        self.ids, self.kind, self.span = longer(self.ids), longer(self.kind), longer(self.span)
+        self.ids, self.kind, self.run_id = longer(self.ids), longer(self.kind), longer(self.run_id)
         self.prompt, self.content = longer(self.prompt), longer(self.content)
 
     def layout(self, stop: int) -> Layout:
         """The first ``stop`` positions as one visible document."""
         nothing = torch.zeros((1, stop), dtype=torch.long)
         return Layout(
-            kind=self.kind[:, :stop], span=self.span[:, :stop], doc=nothing, position=torch.arange(stop)[None],
+            kind=self.kind[:, :stop], run_id=self.run_id[:, :stop], doc=nothing, position=torch.arange(stop)[None],
             prompt=self.prompt[:, :stop], visible=nothing == 0, stream=nothing,
         )  # fmt: skip
 

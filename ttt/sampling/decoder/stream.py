@@ -1,6 +1,6 @@
 """An answer as it comes: pieces of text, settled audio blocks, and their sound.
 
-Letters: ``F`` frames, ``Q`` code books, ``S`` wav samples.
+Letters: ``F`` frames, ``Q`` codebooks, ``S`` wav samples.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def stream(
 
 
 def check_codec(codec: Codec, tokenizer: TextTokenizer) -> None:
-    """Raise `ConfigError` unless the codec's books are those of the vocabulary."""
+    """Raise `ConfigError` unless the codec's codebooks are those of the vocabulary."""
     vocab = tokenizer.vocab
-    if (codec.num_books, codec.num_codes) != (vocab.num_books, vocab.num_codes):
+    if (codec.num_codebooks, codec.num_codes) != (vocab.num_codebooks, vocab.num_codes):
         raise ConfigError(
-            f"codec: {codec.codec_id!r} has {codec.num_books} book(s) of {codec.num_codes} codes, the model's vocabulary "
-            f"{vocab.num_books} of {vocab.num_codes}; name the codec the data were made with"
+            f"codec: {codec.codec_id!r} has {codec.num_codebooks} codebook(s) of {codec.num_codes} codes, the model's vocabulary "
+            f"{vocab.num_codebooks} of {vocab.num_codes}; name the codec the data were made with"
         )
 
 

@@ -86,7 +86,7 @@ class Places:
     """
 
     constraint: Constraint
-    books: tuple[tuple[int, int], ...]
+    codebooks: tuple[tuple[int, int], ...]
     table: Tensor
     openers: tuple[int, ...]
     period: int
@@ -95,7 +95,7 @@ class Places:
     def of(cls, constraint: Constraint, vocab: Vocabulary, size: int) -> Places:
         """For a vocabulary whose model has logits for ``size`` ids."""
         space = vocab.code_space
-        ranges = constraint.ranges(space.books)
+        ranges = constraint.ranges(space.codebooks)
         table = torch.zeros((2 * len(ranges), size), dtype=torch.bool)
         table[:, : vocab.audio_start] = True
         table[:, list(space.ends)] = False
@@ -103,7 +103,7 @@ class Places:
             table[2 * n : 2 * n + 2, start:stop] = True
             table[2 * n + 1, list(space.ends)] = True
         openers = tuple(sorted({vocab.soa_id, vocab.soa_last_id} - {ABSENT}))
-        return cls(constraint, space.books, table, openers, constraint.period(space.books))
+        return cls(constraint, space.codebooks, table, openers, constraint.period(space.codebooks))
 
     def columns(self, ids: slice | None, device: Any = "cpu") -> Places:
         """The same for logits of the ids ``ids`` only, on another device."""
@@ -114,7 +114,7 @@ class Places:
 
     def rows(self, places: Tensor) -> Tensor:
         """Row of ``table`` for each place.  i64 [*] -> i64 [*]."""
-        return 2 * self.constraint.range_at(places, self.books) + self.constraint.may_end(places, self.books).long()
+        return 2 * self.constraint.range_at(places, self.codebooks) + self.constraint.may_end(places, self.codebooks).long()
 
     def at(self, places: Tensor) -> Tensor:
         """bool [*, columns]: what may stand at ``places`` of a span."""
@@ -122,7 +122,7 @@ class Places:
 
     def codes_within(self, most: int) -> int:
         """The largest number of codes, at most ``most``, after which a span may end."""
-        while most > 0 and not bool(self.constraint.may_end(torch.tensor(most), self.books)):
+        while most > 0 and not bool(self.constraint.may_end(torch.tensor(most), self.codebooks)):
             most -= 1
         return max(most, 0)
 

@@ -234,7 +234,7 @@ def check_canvas(canvas: str) -> None:
 
 
 @dataclass(frozen=True)
-class Ranked(BlockSampler):
+class RemaskSampler(BlockSampler):
     """Block samplers whose candidates rank by a remasking rule's score.
 
     ``end_guard``: an end token is committed only when nothing before it stays open.  Two switches of LLaDA's published
@@ -266,7 +266,7 @@ class Ranked(BlockSampler):
 
 @SAMPLER.register("blockwise")
 @dataclass(frozen=True)
-class Blockwise(Ranked):
+class Blockwise(RemaskSampler):
     """Block-wise diffusion decoding: a fixed number of steps a block, the best-scored candidates first.
 
     ``diffusion_steps`` is the total for a span of ``gen_length`` tokens, so a block gets

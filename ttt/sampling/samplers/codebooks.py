@@ -1,4 +1,4 @@
-"""Samplers of frames of codes: the first book from left to right, the other books by stages or by masked diffusion.
+"""Samplers of frames of codes: the first codebook from left to right, the other codebooks by stages or by masked diffusion.
 
 A row is filled by a coroutine of its own (`ttt.sampling.samplers.steps`); rows that want something at the same time share a call.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -22,24 +23,24 @@ from ttt.sampling.samplers.steps import Block, Call, Steps, drive, together
 
 @dataclass(frozen=True)
 class _FrameSampler(SpanSampler):
-    """What both samplers share: the first book (specification of AudioLM, section 8), limits, chunks.
+    """What both samplers share: the first codebook (specification of AudioLM, section 8), limits, chunks.
 
-    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n the upper books of n frames are filled as soon as
-    their first book is there, which lets sound stream; it is an approximation: the NAR decoder was trained on whole targets.
+    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n the upper codebooks of n frames are filled as soon as
+    their first codebook is there, which lets sound stream; it is an approximation: the NAR decoder was trained on whole targets.
     """
 
     canvas = "answer"  # no field: nothing to choose
-    model_class = "valle"
+    arch = "valle"
 
-    temperature: float = 1.0  # first book; 0: greedy
-    top_k: int = 0  # first book; 0: off
-    top_p: float = 1.0  # first book; 1: off
+    temperature: float = 1.0  # first codebook; 0: greedy
+    top_k: int = 0  # first codebook; 0: off
+    top_p: float = 1.0  # first codebook; 1: off
     min_frames: int = 0  # no end before so many frames
     max_frames: int = 500  # frames after which decoding stops (bounded by eval.max_tokens too)
     stop_on_argmax: bool = True  # end when the end is the likeliest, whatever was drawn
     repetition_window: int = 0  # frames looked back on; 0: off
     repetition_share: float = 0.1  # a code that fills more of the window is drawn again from all codes (VALL-E 2)
-    chunk_frames: int = 0  # 0: the upper books when all frames are there (exact)
+    chunk_frames: int = 0  # 0: the upper codebooks when all frames are there (exact)
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -60,8 +61,8 @@ class _FrameSampler(SpanSampler):
         yield from together([self.row(request, r) for r in range(request.rows)])
 
     def row(self, request: SpanRequest, row: int) -> Steps:
-        """One row: the first book frame by frame, the others behind it."""
-        q, gen = request.books, request.gens[row]
+        """One row: the first codebook frame by frame, the others behind it."""
+        q, gen = request.codebooks, request.gens[row]
         frames = torch.full((0, q), request.mask_id, dtype=torch.long)
         settled, ended = 0, False
         past: list[int] = []
@@ -95,7 +96,7 @@ class _FrameSampler(SpanSampler):
             yield Block(row, ids, ended)
 
     def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
-        """Fill the upper books of the frames from ``settled`` on; returns the frames [T, Q]."""
+        """Fill the upper codebooks of the frames from ``settled`` on; returns the frames [T, Q]."""
         raise NotImplementedError
         yield
 
@@ -103,7 +104,7 @@ class _FrameSampler(SpanSampler):
         """Most frames, and whether there must be as many."""
         exact = request.exact[row]
         limit = request.limit[row] if exact is None else exact
-        return max(1, min(limit // request.books, limit if exact is not None else self.max_frames)), exact is not None
+        return max(1, min(limit // request.codebooks, limit if exact is not None else self.max_frames)), exact is not None
 
     def _choose(self, logits: Tensor, past: list[int], ends: list[int], gen: Generator) -> int:
         """A column: drawn, or the end, or drawn again where it repeats too much."""
@@ -126,9 +127,9 @@ class _FrameSampler(SpanSampler):
 @SAMPLER.register("valle")
 @dataclass(frozen=True)
 class ValleSampler(_FrameSampler):
-    """VALL-E's decoding: the first book token by token, then one pass for each further book."""
+    """VALL-E's decoding: the first codebook token by token, then one pass for each further codebook."""
 
-    nar_temperature: float = 0.0  # upper books; 0: the likeliest code
+    nar_temperature: float = 0.0  # upper codebooks; 0: the likeliest code
     chunk_prefix: bool = False  # frames of earlier chunks join the prompt (for networks trained with nar_prefix: first)
 
     def __post_init__(self) -> None:
@@ -137,37 +138,39 @@ class ValleSampler(_FrameSampler):
             raise ValueError(f"nar_temperature must be >= 0, got {self.nar_temperature}")
 
     def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
-        """One call a book."""
-        q, t = request.books, len(frames)
+        """One call a codebook."""
+        q, t = request.codebooks, len(frames)
         if t == settled:
             return frames
-        for book in range(1, q):
-            places = torch.arange(settled, t) * q + book
+        for codebook in range(1, q):
+            places = torch.arange(settled, t) * q + codebook
             answers = yield [_call(row, frames.flatten(), places, joined=self.chunk_prefix)]
             logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
             _report(request, row, places, chosen[0], logits[0].cpu())
             frames = frames.clone()
-            frames[settled:, book] = chosen[0] + request.first
+            frames[settled:, codebook] = chosen[0] + request.first
         return frames
 
 
 @SAMPLER.register("valle_masked")
 @dataclass(frozen=True)
 class ValleMaskedSampler(_FrameSampler):
-    """Coarse-to-fine confidence decoding of masked books (MaskGIT's, arXiv 2202.04200, over frames and books).
+    """Coarse-to-fine confidence decoding of masked codebooks (MaskGIT's, arXiv 2202.04200, over frames and codebooks).
 
-    All masked codes compete in every step; a code's confidence is multiplied by its book's weight, so that coarse books settle
-    first.  With model.arch.nar=masked the first book is written before, from left to right; with masked_all it is masked
+    All masked codes compete in every step; a code's confidence is multiplied by its book's weight, so that coarse codebooks settle
+    first.  With model.arch.nar=masked the first codebook is written before, from left to right; with masked_all it is masked
     too, and the answer has ``max_frames`` frames (or what is left of eval.max_tokens), or those a prompt's ``known`` leaves open
     (in-filling).
     """
 
-    steps_total: int = 16  # calls for the masked books
-    book_weights: list[float] = field(default_factory=list)  # of confidence, by book; empty: 2 ** -book
+    steps_total: int = 16  # calls for the masked codebooks
+    codebook_weights: list[float] = field(default_factory=list)  # of confidence, by codebook; empty: 2 ** -codebook
     masked_temperature: float = 0.0  # of the codes; 0: the likeliest
     noise: float = 0.0  # Gumbel noise on the log-confidence, falling to 0 with the steps
-    first_book: str = "ar"  # ar (nar=masked) | masked (nar=masked_all)
+    renamed_fields: ClassVar = {"first_book": "first_codebook"}
+
+    first_codebook: str = "ar"  # ar (nar=masked) | masked (nar=masked_all)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,37 +178,37 @@ class ValleMaskedSampler(_FrameSampler):
             self.steps_total < 1
             or self.masked_temperature < 0
             or self.noise < 0
-            or any(w <= 0 for w in self.book_weights)
+            or any(w <= 0 for w in self.codebook_weights)
         ):
-            raise ValueError("need steps_total >= 1, masked_temperature >= 0, noise >= 0 and book_weights > 0")
-        if self.first_book not in ("ar", "masked"):
-            raise ValueError(f"first_book must be ar or masked, got {self.first_book!r}")
+            raise ValueError("need steps_total >= 1, masked_temperature >= 0, noise >= 0 and codebook_weights > 0")
+        if self.first_codebook not in ("ar", "masked"):
+            raise ValueError(f"first_codebook must be ar or masked, got {self.first_codebook!r}")
 
     @property
     def fills_holes(self) -> bool:  # type: ignore[override]
         """Does it keep what a prompt knows of its answer (`Prompt.known`)?"""
-        return self.first_book == "masked"
+        return self.first_codebook == "masked"
 
     def row(self, request: SpanRequest, row: int) -> Steps:
-        """With ``first_book`` masked, one canvas of frames; else as every sampler of frames."""
-        if self.first_book == "ar":
+        """With ``first_codebook`` masked, one canvas of frames; else as every sampler of frames."""
+        if self.first_codebook == "ar":
             yield from super().row(request, row)
             return
         given = request.known[row] if request.known else ()
         if len(given):
-            canvas = torch.tensor(list(given), dtype=torch.long).view(-1, request.books)
+            canvas = torch.tensor(list(given), dtype=torch.long).view(-1, request.codebooks)
         else:
             most, _ = self._limits(request, row)
-            canvas = torch.full((most, request.books), request.mask_id, dtype=torch.long)
+            canvas = torch.full((most, request.codebooks), request.mask_id, dtype=torch.long)
         frames = yield from self.upper(request, row, canvas, 0)
         yield Block(row, torch.cat([frames.flatten(), torch.tensor([request.end_ids[row][0]])]), True)
 
     def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
         """Unmask everything that is masked, some of it in each step."""
-        q = request.books
-        weights = torch.tensor(self.book_weights or [2.0**-b for b in range(q)])
+        q = request.codebooks
+        weights = torch.tensor(self.codebook_weights or [2.0**-b for b in range(q)])
         if len(weights) != q:
-            raise ConfigError(f"eval.sampler.book_weights: {len(weights)} weights for {q} books; give one each")
+            raise ConfigError(f"eval.sampler.codebook_weights: {len(weights)} weights for {q} codebooks; give one each")
         flat = frames.flatten().clone()
         flat_settled = torch.arange(len(flat)) < settled * q
         total = int(((flat == request.mask_id) & ~flat_settled).sum())

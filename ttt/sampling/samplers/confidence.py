@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ttt.registry import component
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.blocks import Ranked, Step, best
+from ttt.sampling.samplers.blocks import RemaskSampler, Step, best
 
 
 @dataclass(frozen=True)
-class Certain(Ranked):
+class Certain(RemaskSampler):
     """Every candidate that is certain enough, at least the best one.
 
     With the guard an end token waits until all before it is committed, in this step at the latest.

@@ -35,7 +35,7 @@ class SpanRequest:
     or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
     stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
     whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
-    anything does (LLaDA's EOS).  ``books``: codes of a frame, which follow each other.  ``known``: per row the
+    anything does (LLaDA's EOS).  ``codebooks``: codes of a frame, which follow each other.  ``known``: per row the
     answer as far as it is given, mask tokens where it is to be written (empty: nothing).  ``places``: what stands at which place
     of a span (`ttt.sampling.samplers.allowed.Places`), or of an answer (`Grid`); None: the same everywhere.
     """
@@ -55,7 +55,7 @@ class SpanRequest:
     force_end: bool = True
     pad_id: int | None = None
     first: int = 0
-    books: int = 1
+    codebooks: int = 1
     known: Sequence[Sequence[int]] = ()
     places: Places | Grid | None = None
 

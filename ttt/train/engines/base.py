@@ -92,7 +92,7 @@ class Engine(ABC):
 
     def load_model(self, folder: Path) -> None:
         """Read what `save_model` wrote; called on every rank."""
-        with self.ranks.together():
+        with self.ranks.all_or_none():
             load_weights(self.model, folder)
 
     def whole_weights(self) -> AbstractContextManager[Any]:

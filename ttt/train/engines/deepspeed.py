@@ -227,7 +227,7 @@ class DeepSpeedEngine(Engine):
 
         self._fill_shell()  # a folder may hold some of the weights only (adapters)
         full: dict[str, Tensor] = {}
-        with self.ranks.together():
+        with self.ranks.all_or_none():
             if self._shell is not None:
                 load_weights(self._shell, folder)
                 full = {n: p.data for n, p in self._shell.named_parameters()}
@@ -355,7 +355,7 @@ def _check_stage(stage: int, config: dict[str, Any]) -> None:
     if stage > 1 or overlap:
         found = "overlap_comm" if stage == 1 else f"stage {stage}"
         raise ConfigError(
-            f"train.zero_stage: {found} exchanges gradients while they arise, and the ranks of this model class train different "
+            f"train.zero_stage: {found} exchanges gradients while they arise, and the ranks of this architecture train different "
             "parameters in an update; use train.zero_stage=1 without overlap_comm, or train.engine=local"
         )
 

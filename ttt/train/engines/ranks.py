@@ -17,7 +17,7 @@ class RankLostError(TttError):
     """Another process of this run is gone, or does not answer."""
 
 
-class FellowError(TttError):
+class PeerFailedError(TttError):
     """This process is well, but another of the same run failed and said why."""
 
     quiet = True  # the one that failed prints it
@@ -62,7 +62,7 @@ class Ranks:
             self._owns_group = True
         self._control = dist.new_group(backend="gloo", timeout=patience)  # counts and logs travel on the CPU
 
-    def tell(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """``value`` of every rank, by rank."""
         if self.size == 1:
             return [value]
@@ -77,7 +77,7 @@ class Ranks:
         if self.size == 1:
             return dict(values)
         total: dict[str, float] = {}
-        for part in self.tell(dict(values)):
+        for part in self.all_gather(dict(values)):
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + value
         return total
@@ -90,8 +90,8 @@ class Ranks:
             dist.barrier(group=self._control)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """A stretch that succeeds on every rank or on none: who did well raises `FellowError` when another failed.
+    def all_or_none(self) -> Iterator[None]:
+        """A stretch that succeeds on every rank or on none: who did well raises `PeerFailedError` when another failed.
 
         The first rank that failed raises its own error, so one message is printed and nobody waits for the dead.
         """
@@ -105,13 +105,13 @@ class Ranks:
             if is_lost_rank(error):  # nobody is left to talk to
                 raise
             failure = error
-        told = self.tell(None if failure is None else f"{type(failure).__name__}: {failure}")
+        told = self.all_gather(None if failure is None else f"{type(failure).__name__}: {failure}")
         first = next((rank for rank, message in enumerate(told) if message is not None), None)
         if first == self.rank:
             assert failure is not None
             raise failure
         if first is not None:
-            raise FellowError(f"rank {first} failed: {told[first]}") from failure
+            raise PeerFailedError(f"rank {first} failed: {told[first]}") from failure
 
     def close(self) -> None:
         """Leave the group, if this object made it."""

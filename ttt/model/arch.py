@@ -1,4 +1,4 @@
-"""Model classes: the network a run starts with, and the network of a folder, whatever their class."""
+"""Architectures: the network a run starts with, and the network of a folder, whatever their class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
-from ttt.interfaces import ModelClass
-from ttt.model.stored import stored_class
+from ttt.interfaces import Arch
+from ttt.model.stored import stored_arch
 from ttt.registry.families import ARCH
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @ARCH.register("causal_lm")
 @dataclass(frozen=True)
-class CausalLM(ModelClass):
+class CausalLM(Arch):
     """A Hugging Face causal LM with the vocabulary's new rows; its weights or shape stand in `model.path` or `model.preset`."""
 
     def start(
@@ -40,11 +40,11 @@ def open_model(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype |
     """The network of a model folder, of whatever class it is, ready to be asked: without dropout.  Raises `CheckpointError`."""
     import torch
 
-    arch = ARCH.build(dict(stored_class(folder) or {"name": "causal_lm"}), f"{folder}/config.json")
+    arch = ARCH.build(dict(stored_arch(folder) or {"name": "causal_lm"}), f"{folder}/config.json")
     return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype).eval()
 
 
-def check_class(name: str, wanted: str, who: str) -> None:
-    """Raise `ConfigError` when ``who`` (a key and a plug-in) works with model class ``wanted`` and the run has ``name``."""
+def check_arch(name: str, wanted: str, who: str) -> None:
+    """Raise `ConfigError` when ``who`` (a key and a plug-in) works with architecture ``wanted`` and the run has ``name``."""
     if wanted and name != wanted:
-        raise ConfigError(f"{who} works with model class {wanted!r}, the run has {name!r}; set model.arch={wanted}")
+        raise ConfigError(f"{who} works with architecture {wanted!r}, the run has {name!r}; set model.arch={wanted}")
