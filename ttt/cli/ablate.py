@@ -133,7 +133,7 @@ def _absolute(plugin: str, base: Path) -> str:
 
 def _check_examples(config: RunConfig, checked: dict[tuple[str, frozenset[str]], None]) -> None:
     """Refuse example files of tasks that are not configured before anything is trained for them."""
-    from ttt.cli.run import read_files
+    from ttt.eval.inputs import read_files
 
     labels = frozenset(task.label for task in config.tasks)
     for path in config.eval.examples:
@@ -146,7 +146,7 @@ def _check_examples(config: RunConfig, checked: dict[tuple[str, frozenset[str]],
 
 def _measured(table: TableSpec, cells: Sequence[Cell]) -> tuple[list[Any], list[Any]]:
     """The table's metrics and, of the same tasks, calls per second; unknown keys are refused."""
-    from ttt.cli.run import read_files
+    from ttt.eval.inputs import read_files
     from ttt.eval.keys import key_prefix
     from ttt.lab.comparison import Measured
     from ttt.registry.families import METRIC

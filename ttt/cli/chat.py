@@ -348,8 +348,8 @@ class Chat:
         """/save FILE"""
         import dataclasses
 
-        from ttt.cli.run import settings_of
         from ttt.data.formats import write_examples
+        from ttt.eval.inputs import settings_of
 
         if not rest:
             raise ConfigError("/save: where to? /save talk.jsonl")

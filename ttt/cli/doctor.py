@@ -207,7 +207,7 @@ def _plain_attention(config: RunConfig) -> str:
 
 def _initial(config: RunConfig, tokenizer: TextTokenizer, section: Any) -> Any:
     """The weights the run started from, made again."""
-    from ttt.cli.run import model_folder
+    from ttt.api import model_folder
     from ttt.model.lm import SpeechTextLM
 
     if config.train.init_from:

@@ -113,7 +113,7 @@ def _label(node: Any) -> str:
 
 def _examples(config: RunConfig, arguments: argparse.Namespace) -> list[Example]:
     """``--limit`` of each task of the file, or those asked for."""
-    from ttt.cli.run import read_files
+    from ttt.eval.inputs import read_files
 
     found = [e for some in read_files([arguments.examples], 0, {t.label for t in config.tasks}).values() for e in some]
     if arguments.uid:
@@ -178,8 +178,8 @@ def _report(
     config: RunConfig, contenders: Mapping[str, RunConfig], answers: Mapping[str, Sequence[Answered]],
     examples: Sequence[Example], checkpoint: Path, arguments: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    from ttt.cli.run import settings_of
     from ttt.eval.cards import git_state, hardware, versions
+    from ttt.eval.inputs import settings_of
     from ttt.inspection.samplers import summarise
 
     rate = getattr(config.codec, "frame_rate_hz", None) if config.codec is not None else None

@@ -9,10 +9,11 @@ import logging
 import time
 from pathlib import Path
 
+from ttt.api import model_folder, pick_device
 from ttt.cli.common import configure, dry_run
-from ttt.cli.run import eval_folder, model_folder, pick_device, read_files
 from ttt.config.load import to_plain
 from ttt.data.manifest import write_jsonl
+from ttt.eval.inputs import eval_folder, read_files
 from ttt.stage import Stage
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ def prepare(arguments: argparse.Namespace, name: str = "lm-eval") -> tuple[RunCo
 
 def run_tasks(arguments: argparse.Namespace, config: RunConfig, folder: Path, out: Path) -> None:
     """Tasks of the harness -> ``card.json`` and ``questions.jsonl`` in ``out``; prints the table."""
-    from ttt.cli.run import decode_settings
+    from ttt.api import decode_settings
     from ttt.textbench.tasks import check_documents, choose, harness_version, load, task_digest
 
     settings = settings_from(arguments, config)

@@ -17,7 +17,7 @@ from ttt.textbench.opening import make_scorer, settings_from
 
 def mmlu_redux(arguments: argparse.Namespace) -> int:
     """Write ``card.json``, ``questions.jsonl`` and ``predictions_MODEL_SUBJECT.csv``; print the table."""
-    from ttt.cli.run import decode_settings
+    from ttt.api import decode_settings
     from ttt.textbench.mmlu_redux import Protocol, read_folder, subject_files
 
     protocol = Protocol(arguments.protocol, arguments.labels, arguments.only_ok, arguments.parse, arguments.instruction)

@@ -6,22 +6,20 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ttt.api import decode_settings, model_folder, pick_device
 from ttt.cli.common import configure, dry_run
 from ttt.cli.model import starting_network
 from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
-from ttt.errors import ConfigError, DataError
+from ttt.errors import ConfigError
+from ttt.eval.inputs import check_words, eval_folder, read_files, settings_of
 from ttt.stage import Stage
 
 if TYPE_CHECKING:
     from ttt.eval.recordings import Recordings
-    from ttt.interfaces import Task
-    from ttt.types import Example
 
 log = logging.getLogger(__name__)
 
@@ -108,76 +106,11 @@ def train(arguments: argparse.Namespace) -> int:
     return Trainer(config, model, config.objective, ahead, dev, callbacks=callbacks).run().exit_code
 
 
-def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
-    """Examples by file: the first ``limit`` of each task (0: all); tasks that are not in ``labels`` are refused."""
-    from ttt.data.formats import read_examples
-
-    if not paths:
-        raise ConfigError("eval.examples: missing; list the example files to answer")
-    chosen: dict[Path, list[Example]] = {}
-    for path in map(Path, paths):
-        kept: list[Example] = []
-        seen: dict[str, int] = {}
-        for example in read_examples(path):
-            if example.task not in labels:
-                raise ConfigError(
-                    f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(labels)}"
-                )
-            seen[example.task] = seen.get(example.task, 0) + 1
-            if not limit or seen[example.task] <= limit:
-                kept.append(example)
-        chosen[path] = kept
-    return chosen
-
-
-def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Task]) -> None:
-    """Raise `DataError` for a metric of what a judge hears, when no example of the task says what is to be heard."""
-    from ttt.eval.metrics import rests_on
-    from ttt.registry.families import METRIC
-
-    for label, task in tasks.items():
-        mine = [e for found in files.values() for e in found if e.task == label]
-        if not mine or any(e.meta.get("speech_ref") or e.meta.get("answer_key") for e in mine):
-            continue
-        for name, node in task.metrics.items():
-            if "judge" in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")):
-                raise DataError(
-                    f"eval.examples: metric {name!r} of task {label!r} compares what is heard with words, and example "
-                    f"{mine[0].uid!r} has none, nor has any other; give the corpus' items their text, or leave the metric out"
-                )
-
-
 def recordings_of(config: RunConfig) -> Recordings:
     """The recordings of ``data.corpus``, for metrics that compare sounds."""
     from ttt.eval.recordings import Recordings
 
     return Recordings(None if config.data.corpus == MISSING else config.data.corpus)
-
-
-def eval_folder(config: RunConfig) -> Path:
-    """Where generations and cards go."""
-    return Path(config.eval.out) if config.eval.out else Path(config.run.dir) / "eval"
-
-
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Everything that decides a generation, for markers and cards."""
-    e = config.eval
-    names = (
-        "batch_size",
-        "max_tokens",
-        "strict",
-        "cache",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_text_tokens_after_audio",
-        "limit",
-        "forced",
-    )
-    return {
-        "sampler": to_plain(e.sampler), "length": to_plain(e.length), "mask": to_plain(getattr(config.objective, "mask", None)),
-        "seed": config.run.seed, **{n: getattr(e, n) for n in names},
-    }  # fmt: skip
 
 
 def generate(arguments: argparse.Namespace) -> int:

@@ -126,7 +126,7 @@ def _questions(arguments: argparse.Namespace, model: Model) -> list[tuple[str, A
         return [("text", arguments.text)]
     if arguments.wav:
         return [(Path(arguments.wav).stem, Path(arguments.wav))]
-    from ttt.cli.run import read_files
+    from ttt.eval.inputs import read_files
 
     paths = arguments.examples or model.config.eval.examples
     if not paths:

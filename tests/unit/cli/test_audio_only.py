@@ -92,8 +92,8 @@ def test_a_task_that_reads_text_refuses_such_an_item(world, capsys):
 
 def test_what_is_heard_needs_words_to_compare_with(world, capsys, tmp_path):
     """Said before anything is listened to."""
-    from ttt.cli.run import check_words
     from ttt.errors import DataError
+    from ttt.eval.inputs import check_words
     from ttt.registry.families import TASK
     from ttt.types import Example, Span, Turn
 

@@ -202,7 +202,7 @@ def nar_model():
 
 
 def test_a_span_sampler_is_refused_for_a_model_of_whole_answers():
-    from ttt.cli.run import decode_settings
+    from ttt.api import decode_settings
     from ttt.config.load import load_config
 
     for sampler in ("blockwise", "ar"):
