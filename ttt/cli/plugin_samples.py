@@ -116,7 +116,8 @@ SAMPLES: dict[str, Sample] = {
     "codec": Sample(
         "One code per frame: its loudness; decoding gives a tone that is as loud.",
         imports="import numpy as np\n\nfrom ttt.errors import DataError\nfrom ttt.types import AudioCodes, Waveform",
-        members="num_codes: int = 64\nrate_hz: int = 16_000\nframe_rate_hz: float = 50.0\n\nnum_codebooks = 1\nexact_stream = True\n\n"
+        members="num_codes: int = 64\nrate_hz: int = 16_000\nframe_rate_hz: float = 50.0\n\n"
+        "num_codebooks = 1\nexact_stream = True\n\n"
         "def __post_init__(self) -> None:\n"
         "    self.hop = round(self.rate_hz / self.frame_rate_hz)  # samples per frame\n"
         "    self.codec_id = f\"@NAME@-{self.num_codes}x{self.hop}\"\n\n"
