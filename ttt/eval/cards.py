@@ -83,7 +83,34 @@ def write_card(path: str | Path, card: Mapping[str, Any]) -> None:
     """Check and write, complete or not at all."""
     path = Path(path)
     _check(card, str(path))
-    write_json(path, card)
+    write_text(path, card_text(card))
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """JSON with one line per field, and one line per metric or section in fields that hold such.
+
+    >>> print(card_text({"format": "ttt-card-1", "metrics": {"asr/wer": {"value": 0.5, "n": 2}}, "data": {}}))
+    {
+    "format": "ttt-card-1",
+    "metrics": {
+     "asr/wer": {"value": 0.5, "n": 2}
+    },
+    "data": {}
+    }
+    <BLANKLINE>
+    """
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+
+    fields = []
+    for key, value in plain(card).items():
+        if isinstance(value, dict) and any(isinstance(entry, dict) for entry in value.values()):
+            entries = ",\n".join(f" {line(name)}: {line(entry)}" for name, entry in value.items())
+            fields.append(f"{line(key)}: {{\n{entries}\n}}")
+        else:
+            fields.append(f"{line(key)}: {line(value)}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -100,12 +127,16 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON under a temporary name, then renamed; NaN and infinity become null."""
+    """Indented JSON, complete or not at all; NaN and infinity become null."""
+    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file under a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False, default=str)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -321,6 +321,7 @@ def write_cell_card(cell: Cell, seconds: Mapping[str, float]) -> dict[str, Any]:
         "decode_only_of": cell.parent.row if cell.parent is not None else "",
         "items": os.path.relpath(cell.folder / "eval" / "items.jsonl", cell.card.parent),
     }  # fmt: skip
+    card["by_kind"] = {}  # stays in the score's own card, beside the items it is computed from
     card["timing"] = {**card["timing"], **{f"{verb}_wall_s": round(s, 2) for verb, s in seconds.items()}}
     if not cell.config.eval.checkpoint:
         card["timing"]["train_s"] = card["training"].get("seconds")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from ttt.config.load import build_config
 from ttt.errors import DataError
 from ttt.eval import cards
+
+SHIPPED = sorted((Path(__file__).parents[3] / "docs" / "results").glob("*/cards/*.json"))
 
 RESULT = {
     "metrics": {"asr/wer": {"value": 0.125, "low": 0.1, "high": float("nan"), "n": 8, "metric_id": "wer[words]"}},
@@ -75,3 +79,26 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "card.json").write_text('{"format":')
     with pytest.raises(DataError, match="card.json:1: not JSON"):
         cards.read_card(tmp_path / "card.json")
+
+
+def test_shipped_cards_are_read_are_compact_and_are_no_copies():
+    assert len(SHIPPED) > 100
+    read = {path: cards.read_card(path) for path in SHIPPED}
+    for path, card in read.items():
+        assert not card["by_kind"] and path.read_text(encoding="utf-8") == cards.card_text(card)
+        assert {"row", "seed", "digest", "inputs"} <= set(card)
+    assert len({card["digest"] for card in read.values()}) == len(read)
+
+
+@pytest.mark.parametrize("table", sorted({path.parts[-3] for path in SHIPPED}))
+def test_the_configurations_of_shipped_cards_are_accepted_today(table, caplog):
+    """`ttt repro` builds the card's configuration; the last cell of each table stands for its rows."""
+    path = [path for path in SHIPPED if path.parts[-3] == table][-1]
+    config = build_config(cards.read_card(path)["config"], ("data.train", "data.tokenizer", "train.steps"))
+    assert config.train.steps > 0 and "old name" not in caplog.text
+
+
+@pytest.mark.slow
+def test_the_configuration_of_every_shipped_card_is_accepted_today():
+    for path in SHIPPED:
+        build_config(cards.read_card(path)["config"], ("data.train", "data.tokenizer", "train.steps"))

@@ -168,7 +168,7 @@ class ValleMaskedSampler(_FrameSampler):
     codebook_weights: list[float] = field(default_factory=list)  # of confidence, by codebook; empty: 2 ** -codebook
     masked_temperature: float = 0.0  # of the codes; 0: the likeliest
     noise: float = 0.0  # Gumbel noise on the log-confidence, falling to 0 with the steps
-    renamed_fields: ClassVar = {"first_book": "first_codebook"}
+    renamed_fields: ClassVar = {"first_book": "first_codebook", "book_weights": "codebook_weights"}
 
     first_codebook: str = "ar"  # ar (nar=masked) | masked (nar=masked_all)
 
