@@ -1,0 +1,110 @@
+"""Files and folders are written whole or not at all, and no temporary stays behind."""
+
+import json
+import os
+
+import pytest
+
+from ttt.io import atomic
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+WRITERS = [
+    (lambda p: atomic.write_text(p, "é\n"), "é\n".encode()),
+    (lambda p: atomic.write_text(p, "x", sync=True), b"x"),
+    (lambda p: atomic.write_bytes(p, b"\0\xff"), b"\0\xff"),
+    (lambda p: atomic.write_json(p, {"a": (float("nan"),), "ü": 1}), '{\n "a": [\n  null\n ],\n "ü": 1\n}\n'.encode()),
+    (lambda p: atomic.write_json_lines(p, iter([{"b": 1}, {"a": "é"}])), '{"b": 1}\n{"a": "é"}\n'.encode()),
+    (lambda p: atomic.write_json_lines(p, [{"b": 1}], separators=(",", ":")), b'{"b":1}\n'),
+    (lambda p: atomic.write_json_lines(p, []), b""),
+]
+
+
+@pytest.mark.parametrize(("write", "content"), WRITERS)
+def test_a_file_is_written_and_replaced(tmp_path, write, content):
+    path = tmp_path / "new" / "file"
+    write(path)
+    path.write_text("older")
+    write(path)
+    assert path.read_bytes() == content and names(path.parent) == ["file"]
+
+
+def failing_records():
+    yield {"a": 1}
+    raise RuntimeError("the source failed")
+
+
+FAILURES = [
+    (lambda p: atomic.write_json_lines(p, failing_records()), RuntimeError),
+    (lambda p: atomic.write_json_lines(p, [{"a": object()}]), TypeError),
+    (lambda p: atomic.write_text(p, "\ud800"), UnicodeEncodeError),
+]
+
+
+@pytest.mark.parametrize(("write", "error"), FAILURES)
+@pytest.mark.parametrize("before", ["", "older"])
+def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path, write, error, before):
+    path = tmp_path / "file"
+    if before:
+        path.write_text(before)
+    with pytest.raises(error):
+        write(path)
+    assert names(tmp_path) == (["file"] if before else []) and (not before or path.read_text() == before)
+
+
+def test_two_writers_of_one_file_share_no_temporary(tmp_path):
+    path = tmp_path / "file"
+    with atomic.file_aside(path) as one, atomic.file_aside(path) as two:
+        assert one != two and str(os.getpid()) in one.name
+        one.write_text("1")
+        two.write_text("2")
+    assert path.read_text() == "1" and names(tmp_path) == ["file"]  # the last that ended
+
+
+def test_a_name_of_255_bytes_has_room_for_a_temporary(tmp_path):
+    path = tmp_path / ("日" * 85)
+    atomic.write_text(path, "x")
+    assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_takes_its_place_when_the_block_ends(tmp_path, before):
+    path = tmp_path / "folder"
+    if before:
+        path.mkdir()
+        (path / "old").write_text("")
+    with atomic.folder_aside(path) as work:
+        (work / "new").write_text("")
+        assert path.exists() == before
+    assert names(path) == ["new"] and names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_that_failed_leaves_the_old_one(tmp_path, before):
+    path = tmp_path / "folder"
+    if before:
+        path.mkdir()
+        (path / "old").write_text("")
+    with pytest.raises(RuntimeError), atomic.folder_aside(path) as work:
+        (work / "new").write_text("")
+        raise RuntimeError
+    assert names(tmp_path) == (["folder"] if before else []) and (not before or names(path) == ["old"])
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(tmp_path, monkeypatch):
+    path, work = tmp_path / "folder", tmp_path / "work"
+    path.mkdir()
+    (path / "old").write_text("")
+    with pytest.raises(FileNotFoundError):
+        atomic.put_folder(work, path)  # `work` is not there
+    assert names(tmp_path) == ["folder"] and names(path) == ["old"]
+
+
+def test_json_of_numpy(tmp_path):
+    import numpy as np
+
+    atomic.write_json(tmp_path / "a.json", {"a": np.arange(2), "b": np.float32("inf")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [0, 1], "b": None}

@@ -1,0 +1,93 @@
+"""``metrics.jsonl``, the log of a training: one flat object per line, ``step`` first, every step once.
+
+The keys are listed in `ttt.train.tracking`; values that are not finite are null.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ttt.errors import DataError
+from ttt.io.atomic import write_text
+from ttt.io.json_input import read_json_lines
+
+log = logging.getLogger(__name__)
+
+FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends lines.  Opening it drops the lines after ``step``, from which the training goes on."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        cut_back(path, step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, step: int, values: Mapping[str, float]) -> None:
+        """One line, handed to the operating system at once.  Raises `OSError`."""
+        finite = {key: float(value) if math.isfinite(value) else None for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Have everything written so far on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a log, ``step`` a whole number; nested objects (older logs) are joined by '/'.
+
+    The last line may be half written, because a training goes on; any other fault is a `DataError` naming the line.
+    """
+    path = Path(path)
+    mend = "not a line of a training log; name the folder of a run that was trained"
+    if not path.is_file():
+        raise DataError(f"{path}: no such training log; it is written by 'ttt train'")
+    records = []
+    for number, record in read_json_lines(path, mend, may_end_early=True):
+        step = record.get("step")
+        if isinstance(step, bool) or not isinstance(step, (int, float)):
+            raise DataError(f"{path}:{number}: 'step' must be a number, got {step!r}; {mend}")
+        records.append({**_flat(record), "step": int(step)})
+    return records
+
+
+def cut_back(path: Path, step: int) -> int:
+    """Drop the lines after ``step``, and a last line that was cut short.  -> number of lines dropped."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _is_up_to(line, step)]
+    dropped = len(lines) - len(kept)
+    if dropped:
+        write_text(path, "".join(f"{line}\n" for line in kept))
+        log.info("%s: %d lines after step %d dropped; they are made again", path.name, dropped, step)
+    return dropped
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,71 @@
+"""What something was made with: versions of packages, state of the code, processor and memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import ttt
+
+
+class GitState(NamedTuple):
+    """``changed_files``: tracked files that differ from ``commit``."""
+
+    commit: str
+    branch: str
+    changed_files: int
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Version of each package, None for those that are not installed."""
+    versions: dict[str, str | None] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def git_state(folder: Path | None = None) -> GitState | None:
+    """State of the checkout that holds ``folder`` (None: the code that runs); None outside of one, or without git."""
+    folder = folder or Path(ttt.__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return GitState(git("rev-parse", "HEAD"), git("rev-parse", "--abbrev-ref", "HEAD"), len(changed.splitlines()))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cpus() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Bytes of the machine's memory; None where it cannot be asked."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
