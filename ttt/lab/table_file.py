@@ -31,8 +31,8 @@ KEYS = (
 )  # fmt: skip
 ROW_KEYS = ("label", "config", "settings", "decode_only_of")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# Given to every cell by the program itself.
-_OURS = ("run.dir", "run.seed", "run.overwrite", "eval.out", "eval.checkpoint")
+# Set for every cell by the program itself.
+_RESERVED = ("run.dir", "run.seed", "run.overwrite", "eval.out", "eval.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def seeds_of(value: Any, at: str) -> tuple[int, ...]:
 
 def find_file(name: str, table: Path, at: str) -> Path:
     """A file named in a table: from the working folder, else from the table's."""
-    found = next((p for p in (Path(name), table.parent / name) if p.is_file()), None)
-    if found is None:
+    path = next((p for p in (Path(name), table.parent / name) if p.is_file()), None)
+    if path is None:
         raise ConfigError(f"{at}: no such file: {name} (looked here and in {table.parent})")
-    return found
+    return path
 
 
 def _rows(raw: Any, path: Path) -> dict[str, RowSpec]:
@@ -206,7 +206,7 @@ def _settings(value: Any, at: str) -> tuple[str, ...]:
         raise ConfigError(f"{at}: expected section.key: value, got {value!r}")
     for key in value:
         nested = {f"{key}.{inner}" for inner in value[key]} if isinstance(value[key], Mapping) else set()
-        taken = next((k for k in _OURS if k == key or k in nested), None)
+        taken = next((k for k in _RESERVED if k == key or k in nested), None)
         if taken:
             raise ConfigError(f"{at}: {taken}: is set for every cell by 'ttt ablate'; leave it out")
     return tuple(_override(str(key), inner) for key, inner in value.items())

@@ -1,7 +1,7 @@
-"""Trainings of other tables, used again: ``ttt ablate TABLE --trainings exp/ablations/OTHER``.
+"""Using the trainings of other tables again: ``ttt ablate TABLE --trainings exp/ablations/OTHER``.
 
-A cell is its training and how it is decoded.  Where another table has trained the very same (configuration but for decoding,
-data and seed), a table takes that training and only decodes it.
+A cell is a training and a way to decode it.  Where another table has finished the same training (same data, seed and
+configuration apart from decoding), a cell uses it and only decodes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def trainings_in(folders: Sequence[str | Path]) -> list[Training]:
 
     Raises `ConfigError` for a folder that is no table's, `DataError` for a cell that cannot be read.
     """
-    found = []
+    finished = []
     for folder in map(Path, folders):
         cells = sorted(folder.glob("cells/*/*/cell.json"))
         if not cells:
@@ -42,8 +42,8 @@ def trainings_in(folders: Sequence[str | Path]) -> list[Training]:
             except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(f"--trainings: {path}: not the description of a cell: {error}") from error
             if is_trained(path.parent, steps):
-                found.append(Training(path.parent, made_of(identity)))
-    return found
+                finished.append(Training(path.parent, made_of(identity)))
+    return finished
 
 
 def made_of(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,33 +54,30 @@ def made_of(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def taken(cell: Cell, trainings: Sequence[Training]) -> Cell:
-    """The cell, decoding a training of ``trainings`` where there is the same; cells that train nothing stay as they are."""
+def with_known_training(cell: Cell, trainings: Sequence[Training]) -> Cell:
+    """The cell, decoding the same training of ``trainings`` if there is one; cells that train nothing stay as they are."""
     if cell.parent is not None:
         return cell
-    mine = made_of(cell.identity())
-    same = next((t for t in trainings if not differences(t.made_of, mine)), None)
-    return cell if same is None else decoding(cell, same.folder)
-
-
-def decoding(cell: Cell, folder: Path) -> Cell:
-    """The cell with the training in ``folder``."""
-    config = dataclasses.replace(cell.config, eval=dataclasses.replace(cell.config.eval, checkpoint=str(folder)))
+    wanted = made_of(cell.identity())
+    same = next((t for t in trainings if not differences(t.made_of, wanted)), None)
+    if same is None:
+        return cell
+    config = dataclasses.replace(cell.config, eval=dataclasses.replace(cell.config.eval, checkpoint=str(same.folder)))
     return dataclasses.replace(cell, config=config)
 
 
 def refuse_useless(cells: Sequence[Cell], trainings: Sequence[Training]) -> None:
-    """Raise `ConfigError` when no cell could use any of ``trainings``; it tells what keeps the nearest apart."""
+    """Raise `ConfigError` when no cell could use any of ``trainings``; names what differs from the nearest."""
     if any(cell.config.eval.checkpoint for cell in cells if cell.parent is None):
         return
     if not trainings:
         raise ConfigError("--trainings: no training there is finished; run that table first")
-    apart = min(
+    changed, name, folder = min(
         (
             (differences(t.made_of, made_of(cell.identity())), cell.name, t.folder)
             for cell in cells if cell.parent is None for t in trainings
         ),
-        key=lambda found: len(found[0]),
+        key=lambda candidate: len(candidate[0]),
     )  # fmt: skip
-    shown = ", ".join(x.removeprefix("config.") for x in apart[0][:3]) + (", .." if len(apart[0]) > 3 else "")
-    raise ConfigError(f"--trainings: none is a training of this table; nearest is {apart[2]} to {apart[1]!r} ({shown})")
+    shown = ", ".join(x.removeprefix("config.") for x in changed[:3]) + (", .." if len(changed) > 3 else "")
+    raise ConfigError(f"--trainings: none is a training of this table; nearest is {folder} to {name!r} ({shown})")

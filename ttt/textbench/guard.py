@@ -18,7 +18,7 @@ import numpy as np
 from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import read_card
 from ttt.eval.intervals import bootstrap, paired_p_value
-from ttt.lab.comparison import Items, holm, mark, read_items
+from ttt.lab.statistics import Items, holm, mark, read_items
 
 VERDICTS = ("kept", "unclear", "lost")
 

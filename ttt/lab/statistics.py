@@ -1,6 +1,6 @@
-"""Statistics of an ablation: rows (systems) x seeds x items -> means, intervals, tests against a baseline row.
+"""Statistics of a table: rows (systems) x seeds x items -> means, intervals, tests against a baseline row.
 
-What is repeated is crossed: every seed answers the same items.  Means and standard deviations are over seeds; intervals
+Seeds and items are crossed: every seed answers the same items.  Means and standard deviations are over seeds; intervals
 resample seeds and items (`bootstrap_two_level`); tests resample both systems with the same seeds and items; p-values of one
 metric are adjusted for its number of rows by Holm's method (Holm 1979).
 
@@ -26,7 +26,7 @@ from ttt.rng import derive_seed
 
 Items = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]  # group ("unseen_voice/asr") -> uid -> metric -> [k]
 LEVELS = ((0.01, "**"), (0.05, "*"))
-TIMED = ("rtf", "first_block_latency")  # rest on the clock, not on what was answered
+TIMED = ("rtf", "first_block_latency")  # measured by the clock, so never the same twice
 _CHUNK = 2_000_000  # weights held in memory at a time
 
 
@@ -56,18 +56,18 @@ class Measured:
 
 def read_items(path: str | Path) -> Items:
     """Statistics of every item of an evaluator's ``items.jsonl``."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    items: dict[str, dict[str, dict[str, list[float]]]] = {}
     for where, record in read_records(Path(path)):
         try:
             group = key_prefix(str(record.get("split", ""))) + str(record["task"])
             statistics = {str(name): [float(x) for x in row] for name, row in record["statistics"].items()}
-            mine = found.setdefault(group, {})
-            if record["uid"] in mine:
+            of_group = items.setdefault(group, {})
+            if record["uid"] in of_group:
                 raise DataError(f"{where}: item {record['uid']!r} of {group!r} is there twice; score again")
-            mine[record["uid"]] = statistics
+            of_group[record["uid"]] = statistics
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{where}: not a scored item: {error!r}; score again") from error
-    return found
+    return items
 
 
 def statistics_of(seeds: Mapping[int, Items], measured: Measured, at: str = "") -> tuple[np.ndarray, list[str]] | None:
@@ -170,51 +170,50 @@ def column(
     cells: dict[str, GridCell] = {}
     p_values: dict[str, float] = {}
     for row, seeds in rows.items():
-        found = statistics_of(seeds, measured, f"row {row}: ")
-        if found is None:
+        of_row = statistics_of(seeds, measured, f"row {row}: ")
+        if of_row is None:
             continue
-        cells[row] = summarize(found[0], measured.metric.total, sorted(seeds), resamples, seed)
-        if row != baseline and (p := _against(rows, row, baseline, measured, resamples, seed)) is not None:
+        cells[row] = summarize(of_row[0], measured.metric.total, sorted(seeds), resamples, seed)
+        if row != baseline and (p := _p_value(rows, row, baseline, measured, resamples, seed)) is not None:
             p_values[row] = p
     for row, adjusted in zip(p_values, holm(list(p_values.values())), strict=True):
         cells[row] = replace(cells[row], p=p_values[row], p_adjusted=adjusted, mark=mark(adjusted))
     return _best(cells, measured)
 
 
-def _against(
+def _p_value(
     rows: Mapping[str, Mapping[int, Items]], row: str, baseline: str, measured: Measured, resamples: int, seed: int
 ) -> float | None:
     """p-value on the shared seeds; None when there are none, or nothing to compare."""
     shared = sorted(set(rows[row]) & set(rows.get(baseline, {})))
     if not shared:
         return None
-    both = {s: {measured.group: _apart(rows[row][s], rows[baseline][s], measured, row, baseline)} for s in shared}
-    found = statistics_of(both, measured)
-    if found is None:
+    both = {s: {measured.group: _union(rows[row][s], rows[baseline][s], measured, row, baseline)} for s in shared}
+    union = statistics_of(both, measured)
+    if union is None:
         return None
-    joined, uids = found
-    mine = np.zeros_like(joined)
-    theirs = np.zeros_like(joined)
+    shape, uids = union[0].shape, union[1]
+    of_row, of_baseline = np.zeros(shape), np.zeros(shape)
     for i, s in enumerate(shared):
         for j, uid in enumerate(uids):
-            for out, items in ((mine, rows[row][s]), (theirs, rows[baseline][s])):
+            for out, items in ((of_row, rows[row][s]), (of_baseline, rows[baseline][s])):
                 statistics = items[measured.group][uid].get(measured.name)
                 if statistics is not None:
                     out[i, j] = statistics
-    if not all(np.isfinite(measured.metric.total(x.sum((0, 1)))) for x in (mine, theirs)):
+    if not all(np.isfinite(measured.metric.total(x.sum((0, 1)))) for x in (of_row, of_baseline)):
         return None
-    return paired_p_value_two_level(mine, theirs, measured.metric.total, resamples, seed)
+    return paired_p_value_two_level(of_row, of_baseline, measured.metric.total, resamples, seed)
 
 
-def _apart(a: Items, b: Items, measured: Measured, row: str, baseline: str) -> dict[str, Any]:
-    """Items of either system; refuses systems that answered different items."""
-    mine, theirs = a.get(measured.group, {}), b.get(measured.group, {})
-    if set(mine) != set(theirs):
-        odd = min(set(mine) ^ set(theirs))
+def _union(a: Items, b: Items, measured: Measured, row: str, baseline: str) -> dict[str, Any]:
+    """uid -> the statistics that either system has.  Raises `DataError` when they answered different items."""
+    of_a, of_b = a.get(measured.group, {}), b.get(measured.group, {})
+    if set(of_a) != set(of_b):
+        odd = min(set(of_a) ^ set(of_b))
         raise DataError(
             f"{measured.group}: rows {row!r} and {baseline!r} answered different items, e.g. {odd!r}; score them again"
         )
-    return {uid: {**theirs[uid], **mine[uid]} for uid in mine}
+    return {uid: {**of_b[uid], **of_a[uid]} for uid in of_a}
 
 
 def _best(cells: Mapping[str, GridCell], measured: Measured) -> dict[str, GridCell]:
@@ -227,10 +226,10 @@ def _best(cells: Mapping[str, GridCell], measured: Measured) -> dict[str, GridCe
     return {row: replace(c, best=c.value == best) for row, c in cells.items()}
 
 
-def outcome(old: Mapping[str, Any], new: Mapping[str, Any] | None, name: str) -> tuple[bool, str]:
+def repeated_value(old: Mapping[str, Any], new: Mapping[str, Any] | None, name: str) -> tuple[bool, str]:
     """Does a repeated value lie in the card's interval?  ``old``, ``new``: entries of two cards; -> (ok, in words).
 
-    Values that rest on the clock are told, but never count as missed.
+    Times are compared in words, but never count as missed.
     """
     unit = str(old.get("unit", "score"))
     if new is None:

@@ -14,14 +14,14 @@ from ttt.errors import DataError
 from ttt.eval import plots, tables
 from ttt.eval.metrics import Accuracy, FirstBlockLatency, LengthRatio, Wer
 from ttt.eval.tables import GridCell, GridColumn, GridRow
-from ttt.lab.comparison import (
+from ttt.lab.statistics import (
     Measured,
     column,
     holm,
     mark,
-    outcome,
     paired_p_value_two_level,
     read_items,
+    repeated_value,
     statistics_of,
     summarize,
 )
@@ -177,8 +177,8 @@ def test_nothing_is_best_where_no_direction_is_better_or_all_agree():
 )
 def test_outcome_of_a_repetition(value, name, ok, words):
     old = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 9, "unit": "rate"}
-    assert outcome(old, {**old, "value": value}, name) == (ok, words)
-    assert outcome(old, None, name) == (False, "not measured again")
+    assert repeated_value(old, {**old, "value": value}, name) == (ok, words)
+    assert repeated_value(old, None, name) == (False, "not measured again")
 
 
 # ------------------------------------------------------------------------------------------------- printing

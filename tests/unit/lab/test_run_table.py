@@ -25,7 +25,8 @@ from ttt.errors import ConfigError, DataError
 from ttt.eval import cards
 from ttt.eval.intervals import bootstrap
 from ttt.eval.metrics import Accuracy, CallsPerSecond
-from ttt.lab.cells import CellFailed, Halted, Stop, Subprocesses
+from ttt.lab import plan as planning
+from ttt.lab.runner import CellFailed, Halted, Stop, Subprocesses
 from ttt.lab.table_file import read_table
 from ttt.types import Example, Turn
 
@@ -303,7 +304,7 @@ def test_interrupt_stops_in_order_and_the_same_call_goes_on(world):
 
 
 def a_cell(world):
-    return verb.plan(read_table(write_table(world)), world / "out")[0]
+    return planning.plan(read_table(write_table(world)), world / "out")[0]
 
 
 def script(world, body: str) -> tuple[str, ...]:
@@ -313,7 +314,7 @@ def script(world, body: str) -> tuple[str, ...]:
 
 def test_children_get_their_share_and_their_failure_is_quoted(world, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ttt.lab.cells.cores", lambda: 8)
+    monkeypatch.setattr("ttt.lab.runner.cores", lambda: 8)
     cell = a_cell(world)
     cell.prepare(False)
     body = "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], os.environ.get('CUDA_VISIBLE_DEVICES'))\nsys.exit(3)\n"
@@ -452,10 +453,10 @@ def test_tables_are_shipped():
 def test_shipped_tables_load(path, monkeypatch):
     """Every cell's configuration, without the data; metric keys are those of the tasks; rows differ."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(verb, "inputs_of", lambda config, digests: {})
-    monkeypatch.setattr(verb, "_check_examples", lambda config, checked: None)
+    monkeypatch.setattr(planning, "inputs_of", lambda config, digests: {})
+    monkeypatch.setattr(planning, "_check_examples", lambda config, checked: None)
     table = dataclasses.replace(read_table(path), seeds=(1,))
-    cells = verb.plan(table, Path("out"))
+    cells = planning.plan(table, Path("out"))
     assert len({c.digest() for c in cells}) == len(cells) == len(table.rows)
     for cell in cells:
         keys = {f"{t.label}/{m}" for t in cell.config.tasks for m in t.metrics}
