@@ -1,17 +1,49 @@
-"""What every verb needs first: the configuration, checked, and the CPU threads."""
+"""What verbs share: common arguments, the checked configuration, ``--dry-run``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ttt.config.load import load_config, resolved_yaml
-from ttt.config.schema import RunConfig
+if TYPE_CHECKING:
+    from ttt.config.schema import RunConfig
+
+_ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "config": ("--config", {
+        "action": "append", "default": [], "metavar": "FILE", "help": "recipe YAML; may be repeated, later ones win"}),
+    "settings": ("overrides", {"nargs": "*", "metavar": "section.key=value", "help": "settings over the files"}),
+    "dry_run": ("--dry-run", {"action": "store_true", "help": "print the resolved configuration and the plan, then stop"}),
+    "overwrite": ("--overwrite", {"action": "store_true", "help": "do it again although the result is there"}),
+    "plugins": ("--plugins", {"action": "append", "default": [], "metavar": "PATH", "help": "plug-in file or module"}),
+}  # fmt: skip
+
+
+def add_common(parser: argparse.ArgumentParser, *names: str, **help_lines: str) -> None:
+    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins.
+
+    A keyword adds the argument of that name with another help line: ``add_common(parser, "plugins", settings="fields")``.
+    """
+    for name in (*names, *help_lines):
+        flag, options = _ARGUMENTS[name]
+        parser.add_argument(flag, **{**options, **({"help": help_lines[name]} if name in help_lines else {})})
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The arguments of verbs that open a trained model: RUN, settings and ``--config`` over its own configuration."""
+    parser.add_argument(
+        "run", metavar="RUN", help="run folder; or a checkpoint or model folder (outside a run: with --config)"
+    )
+    add_common(
+        parser, "plugins", settings="settings over the run's own", config="recipe YAML over the run's own settings"
+    )
 
 
 def configure(arguments: argparse.Namespace, need: tuple[str, ...]) -> RunConfig:
     """The configuration of this call; ``need`` names the keys the verb cannot do without."""
+    from ttt.config.load import load_config
+
     config = load_config(arguments.config, arguments.overrides, arguments.plugins, need)
     if config.run.threads:
         import torch
@@ -20,10 +52,12 @@ def configure(arguments: argparse.Namespace, need: tuple[str, ...]) -> RunConfig
     return config
 
 
-def dry_run(arguments: argparse.Namespace, config: RunConfig, plan: list[str]) -> bool:
+def dry_run(arguments: argparse.Namespace, config: RunConfig, plan: Sequence[str]) -> bool:
     """With ``--dry-run``: print the resolved configuration and the plan; True means stop here."""
     if not arguments.dry_run:
         return False
+    from ttt.config.load import resolved_yaml
+
     print(resolved_yaml(config), end="")
     print("plan:")
     for number, line in enumerate(plan, 1):

@@ -1,4 +1,4 @@
-"""Verbs that only look: list, show, config, inspect."""
+"""Verbs that only look: list, show, inspect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttt.config.load import resolved_yaml, to_plain
+from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import DataError
 
@@ -71,14 +71,6 @@ def inspect(arguments: argparse.Namespace) -> int:
     import importlib
 
     return getattr(importlib.import_module(f"ttt.cli.inspect_{arguments.look}"), arguments.look)(arguments)
-
-
-def config(arguments: argparse.Namespace) -> int:
-    """Print the resolved configuration."""
-    from ttt.cli.common import configure
-
-    print(resolved_yaml(configure(arguments, ())), end="")
-    return 0
 
 
 def show(arguments: argparse.Namespace) -> int:

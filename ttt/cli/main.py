@@ -1,121 +1,166 @@
-"""The argument surface: ``ttt VERB --config recipe.yaml section.key=value``.  Imports nothing heavy."""
+"""The command line ``ttt VERB ...``: finds the module of the verb, reads its arguments, runs it.
+
+A verb is one file, ``ttt/cli/VERB.py``:
+
+- its docstring is its help; the first line stands in ``ttt --help``;
+- ``add_arguments(parser)`` declares its arguments (`ttt.cli.common` adds those that verbs share);
+- ``run(arguments)`` does the work and returns the exit code.
+
+A group of verbs (``ttt data convert``) is a package, ``ttt/cli/GROUP/__init__.py``, with ``VERBS``, the names of its verbs; each
+is a file of that package.  Verb modules import nothing heavy (torch, transformers, omegaconf, numpy) at module level, because
+``ttt --help`` imports them all.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import ttt
-from ttt.cli import eval_options, model_options, options
-from ttt.errors import TttError
+from ttt.cli import unconverted
+from ttt.errors import TttError, suggest
 
-VERBS = {
-    "codec": ("ttt.cli.data:codec", "fit the configured codec on a corpus and save it"),
-    "judge": ("ttt.cli.data:judge", "fit the configured judge on a corpus and save it"),
-    "speaker": ("ttt.cli.data:speaker", "fit the configured speaker encoder on a corpus and save it"),
-    "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes"),
-    "tokenizer": ("ttt.cli.data:tokenizer", "a backbone's tokenizer + audio tokens -> data.tokenizer"),
-    "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples"),
-    "data": ("ttt.cli.dataset:data", "convert | encode | check | pack: foreign formats in, broken records out, data at size"),
-    "floor": ("ttt.cli.data:floor", "the judge's error on original and on codec-resynthesized speech"),
-    "train": ("ttt.cli.run:train", "train the configured objective"),
-    "generate": ("ttt.cli.run:generate", "answer the prompts of example files"),
-    "replay": ("ttt.cli.replay:replay", "how an answer was decoded, call by call: in the terminal, as a picture"),
-    "stream": ("ttt.cli.stream:stream", "ask a model and hear it while it answers; wavs piece by piece, latency percentiles"),
-    "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs"),
-    "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers of example files: text exact, audio bounded"),
-    "eval": ("ttt.cli.benchmarks:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard (what training cost the text)"),
-    "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table"),
-    "ablate": ("ttt.cli.ablate:ablate", "a table of experiments: every row under every seed, intervals, tests, plots"),
-    "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare"),
-    "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, its batches and its checkpoint; names likely faults"),
-    "vocode": ("ttt.cli.vocode:vocode", "speech tokens in a JSON file -> a wav, by the configured codec"),
-    "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model plays or says after them, or in a hole"),
-    "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech, settings at the prompt"),
-    "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file"),
-    "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers"),
-    "model": ("ttt.cli.model:model", "model folders: init | import | export | merge (adapters) | text (its text part) | show"),
-    "estimate": ("ttt.cli.estimate:estimate", "what a recipe costs: parameters, memory by ZeRO stage, speed, hours, price"),
-    "bench": ("ttt.cli.bench:bench", "how fast: train | decode | valle | loader | size; prints a table, writes JSON"),
-    "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one"),
-    "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises? names the broken ones, with counter-examples"),
-    "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal"),
-    "config": ("ttt.cli.inspect:config", "print the resolved configuration"),
-}
+ABOUT = "Speech-text language models: autoregressive text and diffusion audio in one Transformer."
+HEADINGS = {
+    "data: from recordings to training examples": (
+        "data", "codec", "judge", "speaker", "tokenizer", "tokenize", "examples", "floor",
+    ),
+    "run: train a model and measure it": ("estimate", "train", "generate", "score", "report", "model"),
+    "ask: use a trained model": ("chat", "stream", "continue", "vocode"),
+    "study: look inside, compare, reproduce": (
+        "show", "replay", "inspect", "doctor", "likelihood", "eval", "ablate", "repro", "bench",
+    ),
+    "extend: configuration and plug-ins": ("list", "config", "check", "new"),
+}  # fmt: skip
+VERBS = tuple(name for names in HEADINGS.values() for name in names)
+ALIASES: dict[str, tuple[str, ...]] = {}  # former name -> the verb it is now; works, says so, is not listed
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's grammar; one sub-command per verb."""
-    top = argparse.ArgumentParser(
-        prog="ttt", description="Speech-text language models: AR text, NAR audio, one Transformer."
-    )
-    top.add_argument("--version", action="version", version=f"ttt {ttt.__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, (_, help_line) in VERBS.items():
-        verb = verbs.add_parser(name, help=help_line, description=help_line)
-        if name in ("ablate", "bench", "chat", "continue", "doctor", "inspect", "new", "replay", "repro", "stream"):
-            getattr(options, f"{name}_" if name == "continue" else name)(verb)
-        elif name in ("model", "estimate"):
-            getattr(model_options, name)(verb)
-        elif name == "data":
-            options.data(verb)
-        elif name == "list":
-            verb.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
-            verb.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
-        elif name == "check":
-            options.check(verb)
-        elif name == "eval":
-            eval_options.evaluate(verb)
-        else:
-            verb.add_argument(
-                "--config", action="append", default=[], metavar="FILE", help="recipe YAML; later ones win"
-            )
-            verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the files")
-            verb.add_argument(
-                "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
-            )
-            verb.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
-        if name in ("generate", "likelihood", "vocode"):
-            getattr(options, name)(verb)
-        if name == "show":
-            verb.add_argument("--uid", default="", help="which example (default: the first)")
-            verb.add_argument("--png", default="", metavar="FILE", help="draw the mask of the objective's plan to this file")
-        verb.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
-    return top
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one verb.  Exit codes: 0 done, 2 something the user can mend (one line on stderr), 1 a fault of the program."""
-    grammar = parser()
-    arguments, rest = grammar.parse_known_args(argv)
-    # argparse takes positional arguments in one run only; settings may stand anywhere between the options.
-    unknown = [r for r in rest if r.startswith("-") or "=" not in r or not hasattr(arguments, "overrides")]
-    if unknown:
-        grammar.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.  Exit codes: 0 done, 2 something the user can fix (one line on stderr), 1 a fault of the program."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"ttt {ttt.__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if words else 2
+    words = current_name(words)
+    path, names = ["ttt"], VERBS
+    while True:  # one turn per level: verb, or group and verb
+        title = " ".join(path)
+        if words[:1] in (["-h"], ["--help"]):
+            print(group_help(title, module_of(path), names))
+            return 0
+        if not words or words[0] not in names:
+            wrong = f"no verb {words[0]!r}.{suggest(words[0], names)}" if words else "name a verb."
+            print(f"{title}: {wrong} There are: {', '.join(names)}", file=sys.stderr)
+            return 2
+        path.append(words.pop(0))
+        verb = module_of(path)
+        if not hasattr(verb, "VERBS"):
+            break
+        names = verb.VERBS
+    arguments = parse(parser_of(path, verb), words)
     logging.basicConfig(
         level=os.environ.get("TTT_LOG", "INFO").upper(),
         stream=sys.stderr,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
     )
-    module, _, function = VERBS[arguments.verb][0].partition(":")
+    title = " ".join(path)
     try:
-        return getattr(importlib.import_module(module), function)(arguments) or 0
+        return verb.run(arguments)
     except TttError as error:
-        if not getattr(error, "quiet", False):  # another rank of the same run says it
-            print(f"ttt {arguments.verb}: {error}", file=sys.stderr)
+        if not getattr(error, "quiet", False):  # another rank of the same run prints it
+            print(f"{title}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"ttt {arguments.verb}: interrupted", file=sys.stderr)
+        print(f"{title}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def current_name(words: Sequence[str]) -> list[str]:
+    """``words`` with a former name of a verb replaced; says so on stderr."""
+    if words[0] not in ALIASES:
+        return list(words)
+    new = ALIASES[words[0]]
+    print(f"ttt {words[0]}: is now 'ttt {' '.join(new)}'", file=sys.stderr)
+    return [*new, *words[1:]]
+
+
+def module_of(path: Sequence[str]) -> Any:
+    """The module of ``["ttt", verb]`` or ``["ttt", group, verb]``; ``["ttt"]`` is the package of all verbs.
+
+    >>> module_of(["ttt", "config"]).__name__
+    'ttt.cli.config'
+    """
+    if len(path) == 2 and path[1] in unconverted.VERBS:
+        return unconverted.verb(path[1])
+    parts = [name.replace("-", "_") + "_" * keyword.iskeyword(name) for name in path[1:]]
+    return importlib.import_module(".".join(["ttt.cli", *parts]))
+
+
+def parser_of(path: Sequence[str], verb: ModuleType) -> argparse.ArgumentParser:
+    """The argument parser of one verb."""
+    parser = argparse.ArgumentParser(
+        prog=" ".join(path),
+        description=plain(verb).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_arguments(parser)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a verb.
+
+    argparse takes positional arguments in one run only; here settings (``section.key=value``) may stand anywhere between options.
+    """
+    arguments, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
+def plain(module: ModuleType) -> str:
+    """A module's docstring without its quoting of code."""
+    return (module.__doc__ or "").strip().replace("``", "")
+
+
+def help_line(path: Sequence[str]) -> str:
+    """First line of a verb's docstring; for a group also the names of its verbs."""
+    module = module_of(path)
+    line = plain(module).partition("\n")[0].rstrip(".")
+    return f"{line}: {', '.join(module.VERBS)}" if hasattr(module, "VERBS") else line
+
+
+def overview() -> str:
+    """What ``ttt --help`` prints."""
+    lines = ["usage: ttt VERB [arguments]     (ttt VERB --help: its arguments; ttt --version)", "", ABOUT]
+    for heading, names in HEADINGS.items():
+        lines += ["", heading, *(f"  {name:12}{help_line(['ttt', name])}" for name in names)]
+    return "\n".join(lines)
+
+
+def group_help(title: str, group: ModuleType, names: Sequence[str]) -> str:
+    """What ``ttt GROUP --help`` prints."""
+    path = title.split()
+    lines = [f"usage: {title} VERB [arguments]", "", plain(group), ""]
+    return "\n".join([*lines, *(f"  {name:12}{help_line([*path, name])}" for name in names)])
 
 
 if __name__ == "__main__":

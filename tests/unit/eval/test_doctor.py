@@ -510,4 +510,7 @@ def test_shipped_bands_are_readable():
 
 
 def test_numbers_of_the_page_are_those_of_the_code():
-    assert math.isclose(0.15, __import__("ttt.cli.main", fromlist=["parser"]).parser().parse_args(["doctor", "x"]).slack)
+    from ttt.cli.main import module_of, parser_of
+
+    path = ["ttt", "doctor"]
+    assert math.isclose(0.15, parser_of(path, module_of(path)).parse_args(["x"]).slack)

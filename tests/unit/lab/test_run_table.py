@@ -18,7 +18,7 @@ import yaml
 
 from tests.conftest import audio, text
 from ttt.cli import ablate as verb
-from ttt.cli.main import main, parser
+from ttt.cli.main import main, module_of, parse, parser_of
 from ttt.config.load import load_config, to_plain
 from ttt.data.formats import write_examples
 from ttt.errors import ConfigError, DataError
@@ -110,8 +110,9 @@ class FakeVerbs:
 
 
 def call(*argv: str, runner: FakeVerbs | None = None) -> int:
-    arguments = parser().parse_args([str(a) for a in argv])
-    return getattr(verb, arguments.verb)(arguments, runner)
+    path = ["ttt", argv[0]]
+    arguments = parse(parser_of(path, module_of(path)), [str(a) for a in argv[1:]])
+    return getattr(verb, argv[0])(arguments, runner)
 
 
 def test_a_table_from_nothing_and_again(world, capsys, caplog):

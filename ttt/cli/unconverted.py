@@ -1,0 +1,93 @@
+"""Verbs that are not yet one file each: name -> (function, help line, what adds the arguments).  To be emptied."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from types import ModuleType
+
+from ttt.cli import eval_options, model_options, options
+from ttt.cli.common import add_common
+
+
+def _configured(parser: argparse.ArgumentParser) -> None:
+    add_common(parser, "config", "settings", "dry_run", "overwrite")
+
+
+def _likelihood(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
+    options.likelihood(parser)
+
+
+def _generate(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
+    options.generate(parser)
+
+
+def _vocode(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
+    options.vocode(parser)
+
+
+def _list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
+    parser.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
+    parser.add_argument("--uid", default="", help="which example (default: the first)")
+    parser.add_argument("--png", default="", metavar="FILE", help="draw the mask of the objective's plan to this file")
+
+
+VERBS = {
+    "codec": ("ttt.cli.data:codec", "fit the configured codec on a corpus and save it", _configured),
+    "judge": ("ttt.cli.data:judge", "fit the configured judge on a corpus and save it", _configured),
+    "speaker": ("ttt.cli.data:speaker", "fit the configured speaker encoder on a corpus and save it", _configured),
+    "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes", _configured),
+    "tokenizer": ("ttt.cli.data:tokenizer", "a backbone's tokenizer + audio tokens -> data.tokenizer", _configured),
+    "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples", _configured),
+    "data": ("ttt.cli.dataset:data", "convert | encode | check | pack: foreign formats in, broken records out", options.data),
+    "floor": ("ttt.cli.data:floor", "the judge's error on original and on codec-resynthesized speech", _configured),
+    "train": ("ttt.cli.run:train", "train the configured objective", _configured),
+    "generate": ("ttt.cli.run:generate", "answer the prompts of example files", _generate),
+    "replay": ("ttt.cli.replay:replay", "how an answer was decoded, call by call: in the terminal, as a picture", options.replay),
+    "stream": ("ttt.cli.stream:stream", "ask a model and hear it while it answers; wavs piece by piece, latencies", options.stream),
+    "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs", _configured),
+    "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers: text exact, audio bounded", _likelihood),
+    "eval": ("ttt.cli.benchmarks:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard", eval_options.evaluate),
+    "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table", _configured),
+    "ablate": ("ttt.cli.ablate:ablate", "a table of experiments: every row under every seed, intervals, tests", options.ablate),
+    "repro": ("ttt.cli.ablate:repro", "run a result card's experiment again and compare", options.repro),
+    "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, batches and checkpoint", options.doctor),
+    "vocode": ("ttt.cli.vocode:vocode", "speech tokens in a JSON file -> a wav, by the configured codec", _vocode),
+    "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model says after them", options.continue_),
+    "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech", options.chat),
+    "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file", options.new),
+    "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers", options.inspect),
+    "model": ("ttt.cli.model:model", "model folders: init | import | export | merge | text | show", model_options.model),
+    "estimate": ("ttt.cli.estimate:estimate", "what a recipe costs: parameters, memory, speed, price", model_options.estimate),
+    "bench": ("ttt.cli.bench:bench", "how fast: train | decode | valle | loader | size", options.bench),
+    "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one", _list),
+    "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises?", options.check),
+    "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal", _show),
+}  # fmt: skip
+
+
+def verb(name: str) -> ModuleType:
+    """An unconverted verb in the shape of a converted one."""
+    place, line, add = VERBS[name]
+    module = ModuleType(f"unconverted.{name}", line)
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        add(parser)
+        if name != "bench":
+            add_common(parser, "plugins")
+
+    def run(arguments: argparse.Namespace) -> int:
+        where, _, function = place.partition(":")
+        arguments.verb = name
+        return getattr(importlib.import_module(where), function)(arguments) or 0
+
+    module.add_arguments, module.run = add_arguments, run  # type: ignore[attr-defined]
+    return module
