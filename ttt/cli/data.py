@@ -112,8 +112,8 @@ def tokenizer(arguments: argparse.Namespace) -> int:
 
     Architectures without a backbone get one of bytes, template words and audio tokens.
     """
+    from ttt.text.forms import DEFAULT_FORM
     from ttt.text.tokenizer import TextTokenizer, train_bpe
-    from ttt.text.vocab import INTERLEAVED
 
     config = configure(arguments, ("data.tokenizer",))
     alone = not config.model.path and config.model.arch.registered_name != "causal_lm"
@@ -133,7 +133,7 @@ def tokenizer(arguments: argparse.Namespace) -> int:
         (config.data.codes_of, config.data.codes_hz) if loaded is None else (loaded.codec_id, loaded.frame_rate_hz)
     )
     settings = {"num_codes": num_codes, **({"num_codebooks": num_codebooks} if num_codebooks > 1 else {})}
-    settings |= {"form": form} if form != INTERLEAVED else {}
+    settings |= {"form": form} if form != DEFAULT_FORM else {}
     settings |= {"codec": codec_id, "frame_rate_hz": rate} if codec_id else {}
     stage = Stage(
         "tokenizer", out / "tokenizer.done.json", [] if alone else [source], [out / "tokenizer.json"], settings,
@@ -156,7 +156,7 @@ def tokenizer(arguments: argparse.Namespace) -> int:
 def examples(arguments: argparse.Namespace) -> int:
     """Tokenizer and examples of every split."""
     from ttt.tasks.prepare import prepare
-    from ttt.text.vocab import INTERLEAVED
+    from ttt.text.forms import DEFAULT_FORM
 
     config = configure(arguments, ("codec", "data.corpus", "data.dir"))
     corpus, out = Path(config.data.corpus), Path(config.data.dir)
@@ -166,7 +166,7 @@ def examples(arguments: argparse.Namespace) -> int:
         return 0
     loaded = config.codec.load()
     settings = {"tasks": to_plain(config.tasks), "bpe_size": config.data.bpe_size, "codec": loaded.codec_id}
-    settings |= {"form": config.data.form} if config.data.form != INTERLEAVED else {}
+    settings |= {"form": config.data.form} if config.data.form != DEFAULT_FORM else {}
     outputs = [*(out / f"{split}.jsonl" for split in config.data.splits), out / "tokenizer"]
     stage = Stage(
         "examples", out / "examples.done.json", [*codes, *items], outputs, settings, "run 'ttt tokenize' first"

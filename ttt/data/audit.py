@@ -27,11 +27,9 @@ from ttt.data.store import Store, hash_bytes, is_store
 from ttt.data.tally import SHOWN, Facts, FileReport, Keys, histogram, summary
 from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import TextTokenizer
-from ttt.text.vocab import PLAIN, TAGGED
 from ttt.types import Example, TokenStream, Turn
 
 BLOCK = 64
-ORDERED = (PLAIN, TAGGED)  # forms of a vocabulary in which an answer is text, then speech
 OUT_OF_ORDER = "not all text, then all speech"
 Tables = tuple[Table, Table]  # runs of words, runs of codes of the test examples; None while these are being collected
 
@@ -253,7 +251,7 @@ def _example_facts(where: str, example: Example) -> Facts:
             if not any(t.is_target and t.spans for t in turns)
             else []
         ),
-        *([OUT_OF_ORDER] if tokenizer is not None and tokenizer.vocab.form in ORDERED and _out_of_order(turns) else []),
+        *([OUT_OF_ORDER] if tokenizer is not None and tokenizer.vocab.rules.text_first and _out_of_order(turns) else []),
     ]
     return _facts(where, example.uid, length, texts, arrays, Counter(s.style for s in spans), warnings)
 

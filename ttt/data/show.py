@@ -46,7 +46,7 @@ def faults(stream: TokenStream, tokenizer: TextTokenizer) -> list[str]:
     if vocab.im_end_id not in stream.ids[-2:]:
         found.append(f"does not end with {tokenizer.token(vocab.im_end_id)}: the model never learns to stop")
     answers = [s for s in stream.segments if s.target]
-    if vocab.form.startswith("text_then_speech") and answers:
+    if vocab.rules.text_first and answers:
         words = _words(stream, tokenizer)
         if not words[: answers[0].start].any():
             found.append("speech comes before the answer's text")
@@ -61,11 +61,10 @@ def _words(stream: TokenStream, tokenizer: TextTokenizer) -> np.ndarray:
     """bool [n]: learned text that is no special token of the vocabulary."""
     vocab = tokenizer.vocab
     marks = (*vocab.modality_tokens.values(), vocab.im_end_id, vocab.im_start_id)
-    thought = [tokenizer.backend.token_to_id(t) for t in ("<think>", "</think>")]
     words = (
         stream.target
         & (stream.kind == Kind.TEXT)
-        & ~np.isin(stream.ids, [*marks, *(t for t in thought if t is not None)])
+        & ~np.isin(stream.ids, [*marks, *tokenizer.thought_ids])
     )
     blank = np.fromiter(
         (words[i] and not tokenizer.decode([i_]).strip() for i, i_ in enumerate(stream.ids)), bool, len(words)

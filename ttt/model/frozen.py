@@ -16,8 +16,8 @@ from ttt.errors import ConfigError
 from ttt.model.lm import SpeechTextLM
 from ttt.model.read import read_into
 from ttt.model.rows import plain_tables, split_tables
+from ttt.text.forms import MULTIMODAL_SPECIALS
 from ttt.text.tokenizer import TextTokenizer
-from ttt.text.vocab import MULTIMODAL_SPECIALS
 
 log = logging.getLogger(__name__)
 

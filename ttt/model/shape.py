@@ -11,7 +11,7 @@ from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.backbone import PRESETS, quiet
 from ttt.model.stored import refuse_other_arch
-from ttt.text.vocab import FINAL_SPECIALS, MULTIMODAL_SPECIALS
+from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS
 
 QWEN_TOKENS = 151_665  # ids of the Qwen2.5 tokenizer
 ADDED = len(MULTIMODAL_SPECIALS) + len(FINAL_SPECIALS)

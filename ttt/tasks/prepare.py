@@ -19,8 +19,8 @@ from ttt.data.formats import read_records, write_examples
 from ttt.data.manifest import Utterance, read_manifest
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
+from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
-from ttt.text.vocab import INTERLEAVED
 from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
 
 def prepare(
     corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int,
-    form: str = INTERLEAVED,
+    form: str = DEFAULT_FORM,
 ) -> dict[str, Any]:  # fmt: skip
     """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
     tokenizer = train_bpe(

@@ -1,19 +1,21 @@
-"""ChatML by pieces: turns -> pieces that are tokenized on their own and concatenated (spec of TtT, section 3).
+"""Chat templates: turns -> pieces that are tokenized one by one and concatenated.
 
-    <|im_start|> "system" "\\n" message <|im_end|> "\\n"      `CHATML`: always present, possibly empty
+ChatML, as TtT's official data preparation writes it (arXiv 2509.20072):
+
+    <|im_start|> "system" "\\n" message <|im_end|> "\\n"      always present, possibly empty
     <|im_start|> role "\\n" content <|im_end|> "\\n"          for each user and assistant turn
 
 Only an assistant's content, its ``<|im_end|>`` and the newline after it are targets.  A turn whose last span is open
-(truncated) ends there.  Documents have no template: every token is a target.
+(truncated) ends there.  Documents have no template: every token is a target.  `ttt.text.forms` holds the templates of other
+forms, among them those of SLAM-Omni (arXiv 2412.15649); the bar shows where targets begin:
 
-Text-then-speech models write (spec of SLAM-Omni, section 3), the bar being where targets begin:
+    text_then_speech         ... assistant "\\n" | THOUGHT text codes <|im_end|>
+    text_then_speech_tags    ... assistant "\\n" THOUGHT | <text> text </text> <speech> codes </speech> <|im_end|>
+    THOUGHT                  <think> "\\n\\n" </think> "\\n\\n"
 
-    plain      ... assistant "\\n" | <think> "\\n\\n" </think> "\\n\\n" text codes <|im_end|>
-    tagged     ... assistant "\\n" <think> "\\n\\n" </think> "\\n\\n" | <text> text </text> <speech> codes </speech> <|im_end|>
+and of LLaDA (arXiv 2502.09992; a system turn only if there is a message):
 
-LLaDA's text program (a system turn only if there is a message):
-
-    roles      <|user|> "\\n" content <|endoftext|> <|assistant|> "\\n" | content <|endoftext|>
+    roles                    <|user|> "\\n" content <|endoftext|> <|assistant|> "\\n" | content <|endoftext|>
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttt.errors import DataError
-from ttt.text.vocab import END_OF_TEXT, PLAIN, ROLES, TAGGED, TAGS
 from ttt.types import Example, Span, Turn
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -31,7 +32,7 @@ NO_THOUGHT = ("<think>", "\n\n", "</think>", "\n\n")  # what Qwen3's template wr
 
 @dataclass(frozen=True)
 class Piece:
-    """One stretch to tokenize: template text, or a span of the data.  ``turn`` is -1 for the template's system block."""
+    """One piece to tokenize: text of the template, or a span of the data.  ``turn`` is -1 for the template's system block."""
 
     span: Span
     target: bool
@@ -42,11 +43,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Template:
-    """What stands around what is said.
+    """The marks around the content of turns.
 
-    ``empty_system``: a system block is written although there is no message.  ``thought``: an empty thought before the last
-    answer; "prompt": it belongs to the prompt, "answer": training learns to write it (decoding puts it in the prompt
-    nevertheless), "": none.  ``tags``: around each text of an answer.  ``last_newline``: behind the last ``<|im_end|>``.
+    ``empty_system``: write a system block even if there is no message.  ``thought``: whether an empty thought stands before
+    the last answer: "prompt": yes, as part of the prompt; "answer": yes, as a training target (decoding still puts it into the
+    prompt); "": no.  ``tags``: around each text of an answer.  ``last_newline``: a newline behind the last ``<|im_end|>``.
     ``frames``: role -> marks before and behind a turn, for templates other than ChatML; roles it lacks are refused.
     """
 
@@ -57,29 +58,17 @@ class Template:
     frames: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
 
     def header(self, role: str) -> Sequence[str]:
-        """What stands before the content of a turn."""
+        """Marks before the content of a turn."""
         return (IM_START, role, "\n") if self.frames is None else self.frames[role][0]
 
     def end(self, role: str, last: bool) -> Sequence[str]:
-        """What stands behind it."""
+        """Marks behind the content of a turn; ``last``: of the example."""
         if self.frames is not None:
             return self.frames[role][1]
         return (IM_END,) if last and not self.last_newline else (IM_END, "\n")
 
 
 CHATML = Template()
-
-
-def template_of(form: str, thinks: bool) -> Template:
-    """The template of a vocabulary's form.  ``thinks``: its tokenizer has ``<think>``; without, there is no thought."""
-    if form == PLAIN:
-        return Template(False, "answer" if thinks else "", None, False)
-    if form == TAGGED:
-        return Template(False, "prompt" if thinks else "", TAGS[:2], False)
-    if form == ROLES:
-        roles = ("system", "user", "assistant")
-        return Template(False, frames={role: ((f"<|{role}|>", "\n"), (END_OF_TEXT,)) for role in roles})
-    return CHATML
 
 
 def pieces(example: Example, open_answer: bool = False, template: Template = CHATML) -> Iterator[Piece]:

@@ -13,48 +13,27 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ttt.errors import ConfigError, DataError, suggest
-from ttt.text import llada
-from ttt.text.template import NO_THOUGHT, Template, template_of
-from ttt.text.vocab import (
-    FINAL_SPECIALS,
-    INTERLEAVED,
-    LLADA,
-    MULTIMODAL_SPECIALS,
-    PLAIN,
-    ROLE_TOKENS,
-    ROLES,
-    TAGGED,
-    TAGS,
-    Vocabulary,
-    code_token,
-    derive,
-)  # fmt: skip
-
-BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_ADDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # special tokens before and behind the codes
-    INTERLEAVED: (MULTIMODAL_SPECIALS, FINAL_SPECIALS), PLAIN: ((), ()), TAGGED: (TAGS, ()),
-    ROLES: (MULTIMODAL_SPECIALS, FINAL_SPECIALS),
-}  # fmt: skip
+from ttt.errors import ConfigError, DataError
+from ttt.text.forms import BASE_SPECIALS, DEFAULT_FORM, form_named, recognise
+from ttt.text.template import NO_THOUGHT, Template
+from ttt.text.vocab import Vocabulary, derive
 
 
 class TextTokenizer:
     """A tokenizer with audio tokens, the `Vocabulary` derived from it, and the template that chats are written in."""
 
     def __init__(self, backend, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None) -> None:
-        """``num_codebooks``: 0: as usual in the form (SNAC's seven for LLaDA-TTS, else one); ``mask_id``: see `ttt.text.llada`."""
-        size = backend.get_vocab_size(with_added_tokens=True)
+        """``num_codebooks``: 0: as usual in the form; ``mask_id``: an id to use as mask, in forms that allow it (LLaDA-TTS)."""
         self.backend = backend
-        self.scheme = llada.scheme_of(backend.token_to_id)  # of token names; "" but in LLaDA-TTS
-        if self.scheme:
-            self.vocab: Vocabulary = llada.derive(backend.token_to_id, size, num_codebooks, mask_id)
-            if mask_id is not None and mask_id not in backend.get_added_tokens_decoder():
-                raise DataError(
-                    f"tokenizer: mask id {mask_id} is {backend.id_to_token(mask_id)!r}, an ordinary word of this vocabulary: text "
-                    "that holds it could not be told from masked text; name a special token's id as mask_id, or leave it out"
-                )
-        else:
-            self.vocab = derive(backend.token_to_id, size, pad, num_codebooks or 1)
+        self.form = recognise(backend.token_to_id)
+        self.vocab: Vocabulary = derive(
+            backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad, num_codebooks, mask_id
+        )
+        if mask_id is not None and not self.form.fixed_mask and mask_id not in backend.get_added_tokens_decoder():
+            raise DataError(
+                f"tokenizer: mask id {mask_id} is {backend.id_to_token(mask_id)!r}, an ordinary word of this vocabulary: text "
+                "that holds it could not be told from masked text; name a special token's id as mask_id, or leave it out"
+            )
 
     @classmethod
     def load(cls, folder: str | Path) -> TextTokenizer:
@@ -63,31 +42,35 @@ class TextTokenizer:
         Raises `DataError` when it is absent or damaged, or when the two files do not belong together.
         """
         path = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / "vocab.json"
-        said = Vocabulary.load(path) if Vocabulary.is_saved(path) else None
-        made = (
-            cls(_backend(folder))
-            if said is None
-            else cls(_backend(folder), num_codebooks=said.num_codebooks, mask_id=said.mask_id)
-        )
-        if said is not None:
-            if said != made.vocab:
-                raise DataError(
-                    f"{path}: tells of another vocabulary ({said.form}, {said.size} ids, codes from {said.code_start}) than the "
-                    f"tokenizer.json beside it ({made.vocab.form}, {made.vocab.size} ids, codes from {made.vocab.code_start}); "
-                    "run 'ttt tokenizer' again, or copy both from where the model was trained"
-                )
-            made.vocab = said
+        if not Vocabulary.is_saved(path):
+            return cls(_backend(folder))
+        stored = Vocabulary.load(path)
+        made = cls(_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id)
+        if stored != made.vocab:
+            raise DataError(
+                f"{path}: tells of another vocabulary ({stored.form}, {stored.size} ids, codes from {stored.code_start}) than "
+                f"the tokenizer.json beside it ({made.vocab.form}, {made.vocab.size} ids, codes from {made.vocab.code_start}); "
+                "run 'ttt tokenizer' again, or copy both from where the model was trained"
+            )
+        made.vocab = stored
         return made
 
     @classmethod
     def extended(
-        cls, folder: str | Path, num_codes: int, num_codebooks: int = 1, form: str = INTERLEAVED, mask_id: int | None = None
+        cls,
+        folder: str | Path,
+        num_codes: int,
+        num_codebooks: int = 1,
+        form: str = DEFAULT_FORM,
+        mask_id: int | None = None,
     ) -> TextTokenizer:
         """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`.
 
         ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
         """
-        made = cls(extend(_backend(folder), num_codes, num_codebooks, form), num_codebooks=num_codebooks, mask_id=mask_id)
+        made = cls(
+            extend(_backend(folder), num_codes, num_codebooks, form), num_codebooks=num_codebooks, mask_id=mask_id
+        )
         if not made.has_form(form):
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
@@ -96,11 +79,11 @@ class TextTokenizer:
 
     def has_form(self, form: str) -> bool:
         """Is this what ``data.form`` calls ``form``?"""
-        return self.vocab.form == form or (self.vocab.form, self.scheme) == (LLADA, llada.NAMINGS.get(form))
+        return form in (self.form.name, self.form.stored)
 
     def check_form(self, form: str) -> TextTokenizer:
         """Returns self.  Raises `ConfigError` when a recipe asks for another form than this tokenizer has."""
-        if form != INTERLEAVED and not self.has_form(form):  # the default asks for nothing
+        if form != DEFAULT_FORM and not self.has_form(form):  # the default asks for nothing
             raise ConfigError(
                 f"data.form: {form!r}, but the tokenizer in data.tokenizer has the form {self.vocab.form!r}; name another folder, "
                 "or make it with 'ttt tokenizer'"
@@ -114,10 +97,14 @@ class TextTokenizer:
 
     @cached_property
     def template(self) -> Template:
-        """What stands around what is said (the form of the vocabulary decides)."""
-        if self.scheme:
-            return llada.template(self.scheme)
-        return template_of(self.vocab.form, all(self.backend.token_to_id(t) is not None for t in NO_THOUGHT[::2]))
+        """The template that chats are written in (the form decides)."""
+        return self.form.template(thinks=len(self.thought_ids) == 2)
+
+    @cached_property
+    def thought_ids(self) -> tuple[int, ...]:
+        """Ids of ``<think>`` and ``</think>``, where the tokenizer has them."""
+        ids = (self.backend.token_to_id(mark) for mark in NO_THOUGHT[::2])
+        return tuple(i for i in ids if i is not None)
 
     @cached_property
     def digest(self) -> str:
@@ -138,7 +125,7 @@ class TextTokenizer:
 
     @cached_property
     def _special_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Added tokens that begin with "<|", and special ones that do not (`TAGS`).
+        """Added tokens that begin with "<|", and special ones that do not (`ttt.text.forms.TAGS`).
 
         Apart, because codes are many and "<|" is rare.  Ordinary added tokens, like ``<think>``, may be part of a text.
         """
@@ -149,8 +136,7 @@ class TextTokenizer:
     def refuse_specials(self, text: str, where: str) -> None:
         """Raise `DataError` when ordinary text spells a special token: it would act as one."""
         barred, others = self._special_texts
-        if self.scheme:  # codes are too many to look for one by one
-            others += tuple(p for p in llada.PREFIXES if p in text)
+        others += tuple(p for p in self.form.prefixes if p in text)  # codes are too many to look for one by one
         for token in (*others, *barred) if "<|" in text else others:
             if token in text:
                 raise DataError(
@@ -183,32 +169,14 @@ def _backend(folder: str | Path):
         raise DataError(f"{path}: not a tokenizer file: {error}") from error
 
 
-def extend(backend, num_codes: int, num_codebooks: int = 1, form: str = INTERLEAVED):
+def extend(backend, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM):
     """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are."""
-    from tokenizers import AddedToken
-
-    if form in llada.NAMINGS:
-        return llada.extend(backend, llada.NAMINGS[form], num_codes, num_codebooks)
-    if form not in _ADDED:
-        known = [*_ADDED, *llada.NAMINGS]
-        raise DataError(f"form {form!r} is none of {', '.join(known)}.{suggest(form, known)}")
-
-    def special(names: Iterable[str]):
-        return [AddedToken(n, special=True, normalized=False) for n in names if backend.token_to_id(n) is None]
-
-    before, behind = _ADDED[form]
-    backend.add_special_tokens(special(ROLE_TOKENS if form == ROLES else BASE_SPECIALS))
-    backend.add_special_tokens(special(before))
-    codes = [code_token(c) for c in range(num_codes * num_codebooks)]
-    backend.add_tokens(
-        [AddedToken(c, special=False, normalized=False) for c in codes if backend.token_to_id(c) is None]
-    )
-    backend.add_special_tokens(special(behind))
+    form_named(form).add_tokens(backend, num_codes, num_codebooks)
     return backend
 
 
 def train_bpe(
-    texts: Iterable[str], vocab_size: int, num_codes: int, num_codebooks: int = 1, form: str = INTERLEAVED
+    texts: Iterable[str], vocab_size: int, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM
 ) -> TextTokenizer:
     """A byte-level BPE with Qwen-style pre-tokenization learnt from ``texts``, extended by the audio tokens of a ``form``.
 
@@ -231,7 +199,7 @@ def train_bpe(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    if form in (PLAIN, TAGGED):
+    if form_named(form).has_thought:
         backend.add_special_tokens(list(BASE_SPECIALS))
         backend.add_tokens(list(NO_THOUGHT[::2]))
     return TextTokenizer(extend(backend, num_codes, num_codebooks, form), num_codebooks=num_codebooks)

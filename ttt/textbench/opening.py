@@ -13,15 +13,14 @@ from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import INITIALIZER
-from ttt.text.llada import SCHEMES, START_OF_SPEECH, token
-from ttt.text.vocab import code_token
+from ttt.text.forms import LladaTts, LladaTtsAudio, code_token
 
 if TYPE_CHECKING:
     from ttt.textbench.scorer import ScorerSettings, TextScorer
 
 log = logging.getLogger(__name__)
-# One of these is in every tokenizer that has speech tokens, whatever their form (`ttt.text.vocab.FORMS`).
-SPEECH_MARKS = (code_token(0), *(token(scheme, START_OF_SPEECH) for scheme in SCHEMES))
+# One of these is in every tokenizer that has speech tokens, whatever their form (`ttt.text.forms.FORMS`).
+SPEECH_MARKS = (code_token(0), *(form.token(form.start_of_speech) for form in (LladaTts(), LladaTtsAudio())))
 
 
 def read_config(path: str, files: Sequence[str], overrides: Sequence[str], plugins: Sequence[str]) -> RunConfig:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ttt.errors import DataError
+from ttt.text.forms import MULTIMODAL_SPECIALS
 from ttt.text.template import IM_END, IM_START, Template
-from ttt.text.vocab import LLADA, MULTIMODAL_SPECIALS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,8 +146,7 @@ def vocabulary(tokenizer: TextTokenizer, rows: int, which: str) -> Tensor:
     if which == "full":
         return torch.ones(rows, dtype=torch.bool)
     allowed = torch.arange(rows) < tokenizer.vocab.text_vocab
-    if tokenizer.vocab.form == LLADA:
-        allowed[[*tokenizer.vocab.controls, tokenizer.vocab.mask_id]] = False
+    allowed[[*tokenizer.vocab.rules.not_text(tokenizer.vocab)]] = False
     named = [tokenizer.backend.token_to_id(name) for name in MULTIMODAL_SPECIALS]
     allowed[[i for i in named if i is not None]] = False
     return allowed

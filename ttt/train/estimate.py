@@ -18,8 +18,8 @@ from ttt.errors import ConfigError, suggest
 from ttt.model.backbone import check_tokenizer
 from ttt.model.cross_entropy import CHUNK_BYTES, LEAST_ROWS
 from ttt.model.shape import ADDED, QWEN_TOKENS, described, meta_model, parameter_counts
+from ttt.text.forms import form_named
 from ttt.text.tokenizer import TextTokenizer
-from ttt.text.vocab import PLAIN, TAGGED, TAGS
 from ttt.train.optim import optimizer_name, optimizer_of
 
 # Dense bfloat16 FLOP/s and memory in bytes, from the makers' data sheets.
@@ -93,7 +93,7 @@ def trained_parameters(config: RunConfig, shape: Shape) -> dict[str, int]:
     """What gets gradients: everything, what ``model.freeze`` leaves, or with ``model.lora`` ``adapters`` and ``new rows``."""
     lora, freeze = config.model.lora, config.model.freeze
     tables = shape.parts["embedding"] + shape.parts["head"]
-    added = {PLAIN: 0, TAGGED: len(TAGS)}.get(config.data.form, ADDED) + config.data.num_codes
+    added = form_named(config.data.form, "data.form: ").num_added(config.data.num_codes)
     rows = added * shape.width * (2 if shape.parts["head"] else 1)
     if not lora.rank:
         body = {} if freeze in ("body", "text_model") else {"body": shape.parameters - tables}

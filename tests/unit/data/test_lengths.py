@@ -15,8 +15,10 @@ from ttt.data.pack import Settings, pack
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import train_bpe
-from ttt.text.vocab import TAGGED, Vocabulary
+from ttt.text.vocab import Vocabulary
 from ttt.types import Span
+
+TAGGED = "text_then_speech_tags"
 
 
 @pytest.fixture(scope="module")

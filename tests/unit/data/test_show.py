@@ -7,8 +7,9 @@ from tests.conftest import SENTENCES, audio, chat, text, tiny_tokenizer
 from ttt.data.show import faults, page, stretches
 from ttt.data.spans import encode_example
 from ttt.text.tokenizer import train_bpe
-from ttt.text.vocab import PLAIN, TAGGED
 from ttt.types import Example, Span, Turn
+
+PLAIN, TAGGED = "text_then_speech", "text_then_speech_tags"
 
 
 @pytest.fixture(scope="module", params=[PLAIN, TAGGED])

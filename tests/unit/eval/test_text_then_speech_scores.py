@@ -12,9 +12,10 @@ from ttt.masks.library import Causal
 from ttt.model.lm import SpeechTextLM
 from ttt.objective.library import Ar
 from ttt.text.tokenizer import train_bpe
-from ttt.text.vocab import PLAIN, TAGGED
 from ttt.textbench.scorer import ScorerSettings, TextScorer
 from ttt.textbench.texts import chat_text, encode
+
+PLAIN, TAGGED = "text_then_speech", "text_then_speech_tags"
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "sang", "one", "two", "three", "songs", "for", "all", "of", "us")
 

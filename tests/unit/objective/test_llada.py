@@ -36,10 +36,10 @@ def build(**fields) -> Nar:
 def world(form: str = "interleaved") -> SpeechTextLM:
     """A random model whose frames have four positions of six codes."""
     if form == "llada":
-        from ttt.text import llada
+        from ttt.text.tokenizer import extend
 
         backend = train_bpe(SENTENCES * 3, 300, 1).backend
-        tokenizer = TextTokenizer(llada.extend(backend, "audio", CODES, BOOKS), num_codebooks=BOOKS)
+        tokenizer = TextTokenizer(extend(backend, CODES, BOOKS, "llada_tts_audio"), num_codebooks=BOOKS)
     else:
         tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, BOOKS * CODES).backend, num_codebooks=BOOKS)
     shape = {"hidden_size": 16, "intermediate_size": 24, "initializer_range": 0.4}

@@ -38,10 +38,10 @@ def world(codebooks: int, codes: int = 6, form: str = "interleaved", loud: float
     ``loud``, ``ends``: how much it likes codes and the ends of spans (logits).
     """
     if form == "llada":
-        from ttt.text import llada
+        from ttt.text.tokenizer import extend
 
         backend = train_bpe(SENTENCES * 3, 300, 1).backend
-        tokenizer = TextTokenizer(llada.extend(backend, "audio", codes, codebooks), num_codebooks=codebooks)
+        tokenizer = TextTokenizer(extend(backend, codes, codebooks, "llada_tts_audio"), num_codebooks=codebooks)
     else:
         tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, codebooks * codes).backend, num_codebooks=codebooks)
     shape = {"hidden_size": width, "intermediate_size": 3 * width // 2, "initializer_range": 0.4}

@@ -20,9 +20,11 @@ from ttt.sampling.decoder.spans import spans_of
 from ttt.sampling.decoder.stream import stream
 from ttt.sampling.samplers.length import UntilEoa
 from ttt.sampling.trace.record import Tracer
+from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
-from ttt.text.vocab import FORMS, PLAIN, TAGGED
 from ttt.types import Example, Span, Turn
+
+PLAIN, TAGGED = "text_then_speech", "text_then_speech_tags"
 
 CODES = 24
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "sang", "one", "two", "three", "songs"]
@@ -171,7 +173,7 @@ def test_settings_that_a_form_cannot_follow_are_refused():
     with pytest.raises(ConfigError, match=r"^eval\.speak: 'sometimes' is none of free, always, never"):
         decoder(PLAIN, speak="sometimes")
     with pytest.raises(ConfigError, match=r"^eval\.speak: 'always' is for text-then-speech models, this vocabulary is"):
-        Decoder(talker(FORMS[0], 0), Causal(), SAMPLER.build("ar", "s"), DecodeSettings(speak="always"))
+        Decoder(talker(DEFAULT_FORM, 0), Causal(), SAMPLER.build("ar", "s"), DecodeSettings(speak="always"))
 
 
 @pytest.mark.parametrize("speak", ("free", "always"))

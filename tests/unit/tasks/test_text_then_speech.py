@@ -16,7 +16,8 @@ from ttt.errors import ConfigError
 from ttt.registry.families import CONVERTER, OBJECTIVE, TASK
 from ttt.rng import generator
 from ttt.text.tokenizer import train_bpe
-from ttt.text.vocab import PLAIN, TAGGED
+
+PLAIN, TAGGED = "text_then_speech", "text_then_speech_tags"
 
 
 @pytest.fixture(scope="module", params=[PLAIN, TAGGED])

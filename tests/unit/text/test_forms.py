@@ -10,9 +10,12 @@ from tokenizers import Tokenizer, models
 from tests.conftest import SENTENCES, chat, text
 from ttt.data.spans import encode_example
 from ttt.errors import ConfigError, DataError
+from ttt.text.forms import ABSENT, TAGS
 from ttt.text.tokenizer import TextTokenizer, extend, train_bpe
-from ttt.text.vocab import ABSENT, PLAIN, TAGGED, TAGS, Vocabulary
+from ttt.text.vocab import Vocabulary
 from ttt.types import Example, Kind, Span, Turn
+
+PLAIN, TAGGED = "text_then_speech", "text_then_speech_tags"
 
 QWEN3 = {  # the ids of Qwen3-0.6B that the vectors name; every other id is a filler
     "<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645, "<think>": 151_667, "</think>": 151_668,

@@ -1,4 +1,4 @@
-"""Tokens of LLaDA-TTS: the published ids, both schemes of names, the template, and the way back."""
+"""Tokens of LLaDA-TTS: the published ids, both spellings, the template, and the way back."""
 
 import json
 from dataclasses import replace
@@ -10,28 +10,28 @@ from tests.conftest import SENTENCES
 from ttt.data.spans import encode_example
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import spans_of
-from ttt.text import llada
+from ttt.text.forms import LladaTts, LladaTtsAudio
 from ttt.text.tokenizer import TextTokenizer, train_bpe
-from ttt.text.vocab import Vocabulary
+from ttt.text.vocab import Vocabulary, derive
 from ttt.types import Example, Kind, Span, Turn
 
 LLAMA3 = 128_256
-FORMS = {"llada_tts": "custom", "llada_tts_audio": "audio"}
+CUSTOM, AUDIO = LladaTts(), LladaTtsAudio()
 
 
-def published(scheme, codes=4096, codebooks=7, base=LLAMA3):
-    return {name: base + i for i, name in enumerate(llada.names(scheme, codes, codebooks))}
+def published(form, codes=4096, codebooks=7, base=LLAMA3):
+    return {name: base + i for i, name in enumerate(form.tokens(codes, codebooks))}
 
 
-@pytest.fixture(scope="module", params=list(FORMS))
+@pytest.fixture(scope="module", params=[CUSTOM.name, AUDIO.name])
 def tokenizer(request):
     return train_bpe(SENTENCES * 3, 300, 5, 3, request.param)
 
 
-@pytest.mark.parametrize("scheme", llada.SCHEMES)
-def test_published_ids(scheme):
-    table = published(scheme)
-    v = llada.derive(table.get, LLAMA3 + len(table))
+@pytest.mark.parametrize("form", [CUSTOM, AUDIO], ids=lambda form: form.name)
+def test_published_ids(form):
+    table = published(form)
+    v = derive(table.get, LLAMA3 + len(table))
     assert len(table) == 28_683 and v.size == 156_939
     assert (v.soa_id, v.eoa_id, v.im_start_id, v.im_end_id, v.pad_id) == (128_257, 128_258, 128_259, 128_262, 128_263)
     assert v.soa_last_id == v.soa_id and v.eoa_last_id == v.user_end_id == v.eoa_id
@@ -43,14 +43,14 @@ def test_published_ids(scheme):
     assert not v.is_audio(np.array(text)).any() and v.is_audio(np.array([128_266, 156_937, v.mask_id])).all()
 
 
-def test_both_schemes_are_one_vocabulary():
-    assert len({llada.derive(published(s).get, 156_939).digest for s in llada.SCHEMES}) == 1
+def test_both_spellings_are_one_vocabulary():
+    assert len({derive(published(s).get, 156_939).digest for s in (CUSTOM, AUDIO)}) == 1
 
 
 @pytest.mark.parametrize("codes, codebooks", [(8, 1), (64, 4), (4096, 7), (10, 8)])
 def test_any_number_of_positions(codes, codebooks):
-    table = published("custom", codes, codebooks, base=100)
-    v = llada.derive(table.get, 100 + len(table), codebooks)
+    table = published(CUSTOM, codes, codebooks, base=100)
+    v = derive(table.get, 100 + len(table), num_codebooks=codebooks)
     frames = np.random.default_rng(0).integers(0, codes, (20, codebooks))
     ids = v.code_ids(frames)
     assert np.array_equal(v.frames(ids), frames) and np.array_equal(v.codes(ids), frames)
@@ -58,29 +58,29 @@ def test_any_number_of_positions(codes, codebooks):
 
 
 def test_the_constant_of_the_published_programs_may_be_the_mask():
-    table = published("audio")
-    del table[llada.MASK]  # 28,682 tokens: none is left for the mask
+    table = published(AUDIO)
+    del table[AUDIO.mask]  # 28,682 tokens: none is left for the mask
     with pytest.raises(DataError, match="no token is left for the mask .*name the id that the model was trained with"):
-        llada.derive(table.get, 156_938)
-    v = llada.derive(table.get, 156_938, mask_id=126_336)
+        derive(table.get, 156_938)
+    v = derive(table.get, 156_938, mask_id=126_336)
     assert v.mask_id == 126_336 and v.is_audio(126_336) and not v.is_audio(126_335)
     assert v.is_audio(np.array([126_335, 126_336, 128_266])).tolist() == [False, True, True]
     with pytest.raises(DataError, match="mask_id = 200000 must lie in"):
-        llada.derive(table.get, 156_938, mask_id=200_000)
+        derive(table.get, 156_938, mask_id=200_000)
     with pytest.raises(DataError, match="special ids must differ"):
-        llada.derive(table.get, 156_938, mask_id=128_257)
+        derive(table.get, 156_938, mask_id=128_257)
 
 
 def test_wrong_tokens_are_named():
-    table = published("custom", 4, 2, base=50)
+    table = published(CUSTOM, 4, 2, base=50)
     with pytest.raises(DataError, match=r"'<custom_token_3>' has id 7, expected 50 \+ 3"):
-        llada.derive({**table, "<custom_token_3>": 7}.get, 100, 2)
+        derive({**table, "<custom_token_3>": 7}.get, 100, num_codebooks=2)
     with pytest.raises(DataError, match="8 code tokens are not 5 positions of one size; say num_codebooks"):
-        llada.derive(table.get, 100, 5)
+        derive(table.get, 100, num_codebooks=5)
     with pytest.raises(DataError, match="too few for 30 positions"):
-        llada.derive(table.get, 100, 30)
-    with pytest.raises(DataError, match="token scheme 'customs' is none of custom, audio. Did you mean 'custom'"):
-        llada.names("customs", 4, 2)
+        derive(table.get, 100, num_codebooks=30)
+    with pytest.raises(DataError, match="form 'llada_ttss' is none of .* Did you mean 'llada_tts'"):
+        train_bpe(SENTENCES, 300, 4, 2, "llada_ttss")
 
 
 @pytest.mark.parametrize("ids, message", [
@@ -90,7 +90,7 @@ def test_wrong_tokens_are_named():
     ([-4, 5, 10], r"id 96 at place 0"),
 ])  # fmt: skip
 def test_ids_out_of_range_name_their_place(ids, message):
-    v = llada.derive(published("custom", 5, 3, base=90).get, 200, 3)
+    v = derive(published(CUSTOM, 5, 3, base=90).get, 200, num_codebooks=3)
     with pytest.raises(DataError, match=message):
         v.frames(np.array(ids) + v.code_start, "rows[3]")
 
@@ -102,7 +102,7 @@ def test_sequence(tokenizer):
         "a", (Turn("user", (Span("text", "a cat"),)), Turn("assistant", (Span("audio", codes=codes, style="last"),)))
     )
     stream = encode_example(example, tokenizer)
-    first = tokenizer.backend.token_to_id(llada.token(tokenizer.scheme, 0))
+    first = tokenizer.backend.token_to_id(tokenizer.form.token(0))
     words = tokenizer.encode("a cat")
     ids = v.code_ids(codes).tolist()
     assert stream.ids.tolist() == [first + 3, *words, first + 4, first + 5, first + 1, *ids, first + 2, first + 6]
@@ -132,10 +132,10 @@ def test_text_must_not_spell_codes(tokenizer, spelled):
 def test_saved_and_loaded(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = TextTokenizer.load(tmp_path)
-    assert again.vocab == tokenizer.vocab and again.scheme == tokenizer.scheme
+    assert again.vocab == tokenizer.vocab and again.form is tokenizer.form
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert config["pad_token"] == llada.token(tokenizer.scheme, 7)
-    assert config["eos_token"] == llada.token(tokenizer.scheme, 6)
+    assert config["pad_token"] == tokenizer.form.token(7)
+    assert config["eos_token"] == tokenizer.form.token(6)
     other = replace(tokenizer.vocab, mask_id=tokenizer.vocab.soa_id + 7)  # a model that was trained with another mask
     other.save(tmp_path / "vocab.json")
     assert TextTokenizer.load(tmp_path).vocab == other

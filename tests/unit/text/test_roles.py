@@ -15,8 +15,8 @@ from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
 from ttt.sampling.decoder.session import Prompt
+from ttt.text.forms import ROLE_TOKENS
 from ttt.text.tokenizer import TextTokenizer, train_bpe
-from ttt.text.vocab import ROLE_TOKENS, ROLES
 from ttt.textbench.texts import chat_text, encode, encode_pair
 from ttt.types import Example, Turn
 
@@ -25,7 +25,7 @@ TEXTS = ("<|system|>\nbe brief<|endoftext|>", "<|user|>\na cat<|endoftext|>", "<
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_bpe([*SENTENCES] * 3, 300, 8, form=ROLES)
+    return train_bpe([*SENTENCES] * 3, 300, 8, form="roles")
 
 
 def spelled(tokenizer, ids):
@@ -60,13 +60,13 @@ def test_the_border_is_exact(tokenizer):
 
 def test_ids_and_what_they_stand_for(tokenizer, tmp_path):
     v, ids = tokenizer.vocab, [tokenizer.backend.token_to_id(t) for t in ROLE_TOKENS]
-    assert v.form == ROLES and [v.im_end_id, v.pad_id, v.im_start_id] == [ids[0], ids[1], ids[3]]
+    assert v.form == "roles" and [v.im_end_id, v.pad_id, v.im_start_id] == [ids[0], ids[1], ids[3]]
     assert all(0 <= i < v.audio_start for i in ids) and len(set(ids)) == 5
     tokenizer.save(tmp_path)
-    loaded = TextTokenizer.load(tmp_path).check_form(ROLES)
+    loaded = TextTokenizer.load(tmp_path).check_form("roles")
     assert loaded.vocab == v and loaded.template == tokenizer.template
     with pytest.raises(ConfigError, match="data.form: 'roles', but the tokenizer .* has the form 'interleaved'"):
-        train_bpe(SENTENCES, 280, 8).check_form(ROLES)
+        train_bpe(SENTENCES, 280, 8).check_form("roles")
 
 
 def test_a_backbone_with_other_marks_keeps_them(tmp_path):

@@ -2,9 +2,9 @@ import pytest
 
 from tests.conftest import NUM_CODES, SENTENCES, audio, chat, text
 from ttt.errors import DataError
+from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS, code_token
 from ttt.text.template import pieces
 from ttt.text.tokenizer import TextTokenizer, extend, train_bpe
-from ttt.text.vocab import FINAL_SPECIALS, MULTIMODAL_SPECIALS, code_token
 from ttt.types import Example, Span, Turn
 
 TEXTS = ["the quick fox", " a  b\n\nc", "héllo wörld 你好 🎉", "", "\n", "12345", "x<|im_end|>y<|audio_7|>"]

@@ -29,8 +29,8 @@ from ttt.data.records import RecordError, decode
 from ttt.data.store import hash_bytes
 from ttt.errors import DataError, suggest
 from ttt.interfaces import Converter
+from ttt.text.forms import TAGS
 from ttt.text.template import IM_END, IM_START
-from ttt.text.vocab import TAGS
 
 log = logging.getLogger(__name__)
 UNKNOWN_SPEAKER = "unknown"

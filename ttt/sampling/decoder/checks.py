@@ -9,7 +9,8 @@ from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
 from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.allowed import Places
-from ttt.text.vocab import ABSENT, Vocabulary
+from ttt.text.forms import ABSENT
+from ttt.text.vocab import Vocabulary
 
 
 def check_answer_settings(settings: Any, default: Any) -> None:

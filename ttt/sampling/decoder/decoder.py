@@ -24,7 +24,7 @@ from ttt.model.lm import SpeechTextLM
 from ttt.rng import generator
 from ttt.sampling.decoder.checks import check_answer_settings, check_places, check_prompts
 from ttt.sampling.decoder.filling import Filling, Row
-from ttt.sampling.decoder.order import SPEECH, order_of
+from ttt.sampling.decoder.order import checked_order
 from ttt.sampling.decoder.session import Ask, Prompt, Session, open_session
 from ttt.sampling.decoder.spans import spans_of
 from ttt.sampling.samplers.allowed import Allowed, Grid, Places
@@ -32,7 +32,7 @@ from ttt.sampling.samplers.length import UntilEoa
 from ttt.sampling.samplers.logits import choose_text
 from ttt.sampling.samplers.request import Listener, SpanRequest
 from ttt.sampling.samplers.steps import Block, Call
-from ttt.text.vocab import PLAIN
+from ttt.text.forms import SPEECH
 from ttt.types import Generation
 
 
@@ -91,7 +91,7 @@ class Decoder:
             check_answer_settings(self.settings, DecodeSettings())
         self._may = Allowed.of(model, self.settings.strict, self.settings.constraint)
         check_places(self._may.places, self.vocab, sampler, self.settings.length)
-        self._order = order_of(
+        self._order = checked_order(
             self._may, model.tokenizer, self.settings.length, self.settings.strict, self.settings.speak, sampler,
             self.settings.min_text_tokens_after_audio,
         )  # fmt: skip
@@ -244,7 +244,7 @@ class Decoder:
         yield Event(row.number, "block" if inside or opened_by_itself else "text", (token,), scores=score)
         if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
             row.mode, row.text_tokens_owed, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
-        elif token == v.im_end_id and (not inside or self._order.ends_in_speech):
+        elif token == v.im_end_id and (not inside or v.rules.text_first):
             yield self._done(row, "im_end")
             return
         elif row.text_tokens_owed > 0 and not inside:
@@ -267,7 +267,7 @@ class Decoder:
                 row.text_tokens_owed = max(row.text_tokens_owed, self.settings.min_text_tokens_after_audio)
                 return True
             row.codes += 1
-        elif v.form == PLAIN and v.is_audio(token):
+        elif not v.rules.delimited and v.is_audio(token):
             row.open, row.last, row.codes = True, True, 1
         return False
 

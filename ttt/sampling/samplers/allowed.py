@@ -12,7 +12,8 @@ from torch import Tensor
 from ttt.errors import ConfigError
 from ttt.interfaces import Constraint, LengthRule
 from ttt.model.lm import SpeechTextLM
-from ttt.text.vocab import ABSENT, Vocabulary
+from ttt.text.forms import ABSENT
+from ttt.text.vocab import Vocabulary
 
 
 @dataclass(frozen=True)

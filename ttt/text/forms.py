@@ -1,0 +1,460 @@
+"""Vocabulary forms: which tokens are added to a text tokenizer, how chats are written, and what an answer may hold in which order.
+
+========================= =============================================== ==========================================
+form                      ids behind the text                             an answer
+========================= =============================================== ==========================================
+``interleaved``           20 specials, codes, mask, 2 end tokens          text and audio spans in turn
+``roles``                 the same, and 5 tokens for turns before it      the same; chats in LLaDA's template
+``text_then_speech``      codes                                           text, then codes without delimiters
+``text_then_speech_tags`` 4 tags, codes                                   ``<text>`` text ``</text>``, then codes in
+                                                                          ``<speech>`` ``</speech>``
+``llada_tts[_audio]``     10 control tokens, codes, mask                  as interleaved; all spans open and end alike
+========================= =============================================== ==========================================
+
+Sources: TtT (arXiv 2509.20072) for ``interleaved``; SLAM-Omni (arXiv 2412.15649) for text then speech; LLaDA (arXiv 2502.09992)
+for the template of ``roles``.  To add a form, write a subclass of `Form` and put an instance into `FORMS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ttt.errors import DataError, suggest
+from ttt.text.template import CHATML, Template
+
+if TYPE_CHECKING:
+    from ttt.text.vocab import Vocabulary
+
+TokenId = Callable[[str], Any]  # spelling -> id, None for a token that the tokenizer does not have
+ABSENT = -1  # a special id that a form does not have; no token has it
+DEFAULT_FORM = "interleaved"
+BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MULTIMODAL_SPECIALS = (
+    *(f"<|{part}_of_{what}|>" for what in ("image", "video", "patch") for part in ("begin", "end", "context")),
+    *(f"<|{part}_of_{what}|>" for what in ("audio", "quad", "ref", "box") for part in ("begin", "end")),
+    "<|image|>", "<|video|>", "<|audio|>",
+)  # fmt: skip
+FINAL_SPECIALS = ("<|mask_token|>", "<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
+TAGS = ("<text>", "</text>", "<speech>", "</speech>")  # around an answer's text, around its codes
+END_OF_TEXT = "<|endoftext|>"
+ROLE_TOKENS = (
+    END_OF_TEXT,
+    "<|filler|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+)  # end of turn, padding, three heads
+TEXT, SPEECH = "text", "speech"  # states of an answer that every form has
+
+
+def code_token(code: int) -> str:
+    """Spelling of a code in text data.
+
+    >>> code_token(7)
+    '<|audio_7|>'
+    """
+    return f"<|audio_{code}|>"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an answer may go on with in one state: ordinary ``words``, ``codes`` of a span, and special ``tokens`` (ids).
+
+    Which codes, how many, and (in forms with delimiters) the token that ends them are the decoder's to decide.
+    """
+
+    words: bool = False
+    codes: bool = False
+    tokens: tuple[int, ...] = ()
+
+
+class Form(ABC):
+    """One way to lay out ids and to write chats.  Forms have no state; `FORMS` holds one object of each."""
+
+    name: ClassVar[str]  # of ``data.form``
+    stored: ClassVar[str]  # of `Vocabulary.form` in vocab.json; spellings of one layout share it
+    text_first: ClassVar[bool] = False  # an answer is all text, then all speech, written token by token
+    delimited: ClassVar[bool] = True  # tokens open and close audio spans
+    has_thought: ClassVar[bool] = False  # the template knows Qwen3's <think> and </think>
+    fixed_mask: ClassVar[bool] = (
+        True  # the mask is one of the added tokens (or absent); False: vocab.json may name another
+    )
+    default_codebooks: ClassVar[int] = 1
+    base: ClassVar[tuple[str, ...]] = BASE_SPECIALS  # special tokens that the text tokenizer must have
+    before: ClassVar[tuple[str, ...]] = ()  # special tokens added before the codes
+    after: ClassVar[tuple[str, ...]] = ()  # special tokens added after the codes
+    prefixes: ClassVar[tuple[str, ...]] = ()  # beginnings of added tokens that do not start with "<|"
+    text_ids: ClassVar[tuple[str, ...]]  # fields of `Vocabulary` whose ids must lie below ``audio_start``
+    audio_ids: ClassVar[tuple[str, ...]]  # fields whose ids must not
+    any_ids: ClassVar[tuple[str, ...]] = ()  # fields whose ids may lie anywhere
+
+    # -------------------------------------------------------------------------------------------------- tokens
+
+    @abstractmethod
+    def recognises(self, token_id: TokenId) -> bool:
+        """Does a tokenizer hold the tokens of this form?  See `recognise`."""
+
+    def add_tokens(self, backend: Any, num_codes: int, num_codebooks: int) -> None:
+        """Add the form's tokens to a `tokenizers` tokenizer in place; tokens that exist stay as they are."""
+        from tokenizers import AddedToken
+
+        def missing(names: Iterable[str], special: bool) -> list[Any]:
+            return [AddedToken(n, special=special, normalized=False) for n in names if backend.token_to_id(n) is None]
+
+        backend.add_special_tokens(missing(self.base, True))
+        backend.add_special_tokens(missing(self.before, True))
+        backend.add_tokens(missing((code_token(c) for c in range(num_codes * num_codebooks)), False))
+        backend.add_special_tokens(missing(self.after, True))
+
+    def num_added(self, num_codes: int, num_codebooks: int = 1) -> int:
+        """How many tokens the form adds to a backbone that has its ``base`` tokens."""
+        return len(self.before) + num_codes * num_codebooks + len(self.after)
+
+    @abstractmethod
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        """Fields of the `Vocabulary` of a tokenizer with these tokens (all but ``size`` and ``form``).
+
+        ``pad``: spelling of the padding token; ``mask_id``: an id to use as mask, where `fixed_mask` is False.  Raises
+        `DataError` naming the first token that is missing or out of order.
+        """
+
+    def check(self, v: Vocabulary) -> None:
+        """Raise `DataError` for ids that this form cannot have."""
+        text, audio, anywhere = (
+            {n: getattr(v, n) for n in names} for names in (self.text_ids, self.audio_ids, self.any_ids)
+        )
+        for name, value in text.items():
+            if not 0 <= value < v.audio_start:
+                raise DataError(f"vocabulary: {name} = {value} must be a text id (< {v.audio_start})")
+        for name, value in audio.items():
+            if not v.audio_start <= value < v.size:
+                raise DataError(f"vocabulary: {name} = {value} must be an audio id in [{v.audio_start}, {v.size})")
+        for name, value in anywhere.items():
+            if not 0 <= value < v.size:
+                raise DataError(f"vocabulary: {name} = {value} must lie in [0, {v.size})")
+        special = {**text, **audio, **anywhere}
+        del special["code_start"]
+        if len(set(special.values())) != len(special):
+            raise DataError(f"vocabulary: special ids must differ, got {special}")
+        codes = range(v.code_start, v.code_stop)
+        if any(i in codes for i in special.values()) or v.code_stop > v.size:
+            raise DataError(f"vocabulary: codes [{codes.start}, {codes.stop}) overlap a special id or the end {v.size}")
+
+    def text_stop(self, v: Vocabulary) -> int:
+        """Ids below this one are text."""
+        return v.audio_start
+
+    def tags(self, v: Vocabulary) -> dict[str, int]:
+        """`TAGS` and their ids, where the form has them."""
+        return {}
+
+    def not_text(self, v: Vocabulary) -> tuple[int, ...]:
+        """Added ids that may lie below `text_stop` although no text consists of them."""
+        return ()
+
+    # ----------------------------------------------------------------------------------------- chats and answers
+
+    def template(self, thinks: bool) -> Template:
+        """The template of chats.  ``thinks``: the tokenizer has ``<think>`` and ``</think>``."""
+        return CHATML
+
+    def state(self, v: Vocabulary, last: int, in_span: bool) -> str:
+        """State of an answer whose last token is ``last`` (-1: none yet): a key of `steps`."""
+        return SPEECH if in_span else TEXT
+
+    def steps(self, v: Vocabulary, speak: str) -> Mapping[str, Step]:
+        """What may follow in each state; ``speak`` (free, always, never): whether speech may, must or must not follow text."""
+        return {TEXT: Step(words=True, tokens=(v.im_end_id, v.soa_id, v.soa_last_id)), SPEECH: Step(codes=True)}
+
+
+class Interleaved(Form):
+    """Layout of TtT's official program: base vocabulary, `MULTIMODAL_SPECIALS`, codes, `FINAL_SPECIALS`.
+
+    A token is audio iff its id is at least that of ``<|audio|>``, the last of the multimodal specials.  So tokens that open a
+    span are text (predicted left to right), and those that end an answer's span are audio (predicted by diffusion).
+    """
+
+    name = stored = "interleaved"
+    before, after = MULTIMODAL_SPECIALS, FINAL_SPECIALS
+    text_ids = ("soa_id", "soa_last_id", "user_end_id", "im_start_id", "im_end_id", "pad_id")
+    audio_ids = ("code_start", "mask_id", "eoa_id", "eoa_last_id")
+    turn_start, turn_end = "<|im_start|>", "<|im_end|>"
+
+    def recognises(self, token_id: TokenId) -> bool:
+        return any(token_id(token) is not None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS))
+
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        codes = _codes(token_id, num_codebooks)
+        spelled = {
+            "audio_start": "<|audio|>", "mask_id": "<|mask_token|>", "soa_id": "<|begin_of_audio|>",
+            "soa_last_id": "<|begin_of_quad|>", "user_end_id": "<|end_of_audio|>", "eoa_id": "<|end_of_audio_new|>",
+            "eoa_last_id": "<|end_of_audio_span_last|>", "im_start_id": self.turn_start, "im_end_id": self.turn_end,
+            "pad_id": pad,
+        }  # fmt: skip
+        return codes | {field: _need(token_id, token) for field, token in spelled.items()}
+
+
+class Roles(Interleaved):
+    """The interleaved layout behind `ROLE_TOKENS`, with which LLaDA's text program writes chats:
+
+    ``<|user|>`` newline content ``<|endoftext|>``, and the same for the other roles.
+    """
+
+    name = stored = "roles"
+    base = ROLE_TOKENS
+    turn_start, turn_end = "<|user|>", END_OF_TEXT
+
+    def recognises(self, token_id: TokenId) -> bool:
+        return super().recognises(token_id) and token_id("<|filler|>") is not None
+
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        for head in ("<|system|>", "<|assistant|>"):
+            _need(token_id, head)
+        return super().derive(token_id, num_codebooks, "<|filler|>", mask_id)
+
+    def template(self, thinks: bool) -> Template:
+        roles = ("system", "user", "assistant")
+        return Template(False, frames={role: ((f"<|{role}|>", "\n"), (END_OF_TEXT,)) for role in roles})
+
+
+class TextThenSpeech(Form):
+    """Codes alone are added, up to the end of the vocabulary; an answer is text, then codes, then ``<|im_end|>``."""
+
+    name = stored = "text_then_speech"
+    text_first, delimited, has_thought = True, False, True
+    text_ids: ClassVar[tuple[str, ...]] = ("im_start_id", "im_end_id", "pad_id")
+    audio_ids = ("code_start",)
+    absent: ClassVar[tuple[str, ...]] = ("mask_id", "text_open_id", "text_close_id", "soa_id", "eoa_id")
+
+    def recognises(self, token_id: TokenId) -> bool:
+        return not any(token_id(token) is not None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS, *TAGS))
+
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        codes = _codes(token_id, num_codebooks)
+        text_open, text_close, opener, closer = self._tag_ids(token_id, codes["code_start"])
+        return {
+            **codes, "audio_start": codes["code_start"], "mask_id": ABSENT, "soa_id": opener, "soa_last_id": opener,
+            "user_end_id": closer, "eoa_id": closer, "eoa_last_id": closer, "text_open_id": text_open,
+            "text_close_id": text_close, "im_start_id": _need(token_id, "<|im_start|>"),
+            "im_end_id": _need(token_id, "<|im_end|>"), "pad_id": _need(token_id, pad),
+        }  # fmt: skip
+
+    def _tag_ids(self, token_id: TokenId, code_start: int) -> list[int]:
+        return [ABSENT] * len(TAGS)
+
+    def check(self, v: Vocabulary) -> None:
+        _check_one_kind_of_span(v)
+        for name in self.absent:
+            if getattr(v, name) != ABSENT:
+                raise DataError(f"vocabulary: form {v.form!r} has no {name}, got {getattr(v, name)}")
+        if v.code_stop != v.size:
+            raise DataError(
+                f"vocabulary: form {v.form!r} ends with its codes, but ids [{v.code_stop}, {v.size}) follow them"
+            )
+        super().check(v)
+
+    def template(self, thinks: bool) -> Template:
+        return Template(False, "answer" if thinks else "", None, False)
+
+    def steps(self, v: Vocabulary, speak: str) -> Mapping[str, Step]:
+        end = (v.im_end_id,)
+        return {
+            TEXT: Step(words=True, codes=speak != "never", tokens=end if speak != "always" else ()),
+            SPEECH: Step(codes=True, tokens=end),
+        }
+
+
+class TextThenSpeechTags(TextThenSpeech):
+    """Four `TAGS` before the codes mark where text and speech of an answer begin and end."""
+
+    name = stored = "text_then_speech_tags"
+    delimited = True
+    before = TAGS
+    text_ids = ("im_start_id", "im_end_id", "pad_id", "text_open_id", "text_close_id", "soa_id", "eoa_id")
+    absent = ("mask_id",)
+
+    def recognises(self, token_id: TokenId) -> bool:
+        others = (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS)
+        return any(token_id(tag) is not None for tag in TAGS) and not any(token_id(t) is not None for t in others)
+
+    def _tag_ids(self, token_id: TokenId, code_start: int) -> list[int]:
+        ids = [_need(token_id, tag) for tag in TAGS]
+        if ids != list(range(code_start - len(TAGS), code_start)):
+            raise DataError(
+                f"tokenizer: {', '.join(TAGS)} must be the ids right before the codes, which start at {code_start}; got {ids}"
+            )
+        return ids
+
+    def text_stop(self, v: Vocabulary) -> int:
+        return v.text_open_id
+
+    def tags(self, v: Vocabulary) -> dict[str, int]:
+        return dict(zip(TAGS, (v.text_open_id, v.text_close_id, v.soa_id, v.eoa_id), strict=True))
+
+    def template(self, thinks: bool) -> Template:
+        return Template(False, "prompt" if thinks else "", TAGS[:2], False)
+
+    def state(self, v: Vocabulary, last: int, in_span: bool) -> str:
+        between = {-1: "begin", v.text_close_id: "turn", v.eoa_id: "end"}
+        return SPEECH if in_span else between.get(last, TEXT)
+
+    def steps(self, v: Vocabulary, speak: str) -> Mapping[str, Step]:
+        after_text = {"free": (v.soa_id, v.im_end_id), "always": (v.soa_id,), "never": (v.im_end_id,)}[speak]
+        return {
+            "begin": Step(tokens=(v.text_open_id,)), TEXT: Step(words=True, tokens=(v.text_close_id,)),
+            "turn": Step(tokens=after_text), SPEECH: Step(codes=True), "end": Step(tokens=(v.im_end_id,)),
+        }  # fmt: skip
+
+
+class LladaTts(Form):
+    """Layout of LLaDA-TTS: added token i has the id base + i.
+
+        i        0       1                2              3, 4          5, 6       7    8, 9      10 + C * q + c         last
+        meaning  unused  start of speech  end of speech  human begin,  ai begin,  pad  reserved  code c at position q   mask
+                                                         end           end
+
+    With a Llama-3 tokenizer (base 128,256) and SNAC (7 positions of 4,096 codes a coarse frame) these are the published 28,683
+    ids; any codec of Q positions and C codes fits.  In this spelling all tokens are ``<custom_token_i>``; the mask is the one
+    token more than the codes need.  A turn is ``<3> text <4>`` or ``<5> text or <1> codes <2> <6>``.
+    """
+
+    name = stored = "llada_tts"
+    fixed_mask = False
+    default_codebooks = 7  # SNAC
+    prefixes = ("<custom_token_", "<special_token_", "<audio_token_")
+    text_ids = ("soa_id", "eoa_id", "im_start_id", "im_end_id", "pad_id")
+    audio_ids = ("code_start",)
+    any_ids = ("mask_id",)
+    controls: ClassVar[int] = 10
+    start_of_speech, end_of_speech, human, human_end, ai, ai_end, pad = range(1, 8)
+    mask: ClassVar[str] = ""  # spelling of the mask; "": it is numbered like the codes
+
+    def token(self, number: int) -> str:
+        """Spelling of the added token of this number.
+
+        >>> LladaTts().token(12), LladaTtsAudio().token(3), LladaTtsAudio().token(12)
+        ('<custom_token_12>', '<special_token_3>', '<audio_token_2>')
+        """
+        return f"<custom_token_{number}>"
+
+    def tokens(self, num_codes: int, num_codebooks: int) -> list[str]:
+        """All added tokens in order: 10 + Q * C + 1 of them."""
+        last = self.controls + num_codebooks * num_codes
+        return [*(self.token(i) for i in range(last)), self.mask or self.token(last)]
+
+    def num_added(self, num_codes: int, num_codebooks: int = 1) -> int:
+        return self.controls + num_codebooks * num_codes + 1
+
+    def recognises(self, token_id: TokenId) -> bool:
+        return token_id(self.token(self.start_of_speech)) is not None
+
+    def add_tokens(self, backend: Any, num_codes: int, num_codebooks: int) -> None:
+        """See `Form.add_tokens`.  Raises `DataError` when only some of the tokens are there."""
+        from tokenizers import AddedToken
+
+        tokens = self.tokens(num_codes, num_codebooks)
+        if all(backend.token_to_id(t) is not None for t in tokens if t != self.mask):
+            return
+        present = next((t for t in tokens if backend.token_to_id(t) is not None), None)
+        if present is not None:
+            raise DataError(f"tokenizer: {present!r} is there already; start from the backbone's own tokenizer")
+        codes = range(self.controls, len(tokens) - 1)
+        backend.add_tokens([AddedToken(t, special=i not in codes, normalized=False) for i, t in enumerate(tokens)])
+
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        """See `Form.derive`.  ``mask_id``: as the constant 126336 of the published programs; None: the last added token."""
+        first, count = token_id(self.token(0)), 0
+        while (at := token_id(self.token(count))) is not None:
+            if at != first + count:
+                raise DataError(f"tokenizer: {self.token(count)!r} has id {at}, expected {first} + {count}")
+            count += 1
+        codes = count - self.controls - (not self.mask)
+        num_codes = codes // num_codebooks
+        if num_codes < 1:
+            raise DataError(f"tokenizer: {count} added tokens are too few for {num_codebooks} positions a frame")
+        mask_token = self.mask or self.token(self.controls + num_codebooks * num_codes)
+        mask = token_id(mask_token) if mask_id is None else mask_id
+        if mask is None:
+            raise DataError(
+                f"tokenizer: no token is left for the mask ({mask_token!r} is missing); name the id that the model was trained "
+                "with as mask_id in vocab.json, or extend the backbone's own tokenizer ('ttt tokenizer')"
+            )
+        if codes % num_codebooks:
+            raise DataError(
+                f"tokenizer: {codes} code tokens are not {num_codebooks} positions of one size; say num_codebooks in vocab.json"
+            )
+        start, end, code_start = first + self.start_of_speech, first + self.end_of_speech, first + self.controls
+        return {
+            "audio_start": code_start, "code_start": code_start, "num_codes": num_codes, "num_codebooks": num_codebooks,
+            "mask_id": int(mask), "soa_id": start, "soa_last_id": start, "user_end_id": end, "eoa_id": end, "eoa_last_id": end,
+            "im_start_id": first + self.human, "im_end_id": first + self.ai_end, "pad_id": first + self.pad,
+        }  # fmt: skip
+
+    def check(self, v: Vocabulary) -> None:
+        _check_one_kind_of_span(v)
+        super().check(v)
+
+    def not_text(self, v: Vocabulary) -> tuple[int, ...]:
+        return (*range(v.soa_id - self.start_of_speech, v.code_start), v.mask_id)
+
+    def template(self, thinks: bool) -> Template:
+        human, human_end, ai, ai_end = (
+            (self.token(i),) for i in (self.human, self.human_end, self.ai, self.ai_end)
+        )  # fmt: skip
+        return Template(empty_system=False, frames={"user": (human, human_end), "assistant": (ai, ai_end)})
+
+
+class LladaTtsAudio(LladaTts):
+    """The same ids under other names: ``<special_token_i>`` for the first ten, then ``<audio_token_j>``, and a mask by name."""
+
+    name = "llada_tts_audio"
+    mask = "<|mdm_mask|>"
+
+    def token(self, number: int) -> str:
+        return f"<special_token_{number}>" if number < self.controls else f"<audio_token_{number - self.controls}>"
+
+
+# From general to special: `recognise` asks the last one first.
+FORMS: dict[str, Form] = {
+    form.name: form
+    for form in (Interleaved(), Roles(), TextThenSpeech(), TextThenSpeechTags(), LladaTts(), LladaTtsAudio())
+}
+
+
+def form_named(name: str, where: str = "") -> Form:
+    """The form that ``data.form`` calls ``name``.  Raises `DataError` listing the forms."""
+    if name not in FORMS:
+        raise DataError(f"{where}form {name!r} is none of {', '.join(FORMS)}.{suggest(name, FORMS)}")
+    return FORMS[name]
+
+
+def recognise(token_id: TokenId) -> Form:
+    """The form whose tokens a tokenizer holds (text alone: `TextThenSpeech` without codes)."""
+    return next(form for form in reversed(FORMS.values()) if form.recognises(token_id))
+
+
+def _need(token_id: TokenId, token: str) -> int:
+    found = token_id(token)
+    if found is None:
+        raise DataError(f"tokenizer: token {token!r} is missing; extend the vocabulary first ('ttt tokenizer')")
+    return int(found)
+
+
+def _codes(token_id: TokenId, num_codebooks: int) -> dict[str, int]:
+    """Where the codes ``<|audio_0|>`` ... start, and how many each of ``num_codebooks`` codebooks of equal size has."""
+    first, count = _need(token_id, code_token(0)), 0
+    while (at := token_id(code_token(count))) is not None:
+        if at != first + count:
+            raise DataError(f"tokenizer: {code_token(count)!r} breaks the run of codes that starts at id {first}")
+        count += 1
+    if count % num_codebooks:
+        raise DataError(f"tokenizer: {count} code tokens are not {num_codebooks} codebooks of one size; make it anew")
+    return {"code_start": first, "num_codes": count // num_codebooks, "num_codebooks": num_codebooks}
+
+
+def _check_one_kind_of_span(v: Vocabulary) -> None:
+    if v.soa_id != v.soa_last_id or len({v.user_end_id, v.eoa_id, v.eoa_last_id}) > 1:
+        raise DataError(f"vocabulary: form {v.form!r} opens and ends all spans alike")
