@@ -17,21 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttt.config.diff import NOT_IDENTITY, Change, differences
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
 from ttt.eval import cards
+from ttt.io.atomic import write_json, write_text
+from ttt.io.digests import digest_of_json
+from ttt.io.json_input import read_json
 
 if TYPE_CHECKING:
     from ttt.train.checkpoint import TrainState
 
 log = logging.getLogger(__name__)
 
-# Keys that do not change the result: where a cell is written, how it is watched.
-NOT_IDENTITY = (
-    "run.dir", "run.overwrite", "run.threads", "data.jobs", "eval.out", "eval.checkpoint", "train.keep_checkpoints",
-    "train.save_every_steps", "train.log_every_steps", "train.tensorboard", "train.resume",
-)  # fmt: skip
 DECODING = ("eval", "judge", "speaker", "tasks")  # sections that do not change the training
 
 
@@ -64,19 +63,14 @@ class Cell:
 
     def digest(self) -> str:
         """16 hex digits of `identity`."""
-        import hashlib
+        return digest_of_json(self.identity())
 
-        return hashlib.blake2b(json.dumps(self.identity(), sort_keys=True).encode(), digest_size=8).hexdigest()
-
-    def changed(self) -> list[str]:
-        """``key: old -> new`` of every setting and input that differs from what this folder was begun with."""
+    def changed(self) -> list[Change]:
+        """Every setting and input that differs from what this folder was begun with."""
         path = self.folder / "cell.json"
         if not path.is_file():
             return []
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not JSON: {error.msg}; delete {self.folder} to make the cell again") from error
+        before = read_json(path, f"delete {self.folder} to make the cell again")
         return differences(before.get("identity", {}), self.identity())
 
     def is_done(self) -> bool:
@@ -93,14 +87,11 @@ class Cell:
         changed = self.changed() if overwrite else []
         if changed:
             self.card.unlink(missing_ok=True)
-            retrain = any(not is_decoding(key.partition(":")[0]) for key in changed)
+            retrain = any(not is_decoding(change.key) for change in changed)
             shutil.rmtree(self.folder if retrain else self.folder / "eval")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / "cell.yaml.tmp"
-        temporary.write_text(resolved_yaml(self.config), encoding="utf-8")
-        temporary.replace(self.folder / "cell.yaml")
+        write_text(self.folder / "cell.yaml", resolved_yaml(self.config))
         about = {"row": self.row, "seed": self.seed, "digest": self.digest(), "identity": self.identity()}
-        cards.write_json(self.folder / "cell.json", about)
+        write_json(self.folder / "cell.json", about)
 
     def verbs(self) -> tuple[str, ...]:
         """What is run, in order."""
@@ -116,21 +107,6 @@ def is_decoding(key: str) -> bool:
     part, _, name = key.partition(".")
     names = DECODING if part == "config" else ("eval.", "judge", "speaker")
     return name.startswith(names)
-
-
-def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """``key: old -> new`` of every leaf that differs.
-
-    >>> differences({"train": {"steps": 5, "lr": 1}}, {"train": {"steps": 6, "lr": 1}})
-    ['train.steps: 5 -> 6']
-    """
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        out: list[str] = []
-        for key in sorted({*old, *new}):
-            inner = f"{at}.{key}" if at else str(key)
-            out += differences(old.get(key, "(absent)"), new.get(key, "(absent)"), inner)
-        return out
-    return [] if old == new else [f"{at}: {old!r} -> {new!r}"]
 
 
 def inputs_of(config: RunConfig, digests: dict[str, str], decode_only: bool = False) -> dict[str, dict[str, str]]:
@@ -162,11 +138,11 @@ def inputs_of(config: RunConfig, digests: dict[str, str], decode_only: bool = Fa
 
 def refuse_changed(cells: Sequence[Cell]) -> None:
     """One error for all cells that were begun with other settings; ``--overwrite`` makes them again."""
-    changed = [(cell, keys) for cell in cells if (keys := cell.changed())]
+    changed = [(cell, changes) for cell in cells if (changes := cell.changed())]
     if changed:
-        cell, keys = changed[0]
+        cell, changes = changed[0]
         more = f"; {len(changed) - 1} more cells too" if len(changed) > 1 else ""
-        shown = ", ".join(x.removeprefix("config.") for x in keys[:3]) + (", .." if len(keys) > 3 else "")
+        shown = ", ".join(str(c).removeprefix("config.") for c in changes[:3]) + (", .." if len(changes) > 3 else "")
         raise ConfigError(
             f"{cell.folder}: cell {cell.name!r} was made with other settings ({shown}){more}; give --overwrite to make such "
             "cells again, or another --out"

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ttt.config.diff import differences
 from ttt.config.load import load_config, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 from ttt.eval.inputs import read_files
-from ttt.lab.cells import DECODING, Cell, differences, inputs_of
+from ttt.lab.cells import DECODING, Cell, inputs_of
 from ttt.lab.statistics import Measured
 from ttt.lab.table_file import RowSpec, TableSpec
 from ttt.lab.trainings import refuse_useless, trainings_in, with_known_training

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttt.config.diff import Change, differences
 from ttt.config.load import build_config
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.eval import cards
-from ttt.lab.cells import Cell, differences, inputs_of, refuse_changed
+from ttt.lab.cells import Cell, inputs_of, refuse_changed
 from ttt.lab.plan import REQUIRED
 from ttt.lab.run_table import sigterm_as_interrupt
 from ttt.lab.runner import Runner, Subprocesses, run_cells, visible_gpus
@@ -112,7 +113,7 @@ def _refuse_other_data(card: Mapping[str, Any], cell: Cell, path: Path) -> None:
             )
 
 
-def _changed_software(card: Mapping[str, Any]) -> list[str]:
+def _changed_software(card: Mapping[str, Any]) -> list[Change]:
     """Versions and code that differ from the card's.  Numbers may then differ too: a warning, not an error."""
     changed = [*differences(card["versions"], cards.versions(), "versions"), *differences(card["git"], cards.git_state(), "git")]
     if changed:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.eval import cards, plots, tables
+from ttt.io.atomic import write_json, write_text
 from ttt.lab.cells import Cell
 from ttt.lab.runner import Outcome
 from ttt.lab.statistics import Measured, column, read_items
@@ -44,12 +45,11 @@ def write_table(
     ]  # fmt: skip
     columns = [m.column() for m in shown]
     notes = _notes(table, list(card_of.values()))
-    out.mkdir(parents=True, exist_ok=True)
     text = tables.grid_text(columns, rows, table.title, notes)
-    _write(out / "table.txt", text + "\n")
-    _write(out / "table.md", tables.grid_markdown(columns, rows, table.title, notes))
-    _write(out / "table.tex", tables.grid_latex(columns, rows, table.title, notes))
-    _write(out / "table.csv", tables.grid_csv(columns, rows))
+    write_text(out / "table.txt", text + "\n")
+    write_text(out / "table.md", tables.grid_markdown(columns, rows, table.title, notes))
+    write_text(out / "table.tex", tables.grid_latex(columns, rows, table.title, notes))
+    write_text(out / "table.csv", tables.grid_csv(columns, rows))
     drawn = {
         "plot.png": plots.ablation_panels(columns, rows, out / "plot.png", table.title, table.baseline),
         "frontier.png": any(r.decode_only_of for r in table.rows.values())
@@ -57,7 +57,7 @@ def write_table(
     }
     for name in [name for name, is_drawn in drawn.items() if not is_drawn]:
         (out / name).unlink(missing_ok=True)  # of an earlier call
-    cards.write_json(out / "results.json", {
+    write_json(out / "results.json", {
         "format": FORMAT, "table": table.name, "title": table.title, "budget": table.budget, "baseline": table.baseline,
         "seeds": table.seeds, "resamples": table.resamples, "notes": notes,
         "rows": {r.name: {"label": r.label, "status": r.status} for r in rows},
@@ -142,9 +142,3 @@ def _frontier(table: TableSpec, shown: Sequence[Measured], costs: Sequence[Measu
         ])
         for m in shown if m.group in cost_of and m.column().unit in ("rate", "score")
     ]  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

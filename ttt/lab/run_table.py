@@ -73,7 +73,7 @@ def _state(cell: Cell) -> str:
         work = f"decode with the training of {cell.parent.name if cell.parent is not None else cell.config.eval.checkpoint}"
     changed = cell.changed()
     if changed:
-        return f"made again ({changed[0].removeprefix('config.')}): {work}"
+        return f"made again ({str(changed[0]).removeprefix('config.')}): {work}"
     return f"begun, goes on: {work}" if (cell.folder / "cell.json").is_file() else work
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from ttt.errors import TttError
+from ttt.io.provenance import usable_cpus
 from ttt.lab.cells import Cell, is_trained, last_state, write_cell_card
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Subprocesses:
 
     def environment(self, slot: int) -> dict[str, str]:
         """A child's environment: its share of the cores (unless ``OMP_NUM_THREADS`` is set) and its GPU."""
-        share = max(1, cores() // self.jobs)
+        share = max(1, usable_cpus() // self.jobs)
         more = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         more |= {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         return {"OMP_NUM_THREADS": str(share), **os.environ, **more}
@@ -125,11 +126,6 @@ def tail(folder: Path) -> str:
     path = folder / "log.txt"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return "\n".join(f"    {line}" for line in lines[-LOG_LINES:]) or "    (empty)"
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus(device: str) -> tuple[str, ...]:

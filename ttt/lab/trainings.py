@@ -7,14 +7,15 @@ configuration apart from decoding), a cell uses it and only decodes.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttt.config.diff import differences
 from ttt.errors import ConfigError, DataError
-from ttt.lab.cells import Cell, differences, is_decoding, is_trained
+from ttt.io.json_input import read_json
+from ttt.lab.cells import Cell, is_decoding, is_trained
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def trainings_in(folders: Sequence[str | Path]) -> list[Training]:
             raise ConfigError(f"--trainings: {folder}: no cells of a table here; give the --out folder of a 'ttt ablate'")
         for path in cells:
             try:
-                identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+                identity = read_json(path, "make the cell again")["identity"]
                 steps = int(identity["config"]["train"]["steps"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise DataError(f"--trainings: {path}: not the description of a cell: {error}") from error
             if is_trained(path.parent, steps):
                 finished.append(Training(path.parent, made_of(identity)))
@@ -79,5 +80,5 @@ def refuse_useless(cells: Sequence[Cell], trainings: Sequence[Training]) -> None
         ),
         key=lambda candidate: len(candidate[0]),
     )  # fmt: skip
-    shown = ", ".join(x.removeprefix("config.") for x in changed[:3]) + (", .." if len(changed) > 3 else "")
+    shown = ", ".join(str(c).removeprefix("config.") for c in changed[:3]) + (", .." if len(changed) > 3 else "")
     raise ConfigError(f"--trainings: none is a training of this table; nearest is {folder} to {name!r} ({shown})")

@@ -315,7 +315,7 @@ def script(world, body: str) -> tuple[str, ...]:
 
 def test_children_get_their_share_and_their_failure_is_quoted(world, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("ttt.lab.runner.cores", lambda: 8)
+    monkeypatch.setattr("ttt.lab.runner.usable_cpus", lambda: 8)
     cell = a_cell(world)
     cell.prepare(False)
     body = "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], os.environ.get('CUDA_VISIBLE_DEVICES'))\nsys.exit(3)\n"
