@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from tests.conftest import tiny_tokenizer
 from tests.unit.sampling.test_stream import SAMPLERS, V, decoder, prompts, talker
 from ttt.cli.main import main
-from ttt.cli.replay import Drawing, scale_of, show
+from ttt.inspection.replay import Drawing, scale_of, show
 from ttt.inspection.trace_plot import states, trace_picture
 from ttt.sampling.trace.record import Tracer, TraceRecord, header, write_trace
 from ttt.sampling.trace.trace_frames import frames
@@ -123,7 +123,7 @@ def test_a_terminal_shows_the_last_frame_alone(monkeypatch):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     out = Terminal()
-    show(out, Drawing(HEAD, record(), width=20), frames(record()), 4.0, alive=True)
+    show(out, Drawing(HEAD, record(), width=20), frames(record()), 4.0, live=True)
     legend = Drawing(HEAD, record(), width=20).legend().splitlines()
     assert out.screen() == [*legend, "call 5/5  final 6  masks 0", "  hé[█▒] you", ""]
     assert pauses == [0.25] * 5 and out.getvalue().endswith("\x1b[?25h"), "the cursor is back"
@@ -134,7 +134,7 @@ def test_answers_higher_than_the_terminal_show_their_newest_lines(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     long = record(pieces=("a" * 18 + "b" * 18 + "c" * 18, "", "", "", "", "d"))
     out = Terminal()
-    show(out, Drawing(HEAD, long, width=20), frames(long), 0.0, alive=True)
+    show(out, Drawing(HEAD, long, width=20), frames(long), 0.0, live=True)
     assert out.screen()[-4:] == ["call 5/5  final 6  masks 0", "  " + "c" * 18, "  [█▒]d", ""]
 
 
@@ -145,7 +145,7 @@ def test_the_cursor_comes_back_after_an_interrupt(monkeypatch):
     monkeypatch.setattr(time, "sleep", interrupt)
     out = Terminal()
     with pytest.raises(KeyboardInterrupt):
-        show(out, Drawing(HEAD, record()), frames(record()), 1.0, alive=True)
+        show(out, Drawing(HEAD, record()), frames(record()), 1.0, live=True)
     assert out.getvalue().endswith("\x1b[?25h")
 
 
