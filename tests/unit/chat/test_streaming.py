@@ -9,10 +9,12 @@ import pytest
 from tests.conftest import audio, chat, text
 from tests.unit.test_api import make_talkative, tone, write_run
 from ttt.audio.wav import read, write
+from ttt.chat.latency import Timing, percentile
+from ttt.chat.streaming import parse_chunks
 from ttt.cli.main import main
-from ttt.cli.stream import Timing, parse_chunks, percentile
 from ttt.data.formats import write_examples
 from ttt.errors import ConfigError
+from ttt.io.names import file_name
 from ttt.sampling.decoder.stream import StreamEvent
 from ttt.sampling.trace.record import read_trace
 from ttt.types import Example, Generation
@@ -46,13 +48,13 @@ def test_what_a_listener_waits_for():
         ("text", 0.5, 0), ("text", 0.6, 0), ("block", 1.5, 0), ("sound", 2.0, 1.0), ("sound", 3.5, 2.0), ("sound", 5.0, 0.5),
         ("end", 6.0, 0),
     ):  # fmt: skip
-        timing.hear(event, at_s)
+        timing.add(event, at_s)
     assert (timing.first_text_s, timing.first_block_s, timing.first_sound_s) == (0.5, 1.5, 2.0)
     assert timing.stall_s == pytest.approx(0.5) and timing.sound_s == pytest.approx(3.5)
     assert timing.rtf == pytest.approx(6.0 / 3.5) and (timing.pieces, timing.tokens, timing.calls) == (3, 2, 7)
     silent = Timing("y")
     for event, at_s in events_of(("text", 0.5, 0), ("end", 1.0, 0)):
-        silent.hear(event, at_s)
+        silent.add(event, at_s)
     assert (silent.first_sound_s, silent.stall_s, silent.rtf, silent.seconds) == (None, None, None, 1.0)
 
 
@@ -85,10 +87,10 @@ def test_examples_are_streamed_written_and_timed(run, tmp_path, capsys):
     assert all(re.search(rf"^q {i}: .*\(\d+ tokens, \d+ calls, .* s, (im_end|length)\)$", said, re.M) for i in range(3))
     heard = 0
     for i, a in enumerate(found["answers"]):
-        pieces = sorted((out / f"q_{i}").glob("*.wav"))
+        pieces = sorted((out / file_name(f"q {i}")).glob("*.wav"))
         assert [p.name for p in pieces] == [f"{n:03d}.wav" for n in range(1, a["pieces"] + 1)]
         if pieces:
-            whole = read(out / f"q_{i}.wav").samples
+            whole = read(out / f"{file_name(f'q {i}')}.wav").samples
             np.testing.assert_array_equal(np.concatenate([read_piece(p) for p in pieces]), whole)
             assert len(whole) / 16_000 == pytest.approx(a["sound_s"])
             heard += 1
@@ -109,7 +111,7 @@ def test_examples_are_streamed_written_and_timed(run, tmp_path, capsys):
     assert not re.search(r"^q 0:", capsys.readouterr().out, re.M), "--report: the table only"
     assert {p: p.read_bytes() for p in sorted(out.rglob("*.wav"))} == before, "the same draws, the same sound"
     assert main([*call[:-4], "--chunks", "50", "--out", str(out), "--overwrite", "--report"]) == 0
-    assert all(len(list((out / f"q_{i}").glob("*.wav"))) <= 1 for i in range(3)), "pieces of the earlier call are gone"
+    assert all(len(list((out / file_name(f"q {i}")).glob("*.wav"))) <= 1 for i in range(3)), "pieces of the earlier call are gone"
 
 
 def read_piece(path):

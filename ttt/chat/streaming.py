@@ -1,0 +1,137 @@
+"""Questions asked one at a time, each answer printed, written and timed while it comes.
+
+Files of an answer ``UID``: ``UID/001.wav``, ``UID/002.wav``, ... (the pieces), ``UID.wav`` (all of them), and
+``stream.json`` (the times of all answers).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ttt.chat.latency import Timing, report, table
+from ttt.config.load import to_plain
+from ttt.errors import ConfigError
+from ttt.io.atomic import write_json
+from ttt.io.names import file_name
+
+if TYPE_CHECKING:
+    from ttt.api import Model, Question
+    from ttt.sampling.decoder.stream import StreamEvent
+
+RESULTS = "stream.json"
+
+
+def stream_questions(
+    model: Model, questions: Sequence[tuple[str, Question]], *, task: str = "", chunks: Sequence[int] = (), warmup: int = 1,
+    out: Path | None = None, quiet: bool = False,
+) -> str:  # fmt: skip
+    """Ask (uid, question) after (uid, question); returns the table of latencies.
+
+    ``chunks``: codes of each piece of sound (empty: no sound, so no codec is needed); ``warmup``: first questions asked once
+    before, untimed; ``out``: folder for sounds and times; ``quiet``: print no answers.
+    """
+    from ttt.train.environment import collect
+
+    def ask(number: int) -> Iterator[StreamEvent]:
+        uid, question = questions[number]
+        return model.stream(question, task=task, uid=uid, chunk_frames=chunks or None, sound=bool(chunks))
+
+    for number in range(min(warmup, len(questions))):
+        for _ in ask(number):
+            pass
+    timings = [_take(uid, ask(number), out, quiet) for number, (uid, _) in enumerate(questions)]
+    environment = collect()
+    results = report(timings, _conditions(model, chunks, warmup, environment), environment)
+    if out is not None:
+        write_json(out / RESULTS, results)
+    return table(results)
+
+
+def questions_of(model: Model, examples: Sequence[str], limit: int) -> list[tuple[str, Question]]:
+    """(uid, example) of the files, the first ``limit`` of each task and file (0: all); uids must differ."""
+    from ttt.eval.inputs import read_files
+
+    paths = examples or model.config.eval.examples
+    if not paths:
+        raise ConfigError("nothing to ask: give --examples FILE, --text or --wav, or set eval.examples")
+    questions: dict[str, Question] = {}
+    for listed in read_files(paths, limit, set(model.tasks)).values():
+        for example in listed:
+            if example.uid in questions:
+                raise ConfigError(f"--examples: {example.uid!r} is in several files; stream them one by one")
+            questions[example.uid] = example
+    return list(questions.items())
+
+
+def parse_chunks(text: str) -> tuple[int, ...]:
+    """``"25,50,100"`` -> (25, 50, 100).  Raises `ConfigError`."""
+    from ttt.audio.streaming import check_chunks
+
+    try:
+        return check_chunks([int(part) for part in text.split(",")])
+    except ValueError:
+        raise ConfigError(f"--chunks: expected numbers of codes like 25,50,100, got {text!r}") from None
+
+
+def _take(uid: str, events: Iterable[StreamEvent], out: Path | None, quiet: bool) -> Timing:
+    """Take one answer as it comes: print it, write it, time it."""
+    timing = Timing(uid)
+    folder = None if out is None else out / file_name(uid)
+    if folder is not None:
+        for old in [*folder.glob("[0-9][0-9][0-9].wav"), folder.with_name(folder.name + ".wav")]:
+            old.unlink(missing_ok=True)
+    show: Callable[[str], Any] = (lambda text: None) if quiet else _print_now
+    show(f"{uid}: ")
+    pieces: list[np.ndarray] = []
+    rate_hz = 0
+    own_s = 0.0  # time spent here, not on the answer
+    for event in events:
+        began = time.perf_counter()
+        timing.add(event, event.elapsed_s - own_s)
+        if event.kind == "text":
+            show(event.text)
+        elif event.kind == "sound" and event.samples is not None:
+            pieces.append(event.samples)
+            rate_hz = event.rate_hz
+            show(f"[sound {len(event.samples) / rate_hz:.2f} s]")
+            if folder is not None:
+                _write_wav(folder / f"{len(pieces):03d}.wav", event.samples, rate_hz)
+        own_s += time.perf_counter() - began
+    if folder is not None and pieces:
+        _write_wav(folder.with_name(folder.name + ".wav"), np.concatenate(pieces), rate_hz)
+    show(f"  ({timing.tokens} tokens, {timing.calls} calls, {timing.seconds:.3f} s, {timing.stopped})\n")
+    return timing
+
+
+def _print_now(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _write_wav(path: Path, samples: np.ndarray, rate_hz: int) -> None:
+    from ttt.audio.wav import write
+    from ttt.types import Waveform
+
+    write(path, Waveform(samples, rate_hz))
+
+
+def _conditions(model: Model, chunks: Sequence[int], warmup: int, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the times depend on."""
+    device = str(model.lm.device)
+    cpu = f"{environment['cpu']}, {environment['cpus']} cores"
+    sampler = to_plain(model.config.eval.sampler)
+    return {
+        "answers_at_a_time": 1, "warmup": warmup, "chunk_frames": list(chunks),
+        "sampler": sampler["name"] if isinstance(sampler, dict) else str(sampler), "sampler_settings": sampler,
+        "codec": model.codec.codec_id if model.codec is not None else "none",
+        "frame_rate_hz": model.codec.frame_rate_hz if model.codec is not None else None,
+        "parameters": sum(p.numel() for p in model.lm.parameters()), "dtype": str(model.lm.dtype).removeprefix("torch."),
+        "device": device, "hardware": ", ".join(environment["gpus"]) if device.startswith("cuda") else cpu,
+        "max_tokens": model.config.eval.max_tokens,
+    }  # fmt: skip
