@@ -26,11 +26,17 @@ class Stage:
         hint: str = "",
     ) -> None:  # fmt: skip
         self.name, self.marker, self.inputs, self.outputs = name, marker, list(inputs), list(outputs)
+        self._opened = time.perf_counter()
         self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))
         for path in self.inputs:
             if not path.exists():
                 raise DataError(f"{path}: missing; {hint or 'run the stage that makes it'}")
         self.state = {"settings": self.settings, "inputs": {str(p): fingerprint(p) for p in self.inputs}}
+
+    @property
+    def seconds(self) -> float:
+        """Time since the stage was opened."""
+        return time.perf_counter() - self._opened
 
     def is_done(self, overwrite: bool) -> bool:
         """True when the result is there and current.  Raises `ConfigError` when it was made from something else."""
@@ -55,8 +61,9 @@ class Stage:
         log.info("%s: up to date (%s)", self.name, self.marker.parent)
         return True
 
-    def finish(self, result: Mapping[str, Any], seconds: float) -> None:
-        """Write the marker; last."""
+    def finish(self, result: Mapping[str, Any], seconds: float | None = None) -> None:
+        """Write the marker; last.  ``seconds``: what the work took (default: `seconds` of the stage)."""
+        seconds = self.seconds if seconds is None else seconds
         record = {
             "stage": self.name,
             **self.state,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ttt.config.schema import RunConfig
 
+log = logging.getLogger(__name__)
 _ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "config": ("--config", {
         "action": "append", "default": [], "metavar": "FILE", "help": "recipe YAML; may be repeated, later ones win"}),
@@ -21,11 +25,11 @@ _ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def add_common(parser: argparse.ArgumentParser, *names: str, **help_lines: str) -> None:
-    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins.
+    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins; all when none is named.
 
     A keyword adds the argument of that name with another help line: ``add_common(parser, "plugins", settings="fields")``.
     """
-    for name in (*names, *help_lines):
+    for name in (*names, *help_lines) or _ARGUMENTS:
         flag, options = _ARGUMENTS[name]
         parser.add_argument(flag, **{**options, **({"help": help_lines[name]} if name in help_lines else {})})
 
@@ -38,6 +42,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_common(
         parser, "plugins", settings="settings over the run's own", config="recipe YAML over the run's own settings"
     )
+
+
+def add_color(parser: argparse.ArgumentParser) -> None:
+    """``--color``, for `wants_color`."""
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR"
+    )
+
+
+def wants_color(arguments: argparse.Namespace) -> bool:
+    """Whether what is printed to stdout is colored."""
+    auto = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return arguments.color == "always" or (arguments.color == "auto" and auto)
 
 
 def configure(arguments: argparse.Namespace, need: tuple[str, ...]) -> RunConfig:
@@ -65,25 +82,35 @@ def dry_run(arguments: argparse.Namespace, config: RunConfig, plan: Sequence[str
     return True
 
 
-def spelled(name: str, names: Sequence[str]) -> str:
-    """The one of ``names`` that is ``name`` but for hyphens, underscores and capitals; ``name`` itself if none or several are.
+def fit_component(
+    arguments: argparse.Namespace, key: str, splits: Sequence[str], method: str, fit: Callable[..., Mapping[str, float]]
+) -> int:
+    """Fit the component ``key`` of the configuration on splits of the corpus and save it to ``KEY.path``.
 
-    >>> spelled("SlamOmni", ["sharegpt", "slam_omni"])
-    'slam_omni'
+    ``fit(component, manifests, seed)`` returns what it measured; a component without ``method`` cannot learn.
     """
-
-    def bare(text: str) -> str:
-        return text.replace("-", "").replace("_", "").lower()
-
-    alike = [n for n in names if bare(n) == bare(name)]
-    return alike[0] if name not in names and len(alike) == 1 else name
-
-
-def component_path(component: object, key: str) -> Path:
-    """The folder a trainable component saves to (its field ``path``)."""
+    from ttt.config.load import to_plain
     from ttt.errors import ConfigError
+    from ttt.stage import Stage
 
-    path = getattr(component, "path", None)
-    if not path:
+    config = configure(arguments, (key, "data.corpus"))
+    component = getattr(config, key)
+    if not getattr(component, "path", None):
         raise ConfigError(f"{key}.path: missing; name the folder it is saved to")
-    return Path(path)
+    folder = Path(component.path)
+    manifests = [Path(config.data.corpus) / f"{split}.jsonl" for split in splits]
+    if not hasattr(component, method):
+        raise ConfigError(
+            f"{key}: {type(component).registered_name!r} is not trainable; point {key}.path at its weights"
+        )
+    if dry_run(arguments, config, [f"read wavs of {manifests[0]}", f"fit and save to {folder}"]):
+        return 0
+    settings = {key: to_plain(component), "seed": config.run.seed}
+    stage = Stage(key, folder / ".done.json", manifests, [folder], settings, "make the corpus first")
+    if stage.is_done(arguments.overwrite):
+        return 0
+    measured = fit(component, manifests, config.run.seed)
+    component.save(folder)
+    stage.finish(measured)
+    log.info("%s: %s -> %s", key, ", ".join(f"{k} {v:.4g}" for k, v in measured.items()), folder)
+    return 0

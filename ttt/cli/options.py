@@ -7,7 +7,9 @@ import argparse
 
 def likelihood(verb: argparse.ArgumentParser) -> None:
     """``ttt likelihood``: how spans are masked."""
-    verb.add_argument("--draws", type=int, default=16, metavar="K", help="masked copies of a span or block (default 16)")
+    verb.add_argument(
+        "--draws", type=int, default=16, metavar="K", help="masked copies of a span or block (default 16)"
+    )
     verb.add_argument(
         "--estimator", default="uniform",
         help="number of masked tokens k: uniform (default) | spread evenly over a group | official: with LLaDA's rounding | "
@@ -24,7 +26,9 @@ def likelihood(verb: argparse.ArgumentParser) -> None:
 
 def generate(verb: argparse.ArgumentParser) -> None:
     """``ttt generate``: what is written beside the answers."""
-    verb.add_argument("--trace", action="store_true", help="write every step of decoding too (NAME.trace.jsonl, for 'ttt replay')")
+    verb.add_argument(
+        "--trace", action="store_true", help="write every step of decoding too (NAME.trace.jsonl, for 'ttt replay')"
+    )
 
 
 def replay(verb: argparse.ArgumentParser) -> None:
@@ -32,7 +36,9 @@ def replay(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("trace", metavar="TRACE", help="file that 'ttt generate --trace' wrote")
     verb.add_argument("--uid", default="", help="which answer (default: the first)")
     verb.add_argument("--list", action="store_true", help="name the answers of the file, then stop")
-    verb.add_argument("--speed", type=float, default=8.0, metavar="X", help="network calls shown a second (default 8; 0: no pause)")
+    verb.add_argument(
+        "--speed", type=float, default=8.0, metavar="X", help="network calls shown a second (default 8; 0: no pause)"
+    )
     verb.add_argument("--png", default="", metavar="FILE", help="draw position x call to this file")
     verb.add_argument("--quiet", action="store_true", help="no animation (with --png)")
     verb.add_argument("--width", type=int, default=0, metavar="N", help="columns (default: the terminal's)")
@@ -44,23 +50,33 @@ def replay(verb: argparse.ArgumentParser) -> None:
 def stream(verb: argparse.ArgumentParser) -> None:
     """``ttt stream``: what is asked of which run, in which pieces, and what is written."""
     opened(verb)
-    verb.add_argument("--examples", nargs="+", default=[], metavar="FILE", help="prompts of example files (default: eval.examples)")
-    verb.add_argument("--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)")
+    verb.add_argument(
+        "--examples", nargs="+", default=[], metavar="FILE", help="prompts of example files (default: eval.examples)"
+    )
+    verb.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)"
+    )
     verb.add_argument("--text", default="", metavar="WORDS", help="one question in text instead of examples")
     verb.add_argument("--wav", default="", metavar="FILE", help="one spoken question instead of examples")
     verb.add_argument("--task", default="", help="with --text or --wav: the task whose system message is used")
     verb.add_argument("--chunks", default="", metavar="N,N,...", help="codes of each piece of sound, the last size goes on "
                       "(default 25,50,100,150,200)")  # fmt: skip
     verb.add_argument("--no-sound", action="store_true", help="text and codes only; needs no codec")
-    verb.add_argument("--out", default="", metavar="DIR", help="write wavs, piece by piece and whole, and stream.json here")
-    verb.add_argument("--warmup", type=int, default=1, metavar="N", help="first prompts asked once before, untimed (default 1)")
+    verb.add_argument(
+        "--out", default="", metavar="DIR", help="write wavs, piece by piece and whole, and stream.json here"
+    )
+    verb.add_argument(
+        "--warmup", type=int, default=1, metavar="N", help="first prompts asked once before, untimed (default 1)"
+    )
     verb.add_argument("--report", action="store_true", help="no transcript: the table of latencies only")
     verb.add_argument("--overwrite", action="store_true", help="write over what an earlier call wrote to --out")
 
 
 def vocode(verb: argparse.ArgumentParser) -> None:
     """``ttt vocode``: which tokens, which wav."""
-    verb.add_argument("--tokens", "--speech-tokens", required=True, metavar="FILE", help='JSON: {"speech_tokens": [...]} or a list')
+    verb.add_argument(
+        "--tokens", "--speech-tokens", required=True, metavar="FILE", help='JSON: {"speech_tokens": [...]} or a list'
+    )
     verb.add_argument("--out", "--output", required=True, metavar="WAV", help="the wav to write")
 
 
@@ -75,16 +91,26 @@ def check(verb: argparse.ArgumentParser) -> None:
 def bench(verb: argparse.ArgumentParser) -> None:
     """``ttt bench``: what; the rest belongs to it (``ttt bench train --help``)."""
     verb.add_argument("what", choices=("train", "decode", "valle", "loader", "size"), help="what to measure")
-    verb.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own options: see 'ttt bench WHAT --help'")
+    verb.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="...", help="its own options: see 'ttt bench WHAT --help'"
+    )
 
 
 def doctor(verb: argparse.ArgumentParser) -> None:
     """``ttt doctor``: which runs, against what."""
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run folder (several with --write-bands)")
-    verb.add_argument("--bands", default="", metavar="FILE", help="reference bands (default: bands.yaml beside the recipe)")
-    verb.add_argument("--recipe", default="", help="entry of the bands file (default: the recipe the run was started with)")
-    verb.add_argument("--write-bands", default="", metavar="FILE", help="make the bands of this recipe from healthy runs")
-    verb.add_argument("--slack", type=float, default=0.15, help="how far bands reach beyond the runs, as a share (default 0.15)")
+    verb.add_argument(
+        "--bands", default="", metavar="FILE", help="reference bands (default: bands.yaml beside the recipe)"
+    )
+    verb.add_argument(
+        "--recipe", default="", help="entry of the bands file (default: the recipe the run was started with)"
+    )
+    verb.add_argument(
+        "--write-bands", default="", metavar="FILE", help="make the bands of this recipe from healthy runs"
+    )
+    verb.add_argument(
+        "--slack", type=float, default=0.15, help="how far bands reach beyond the runs, as a share (default 0.15)"
+    )
     verb.add_argument("--no-probes", action="store_true", help="read the log only, run no network")
     verb.add_argument("--json", action="store_true", help="findings as JSON")
 
@@ -92,12 +118,20 @@ def doctor(verb: argparse.ArgumentParser) -> None:
 def ablate(verb: argparse.ArgumentParser) -> None:
     """``ttt ablate``: which rows and seeds, where, how many at a time."""
     verb.add_argument("table", metavar="TABLE.yaml", help="table file (recipes/ablations)")
-    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the table's (a row's own win)")
-    verb.add_argument("--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings over the table's (a row's own win)"
+    )
+    verb.add_argument(
+        "--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)"
+    )
     verb.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one per GPU, or one)")
     verb.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only; the table shows all")
     verb.add_argument(
-        "--trainings", nargs="+", default=[], metavar="DIR", help="folders of other tables, whose trainings are not repeated"
+        "--trainings",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of other tables, whose trainings are not repeated",
     )
     verb.add_argument("--out", default="", metavar="DIR", help="default: exp/ablations/TABLE")
     verb.add_argument("--dry-run", action="store_true", help="check everything, print the cells, then stop")
@@ -108,15 +142,21 @@ def repro(verb: argparse.ArgumentParser) -> None:
     """``ttt repro``: which card, where."""
     verb.add_argument("card", metavar="CARD.json", help="result card of 'ttt ablate' or 'ttt score'")
     verb.add_argument("--out", default="", metavar="DIR", help="default: exp/repro/CARD")
-    verb.add_argument("--dry-run", action="store_true", help="compare data, versions and code with the card's, then stop")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="compare data, versions and code with the card's, then stop"
+    )
     verb.add_argument("--overwrite", action="store_true", help="remove an earlier repetition first")
 
 
 def opened(verb: argparse.ArgumentParser) -> None:
     """Verbs that look at a trained model: which one, and settings over its own."""
-    verb.add_argument("run", metavar="RUN", help="run folder; or a checkpoint or model folder (outside a run: with --config)")
+    verb.add_argument(
+        "run", metavar="RUN", help="run folder; or a checkpoint or model folder (outside a run: with --config)"
+    )
     verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the run's own")
-    verb.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings")
+    verb.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings"
+    )
 
 
 def chat(verb: argparse.ArgumentParser) -> None:
@@ -124,8 +164,12 @@ def chat(verb: argparse.ArgumentParser) -> None:
     opened(verb)
     verb.add_argument("--system", default="", metavar="TEXT", help="system message")
     verb.add_argument("--task", default="", metavar="NAME", help="take the system message of this task of the run")
-    verb.add_argument("--out", default="", metavar="DIR", help="write every answer there: turn-NNN .json, .wav, .tokens.json")
-    verb.add_argument("--play", default="", metavar="COMMAND", help="run this with the wav of each spoken answer, e.g. 'aplay -q'")
+    verb.add_argument(
+        "--out", default="", metavar="DIR", help="write every answer there: turn-NNN .json, .wav, .tokens.json"
+    )
+    verb.add_argument(
+        "--play", default="", metavar="COMMAND", help="run this with the wav of each spoken answer, e.g. 'aplay -q'"
+    )
     verb.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
     verb.add_argument("--single", action="store_true", help="every question by itself: for models trained on one turn")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration, then stop")
@@ -134,125 +178,71 @@ def chat(verb: argparse.ArgumentParser) -> None:
 def continue_(verb: argparse.ArgumentParser) -> None:
     """``ttt continue``: which recordings, by which model, how far."""
     verb.set_defaults(overrides=[])  # settings may stand among the files and behind the options
-    verb.add_argument("sounds", nargs="+", metavar="WAV", help="sound files (and section.key=value settings over the run's own)")
-    verb.add_argument("--run", required=True, metavar="DIR", help="run folder; or a checkpoint or model folder (with --config)")
-    verb.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings")
+    verb.add_argument(
+        "sounds", nargs="+", metavar="WAV", help="sound files (and section.key=value settings over the run's own)"
+    )
+    verb.add_argument(
+        "--run", required=True, metavar="DIR", help="run folder; or a checkpoint or model folder (with --config)"
+    )
+    verb.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings"
+    )
     verb.add_argument("--out", default="", metavar="DIR", help="where sound goes (default: RUN/continuations)")
-    verb.add_argument("--prompt-seconds", type=float, default=0.0, metavar="S", help="hear only the first S seconds of each file")
+    verb.add_argument(
+        "--prompt-seconds", type=float, default=0.0, metavar="S", help="hear only the first S seconds of each file"
+    )
     verb.add_argument("--seconds", type=float, default=0.0, metavar="S", help="go on for S seconds at most")
-    verb.add_argument("--hole", default="", metavar="A:B", help="write seconds A to B anew, hearing both sides (nar=masked_all)")
+    verb.add_argument(
+        "--hole", default="", metavar="A:B", help="write seconds A to B anew, hearing both sides (nar=masked_all)"
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace files of earlier calls")
 
 
 def inspect(verb: argparse.ArgumentParser) -> None:
     """``ttt inspect``: what a trained model attends to, what samplers make of it."""
     looks = verb.add_subparsers(dest="look", metavar="WHAT", required=True)
-    attention = looks.add_parser("attention", help="maps, entropy, distance and shares of attention", description="attention maps")
+    attention = looks.add_parser(
+        "attention", help="maps, entropy, distance and shares of attention", description="attention maps"
+    )
     opened(attention)
     attention.add_argument("--examples", required=True, metavar="FILE", help="examples (JSONL or official JSON)")
-    attention.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")
-    attention.add_argument("--limit", type=int, default=3, metavar="N", help="how many examples without --uid (default 3)")
+    attention.add_argument(
+        "--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)"
+    )
+    attention.add_argument(
+        "--limit", type=int, default=3, metavar="N", help="how many examples without --uid (default 3)"
+    )
     attention.add_argument("--time", type=float, action="append", default=[], metavar="T",
                            help="diffusion time in [0, 1]: how much is masked (may be repeated; default 0.5)")  # fmt: skip
     attention.add_argument("--heads", action="store_true", help="a picture and table lines for every head")
-    attention.add_argument("--layers", type=int, nargs="+", default=[], metavar="N", help="draw these layers only; -1: the last")
-    attention.add_argument("--max-gib", type=float, default=4.0, metavar="G", help="refuse maps of more than this (default 4)")
+    attention.add_argument(
+        "--layers", type=int, nargs="+", default=[], metavar="N", help="draw these layers only; -1: the last"
+    )
+    attention.add_argument(
+        "--max-gib", type=float, default=4.0, metavar="G", help="refuse maps of more than this (default 4)"
+    )
     attention.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/attention")
     attention.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
-    samplers = looks.add_parser("samplers", help="the same prompts through several samplers", description="samplers compared")
+    samplers = looks.add_parser(
+        "samplers", help="the same prompts through several samplers", description="samplers compared"
+    )
     opened(samplers)
     samplers.add_argument("--examples", required=True, metavar="FILE", help="examples whose prompts are answered")
     samplers.add_argument("--samplers", required=True, action="append", metavar="SPEC",
                           help="YAML file, or YAML: own | threshold | '[own, {name: threshold, threshold: 0.7}]' | "
                           "'{label: {sampler: ..., temperature: 0.7}}' (may be repeated)")  # fmt: skip
-    samplers.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")
+    samplers.add_argument(
+        "--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)"
+    )
     samplers.add_argument("--limit", type=int, default=8, metavar="N", help="prompts of each task (default 8; 0: all)")
     samplers.add_argument("--draws", type=int, default=3, metavar="D", help="answers to each prompt (default 3)")
     samplers.add_argument("--likelihood-draws", type=int, default=8, metavar="K",
                           help="masked copies of a span for its bound (default 8; 0: no likelihoods)")  # fmt: skip
-    samplers.add_argument("--side-by-side", type=int, default=0, metavar="N", help="show the answers to the first N prompts")
+    samplers.add_argument(
+        "--side-by-side", type=int, default=0, metavar="N", help="show the answers to the first N prompts"
+    )
     samplers.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/samplers")
     samplers.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
-
-
-def data(verb: argparse.ArgumentParser) -> None:
-    """``ttt data``: seven verbs of their own."""
-    verbs = verb.add_subparsers(dest="data_verb", metavar="VERB", required=True)
-
-    def add(name: str, help_line: str) -> argparse.ArgumentParser:
-        one = verbs.add_parser(name, help=help_line, description=help_line)
-        if name in ("convert", "encode", "pack"):
-            one.add_argument("--skip-bad", action="store_true", help="leave broken records out, counted, not stop at the first")
-        if name in ("convert", "encode", "pack", "split"):
-            one.add_argument("--overwrite", action="store_true", help="do it again although the result is there")
-        one.add_argument("--plugins", action="append", default=argparse.SUPPRESS, metavar="PATH", help="plug-in file or module")
-        return one
-
-    convert = add("convert", "a foreign format -> examples JSONL, or a corpus folder")
-    convert.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="a converter (see 'ttt list converter')")
-    convert.add_argument("input", metavar="INPUT", help="file or folder in that format, or a glob of files in quotes")
-    convert.add_argument("output", metavar="OUTPUT", help="examples .jsonl; a folder for recordings")
-    convert.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the converter")
-    convert.add_argument("--limit", "--n-samples", type=int, default=0, metavar="N", help="first N rows only")
-    convert.add_argument("--shard", type=int, default=0, metavar="N", help="N examples a file: OUTPUT.0000.jsonl ..., OUTPUT.json")
-    convert.add_argument("--split", default="train", help="name of the manifest of a corpus (default: train)")
-    convert.add_argument(
-        "--tasks", nargs="+", default=["asr", "tts"], metavar="TASK", help="(default: asr tts; no text: continuation)"
-    )
-
-    encode = add("encode", "sound files in an examples file -> codes")
-    encode.add_argument("input", metavar="INPUT", help="examples .jsonl with sound files")
-    encode.add_argument("output", metavar="OUTPUT", help="examples .jsonl with codes")
-    encode.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the files, e.g. codec.path=DIR")
-    encode.add_argument("--config", action="append", default=[], metavar="FILE", help="recipe YAML that names the codec")
-    encode.add_argument("--batch", type=int, default=32, metavar="N", help="sound files encoded together (default 32)")
-
-    check = add("check", "counts, lengths, broken records, duplicates, train-test overlap")
-    check.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or mixes")
-    check.add_argument("--test", nargs="+", default=[], metavar="DATA", help="test data that must not be in the others")
-    check.add_argument("--num-codes", type=int, default=0, metavar="N", help="size of the codebook, if no --tokenizer is given")
-    check.add_argument("--frame-rate", type=float, metavar="HZ",
-                       help="frames of a second of audio (default: what the tokenizer's vocab.json says, else 12.5)")  # fmt: skip
-    check.add_argument("--row-tokens", type=int, default=0, metavar="N", help="count examples that are longer")
-    check.add_argument("--words", type=int, default=13, metavar="N", help="words in a row that make an overlap (default 13)")
-    check.add_argument("--codes", type=int, default=26, metavar="N", help="frames in a row that make an overlap (default 26)")
-    check.add_argument("--fail-on", nargs="+", default=[], metavar="WHAT", help="also exit with 1 on: duplicates overlap warnings")
-    check.add_argument("--json", action="store_true", help="the whole report as JSON")
-
-    split = add("split", "one examples .jsonl -> training and evaluation files, seeded, in the order of the source")
-    split.add_argument("input", metavar="INPUT", help="examples .jsonl (also .gz)")
-    split.add_argument("--train", required=True, metavar="FILE", help="training lines go here")
-    split.add_argument("--eval", required=True, metavar="FILE", help="evaluation lines go here")
-    split.add_argument("--eval-ratio", type=float, default=0.15, metavar="R", help="share of the lines (default 0.15)")
-    split.add_argument("--seed", type=int, default=42, metavar="N", help="which ones (default 42)")
-
-    stats = add("stats", "lengths in tokens, what a context would cut, a histogram")
-    stats.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or mixes")
-    stats.add_argument("--context", type=int, nargs="+", default=[1024, 2048], metavar="N",
-                       help="longest rows to report on (default 1024 2048)")  # fmt: skip
-    stats.add_argument("--png", default="", metavar="FILE", help="draw a histogram of lengths to this file")
-    stats.add_argument("--limit", type=int, default=0, metavar="N", help="first N examples of each file only")
-    stats.add_argument("--json", action="store_true", help="the numbers as JSON")
-
-    show = add("show", "examples decoded, with the borders between masked and learned tokens")
-    show.add_argument("input", metavar="DATA", help="examples (.jsonl, .json, .parquet), a store or a mix")
-    show.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")
-    show.add_argument("--limit", type=int, default=1, metavar="N", help="how many examples without --uid (default 1)")
-    show.add_argument("--prompt-rule", default="labels", help="the run's data.prompt_rule (default labels)")
-    show.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR"
-    )
-
-    pack = add("pack", "examples, mixes or stores -> a store that training maps into memory")
-    pack.add_argument("inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or a mix .json")
-    pack.add_argument("--out", required=True, metavar="DIR", help="folder of the store")
-    pack.add_argument("--prompt-rule", default="labels", help="what may be noised: labels (default) | official")
-    pack.add_argument("--shard-tokens", type=int, default=1 << 26, metavar="N", help="tokens of a shard (default 2^26)")
-    for one, needed in ((check, False), (stats, False), (show, True), (pack, True)):
-        one.add_argument("--tokenizer", required=needed, default="", metavar="DIR", help="folder with tokenizer.json")
-        one.add_argument("--literal-specials", action="store_true", help="text may spell special tokens, as in the reference")
-    for one in (check, stats, pack):
-        one.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (the result is the same)")
 
 
 def new(verb: argparse.ArgumentParser) -> None:
@@ -261,8 +251,12 @@ def new(verb: argparse.ArgumentParser) -> None:
     recipe = kinds.add_parser("recipe", help="a recipe folder that runs as it is", description="write a recipe folder")
     recipe.add_argument("name", metavar="NAME", help="small letters, digits and underscores")
     recipe.add_argument("dir", metavar="DIR", help="folder to make; must be new or empty")
-    recipe.add_argument("--from", dest="source", default="ttt", metavar="KIND", help="ttt | dual_stream | ar | nar | llada")
-    plugin = kinds.add_parser("plugin", help="a plug-in file that keeps its family's promises", description="write a plug-in")
+    recipe.add_argument(
+        "--from", dest="source", default="ttt", metavar="KIND", help="ttt | dual_stream | ar | nar | llada"
+    )
+    plugin = kinds.add_parser(
+        "plugin", help="a plug-in file that keeps its family's promises", description="write a plug-in"
+    )
     plugin.add_argument("family", metavar="FAMILY", help="see 'ttt list'")
     plugin.add_argument("name", metavar="NAME", help="the name to register it under")
     plugin.add_argument("file", metavar="FILE.py", help="file to write; must be new")

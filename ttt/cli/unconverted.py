@@ -41,14 +41,6 @@ def _show(parser: argparse.ArgumentParser) -> None:
 
 
 VERBS = {
-    "codec": ("ttt.cli.data:codec", "fit the configured codec on a corpus and save it", _configured),
-    "judge": ("ttt.cli.data:judge", "fit the configured judge on a corpus and save it", _configured),
-    "speaker": ("ttt.cli.data:speaker", "fit the configured speaker encoder on a corpus and save it", _configured),
-    "tokenize": ("ttt.cli.data:tokenize", "wavs of a corpus -> codes", _configured),
-    "tokenizer": ("ttt.cli.data:tokenizer", "a backbone's tokenizer + audio tokens -> data.tokenizer", _configured),
-    "examples": ("ttt.cli.data:examples", "corpus items + codes -> tokenizer and training examples", _configured),
-    "data": ("ttt.cli.dataset:data", "convert | encode | check | pack: foreign formats in, broken records out", options.data),
-    "floor": ("ttt.cli.data:floor", "the judge's error on original and on codec-resynthesized speech", _configured),
     "train": ("ttt.cli.run:train", "train the configured objective", _configured),
     "generate": ("ttt.cli.run:generate", "answer the prompts of example files", _generate),
     "replay": ("ttt.cli.replay:replay", "how an answer was decoded, call by call: in the terminal, as a picture", options.replay),

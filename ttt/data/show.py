@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from ttt.data.formats import example_of
+from ttt.data.mix import check_store, sources_of
+from ttt.data.records import raw_records
+from ttt.data.spans import encode_example
+from ttt.data.store import Store, is_store
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Kind, TokenStream
 
@@ -134,3 +140,16 @@ def _token(stream: TokenStream, tokenizer: TextTokenizer, at: int) -> str:
 def _visible(text: str) -> str:
     """White space that would break the page, as signs."""
     return text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def streams_of(path: Path, tokenizer: TextTokenizer, prompt_rule: str, literal_specials: bool) -> Iterator[TokenStream]:
+    """Token streams of a file, a store or the sources of a mix, one at a time."""
+    for source in sources_of(path):
+        if is_store(source.path):
+            store = Store(source.path)
+            check_store(store, tokenizer, prompt_rule)
+            yield from store
+            continue
+        for where, raw in raw_records(source.path):
+            example = example_of(where, raw, source.name)
+            yield encode_example(example, tokenizer, prompt_rule=prompt_rule, literal_specials=literal_specials)

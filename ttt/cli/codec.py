@@ -1,0 +1,40 @@
+"""Fit the configured codec on a corpus (for codecs that learn, such as mel_kmeans).
+
+Reads the train split of data.corpus and saves the codec to codec.path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttt.cli.common import add_common, fit_component
+
+if TYPE_CHECKING:
+    from ttt.interfaces import TrainableCodec
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The shared arguments."""
+    add_common(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fit and save."""
+    return fit_component(arguments, "codec", ["train"], "fit", fit)
+
+
+def fit(codec: TrainableCodec, manifests: Sequence[Path], seed: int) -> Mapping[str, float]:
+    """Fit the codec on the recordings of a manifest."""
+    from ttt.audio.wav import read
+    from ttt.data.manifest import read_manifest
+
+    (manifest,) = manifests
+    waves = [read(manifest.parent / utterance.wav) for utterance in read_manifest(manifest)]
+    log.info("codec: fitting on %d utterances", len(waves))
+    return codec.fit(waves, seed)

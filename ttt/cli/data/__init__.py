@@ -1,0 +1,3 @@
+"""Files of examples"""
+
+VERBS = ("convert", "encode", "check", "split", "stats", "show", "pack")

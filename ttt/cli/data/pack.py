@@ -1,0 +1,67 @@
+"""Examples, mixes or stores -> a store of tokens that training maps into memory"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from ttt.cli.common import add_common
+from ttt.cli.data.check import add_jobs, add_tokenizer
+from ttt.cli.data.convert import add_skip_bad
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is packed, how, whereto."""
+    parser.add_argument(
+        "inputs", nargs="+", metavar="DATA", help="examples (.jsonl, .json, .parquet), stores or a mix .json"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the store")
+    parser.add_argument("--prompt-rule", default="labels", help="what may be noised: labels (default) | official")
+    parser.add_argument(
+        "--shard-tokens", type=int, default=1 << 26, metavar="N", help="tokens of a shard (default 2^26)"
+    )
+    add_tokenizer(parser, required=True)
+    add_jobs(parser)
+    add_skip_bad(parser)
+    add_common(parser, "overwrite")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pack, and report what was skipped."""
+    from ttt.data.mix import Source, is_mix, named, sources_of
+    from ttt.data.pack import Settings, pack
+    from ttt.errors import ConfigError
+    from ttt.stage import Stage
+
+    out = Path(arguments.out)
+    sources: list[Source] = [s for path in arguments.inputs for s in sources_of(path)]
+    if len(arguments.inputs) > 1:
+        sources = named(sources)
+    settings = Settings(arguments.tokenizer, arguments.prompt_rule, arguments.literal_specials)
+    if arguments.jobs < 1 or arguments.shard_tokens < 1:
+        raise ConfigError("--jobs and --shard-tokens must be >= 1")
+    inputs = [*dict.fromkeys([*(Path(p) for p in arguments.inputs if is_mix(p)), *(s.path for s in sources)])]
+    stage = Stage(
+        "data pack", out.with_name(f"{out.name}.pack.done.json"), [*inputs, Path(arguments.tokenizer)], [out / "store.json"],
+        {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens,
+         "sources": [[s.name, s.ratio] for s in sources]},
+    )  # fmt: skip
+    if stage.is_done(arguments.overwrite):
+        return 0
+    store, report = pack(
+        sources, out, settings, jobs=arguments.jobs, skip_bad=arguments.skip_bad, shard_tokens=arguments.shard_tokens
+    )
+    tokens, shards = store.about["tokens"], len(store.about["shards"])
+    stage.finish({"examples": len(store), "tokens": tokens, "skipped": dict(report.bad)}, report.seconds)
+    for reason, n in report.bad.most_common():
+        log.warning("pack: %d skipped: %s; first: %s", n, reason, report.first_bad[reason])
+    speed = len(store) / max(report.seconds, 1e-9)
+    log.info(
+        "pack: %d examples, %d tokens in %d shards, %.1f s (%.0f examples/s) -> %s",
+        len(store), tokens, shards, report.seconds, speed, out,
+    )  # fmt: skip
+    return 0

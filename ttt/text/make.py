@@ -1,0 +1,82 @@
+"""A new tokenizer with audio tokens, as a configuration asks for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError
+from ttt.text.forms import DEFAULT_FORM
+from ttt.text.tokenizer import TextTokenizer, train_bpe
+
+if TYPE_CHECKING:
+    from ttt.interfaces import Codec
+
+_ROLES = "system user assistant"  # words of the template: tokens of their own in a tokenizer without a backbone
+
+
+@dataclass(frozen=True)
+class TokenizerPlan:
+    """What a new tokenizer is made of.
+
+    ``source``: the tokenizer.json to extend; None: train a BPE of ``bpe_size`` tokens on the words of the template.
+    ``codec_id`` and ``frame_rate_hz``: the codec whose codes the audio tokens stand for ("" and 0: not known).
+    """
+
+    source: Path | None
+    num_codes: int
+    num_codebooks: int
+    form: str
+    bpe_size: int
+    codec_id: str
+    frame_rate_hz: float
+
+    def for_codec(self, codec: Codec | None) -> TokenizerPlan:
+        """The plan with the sizes of a loaded codec.  Raises `ConfigError` when there are no codes."""
+        plan = self
+        if codec is not None:
+            plan = dataclasses.replace(
+                self, num_codes=codec.num_codes, num_codebooks=codec.num_codebooks, codec_id=codec.codec_id,
+                frame_rate_hz=codec.frame_rate_hz,
+            )  # fmt: skip
+        if plan.num_codes < 1:
+            raise ConfigError(f"data.num_codes: must be >= 1, got {plan.num_codes}")
+        return plan
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, besides the source."""
+        settings: dict[str, Any] = {"num_codes": self.num_codes}
+        if self.num_codebooks > 1:
+            settings["num_codebooks"] = self.num_codebooks
+        if self.form != DEFAULT_FORM:
+            settings["form"] = self.form
+        if self.codec_id:
+            settings |= {"codec": self.codec_id, "frame_rate_hz": self.frame_rate_hz}
+        return settings
+
+    def make(self) -> TextTokenizer:
+        """The tokenizer."""
+        if self.source is None:
+            made = train_bpe([_ROLES] * 3, self.bpe_size, self.num_codes, self.num_codebooks, self.form)
+        else:
+            made = TextTokenizer.extended(self.source, self.num_codes, num_codebooks=self.num_codebooks, form=self.form)
+        return made.made_by(self.codec_id, self.frame_rate_hz)
+
+
+def plan_tokenizer(config: RunConfig) -> TokenizerPlan:
+    """The plan of ``data.tokenizer``, with the code sizes of section ``data``.
+
+    Raises `ConfigError` when the architecture needs a backbone and ``model.path`` names none, or when ``data.tokenizer`` is the
+    backbone's own folder.
+    """
+    data, source = config.data, None
+    if config.model.path:
+        source = Path(config.model.path) / "tokenizer.json"
+        if Path(data.tokenizer).resolve() == Path(config.model.path).resolve():
+            raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
+    elif config.model.arch.registered_name == "causal_lm":
+        raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
+    return TokenizerPlan(source, data.num_codes, 1, data.form, data.bpe_size, data.codes_of, data.codes_hz)
