@@ -1,4 +1,4 @@
-"""Fit the configured codec on a corpus (for codecs that learn, such as mel_kmeans).
+"""Fit the codec on a corpus, if it is one that learns.
 
 Reads the train split of data.corpus and saves the codec to codec.path.
 """

@@ -1,4 +1,4 @@
-"""The resolved configuration: every key with its value after files, settings and defaults."""
+"""Print the resolved configuration: files, settings and defaults."""
 
 from __future__ import annotations
 

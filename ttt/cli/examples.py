@@ -1,4 +1,4 @@
-"""Items of a corpus and their codes -> a text tokenizer and training examples.
+"""Build a text tokenizer and training examples from a corpus and its codes.
 
 Writes data.dir/tokenizer and data.dir/SPLIT.jsonl from data.corpus/SPLIT.items.jsonl and the codes of 'ttt tokenize'.
 """

@@ -1,4 +1,4 @@
-"""The error of the judge on recordings, plain and through the codec: the best possible scores.
+"""Measure the judge's error on true recordings, plain and through the codec.
 
 Writes eval.out/floor.json from the test splits of data.corpus; 'ttt report' shows it beside the scores.
 """

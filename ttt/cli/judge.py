@@ -1,4 +1,4 @@
-"""Fit the configured judge, a speech recognizer that transcribes answers, on a corpus.
+"""Fit the judge, the speech recognizer that scores answers, on a corpus.
 
 Reads the original recordings of the splits train and dev of data.corpus and saves the judge to judge.path.
 """

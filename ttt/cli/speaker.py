@@ -1,4 +1,4 @@
-"""Fit the configured speaker encoder, which compares voices, on a corpus.
+"""Fit the speaker encoder, which compares voices, on a corpus.
 
 Reads the original recordings of the splits train and dev of data.corpus and saves the encoder to speaker.path.
 """

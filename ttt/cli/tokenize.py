@@ -1,4 +1,4 @@
-"""Recordings of a corpus -> codes of the codec (text tokens: see 'ttt tokenizer').
+"""Encode the recordings of a corpus as codes (text tokens: 'ttt tokenizer').
 
 Writes data.dir/codes/SPLIT.jsonl for every split of data.splits.  For sound files that an examples file names, see
 'ttt data encode'.

@@ -1,4 +1,4 @@
-"""A text tokenizer from a backbone, extended by audio tokens (codes: see 'ttt tokenize').
+"""Make a text tokenizer with audio tokens (recordings to codes: 'ttt tokenize').
 
 Extends the tokenizer of model.path by the audio tokens of data.form.  Architectures without a backbone get a small tokenizer of
 bytes, template words and audio tokens.  'ttt examples' makes its own tokenizer, from the texts of the corpus.

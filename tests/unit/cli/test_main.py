@@ -45,7 +45,7 @@ def test_every_verb_keeps_the_contract(path, capsys):
     verb = module_of(path)
     assert callable(verb.add_arguments) and callable(verb.run)
     line = help_line(path)
-    assert 0 < len(line) <= 90 and not line.endswith(".") and "``" not in line
+    assert 0 < len(line) <= 80 and not line.endswith(".") and "``" not in line
     with pytest.raises(SystemExit) as stop:
         main([*path[1:], "--help"])
     printed = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_every_verb_keeps_the_contract(path, capsys):
 def test_help_lists_every_verb_once_under_its_heading(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 104
+    assert max(map(len, printed.splitlines())) <= 96
     sections = printed.split("\n\n")[2:]
     listed = {part.splitlines()[0]: [line.split()[0] for line in part.splitlines()[1:]] for part in sections}
     assert listed == {heading: list(names) for heading, names in HEADINGS.items()} and len(VERBS) == len(set(VERBS))

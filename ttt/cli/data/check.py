@@ -1,4 +1,4 @@
-"""Broken records, lengths, duplicates, overlap with test data (plug-ins: see 'ttt check')
+"""Find broken records, duplicates, overlap with test data (plug-ins: 'ttt check').
 
 Exit code 1 when a record is broken, or when something that --fail-on names was found.
 """

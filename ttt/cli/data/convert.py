@@ -1,4 +1,4 @@
-"""A foreign format -> an examples file, or a corpus folder for formats of recordings.
+"""Convert a foreign format to examples, or to a corpus folder of recordings.
 
 'ttt list converter' shows the formats; 'ttt new plugin converter NAME FILE.py' begins one of your own.
 """

@@ -1,4 +1,4 @@
-"""Sound files named in an examples file -> codes (a whole corpus: see 'ttt tokenize')"""
+"""Encode the sound files of an examples file (a corpus: 'ttt tokenize')."""
 
 from __future__ import annotations
 

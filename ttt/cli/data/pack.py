@@ -1,4 +1,4 @@
-"""Examples, mixes or stores -> a store of tokens that training maps into memory"""
+"""Pack examples into a store of tokens that training maps into memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples of a file, decoded, what is learned marked (with its mask: see 'ttt show')"""
+"""Show examples decoded, learned tokens marked (with the mask: 'ttt show')."""
 
 from __future__ import annotations
 

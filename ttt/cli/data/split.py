@@ -1,4 +1,4 @@
-"""One examples file -> a training and an evaluation file, drawn by a seed"""
+"""Split an examples file into training and evaluation lines, by a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lengths in tokens: a table, what a context length would cut, a histogram"""
+"""Measure lengths in tokens: a table, what a context would cut, a histogram."""
 
 from __future__ import annotations
 
