@@ -31,47 +31,6 @@ def generate(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def replay(verb: argparse.ArgumentParser) -> None:
-    """``ttt replay``: which answer, how fast, onto what."""
-    verb.add_argument("trace", metavar="TRACE", help="file that 'ttt generate --trace' wrote")
-    verb.add_argument("--uid", default="", help="which answer (default: the first)")
-    verb.add_argument("--list", action="store_true", help="name the answers of the file, then stop")
-    verb.add_argument(
-        "--speed", type=float, default=8.0, metavar="X", help="network calls shown a second (default 8; 0: no pause)"
-    )
-    verb.add_argument("--png", default="", metavar="FILE", help="draw position x call to this file")
-    verb.add_argument("--quiet", action="store_true", help="no animation (with --png)")
-    verb.add_argument("--width", type=int, default=0, metavar="N", help="columns (default: the terminal's)")
-    verb.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal, without NO_COLOR"
-    )
-
-
-def stream(verb: argparse.ArgumentParser) -> None:
-    """``ttt stream``: what is asked of which run, in which pieces, and what is written."""
-    opened(verb)
-    verb.add_argument(
-        "--examples", nargs="+", default=[], metavar="FILE", help="prompts of example files (default: eval.examples)"
-    )
-    verb.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)"
-    )
-    verb.add_argument("--text", default="", metavar="WORDS", help="one question in text instead of examples")
-    verb.add_argument("--wav", default="", metavar="FILE", help="one spoken question instead of examples")
-    verb.add_argument("--task", default="", help="with --text or --wav: the task whose system message is used")
-    verb.add_argument("--chunks", default="", metavar="N,N,...", help="codes of each piece of sound, the last size goes on "
-                      "(default 25,50,100,150,200)")  # fmt: skip
-    verb.add_argument("--no-sound", action="store_true", help="text and codes only; needs no codec")
-    verb.add_argument(
-        "--out", default="", metavar="DIR", help="write wavs, piece by piece and whole, and stream.json here"
-    )
-    verb.add_argument(
-        "--warmup", type=int, default=1, metavar="N", help="first prompts asked once before, untimed (default 1)"
-    )
-    verb.add_argument("--report", action="store_true", help="no transcript: the table of latencies only")
-    verb.add_argument("--overwrite", action="store_true", help="write over what an earlier call wrote to --out")
-
-
 def vocode(verb: argparse.ArgumentParser) -> None:
     """``ttt vocode``: which tokens, which wav."""
     verb.add_argument(
@@ -113,39 +72,6 @@ def doctor(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--no-probes", action="store_true", help="read the log only, run no network")
     verb.add_argument("--json", action="store_true", help="findings as JSON")
-
-
-def ablate(verb: argparse.ArgumentParser) -> None:
-    """``ttt ablate``: which rows and seeds, where, how many at a time."""
-    verb.add_argument("table", metavar="TABLE.yaml", help="table file (recipes/ablations)")
-    verb.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings over the table's (a row's own win)"
-    )
-    verb.add_argument(
-        "--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)"
-    )
-    verb.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one per GPU, or one)")
-    verb.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only; the table shows all")
-    verb.add_argument(
-        "--trainings",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="folders of other tables, whose trainings are not repeated",
-    )
-    verb.add_argument("--out", default="", metavar="DIR", help="default: exp/ablations/TABLE")
-    verb.add_argument("--dry-run", action="store_true", help="check everything, print the cells, then stop")
-    verb.add_argument("--overwrite", action="store_true", help="make cells again whose settings or data have changed")
-
-
-def repro(verb: argparse.ArgumentParser) -> None:
-    """``ttt repro``: which card, where."""
-    verb.add_argument("card", metavar="CARD.json", help="result card of 'ttt ablate' or 'ttt score'")
-    verb.add_argument("--out", default="", metavar="DIR", help="default: exp/repro/CARD")
-    verb.add_argument(
-        "--dry-run", action="store_true", help="compare data, versions and code with the card's, then stop"
-    )
-    verb.add_argument("--overwrite", action="store_true", help="remove an earlier repetition first")
 
 
 def opened(verb: argparse.ArgumentParser) -> None:

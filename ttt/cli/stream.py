@@ -5,10 +5,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ttt.cli.common import add_common, add_run
 from ttt.errors import ConfigError
 
 
-def stream(arguments: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is asked of which run, in which pieces, and what is written."""
+    add_run(parser)
+    parser.add_argument("--examples", nargs="+", default=[], metavar="FILE",
+                        help="prompts of example files (default: eval.examples)")  # fmt: skip
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)")
+    parser.add_argument("--text", default="", metavar="WORDS", help="one question in text instead of examples")
+    parser.add_argument("--wav", default="", metavar="FILE", help="one spoken question instead of examples")
+    parser.add_argument("--task", default="", help="with --text or --wav: the task whose system message is used")
+    parser.add_argument("--chunks", default="", metavar="N,N,...",
+                        help="codes of each piece of sound, the last size goes on (default 25,50,100,150,200)")  # fmt: skip
+    parser.add_argument("--no-sound", action="store_true", help="text and codes only; needs no codec")
+    parser.add_argument("--out", default="", metavar="DIR", help="write wavs, piece by piece and whole, and stream.json here")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N",
+                        help="first prompts asked once before, untimed (default 1)")  # fmt: skip
+    parser.add_argument("--report", action="store_true", help="no transcript: the table of latencies only")
+    add_common(parser, overwrite="write over what an earlier call wrote to --out")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Ask one question at a time."""
     from ttt.api import load
     from ttt.audio.streaming import CHUNK_FRAMES

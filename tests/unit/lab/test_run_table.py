@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from tests.conftest import audio, text
-from ttt.cli import ablate as verb
 from ttt.cli.main import main, module_of, parse, parser_of
 from ttt.config.load import load_config, to_plain
 from ttt.data.formats import write_examples
@@ -111,8 +110,8 @@ class FakeVerbs:
 
 def call(*argv: str, runner: FakeVerbs | None = None) -> int:
     path = ["ttt", argv[0]]
-    arguments = parse(parser_of(path, module_of(path)), [str(a) for a in argv[1:]])
-    return getattr(verb, argv[0])(arguments, runner)
+    verb = module_of(path)
+    return verb.run(parse(parser_of(path, verb), [str(a) for a in argv[1:]]), runner)
 
 
 def test_a_table_from_nothing_and_again(world, capsys, caplog):
