@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.types import Example, Kind, Layout, PackedBatch, Span, TokenStream, Turn
 
 SENTENCES = (

@@ -22,7 +22,7 @@ FILES = sorted((ROOT / "ttt").rglob("*.py"))
 
 
 def owner(module: str) -> str:
-    """``ttt.data.spans`` -> ``data``; ``ttt`` itself -> nothing."""
+    """``ttt.data.encode`` -> ``data``; ``ttt`` itself -> nothing."""
     return module.split(".")[1] if "." in module else ""
 
 

@@ -156,7 +156,7 @@ class Model:
 
     def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
         """The question as the model reads it."""
-        from ttt.data.spans import encode_example
+        from ttt.data.encode import encode_example
         from ttt.sampling.decoder.session import Prompt
 
         self._asked += not uid and not isinstance(question, Example)

@@ -455,7 +455,7 @@ class LrSchedule(ABC):
 class Converter(ABC):
     """Reads a foreign data format row by row; nothing of it is kept in memory.
 
-    ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.formats.example_to_json`, whose audio spans may
+    ``makes``: ``examples`` (`convert` gives records in the form of `ttt.data.read.examples.example_to_json`, whose audio spans may
     still be sound files: ``{"wav": path, "style": ...}``) or ``utterances`` (it gives `ttt.data.convert.core.Speech`).
     """
 
@@ -467,7 +467,7 @@ class Converter(ABC):
 
     @abstractmethod
     def convert(self, where: str, row: Any) -> Any:
-        """One row.  Raises `ttt.data.records.RecordError` naming ``where``, the reason and the mend."""
+        """One row.  Raises `ttt.data.read.records.RecordError` naming ``where``, the reason and the mend."""
 
     @abstractmethod
     def sample(self, folder: Path) -> Path:

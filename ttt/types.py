@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Kind(IntEnum):
-    """What a position is.  Set once, in `ttt.data.spans`, from the vocabulary's classes."""
+    """What a position is.  Set once, in `ttt.data.encode`, from the vocabulary's classes."""
 
     PAD = 0
     TEXT = 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.parity.conftest import folder, need
-from ttt.data.formats import official_record
-from ttt.data.loader import Loader
-from ttt.data.spans import encode_example
+from ttt.data.batches.loader import Loader
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import official_record
 from ttt.text.tokenizer import TextTokenizer
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.parity.conftest import cases, folder, need, tensors
-from ttt.data.formats import official_record
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import official_record
 from ttt.diffusion.strategies import Sst
 from ttt.errors import DataError
 from ttt.text.tokenizer import TextTokenizer

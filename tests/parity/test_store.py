@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from tests.parity.conftest import need, tensors
-from ttt.data.mix import sources_of
-from ttt.data.pack import Settings, pack
+from ttt.data.sources.build_store import Settings, pack
+from ttt.data.sources.mix import sources_of
 
 
 def test_packed_conversations_equal_the_reference(tmp_path):

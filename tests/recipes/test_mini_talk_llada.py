@@ -89,7 +89,7 @@ def test_decoding_and_scores_of_a_recipe(recorder, recipe, tests):
 
 def test_examples_are_split_by_task(recorder):
     """Stage 3 gives each recipe the examples of its own tasks."""
-    from ttt.data.formats import write_examples
+    from ttt.data.read.examples import write_examples
     from ttt.types import Example, Span, Turn
 
     env, _ = recorder

@@ -11,7 +11,7 @@ from ttt.bench.common import ids_of, reference_loop
 from ttt.bench.decode import BLOCK, BLOCKS, Bench, Reference, run
 from ttt.bench.workload import SHAPE
 from ttt.config.load import load_config, resolved_yaml
-from ttt.data.formats import write_examples
+from ttt.data.read.examples import write_examples
 from ttt.errors import ConfigError, TttError
 from ttt.masks.library import BlockCausal, Hybrid
 from ttt.model.lm import SpeechTextLM

@@ -159,7 +159,7 @@ def test_env_script_names_a_wrong_interpreter(tmp_path):
 def test_gitignore_keeps_the_data_package():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    done = subprocess.run(["git", "check-ignore", "-q", "ttt/data/packing.py"], cwd=ROOT)
+    done = subprocess.run(["git", "check-ignore", "-q", "ttt/data/batches/rows.py"], cwd=ROOT)
     assert done.returncode == 1
 
 

@@ -11,8 +11,8 @@ import argparse
 from ttt.bench.common import Report, Way, check_at_least_one, measure, ratios
 from ttt.bench.steps import Steps
 from ttt.bench.workload import LENGTHS, work
-from ttt.data.loader import Loader
-from ttt.data.prefetch import Prefetcher
+from ttt.data.batches.loader import Loader
+from ttt.data.batches.prefetch import Prefetcher
 
 STEP = "training_step"
 

@@ -21,8 +21,8 @@ from ttt.sampling.samplers.confidence import Threshold
 def run_trained(arguments: argparse.Namespace) -> Report:
     """Answers of a run.  Raises `ConfigError` for what the reference loop cannot do, `TttError` where tokens differ."""
     from ttt.api import decode_settings, open_run
-    from ttt.data.formats import read_examples
-    from ttt.data.spans import encode_example
+    from ttt.data.encode import encode_example
+    from ttt.data.read.examples import read_examples
     from ttt.model.lm import SpeechTextLM
 
     config, folder = open_run(arguments.run)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ttt.bench.common import Report, Way, check_at_least_one, measure, ratios
 from ttt.config.schema import ModelSection
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, TttError
 from ttt.masks.library import Prefix
 from ttt.model.valle.arch import Valle

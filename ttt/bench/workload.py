@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttt.data.packing import collate
+from ttt.data.batches.rows import collate
 from ttt.rng import derive_seed
 from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, PackedBatch, TokenStream, audio_runs

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import spans_of
 from ttt.sampling.decoder.session import Prompt

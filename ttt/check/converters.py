@@ -12,7 +12,7 @@ from typing import Any
 
 from ttt.check.core import need, prop
 from ttt.data.convert.core import Speech, check_record
-from ttt.data.records import RecordError
+from ttt.data.read.records import RecordError
 from ttt.interfaces import Converter
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.types import Example, PackedBatch, Span, Turn
 

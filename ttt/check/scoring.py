@@ -11,8 +11,8 @@ import numpy as np
 
 from ttt.check import world
 from ttt.check.core import need, prop
-from ttt.data.formats import example_from_json, example_to_json
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import example_from_json, example_to_json
 from ttt.interfaces import Metric, Task
 from ttt.registry.families import METRIC
 from ttt.types import Example

@@ -348,7 +348,7 @@ class Chat:
         """/save FILE"""
         import dataclasses
 
-        from ttt.data.formats import write_examples
+        from ttt.data.read.examples import write_examples
         from ttt.eval.inputs import settings_of
 
         if not rest:

@@ -16,7 +16,7 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 
 if TYPE_CHECKING:
-    from ttt.data.blend import AnyLoader
+    from ttt.data.batches.text_ratio import AnyLoader
     from ttt.doctor import Finding
     from ttt.text.tokenizer import TextTokenizer
 
@@ -123,7 +123,7 @@ def _tokenizer(config: RunConfig, checkpoint: Path | None) -> tuple[TextTokenize
 
 def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[AnyLoader | None, list[Finding]]:
     """The run's own loader, and what it says of the data."""
-    from ttt.data.blend import training_loader
+    from ttt.data.batches.text_ratio import training_loader
     from ttt.doctor import NOTE, OK, SKIP, WARN, Finding
 
     path = Path(config.data.train)

@@ -76,8 +76,8 @@ def inspect(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """One example: every token with its kind, audio run and label, and the attention mask of the objective."""
     from ttt.cli.common import configure
-    from ttt.data.mix import open_streams
-    from ttt.data.packing import collate
+    from ttt.data.batches.rows import collate
+    from ttt.data.sources.mix import open_streams
     from ttt.text.tokenizer import TextTokenizer
 
     settings = configure(arguments, ("data.train", "data.tokenizer"))

@@ -52,7 +52,7 @@ def attention(arguments: argparse.Namespace) -> int:
 
 def choose(path: str, uids: Sequence[str], limit: int) -> list[Example]:
     """The examples asked for, or the first ``limit``."""
-    from ttt.data.formats import read_examples
+    from ttt.data.read.examples import read_examples
 
     found = read_examples(path)
     if not uids:
@@ -75,8 +75,8 @@ def times_of(config: RunConfig, asked: Sequence[float]) -> list[float | None]:
 
 def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: float | None) -> Plan:
     """The objective's plan of one example, a row of its own."""
-    from ttt.data.packing import collate
-    from ttt.data.spans import encode_example
+    from ttt.data.batches.rows import collate
+    from ttt.data.encode import encode_example
     from ttt.inspection.attention import plan_at
     from ttt.rng import generator
 

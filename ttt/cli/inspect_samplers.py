@@ -140,7 +140,7 @@ def _prompt(config: RunConfig, example: Example) -> Example:
 def _decode(
     model: SpeechTextLM, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
 ) -> dict[str, list[Answered]]:
-    from ttt.data.spans import encode_example
+    from ttt.data.encode import encode_example
     from ttt.inspection.samplers import decode
     from ttt.sampling.decoder.session import Prompt
 

@@ -193,7 +193,7 @@ SAMPLES: dict[str, Sample] = {
     ),
     "converter": Sample(
         "Lines of question, tab, answer.",
-        imports="from ttt.data.records import RecordError\nfrom ttt.errors import DataError",
+        imports="from ttt.data.read.records import RecordError\nfrom ttt.errors import DataError",
         members="system: str = \"\"  # the system message of every chat",
         bodies={
             "rows": "if not path.is_file():\n    raise DataError(f\"{path}: no such file\")\n"

@@ -39,10 +39,10 @@ def train(arguments: argparse.Namespace) -> int:
     ]
     if dry_run(arguments, config, plan):
         return 0
-    from ttt.data.blend import training_loader
-    from ttt.data.loader import fixed_batches
-    from ttt.data.mix import open_streams
-    from ttt.data.prefetch import Prefetcher
+    from ttt.data.batches.loader import fixed_batches
+    from ttt.data.batches.prefetch import Prefetcher
+    from ttt.data.batches.text_ratio import training_loader
+    from ttt.data.sources.mix import open_streams
     from ttt.diffusion.corrupt import NO_MASK
     from ttt.model.arch import check_arch
     from ttt.text.tokenizer import TextTokenizer
@@ -222,8 +222,8 @@ def report(arguments: argparse.Namespace) -> int:
     config = configure(arguments, ("run.dir",))
     if dry_run(arguments, config, [f"write {Path(config.run.dir) / 'report.md'} and report.json"]):
         return 0
-    from ttt.data.formats import read_examples
-    from ttt.data.spans import encode_example
+    from ttt.data.encode import encode_example
+    from ttt.data.read.examples import read_examples
     from ttt.eval.report import build_report, mask_of
     from ttt.text.tokenizer import TextTokenizer
 

@@ -1,19 +1,19 @@
-"""Reports on data files as text: `ttt.data.audit` and `ttt.data.lengths` for people."""
+"""Reports on data files as text: `ttt.data.reports.audit` and `ttt.data.reports.lengths` for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ttt.data.audit import Audit
-from ttt.data.lengths import Lengths, context
-from ttt.data.tally import FileReport, histogram, summary
+from ttt.data.reports.audit import Audit
+from ttt.data.reports.facts import FileReport, histogram, summary
+from ttt.data.reports.lengths import Lengths, context
 
 ROWS = (("tokens", "tokens"), ("targets", "learned"), ("speech", "codes"), ("seconds", "speech s"))
 COLUMNS = ("n", "mean", "p50", "std", "min", "max", "p25", "p75", "p95", "p99")
 
 
 def page(report: Audit) -> str:
-    """What `ttt.data.audit.audit` found, for people: files, lengths, duplicates, overlap."""
+    """What `ttt.data.reports.audit.audit` found, for people: files, lengths, duplicates, overlap."""
     lines: list[str] = []
     for title, files in (("data", report.files), ("test", report.test_files)):
         for file in files:

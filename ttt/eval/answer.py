@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.eval.evaluator import Generated, score
 from ttt.eval.metrics import rests_on

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.formats import read_records
+from ttt.data.read.examples import read_records
 from ttt.errors import ConfigError, DataError
 from ttt.eval import samples as samples_of
 from ttt.eval.cards import plain, value_to_json

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
     """Examples by file: the first ``limit`` of each task (0: all); tasks that are not in ``labels`` are refused."""
-    from ttt.data.formats import read_examples
+    from ttt.data.read.examples import read_examples
 
     if not paths:
         raise ConfigError("eval.examples: missing; list the example files to answer")

@@ -92,7 +92,7 @@ def build_report(
 
 def mask_of(rule: Any, stream: Any, pad_id: int, mask_id: int, longest: int = 160) -> tuple[np.ndarray, np.ndarray]:
     """Bool [T, T] and kinds u8 [T] of one token stream under a mask rule, its first ``longest`` positions."""
-    from ttt.data.packing import collate
+    from ttt.data.batches.rows import collate
     from ttt.masks.materialize import dense
 
     batch = collate([[stream]], len(stream), pad_id, mask_id)

@@ -114,7 +114,7 @@ def inputs_of(config: RunConfig, digests: dict[str, str], decode_only: bool = Fa
 
     Raises `DataError` naming what is missing, before anything runs.
     """
-    from ttt.data.mix import is_mix, sources_of
+    from ttt.data.sources.mix import is_mix, sources_of
 
     paths = {"data.train": config.data.train, "data.dev": config.data.dev, "data.tokenizer": config.data.tokenizer}
     paths |= {"train.init_from": config.train.init_from, "model.path": config.model.path}

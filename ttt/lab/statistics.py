@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.formats import read_records
+from ttt.data.read.examples import read_records
 from ttt.errors import DataError
 from ttt.eval.intervals import Total, bootstrap_two_level
 from ttt.eval.keys import key_prefix

@@ -76,7 +76,7 @@ def factorise(
 
 def _noised(objective: Any, stream: TokenStream, space: CodeSpace | None) -> np.ndarray:
     """Targets of one stream that the objective may mask, bool [n]."""
-    from ttt.data.packing import collate
+    from ttt.data.batches.rows import collate
 
     batch = collate([[stream]], len(stream), 0, -1, space)
     return (objective.maskable(batch) & batch.target)[0].numpy()

@@ -51,7 +51,7 @@ def likelihoods(
 
     ``budget``: positions in one network call, padding included.
     """
-    from ttt.data.spans import encode_example
+    from ttt.data.encode import encode_example
 
     streams = [encode_example(e, model.tokenizer) for e in examples]
     factors = [factorise(objective, s, block_length, model.tokenizer.vocab.code_space) for s in streams]

@@ -94,7 +94,7 @@ def _held_nll(
     """
     import torch
 
-    from ttt.data.packing import collate
+    from ttt.data.batches.rows import collate
     from ttt.objective.places import constrained
 
     vocab: Vocabulary = model.tokenizer.vocab
@@ -133,7 +133,7 @@ def hidden_at(model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream
     """Last hidden states [N, D] of positions ``at`` of every stream, one row each."""
     import torch
 
-    from ttt.data.packing import collate
+    from ttt.data.batches.rows import collate
     from ttt.masks.materialize import materialize
 
     vocab = model.tokenizer.vocab

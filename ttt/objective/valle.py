@@ -1,7 +1,7 @@
 """Losses of the architecture ``valle``: next code of the first codebook, and the other codebooks by stages or by masked diffusion.
 
-Batches stay flat ids, as for every model; here they become frames (`ttt.data.frames`).  Sums are over predictions, counts over
-target frames: the logged loss is nats per target frame (specification of AudioLM, section 6).
+Batches stay flat ids, as for every model; here they become frames (`ttt.data.batches.codec_frames`).  Sums are over
+predictions, counts over target frames: the logged loss is nats per target frame (specification of AudioLM, section 6).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from ttt.data.cut import Cut
-from ttt.data.frames import Frames, frames_of, resplit, with_stretch
+from ttt.data.batches.codec_frames import Frames, frames_of, resplit, with_stretch
+from ttt.data.batches.prompt_cut import Cut
 from ttt.diffusion.corrupt import TIMES, draw_times
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ttt.data.cut import Cut
+from ttt.data.batches.prompt_cut import Cut
 from ttt.errors import DataError
 from ttt.interfaces import Task
 from ttt.registry import nested

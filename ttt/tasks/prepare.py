@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ttt.audio.wav import read as read_wav
-from ttt.data.formats import read_records, write_examples
 from ttt.data.manifest import Utterance, read_manifest
+from ttt.data.read.examples import read_records, write_examples
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
 from ttt.text.forms import DEFAULT_FORM

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.interleave import interleave
+from ttt.data.read.examples import interleave
 from ttt.errors import DataError
 from ttt.interfaces import Task
 from ttt.registry.families import TASK

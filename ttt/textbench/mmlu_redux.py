@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttt.data.records import KINDS, read_records
+from ttt.data.read.records import KINDS, read_records
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.eval.intervals import bootstrap, resampled
 from ttt.textbench.texts import Pair, encode

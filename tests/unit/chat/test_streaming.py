@@ -12,7 +12,7 @@ from ttt.audio.wav import read, write
 from ttt.chat.latency import Timing, percentile
 from ttt.chat.streaming import parse_chunks
 from ttt.cli.main import main
-from ttt.data.formats import write_examples
+from ttt.data.read.examples import write_examples
 from ttt.errors import ConfigError
 from ttt.io.names import file_name
 from ttt.sampling.decoder.stream import StreamEvent

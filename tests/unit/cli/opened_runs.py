@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import audio, chat, text, tiny_model
 from ttt.cli.main import main
-from ttt.data.formats import write_examples
+from ttt.data.read.examples import write_examples
 
 SPAN = {"name": "blockwise", "block_length": 4, "gen_length": 16, "diffusion_steps": 8}
 SYSTEMS = {

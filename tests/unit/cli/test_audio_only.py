@@ -9,7 +9,7 @@ import pytest
 
 from ttt.audio.wav import write
 from ttt.cli.main import main
-from ttt.data.formats import read_examples
+from ttt.data.read.examples import read_examples
 from ttt.types import Waveform
 
 SPLITS = ("train", "dev", "test")

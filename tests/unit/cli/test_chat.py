@@ -12,8 +12,8 @@ from ttt.chat.settings import DECODING, changed
 from ttt.cli.chat import Chat, room_of
 from ttt.cli.main import main
 from ttt.config.load import load_config
-from ttt.data.formats import read_examples
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import read_examples
 from ttt.errors import ConfigError
 from ttt.types import AudioCodes
 
@@ -255,7 +255,7 @@ def test_a_model_with_the_tokens_of_llada_tts(tmp_path, monkeypatch, capsys):
     """Text in, frames of codes out, no place for a system message; the history goes on."""
     from tests.conftest import SENTENCES
     from ttt.config.schema import ModelSection
-    from ttt.data.formats import read_examples
+    from ttt.data.read.examples import read_examples
     from ttt.model.lm import SpeechTextLM
     from ttt.registry.families import INITIALIZER
     from ttt.text.tokenizer import train_bpe

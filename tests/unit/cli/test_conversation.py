@@ -3,7 +3,7 @@ import pytest
 
 from tests.conftest import audio, text
 from ttt.chat.conversation import AnswerReader, Conversation
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import spans_of
 from ttt.types import Turn

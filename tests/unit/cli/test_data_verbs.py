@@ -10,8 +10,8 @@ from tests.conftest import random_example, tiny_tokenizer
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import write
 from ttt.cli.main import main
-from ttt.data.formats import read_examples, write_examples
-from ttt.data.store import Store
+from ttt.data.read.examples import read_examples, write_examples
+from ttt.data.sources.store import Store
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import AudioCodes
 

@@ -165,7 +165,7 @@ def test_list_all_families(capsys):
 
 def test_show(tmp_path, tokenizer, capsys):
     from tests.conftest import audio, chat, text
-    from ttt.data.formats import write_examples
+    from ttt.data.read.examples import write_examples
 
     tokenizer.save(tmp_path / "tokenizer")
     write_examples(

@@ -8,13 +8,13 @@ import pytest
 
 from tests.conftest import SENTENCES, audio, chat, text, tiny_tokenizer
 from ttt.cli.main import main
-from ttt.data.audit import Settings, audit
-from ttt.data.formats import write_examples
-from ttt.data.mix import sources_of
-from ttt.data.overlap import Table, code_runs, codes_key, runs, text_key, word_runs, words
-from ttt.data.pack import Settings as PackSettings
-from ttt.data.pack import pack
-from ttt.data.tally import histogram, summary
+from ttt.data.read.examples import write_examples
+from ttt.data.reports.audit import Settings, audit
+from ttt.data.reports.lengths import histogram, summary
+from ttt.data.reports.overlap import Table, code_runs, codes_key, runs, text_key, word_runs, words
+from ttt.data.sources.build_store import Settings as PackSettings
+from ttt.data.sources.build_store import pack
+from ttt.data.sources.mix import sources_of
 
 LONG = "what is the name of the river that flows through the old town of my uncle"
 
@@ -185,7 +185,7 @@ def test_histogram_and_summary():
 @pytest.mark.parametrize("form, warned", [("text_then_speech", 3), ("text_then_speech_tags", 3), ("interleaved", 0)])
 def test_answers_that_are_not_text_then_speech(tmp_path, form, warned):
     from tests.conftest import SENTENCES, audio, chat, text
-    from ttt.data.formats import write_examples
+    from ttt.data.read.examples import write_examples
     from ttt.text.tokenizer import train_bpe
 
     train_bpe(SENTENCES, 300, 16, form=form).save(tmp_path / "tok")

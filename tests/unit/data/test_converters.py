@@ -12,10 +12,10 @@ from ttt.audio.wav import read, write
 from ttt.data.convert.core import Report, convert_row, inputs_of, results, units, write_records
 from ttt.data.convert.corpus import write_corpus
 from ttt.data.convert.encode import encode_records
-from ttt.data.formats import example_of, example_to_json, official_record, read_examples
+from ttt.data.encode import encode_example
 from ttt.data.manifest import read_manifest
-from ttt.data.records import RecordError, read_records
-from ttt.data.spans import encode_example
+from ttt.data.read.examples import example_of, example_to_json, official_record, read_examples
+from ttt.data.read.records import RecordError, read_records
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import CONVERTER
 from ttt.types import AudioCodes, Waveform

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import SENTENCES, chat, text
-from ttt.data.context import check_context, context
-from ttt.data.formats import write_examples
-from ttt.data.lengths import measure
-from ttt.data.loader import Loader
-from ttt.data.mix import Source
-from ttt.data.pack import Settings, pack
-from ttt.data.spans import encode_example
+from ttt.data.batches.loader import Loader
+from ttt.data.batches.long_examples import check_context, context
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import write_examples
+from ttt.data.reports.lengths import measure
+from ttt.data.sources.build_store import Settings, pack
+from ttt.data.sources.mix import Source
 from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import train_bpe
 from ttt.text.vocab import Vocabulary

@@ -8,11 +8,11 @@ import pytest
 from tests.conftest import SENTENCES
 from ttt.cli.main import main
 from ttt.data.convert.core import Report, results
-from ttt.data.formats import example_from_json, example_to_json, read_examples
-from ttt.data.ids import stream_of_ids
-from ttt.data.mix import open_streams
-from ttt.data.records import RecordError
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import example_from_json, example_to_json, read_examples
+from ttt.data.read.records import RecordError
+from ttt.data.read.token_ids import stream_of_ids
+from ttt.data.sources.mix import open_streams
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import CONVERTER
 from ttt.text.tokenizer import TextTokenizer, train_bpe

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.conftest import random_streams
-from ttt.data.loader import Loader, fixed_batches, streams_digest
+from ttt.data.batches.loader import Loader, fixed_batches, streams_digest
 from ttt.diffusion.strategies import EndPadding, Sst
 from ttt.errors import ConfigError, DataError
 

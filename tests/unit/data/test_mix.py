@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import audio, chat, text, tiny_tokenizer
-from ttt.data.formats import write_examples
-from ttt.data.mix import is_mix, named, open_streams, read_mix, select, sources_of
-from ttt.data.pack import Settings, chunks, in_order, pack
-from ttt.data.records import RecordError
-from ttt.data.streams import InMemory, Mixture, streams_digest
+from ttt.data.read.examples import write_examples
+from ttt.data.read.records import RecordError
+from ttt.data.sources.build_store import Settings, chunks, in_order, pack
+from ttt.data.sources.mix import is_mix, named, open_streams, read_mix, select, sources_of
+from ttt.data.sources.streams import InMemory, Mixture, streams_digest
 from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 
@@ -117,7 +117,7 @@ def test_what_is_a_mix(folder, tmp_path):
 
 
 def test_names_of_sources_differ():
-    from ttt.data.mix import Source
+    from ttt.data.sources.mix import Source
 
     found = named([Source(Path("x/en/a.json")), Source(Path("x/zh/a.json")), Source(Path("b.json"))])
     assert [s.name for s in found] == ["en/a.json", "zh/a.json", "b.json"]
@@ -187,7 +187,7 @@ def test_work_in_flight_is_bounded():
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no official samples at {SAMPLES} (set TTT_SHARED)")
 def test_official_samples_through_mix_store_and_loader(tmp_path):
-    from ttt.data.loader import Loader
+    from ttt.data.batches.loader import Loader
 
     tokenizer = train_bpe(["the quick brown fox"] * 3, 300, 16384)
     tokenizer.save(tmp_path / "tok")

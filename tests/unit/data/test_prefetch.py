@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.conftest import random_streams
-from ttt.data.loader import Loader
-from ttt.data.prefetch import Prefetcher
+from ttt.data.batches.loader import Loader
+from ttt.data.batches.prefetch import Prefetcher
 from ttt.diffusion.strategies import Sst
 from ttt.errors import ConfigError
 

@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from ttt.data import records
-from ttt.data.formats import official_record, read_examples
-from ttt.data.records import RecordError, decode, raw_records, read_records
+from ttt.data.read import records
+from ttt.data.read.examples import official_record, read_examples
+from ttt.data.read.records import RecordError, decode, raw_records, read_records
 from ttt.errors import DataError, MissingExtraError
 
 ITEMS = [{"id": i, "text": 'é\n"[{' * i, "n": [1, {"a": None}]} for i in range(30)] + [12, "x", None, [], 3.5]

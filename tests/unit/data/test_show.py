@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import SENTENCES, audio, chat, text, tiny_tokenizer
-from ttt.data.show import faults, page, stretches
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.reports.show import faults, page, stretches
 from ttt.text.tokenizer import train_bpe
 from ttt.types import Example, Span, Turn
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import random_streams
-from ttt.data import loader as loader_module
-from ttt.data.loader import Loader
-from ttt.data.store import Store, StoreWriter, is_store, pack_streams
-from ttt.data.streams import Joined, streams_digest
+from ttt.data.batches import loader as loader_module
+from ttt.data.batches.loader import Loader
+from ttt.data.sources.store import Store, StoreWriter, is_store, pack_streams
+from ttt.data.sources.streams import Joined, streams_digest
 from ttt.diffusion.strategies import EndPadding, Sst
 from ttt.errors import DataError
 

@@ -11,8 +11,8 @@ import pytest
 from ttt.data.convert.core import Report, results, write_records
 from ttt.data.convert.corpora import Lhotse
 from ttt.data.convert.features import Codes, LhotseCodes
-from ttt.data.formats import read_examples
-from ttt.data.records import RecordError
+from ttt.data.read.examples import read_examples
+from ttt.data.read.records import RecordError
 from ttt.errors import MissingExtraError
 
 CODES = np.random.default_rng(0).integers(0, 64, (100, 4))
@@ -58,9 +58,9 @@ def test_cuts_and_stretches_of_them_get_their_frames(tmp_path):
 
 
 def test_examples_are_continuations_that_a_model_of_frames_reads(tmp_path):
-    from ttt.data.frames import frames_of
-    from ttt.data.packing import collate
-    from ttt.data.spans import encode_example
+    from ttt.data.batches.codec_frames import frames_of
+    from ttt.data.batches.rows import collate
+    from ttt.data.encode import encode_example
     from ttt.text.tokenizer import train_bpe
 
     (example,), _ = converted(LhotseCodes(prompt_share=0.25), cuts_file(tmp_path, cut(tmp_path)), tmp_path)

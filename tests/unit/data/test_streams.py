@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import random_streams
-from ttt.data.loader import Loader
-from ttt.data.streams import InMemory, Joined, Mixture, as_streams, streams_digest
+from ttt.data.batches.loader import Loader
+from ttt.data.sources.streams import InMemory, Joined, Mixture, as_streams, streams_digest
 from ttt.errors import DataError
 
 

@@ -7,9 +7,9 @@ import pytest
 from tests.conftest import SENTENCES
 from ttt.cli.main import main
 from ttt.data.convert.core import Report, results, write_records
-from ttt.data.mix import open_streams
-from ttt.data.records import RecordError
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.records import RecordError
+from ttt.data.sources.mix import open_streams
 from ttt.errors import DataError
 from ttt.registry.families import CONVERTER
 from ttt.text.tokenizer import train_bpe
@@ -97,7 +97,7 @@ def test_ids_are_the_templates_of_any_form(tmp_path):
     assert found["prompt_text"].endswith("<|im_start|>assistant\n") and found["full_text"].endswith(
         "the mat<|im_end|>\n"
     )
-    from ttt.data.formats import example_from_json
+    from ttt.data.read.examples import example_from_json
 
     (turns,), _ = convert(tmp_path, [{"conversations": CHAT}], "sharegpt")
     assert found["input_ids"] == encode_example(example_from_json(turns, "x"), made).ids.tolist()

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.conftest import audio, chat, gen, pack, random_batch, random_streams, text
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.diffusion.corrupt import corrupt, draw, per_document, per_position, span_starts
 from ttt.diffusion.schedules import Cosine, Linear, Polynomial
 from ttt.diffusion.strategies import Banom, Ppm, Sst, choose_splits, preserve_prefix

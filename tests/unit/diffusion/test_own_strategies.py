@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import audio, chat, gen, pack, text
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.diffusion.strategies import AnswerPadding, CleanHistory, EndPadding
 from ttt.errors import DataError
 from ttt.types import Example, Kind, Turn

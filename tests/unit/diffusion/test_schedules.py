@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import gen, pack, random_streams
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.diffusion.corrupt import corrupt
 from ttt.diffusion.schedules import ClippedUniform, Cosine, Linear, LogLinear, Polynomial
 from ttt.diffusion.strategies import RandomLength, first_tokens

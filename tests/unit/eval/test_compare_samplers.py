@@ -7,8 +7,8 @@ from tests.unit.cli.opened_runs import SPAN, SYSTEMS, make_run
 from ttt.cli.inspect_samplers import one_line, read_contenders, side_by_side, written
 from ttt.cli.main import main
 from ttt.config.load import load_config
-from ttt.data.formats import read_examples
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import read_examples
 from ttt.errors import ConfigError
 from ttt.inspection.samplers import Answered, decode, distinct, score_likelihood, self_bleu, summarise, text_table
 from ttt.likelihood import Draws, likelihoods

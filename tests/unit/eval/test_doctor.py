@@ -375,7 +375,7 @@ def test_untrained_losses_are_near_chance():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A task a small network learns at once: a word is three codes in a row."""
-    from ttt.data.formats import write_examples
+    from ttt.data.read.examples import write_examples
 
     folder = tmp_path_factory.mktemp("world")
     tiny_tokenizer().save(folder / "tokenizer")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import chat, pack, text, tiny_model, tiny_tokenizer
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.likelihood import Draws, Part
 from ttt.masks.library import Causal, Full, Hybrid, Prefix

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import audio, chat, pack, text, tiny_model, tiny_tokenizer
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.likelihood import (
@@ -359,7 +359,7 @@ def test_one_group_of_draws_has_no_error(peaked):
 
 def test_verb_end_to_end(peaked, tmp_path, capsys):
     from ttt.cli.main import main
-    from ttt.data.formats import write_examples
+    from ttt.data.read.examples import write_examples
 
     write_examples(tmp_path / "test.jsonl", [EXAMPLE])
     peaked.save(tmp_path / "model")

@@ -19,7 +19,7 @@ import yaml
 from tests.conftest import audio, text
 from ttt.cli.main import main, module_of, parse, parser_of
 from ttt.config.load import load_config, to_plain
-from ttt.data.formats import write_examples
+from ttt.data.read.examples import write_examples
 from ttt.errors import ConfigError, DataError
 from ttt.eval import cards
 from ttt.eval.intervals import bootstrap

@@ -8,8 +8,8 @@ import torch
 
 from tests.conftest import audio, chat, layout_of, pack, text
 from ttt.cli.main import main
-from ttt.data.formats import write_examples
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import write_examples
 from ttt.errors import DataError
 from ttt.masks.draw import borders, letters, mask_figure, mask_png, mask_text
 from ttt.masks.library import BlockCausal, Hybrid

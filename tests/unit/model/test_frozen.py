@@ -12,7 +12,7 @@ from local_backbones import extended, make_backbone, section
 
 from tests.conftest import random_streams
 from ttt.config.schema import LoraSection, ModelSection, RunConfig, RunSection, TrainSection
-from ttt.data.loader import Loader
+from ttt.data.batches.loader import Loader
 from ttt.errors import ConfigError
 from ttt.model.frozen import first_added
 from ttt.model.lm import SpeechTextLM

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import layout_of, random_streams
 from ttt.config.schema import LoraSection, RunConfig, RunSection, TrainSection
-from ttt.data.loader import Loader
+from ttt.data.batches.loader import Loader
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.masks.library import Hybrid
 from ttt.masks.materialize import materialize

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.conftest import audio, chat, gen, pack, random_streams, text, tiny_model, tiny_tokenizer
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.diffusion.corrupt import draw_times
 from ttt.errors import ConfigError
 from ttt.masks.materialize import materialize

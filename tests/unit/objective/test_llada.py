@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from tests.conftest import SENTENCES, gen, pack, random_batch, tiny_tokenizer
 from ttt.config.schema import ModelSection
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.diffusion.corrupt import corrupt
 from ttt.diffusion.rates import CurriculumRate, ProgressRate
 from ttt.diffusion.schedules import Linear

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import audio, chat, gen, pack, random_streams, text, tiny_model, tiny_tokenizer
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.diffusion.corrupt import corrupt
 from ttt.diffusion.schedules import Linear
 from ttt.masks.library import Causal

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import SENTENCES, audio, chat, gen, pack, text, tiny_hf, tiny_model, tiny_tokenizer
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Full, Hybrid
 from ttt.model.lm import SpeechTextLM

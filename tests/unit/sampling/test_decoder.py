@@ -16,7 +16,7 @@ from tests.conftest import (
     tiny_model,
     tiny_tokenizer,
 )
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
 from ttt.registry.families import OBJECTIVE, SAMPLER

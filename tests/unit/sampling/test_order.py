@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal
 from ttt.model.lm import SpeechTextLM

@@ -6,7 +6,7 @@ import torch
 
 from tests.conftest import SENTENCES, audio, chat, text, tiny_model, tiny_tokenizer
 from ttt.audio.codecs import Toy
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
 from ttt.registry.families import SAMPLER

@@ -11,12 +11,12 @@ import torch
 from tests.unit.audio.test_codecs import vowels
 from ttt.audio.mel_codecs import Rvq
 from ttt.audio.wav import write
-from ttt.data.audit import Settings, audit
-from ttt.data.formats import read_examples
-from ttt.data.mix import sources_of
-from ttt.data.pack import Settings as PackSettings
-from ttt.data.pack import pack
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import read_examples
+from ttt.data.reports.audit import Settings, audit
+from ttt.data.sources.build_store import Settings as PackSettings
+from ttt.data.sources.build_store import pack
+from ttt.data.sources.mix import sources_of
 from ttt.registry.families import TASK
 from ttt.sampling.decoder.decoder import spans_of
 from ttt.tasks.prepare import encode_manifest, prepare, read_codes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny_tokenizer
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.registry.families import TASK
 from ttt.tasks.prepare import build_examples, corpus_texts, read_codes

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.conftest import SENTENCES
+from ttt.data.batches.loader import Loader
 from ttt.data.convert.core import Report, results, write_records
-from ttt.data.formats import read_examples
-from ttt.data.loader import Loader
-from ttt.data.mix import Source, open_streams
-from ttt.data.pack import Settings, pack
+from ttt.data.read.examples import read_examples
+from ttt.data.sources.build_store import Settings, pack
+from ttt.data.sources.mix import Source, open_streams
 from ttt.errors import ConfigError
 from ttt.registry.families import CONVERTER, OBJECTIVE, TASK
 from ttt.rng import generator

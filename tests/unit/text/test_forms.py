@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from tests.conftest import SENTENCES, chat, text
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.text.forms import ABSENT, TAGS
 from ttt.text.tokenizer import TextTokenizer, extend, train_bpe

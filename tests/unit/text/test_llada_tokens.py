@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SENTENCES
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import spans_of
 from ttt.text.forms import LladaTts, LladaTtsAudio

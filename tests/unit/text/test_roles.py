@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import SENTENCES, audio, chat, text
 from ttt.config.schema import ModelSection
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.masks.library import Full
 from ttt.model.lm import SpeechTextLM

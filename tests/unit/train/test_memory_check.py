@@ -14,9 +14,9 @@ from tiny_training import TinyLM, Toy, ToyLoader, batch, config, lines, trainer
 from tests.conftest import random_streams
 from tests.unit.train.test_trainer import same_weights
 from tests.unit.valle import small_valle
-from ttt.data.blend import Alternating, Blend
-from ttt.data.loader import Loader
-from ttt.data.prefetch import Prefetcher
+from ttt.data.batches.loader import Loader
+from ttt.data.batches.prefetch import Prefetcher
+from ttt.data.batches.text_ratio import Alternating, Blend
 from ttt.errors import ConfigError
 from ttt.registry.families import OBJECTIVE
 from ttt.train.engine import build_engine

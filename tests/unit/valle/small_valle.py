@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ttt.config.schema import ModelSection
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.model.valle.arch import Valle
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.types import Example, PackedBatch, Span, Turn

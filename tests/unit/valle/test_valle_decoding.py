@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.unit.valle.small_valle import BOOKS, CODES, examples, network, tokenizer
-from ttt.data.frames import frames_of
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.codec_frames import frames_of
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.model.valle.network import FrameInputs
 from ttt.registry.families import MASK, SAMPLER

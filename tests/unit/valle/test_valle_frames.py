@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.unit.valle.small_valle import BOOKS, CODES, batch, examples
-from ttt.data.cut import Cut
-from ttt.data.frames import frames_of, resplit
-from ttt.data.packing import collate
-from ttt.data.spans import encode_example
+from ttt.data.batches.codec_frames import frames_of, resplit
+from ttt.data.batches.prompt_cut import Cut
+from ttt.data.batches.rows import collate
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import OBJECTIVE, TASK
 from ttt.text.tokenizer import TextTokenizer, train_bpe

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.valle.small_valle import BOOKS, CODES, batch, network
-from ttt.data.frames import frames_of
+from ttt.data.batches.codec_frames import frames_of
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.arch import open_model
 from ttt.model.lm import SpeechTextLM

@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import gen
 from tests.unit.valle.small_valle import batch, network
-from ttt.data.frames import frames_of, resplit
+from ttt.data.batches.codec_frames import frames_of, resplit
 from ttt.errors import ConfigError
 from ttt.registry.families import OBJECTIVE
 from ttt.train.tracking import means

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Pack, and report what was skipped."""
-    from ttt.data.mix import Source, is_mix, named, sources_of
-    from ttt.data.pack import Settings, pack
+    from ttt.data.sources.build_store import Settings, pack
+    from ttt.data.sources.mix import Source, is_mix, named, sources_of
     from ttt.errors import ConfigError
     from ttt.stage import Stage
 

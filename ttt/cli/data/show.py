@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the examples, one after another."""
-    from ttt.data.show import page, streams_of
+    from ttt.data.reports.show import page, streams_of
     from ttt.errors import ConfigError, DataError
     from ttt.text.tokenizer import TextTokenizer
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Split the lines."""
-    from ttt.data.split import split
+    from ttt.data.read.train_eval_split import split
     from ttt.stage import Stage
 
     source, train, held_out = (Path(p) for p in (arguments.input, arguments.train, arguments.eval))

@@ -1,0 +1,1 @@
+"""Converters: data of other projects and standard corpora -> examples or corpus folders."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from ttt.data.convert.core import folder_of, mapping, record, text_of, uid_of
 from ttt.data.convert.tokenized import Tokenizers, ids_record
-from ttt.data.formats import example_to_json, official_record
-from ttt.data.records import RecordError, raw_records
+from ttt.data.read.examples import example_to_json, official_record
+from ttt.data.read.records import RecordError, raw_records
 from ttt.interfaces import Converter
 from ttt.registry.families import CONVERTER
 

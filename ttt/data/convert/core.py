@@ -1,6 +1,6 @@
 """What converters share: pieces of records, checks, and the loop that writes their output.
 
-An example record is plain JSON (`ttt.data.formats.example_to_json`).  One audio span may be codes, ``{"audio": [...]}``, or
+An example record is plain JSON (`ttt.data.read.examples.example_to_json`).  One audio span may be codes, ``{"audio": [...]}``, or
 still a sound file, ``{"wav": "/abs/path.wav"}``: `ttt data encode` turns those into codes.
 """
 
@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.arrow import parquet
-from ttt.data.formats import codes_array, example_from_json
-from ttt.data.ids import is_ids
-from ttt.data.interleave import interleave
-from ttt.data.records import RecordError, decode
-from ttt.data.store import hash_bytes
+from ttt.data.read.examples import codes_array, example_from_json, interleave
+from ttt.data.read.records import RecordError, decode
+from ttt.data.read.tables import parquet
+from ttt.data.read.token_ids import is_ids
+from ttt.data.sources.store import hash_bytes
 from ttt.errors import DataError, suggest
 from ttt.interfaces import Converter
 from ttt.text.forms import TAGS

@@ -10,7 +10,7 @@ from typing import Any
 
 from ttt.data.convert.chats import write_json
 from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, check_duration, check_limits, mapping
-from ttt.data.records import RecordError, raw_records
+from ttt.data.read.records import RecordError, raw_records
 from ttt.errors import DataError
 from ttt.interfaces import Converter
 from ttt.registry.families import CONVERTER

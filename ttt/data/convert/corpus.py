@@ -17,8 +17,8 @@ from pathlib import Path
 from ttt.audio.wav import MIN_DURATION_S, write
 from ttt.data.convert.core import Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
-from ttt.data.records import RecordError
-from ttt.data.store import hash_bytes
+from ttt.data.read.records import RecordError
+from ttt.data.sources.store import hash_bytes
 from ttt.errors import DataError
 from ttt.interfaces import Converter
 from ttt.types import Waveform

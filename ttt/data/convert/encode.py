@@ -9,7 +9,7 @@ from typing import Any
 from ttt.audio.signal import resample
 from ttt.audio.wav import read
 from ttt.data.convert.core import Report, audio, check_record, mapping
-from ttt.data.records import RecordError, raw_records
+from ttt.data.read.records import RecordError, raw_records
 from ttt.errors import DataError
 from ttt.interfaces import Codec
 from ttt.types import Waveform

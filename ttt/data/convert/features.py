@@ -15,7 +15,7 @@ import numpy as np
 
 from ttt.data.convert.chats import write_json
 from ttt.data.convert.core import audio, check_duration, check_limits, mapping, record
-from ttt.data.records import RecordError, raw_records
+from ttt.data.read.records import RecordError, raw_records
 from ttt.errors import MissingExtraError
 from ttt.interfaces import Converter
 from ttt.registry.families import CONVERTER

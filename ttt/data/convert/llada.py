@@ -12,8 +12,8 @@ import numpy as np
 from ttt.data.convert.chats import write_json
 from ttt.data.convert.core import audio, folder_of, mapping, record
 from ttt.data.convert.tokenized import Tokenizers
-from ttt.data.ids import is_ids, stream_of_ids
-from ttt.data.records import RecordError, raw_records
+from ttt.data.read.records import RecordError, raw_records
+from ttt.data.read.token_ids import is_ids, stream_of_ids
 from ttt.errors import DataError
 from ttt.interfaces import Converter
 from ttt.registry.families import CONVERTER

@@ -22,7 +22,7 @@ from ttt.data.convert.core import (
     unmarked,
     wav,
 )  # fmt: skip
-from ttt.data.records import RecordError, raw_records
+from ttt.data.read.records import RecordError, raw_records
 from ttt.interfaces import Converter
 from ttt.registry.families import CONVERTER
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.data.convert.core import LeftOutError
-from ttt.data.formats import example_from_json
-from ttt.data.records import RecordError
+from ttt.data.read.examples import example_from_json
+from ttt.data.read.records import RecordError
 
 if TYPE_CHECKING:
     from ttt.text.tokenizer import TextTokenizer
@@ -43,7 +43,7 @@ def ids_record(record: Mapping[str, Any], where: str, tokenizer: TextTokenizer, 
     ``cut``: how many tokens fell away, where some did.  Raises `RecordError` for a chat with several answers to learn, and
     `LeftOutError` where the prompt alone fills ``max_tokens``.
     """
-    from ttt.data.spans import encode_example
+    from ttt.data.encode import encode_example
     from ttt.text.template import pieces
 
     example = example_from_json(record, where)

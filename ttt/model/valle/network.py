@@ -39,7 +39,7 @@ class FrameInputs:
     token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: codebooks the NAR decoder predicts, one
     pass each, which knows the codebooks below (one of masked codebooks is shown the others as masks).  ``hidden`` bool [B, T, Q]:
     instead, one pass that predicts these masked codes.  ``stretch``: frames at the prompts' ends that positions of the NAR
-    decoder's targets do not count (`ttt.data.frames.with_stretch`).
+    decoder's targets do not count (`ttt.data.batches.codec_frames.with_stretch`).
     """
 
     prompt: Tensor

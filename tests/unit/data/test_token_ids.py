@@ -8,13 +8,13 @@ import pytest
 from tests.conftest import SENTENCES
 from ttt.cli.main import main
 from ttt.config.schema import DataSection
-from ttt.data.blend import training_loader
-from ttt.data.ids import is_ids, stream_of, stream_of_ids
-from ttt.data.mix import Source, open_streams
-from ttt.data.pack import Settings, pack
-from ttt.data.records import RecordError
-from ttt.data.shorten import frame_cut
-from ttt.data.spans import encode_example
+from ttt.data.batches.long_examples import frame_cut
+from ttt.data.batches.text_ratio import training_loader
+from ttt.data.encode import encode_example
+from ttt.data.read.records import RecordError
+from ttt.data.read.token_ids import is_ids, stream_of, stream_of_ids
+from ttt.data.sources.build_store import Settings, pack
+from ttt.data.sources.mix import Source, open_streams
 from ttt.text.tokenizer import train_bpe
 from ttt.types import Example, Span, Turn
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import audio, chat, random_streams, text
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.types import Example, Kind, Turn, audio_runs
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.formats import example_of, place_in
-from ttt.data.ids import is_ids, stream_of_ids
-from ttt.data.mix import Source, sources_of
-from ttt.data.overlap import CODES, WORDS, Table, code_runs, codes_key, text_key, word_runs, words
-from ttt.data.pack import chunks, in_order
-from ttt.data.records import RecordError, decode, raw_records, reason_of
-from ttt.data.spans import encode_example
-from ttt.data.store import Store, hash_bytes, is_store
-from ttt.data.tally import SHOWN, Facts, FileReport, Keys, histogram, summary
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import example_of, place_in
+from ttt.data.read.records import RecordError, decode, raw_records, reason_of
+from ttt.data.read.token_ids import is_ids, stream_of_ids
+from ttt.data.reports.facts import SHOWN, Facts, FileReport, Keys
+from ttt.data.reports.lengths import histogram, summary
+from ttt.data.reports.overlap import CODES, WORDS, Table, code_runs, codes_key, text_key, word_runs, words
+from ttt.data.sources.build_store import chunks, in_order
+from ttt.data.sources.mix import Source, sources_of
+from ttt.data.sources.store import Store, hash_bytes, is_store
 from ttt.errors import ConfigError, DataError
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, TokenStream, Turn

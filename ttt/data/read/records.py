@@ -1,5 +1,5 @@
 """Records of data files, one at a time: ``.jsonl``, ``.json`` (a list), ``.parquet``, the first two also as ``.gz``; and
-folders that Hugging Face `datasets` saved (`ttt.data.arrow`).
+folders that Hugging Face `datasets` saved (`ttt.data.read.tables`).
 
 Memory stays flat: a list in one ``.json`` file is decoded piece by piece, parquet is read in batches of rows.  A line of a
 ``.jsonl`` file is handed over unparsed, so that several processes can share the parsing and one broken line spoils only
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.data.arrow import is_saved, parquet_rows, saved_rows
+from ttt.data.read.tables import is_saved, parquet_rows, saved_rows
 from ttt.errors import DataError
 
 CHUNK_CHARS = 1 << 20

@@ -3,7 +3,7 @@
 ``sample_ratio`` is read in one of two ways (``data.mix``).  ``records``, the official one: a source of n records gives the
 first int(n * ratio) of a pseudo-random order, all of them from a ratio of 1 on, none at 0; the choice depends on the source's
 name and size alone, so it is the same in every epoch and for every seed (the official code shuffles before it seeds).
-``tokens``: the ratio is a weight, see `ttt.data.streams.Mixture`.  ``data_type`` ("IT" or "PT") is kept and has no effect.
+``tokens``: the ratio is a weight, see `ttt.data.sources.streams.Mixture`.  ``data_type`` ("IT" or "PT") is kept and has no effect.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.arrow import is_saved
-from ttt.data.ids import stream_of
-from ttt.data.records import RecordError, kind_of, raw_records, read_records
-from ttt.data.store import Store, is_store
-from ttt.data.streams import InMemory, Joined, Mixture, Streams
+from ttt.data.read.records import RecordError, kind_of, raw_records, read_records
+from ttt.data.read.tables import is_saved
+from ttt.data.read.token_ids import stream_of
+from ttt.data.sources.store import Store, is_store
+from ttt.data.sources.streams import InMemory, Joined, Mixture, Streams
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.rng import derive_seed
 from ttt.text.tokenizer import TextTokenizer

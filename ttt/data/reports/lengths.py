@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.context import context
-from ttt.data.mix import Source, sources_of
-from ttt.data.pack import BLOCK, Encoders, Settings, chunks
-from ttt.data.records import RecordError, raw_records
-from ttt.data.store import TARGET, Block, Store, is_store, pack_streams
-from ttt.data.tally import summary
+from ttt.data.batches.long_examples import context
+from ttt.data.read.records import RecordError, raw_records
+from ttt.data.sources.build_store import BLOCK, Encoders, Settings, chunks
+from ttt.data.sources.mix import Source, sources_of
+from ttt.data.sources.store import TARGET, Block, Store, is_store, pack_streams
 from ttt.errors import ConfigError, DataError
 
 
@@ -97,3 +96,33 @@ def _lengths(block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     targets = sums((block.arrays["flags"] & TARGET) > 0, index["token"], index["length"])
     speech = sums(segments[:, 1] - segments[:, 0], index["segment"], index["segments"])
     return index["length"].astype(np.int64), targets, speech
+
+
+def summary(lengths: np.ndarray) -> dict[str, float]:
+    """Count, mean, spread and percentiles."""
+    if not len(lengths):
+        return {"n": 0}
+    percentiles = {f"p{p}": float(np.percentile(lengths, p)) for p in (5, 25, 50, 75, 95, 99)}
+    return {
+        "n": len(lengths), "sum": int(lengths.sum()), "mean": float(lengths.mean()), "std": float(lengths.std()),
+        "min": int(lengths.min()), **percentiles, "max": int(lengths.max()),
+    }  # fmt: skip
+
+
+def histogram(lengths: np.ndarray, bins: int = 16) -> list[tuple[int, int, int]]:
+    """(from, up to, examples): equal bins up to the 99th percentile, and one bin for what is longer.
+
+    >>> histogram(np.array([1, 2, 2, 9]), bins=2)
+    [(1, 5, 3), (6, 9, 1)]
+    """
+    if not len(lengths):
+        return []
+    low, high = int(lengths.min()), int(lengths.max())
+    usual = int(np.percentile(lengths, 99, method="higher"))
+    width = -(-(usual - low + 1) // bins)
+    counts = np.bincount(np.minimum((lengths - low) // width, bins))
+    edges = [low + i * width for i in range(len(counts))]
+    return [
+        (a, high if i == len(edges) - 1 else a + width - 1, int(n))
+        for i, (a, n) in enumerate(zip(edges, counts, strict=True))
+    ]

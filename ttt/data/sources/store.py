@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.streams import Digest, Streams, digest_of
+from ttt.data.sources.streams import Digest, Streams, digest_of
 from ttt.errors import DataError
 from ttt.types import AUDIO_STYLES, Segment, TokenStream, audio_runs
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.conftest import pack, random_streams
-from ttt.data.packing import collate, longest_first, pack_lengths
+from ttt.data.batches.rows import collate, longest_first, pack_lengths
 from ttt.errors import DataError
 from ttt.types import PackedBatch
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from ttt.data import split as module
-from ttt.data.split import held_out, split
+from ttt.data.read import train_eval_split as module
+from ttt.data.read.train_eval_split import held_out, split
 from ttt.errors import ConfigError, DataError
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.data.formats import example_of
-from ttt.data.mix import check_store, sources_of
-from ttt.data.records import raw_records
-from ttt.data.spans import encode_example
-from ttt.data.store import Store, is_store
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import example_of
+from ttt.data.read.records import raw_records
+from ttt.data.sources.mix import check_store, sources_of
+from ttt.data.sources.store import Store, is_store
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Kind, TokenStream
 

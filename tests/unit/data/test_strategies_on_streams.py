@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import audio, chat, gen, random_streams, text
-from ttt.data.loader import Loader, fixed_batches
-from ttt.data.shaping import shaping
-from ttt.data.spans import encode_example
+from ttt.data.batches.loader import Loader, fixed_batches
+from ttt.data.batches.strategies import shaping
+from ttt.data.encode import encode_example
 from ttt.diffusion.strategies import AnswerPadding, EndPadding, Sst
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Strategy
@@ -170,7 +170,7 @@ def test_limited_growth(spoken, room):
 
 def test_train_lays_validation_out_as_the_recipe_says(tokenizer, tmp_path, monkeypatch):
     from ttt.cli.main import main
-    from ttt.data.formats import write_examples
+    from ttt.data.read.examples import write_examples
 
     made = [chat(f"s{n}", [text("a cat")], [text("the mat")]) for n in range(4)]
     write_examples(tmp_path / "a.jsonl", made)
@@ -183,7 +183,7 @@ def test_train_lays_validation_out_as_the_recipe_says(tokenizer, tmp_path, monke
         )
         raise DataError("far enough")
 
-    monkeypatch.setattr("ttt.data.loader.fixed_batches", stop)
+    monkeypatch.setattr("ttt.data.batches.loader.fixed_batches", stop)
     call = [
         "train", f"data.train={tmp_path}/a.jsonl", f"data.dev={tmp_path}/a.jsonl", f"data.tokenizer={tmp_path}/tok",
         "objective={name: nar, strategies: [{name: answer_padding, length: 20}, {name: random_length}]}", "data.pack=false",

@@ -19,10 +19,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ttt.data.ids import stream_of
-from ttt.data.mix import Source, check_store
-from ttt.data.records import Raw, RecordError, raw_records, reason_of
-from ttt.data.store import Block, Store, StoreWriter, is_store, pack_streams
+from ttt.data.read.records import Raw, RecordError, raw_records, reason_of
+from ttt.data.read.token_ids import stream_of
+from ttt.data.sources.mix import Source, check_store
+from ttt.data.sources.store import Block, Store, StoreWriter, is_store, pack_streams
 from ttt.errors import DataError
 from ttt.text.tokenizer import TextTokenizer
 

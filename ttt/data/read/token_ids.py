@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.formats import SENDERS, example_of, place_in
-from ttt.data.records import RecordError, decode
-from ttt.data.spans import encode_example
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import SENDERS, example_of, place_in
+from ttt.data.read.records import RecordError, decode
 from ttt.errors import DataError, suggest
 from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import Vocabulary

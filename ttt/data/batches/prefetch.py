@@ -14,7 +14,7 @@ from ttt.types import PackedBatch
 
 
 class Source(Protocol):
-    """What is read ahead from (`ttt.data.loader.Loader`)."""
+    """What is read ahead from (`ttt.data.batches.loader.Loader`)."""
 
     digest: str
 

@@ -1,4 +1,4 @@
-"""Records of the official TtT data and of `ttt` itself -> `Example` (`ttt.data.records` reads the files).
+"""Records of the official TtT data and of `ttt` itself -> `Example` (`ttt.data.read.records` reads the files).
 
 Official audio is spelled in the text: ``<|begin_of_audio|><|audio_12|>...<|end_of_audio_new|>``; here it becomes spans.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ttt.data.manifest import write_jsonl
-from ttt.data.records import RecordError, decode, raw_records
-from ttt.data.records import read_records as read_records  # for callers that know one module only
+from ttt.data.read.records import RecordError, decode, raw_records
+from ttt.data.read.records import read_records as read_records  # for callers that know one module only
 from ttt.errors import DataError
 from ttt.types import Example, Span, Turn
 
@@ -268,3 +268,27 @@ def read_examples(path: str | Path) -> list[Example]:
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write JSONL, complete or not at all."""
     write_jsonl(path, (example_to_json(example) for example in examples))
+
+
+def interleave(words: list[str], codes: np.ndarray, text_chunk: int, audio_chunk: int) -> tuple[Span, ...]:
+    """Spans of an answer that alternates between ``text_chunk`` words and ``audio_chunk`` codes [F, Q], as in TtT's data.
+
+    Chunks are cut while more than ``text_chunk`` words and more than ``audio_chunk`` codes remain; the rest follows as one
+    text span and one span of style ``last``.  0 words a chunk: all text first.
+
+    >>> spans = interleave(["a", "b", "c"], np.zeros((5, 1), dtype=np.int32), 2, 2)
+    >>> [(s.text or len(s.codes), s.style) for s in spans]
+    [('a b', 'span'), (2, 'span'), (' c', 'span'), (3, 'last')]
+    """
+    spans: list[Span] = []
+    at = 0
+    glue = ""
+    while text_chunk and len(words) > text_chunk and len(codes) - at > audio_chunk:
+        spans.append(Span("text", glue + " ".join(words[:text_chunk])))
+        spans.append(Span("audio", codes=codes[at : at + audio_chunk], style="span"))
+        words, at, glue = words[text_chunk:], at + audio_chunk, " "
+    if words:
+        spans.append(Span("text", glue + " ".join(words)))
+    if len(codes) - at:
+        spans.append(Span("audio", codes=codes[at:], style="last"))
+    return tuple(spans)

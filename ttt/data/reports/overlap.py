@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ttt.data.store import hash_bytes
+from ttt.data.sources.store import hash_bytes
 
 WORDS, CODES = 13, 26
 SHORT_WORDS, SHORT_CODES = 4, 8

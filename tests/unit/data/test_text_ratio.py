@@ -8,11 +8,11 @@ import pytest
 from tests.conftest import audio, chat, text, tiny_tokenizer
 from ttt.config.load import build_config
 from ttt.config.schema import DataSection
-from ttt.data.blend import Alternating, Blend, blended, training_loader
-from ttt.data.formats import write_examples
-from ttt.data.loader import Loader
-from ttt.data.spans import encode_example
-from ttt.data.streams import InMemory
+from ttt.data.batches.loader import Loader
+from ttt.data.batches.text_ratio import Alternating, Blend, blended, training_loader
+from ttt.data.encode import encode_example
+from ttt.data.read.examples import write_examples
+from ttt.data.sources.streams import InMemory
 from ttt.errors import ConfigError
 
 RATIOS = [0.1, 0.3, 0.5, 2 / 3, 0.9]

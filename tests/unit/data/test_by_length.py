@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ttt.data.batching import bucketed, counts, pooled
-from ttt.data.loader import Loader
+from ttt.data.batches.by_length import bucketed, counts, pooled
+from ttt.data.batches.loader import Loader
 from ttt.errors import ConfigError
 from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, TokenStream
@@ -90,7 +90,7 @@ def test_any_update_is_at_hand_and_epochs_differ():
 
 
 def test_prefetching_does_not_change_the_batches():
-    from ttt.data.prefetch import Prefetcher
+    from ttt.data.batches.prefetch import Prefetcher
 
     plain, ahead = loader(), Prefetcher(loader(), 1, 3)
     assert [ahead.micro_batch(u, 0).uids for u in range(6)] == [plain.micro_batch(u, 0).uids for u in range(6)]

@@ -1,8 +1,13 @@
-"""Text beside speech: which share of a run's data is text, by tokens or by batches (spec of LLaDA-TTS, section 8).
+"""Training on text and speech together: which share of the data is text, and how it is counted (``data.ratio_mode``).
 
-``tokens``: one stream of examples in which the share of tokens is the ratio (`ttt.data.streams.Mixture`).  ``batches``: every
-micro-batch holds one source only, in the ratio, spread as evenly as whole batches allow; all ranks read the same source at
-a time.  ``legacy_10x``: int(10 * ratio) batches of text, then one of speech, as the published program does.
+``tokens``
+    The share of tokens.  Both sources become one stream of examples (`ttt.data.sources.streams.Mixture`).
+``batches``
+    The share of micro-batches.  Each micro-batch holds one source only; the two alternate as evenly as whole batches allow,
+    and all ranks read the same source at a time.
+``legacy_10x``
+    What the published LLaDA-TTS program does with its ``ratio``: int(10 * ratio) micro-batches of text, then one of speech.
+    Its 0.5 therefore means five text batches to one speech batch (83 % text), not one half.  For reproducing its runs only.
 """
 
 from __future__ import annotations
@@ -12,10 +17,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from ttt.config.schema import RATIO_MODES, DataSection
-from ttt.data.loader import Loader
-from ttt.data.mix import open_streams
-from ttt.data.packing import PackingReport
-from ttt.data.streams import Joined, Mixture, Streams, digest_of
+from ttt.data.batches.loader import Loader
+from ttt.data.batches.rows import PackingReport
+from ttt.data.sources.mix import open_streams
+from ttt.data.sources.streams import Joined, Mixture, Streams, digest_of
 from ttt.errors import ConfigError, suggest
 from ttt.interfaces import Strategy
 from ttt.text.tokenizer import TextTokenizer
@@ -24,7 +29,7 @@ from ttt.types import PackedBatch, TokenStream
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """``ratio``: share of text in [0, 1]; ``mode``: of what (`RATIO_MODES`).  Raises `ConfigError` for anything else."""
+    """``ratio``: share of text in [0, 1]; ``mode``: how it is counted (`RATIO_MODES`).  Raises `ConfigError`."""
 
     ratio: float
     mode: str = "tokens"
@@ -48,7 +53,7 @@ class Blend:
         return int(self.ratio * 10)
 
     def text_before(self, number: int) -> int:
-        """How many of the first ``number`` micro-batches are text: never half a batch away from the share.
+        """How many of the first ``number`` micro-batches are text: the share rounded to whole batches.
 
         >>> [Blend(0.3, "batches").text_before(n) for n in (1, 2, 4, 10, 1000)]
         [0, 1, 1, 3, 300]
@@ -62,17 +67,17 @@ class Blend:
         return (2 * share * number + 1).__floor__() // 2 if share < 1 else number
 
     def turn(self, number: int) -> tuple[bool, int]:
-        """(is it text?, how many of its kind went before) of micro-batch ``number``."""
+        """(whether it is text, how many batches of the same source came before it) of micro-batch ``number``."""
         before = self.text_before(number)
         is_text = self.text_before(number + 1) > before
         return is_text, before if is_text else number - before
 
 
 class Alternating:
-    """Micro-batches of one source each; a pure function of (update, index) like `Loader`, which makes them.
+    """Micro-batches that hold one source each; a pure function of (update, index) like `Loader`, which makes them.
 
-    An epoch has as many micro-batches as both sources have in one of theirs; with ``legacy_10x`` it ends with the source
-    that ends first.
+    An epoch has as many micro-batches as one epoch of text and one of speech together; with ``legacy_10x`` it ends when the
+    first of the two sources ends.
     """
 
     def __init__(self, text: Loader, speech: Loader, blend: Blend, accumulate: int) -> None:
@@ -104,8 +109,8 @@ class Alternating:
         return (self.text if is_text else self.speech).micro_batch(number, 0)
 
     def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
-        """The dearer of what both loaders find."""
-        return max(self.text.costliest_batch(epoch), self.speech.costliest_batch(epoch), key=lambda found: found[0])
+        """The more expensive one of both loaders' costliest batches; see `Loader.costliest_batch`."""
+        return max(self.text.costliest_batch(epoch), self.speech.costliest_batch(epoch), key=lambda pair: pair[0])
 
     def _stream(self, epoch: int, index: int) -> TokenStream:
         n = len(self.text.streams)
@@ -125,7 +130,7 @@ def _added(a: PackingReport, b: PackingReport) -> PackingReport:
 def blended(
     text: Streams, speech: Streams, blend: Blend, accumulate: int, make: Callable[[Streams, int], Loader]
 ) -> AnyLoader:
-    """A loader of both; ``make(streams, accumulate)`` makes one of a source."""
+    """A loader of text and speech; ``make(streams, accumulate)`` makes a loader of one source."""
     if blend.mode == "tokens":
         return make(Mixture([text, speech], [blend.ratio, 1 - blend.ratio]), accumulate)
     if blend.ratio in (0, 1) and blend.mode == "batches":
@@ -137,7 +142,7 @@ def training_loader(
     data: DataSection, tokenizer: TextTokenizer, *, seed: int, accumulate: int = 1, rank: int = 0, world: int = 1,
     strategies: Sequence[Strategy] = (), max_drop_share: float | None = None,
 ) -> AnyLoader:  # fmt: skip
-    """The loader that the section ``data`` asks for; ``max_drop_share`` overrides its own."""
+    """The loader that the config section ``data`` describes; ``max_drop_share`` replaces the section's own value."""
 
     def read(path: str) -> Streams:
         return open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)

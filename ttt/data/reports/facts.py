@@ -101,33 +101,3 @@ def split_place(where: str) -> tuple[str, int]:
     """
     file, _, number = where.rstrip("]").rpartition("[" if where.endswith("]") else ":")
     return file, int(number)
-
-
-def summary(lengths: np.ndarray) -> dict[str, float]:
-    """Count, mean, spread and percentiles."""
-    if not len(lengths):
-        return {"n": 0}
-    percentiles = {f"p{p}": float(np.percentile(lengths, p)) for p in (5, 25, 50, 75, 95, 99)}
-    return {
-        "n": len(lengths), "sum": int(lengths.sum()), "mean": float(lengths.mean()), "std": float(lengths.std()),
-        "min": int(lengths.min()), **percentiles, "max": int(lengths.max()),
-    }  # fmt: skip
-
-
-def histogram(lengths: np.ndarray, bins: int = 16) -> list[tuple[int, int, int]]:
-    """(from, up to, examples): equal bins up to the 99th percentile, and one bin for what is longer.
-
-    >>> histogram(np.array([1, 2, 2, 9]), bins=2)
-    [(1, 5, 3), (6, 9, 1)]
-    """
-    if not len(lengths):
-        return []
-    low, high = int(lengths.min()), int(lengths.max())
-    usual = int(np.percentile(lengths, 99, method="higher"))
-    width = -(-(usual - low + 1) // bins)
-    counts = np.bincount(np.minimum((lengths - low) // width, bins))
-    edges = [low + i * width for i in range(len(counts))]
-    return [
-        (a, high if i == len(edges) - 1 else a + width - 1, int(n))
-        for i, (a, n) in enumerate(zip(edges, counts, strict=True))
-    ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import audio, chat, text
-from ttt.data.formats import (
+from ttt.data.read.examples import (
     example_from_json,
     example_to_json,
     official_record,

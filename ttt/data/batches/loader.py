@@ -14,13 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttt.data.batching import Rows, counts, one_a_row
-from ttt.data.context import check_context
-from ttt.data.packing import PackingReport, collate, longest_first, pack_lengths
-from ttt.data.shaping import growths, shaped, shaping
-from ttt.data.shorten import shortened
-from ttt.data.streams import Streams, as_streams
-from ttt.data.streams import streams_digest as streams_digest
+from ttt.data.batches.by_length import Rows, counts, one_a_row
+from ttt.data.batches.long_examples import check_context, shortened
+from ttt.data.batches.rows import PackingReport, collate, longest_first, pack_lengths
+from ttt.data.batches.strategies import growths, shaped, shaping
+from ttt.data.sources.streams import Streams, as_streams
+from ttt.data.sources.streams import streams_digest as streams_digest
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Strategy
 from ttt.rng import derive_seed
@@ -39,7 +38,7 @@ class Loader:
     this rank.  ``pack``: rows of ``row_tokens`` filled with several documents (right for kernels that skip masked blocks);
     otherwise one document a row and rows of similar length together, ``batch_tokens`` at most with padding (right for
     dense masks, whose cost grows with the square of the row): inside sorted pools, or with ``buckets`` > 0 from that many
-    buckets; ``quadratic``: see `ttt.data.batching`.  ``cut_long``: examples longer than a row end at the border of a
+    buckets; ``quadratic``: see `ttt.data.batches.by_length`.  ``cut_long``: examples longer than a row end at the border of a
     frame, where they can, instead of being dropped.  Windows differ a little in their number of batches: each
     counts as ``updates_per_window`` updates, what is left over is skipped, what is missing is taken from its start.  An
     epoch of at most `WINDOW` examples is one window.

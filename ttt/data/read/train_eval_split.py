@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ttt.data.records import raw_records
+from ttt.data.read.records import raw_records
 from ttt.errors import ConfigError, DataError
 
 

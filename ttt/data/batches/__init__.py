@@ -1,0 +1,1 @@
+"""Token streams -> batches, as a function of (seed, update, index, rank)."""

@@ -1,0 +1,1 @@
+"""What is in data files: checks, duplicates, lengths, single examples."""
