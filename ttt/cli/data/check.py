@@ -59,8 +59,8 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine the files and print the report."""
-    from ttt.data.audit_page import page
     from ttt.data.reports.audit import Settings, audit
+    from ttt.data.reports.text import page
     from ttt.errors import ConfigError
     from ttt.text.tokenizer import TextTokenizer
 

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    from ttt.data.audit_page import lengths_page
     from ttt.data.reports.lengths import measure
+    from ttt.data.reports.text import lengths_page
     from ttt.data.sources.build_store import Settings
     from ttt.errors import ConfigError
     from ttt.text.tokenizer import TextTokenizer

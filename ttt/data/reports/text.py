@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ttt.data.batches.long_examples import context
 from ttt.data.reports.audit import Audit
-from ttt.data.reports.facts import FileReport, histogram, summary
-from ttt.data.reports.lengths import Lengths, context
+from ttt.data.reports.facts import FileReport
+from ttt.data.reports.lengths import Lengths, histogram, summary
 
 ROWS = (("tokens", "tokens"), ("targets", "learned"), ("speech", "codes"), ("seconds", "speech s"))
 COLUMNS = ("n", "mean", "p50", "std", "min", "max", "p25", "p75", "p95", "p99")
