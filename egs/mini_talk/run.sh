@@ -17,24 +17,22 @@ stage=0 stop_stage=6 quick=false recipe=ttt name="" jobs=2 overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk
-recipe_in $eg
+config_in $eg "$recipe"
 size=full; world=$eg/exp/full
 if $quick; then size=quick; world=$eg/exp/quick; fi
 run=$eg/exp/${name:-$recipe}
 if $quick && [ -z "$name" ]; then run=$eg/exp/$recipe-quick; fi
 
 environment
-common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data"
+common=(--config "$config" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data"
         codec.path="$world/codec" judge.path="$world/judge")
-if $quick; then common=(--config "$conf" --config "$eg/conf/quick.yaml" "${common[@]:2}"); fi
+if $quick; then common=(--config "$config" --config "$eg/conf/quick.yaml" "${common[@]:2}"); fi
 common+=("${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
 
 if in_range 1; then
     say 1 "corpus ($size)"
-    if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        "$PYTHON" $eg/local/data.py --out "$world/corpus" --seed 1 --size $size --jobs "$jobs"
-    fi
+    make_corpus "$world/corpus" "$PYTHON" $eg/local/data.py --seed 1 --size $size --jobs "$jobs"
 fi
 if in_range 2; then
     need "$world/corpus/corpus.json" 1
@@ -45,8 +43,7 @@ fi
 if in_range 3; then
     need "$world/codec/codec.json" 2
     say 3 "tokens and examples"
-    OMP_NUM_THREADS=1 "$TTT" tokenize "${common[@]}"
-    OMP_NUM_THREADS=1 "$TTT" examples "${common[@]}"
+    OMP_NUM_THREADS=1 tokens_and_examples "${common[@]}"
 fi
 wait_for_judge
 if in_range 4; then

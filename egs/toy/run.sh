@@ -4,7 +4,7 @@
 #   ./egs/toy/run.sh                        everything
 #   ./egs/toy/run.sh --stage 4 run.seed=2   from training on; settings go to ttt untouched
 #
-# Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite; --recipe audiolm has a world of chords of its own
+# Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite; --recipe audiolm has its own corpus, of chords
 # Stages: 0 environment  1 corpus  3 tokens + examples  4 train  5 decode  6 score + report (tones need no stage 2)
 
 set -euo pipefail
@@ -14,27 +14,24 @@ stage=0 stop_stage=6 recipe=ttt name="" overwrite=false
 parse_options "$@"
 
 eg=egs/toy
-recipe_in $eg
+config_in $eg "$recipe"
 case $recipe in audiolm*) what=chords maker=chords ;; *) what=tones maker=data ;; esac
 world=$eg/exp/world; [ $what = tones ] || world=$eg/exp/$what
 run=$eg/exp/${name:-$recipe}
 
 environment
-common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" "${overrides[@]}")
+common=(--config "$config" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
 test=(eval.examples="[$world/data/test.jsonl]" eval.out="$run/eval")
 
 if in_range 1; then
     say 1 "corpus of $what"
-    if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        "$PYTHON" $eg/local/$maker.py --out "$world/corpus" --seed 1
-    fi
+    make_corpus "$world/corpus" "$PYTHON" $eg/local/$maker.py --seed 1
 fi
 if in_range 3; then
     need "$world/corpus/corpus.json" 1
     say 3 "tokens and examples"
-    "$TTT" tokenize "${common[@]}"
-    "$TTT" examples "${common[@]}"
+    tokens_and_examples "${common[@]}"
 fi
 if in_range 4; then
     need "$world/data/train.jsonl" 3
@@ -50,6 +47,5 @@ if in_range 6; then
     need "$run/eval/test.generations.jsonl" 5
     say 6 "scores and report"
     if [ $what = tones ]; then "$TTT" floor "${common[@]}" "${test[@]}"; fi  # chords have no words to judge
-    "$TTT" score "${common[@]}" "${test[@]}"
-    "$TTT" report "${common[@]}" "${test[@]}"
+    score_and_report "${common[@]}" "${test[@]}"
 fi

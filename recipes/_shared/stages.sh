@@ -1,4 +1,4 @@
-# Shared by every run.sh: options, stage ranges, missing inputs.  Sourced, not run.
+# Shared by every run.sh: options, stage ranges, missing inputs, stages that several have.  Sourced, not run.
 #
 #   . recipes/_shared/stages.sh; parse_options "$@"; environment
 #   if in_range 3; then need path 2 "what it is"; ...; fi
@@ -14,7 +14,7 @@ parse_options() {
         case "$1" in
             -h|--help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
             --*)
-                local _option=${1#--}; _option=${_option//-/_}  # a name no recipe declares
+                local _option=${1#--}; _option=${_option//-/_}  # underscore: no recipe declares such a variable
                 [ -n "${!_option+set}" ] || die "unknown option $1 (see --help)"
                 if [ "${!_option}" = false ] || [ "${!_option}" = true ]; then
                     printf -v "$_option" %s true; shift
@@ -36,21 +36,61 @@ in_range() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 # need PATH STAGE: stop unless PATH is there, naming the stage that makes it.
 need() { [ -e "$1" ] || die "missing $1: run stage $2 first ($0 --stage $2)"; }
 
-# environment: stage 0, then ttt on the path and the commands TTT and PYTHON, where tests put recorders.
+# environment: stage 0 (not with --dry-run), then ttt on the path and the commands TTT and PYTHON; tests set these to recorders.
 environment() {
-    if in_range 0; then say 0 "environment"; bash tools/env.sh; fi
+    if in_range 0 && [ "${dry_run:-false}" = false ]; then say 0 "environment"; bash tools/env.sh; fi
     need .venv/bin/ttt 0
     export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
     TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}
 }
 
-# recipe_in DIR: sets conf, the file of --recipe in DIR/conf.
-recipe_in() {
-    conf=$1/conf/$recipe.yaml
-    [ -f "$conf" ] || die "no recipe $conf; there are: $(cd "$1/conf" && echo ./*.yaml)"
+# config_in DIR NAME: sets config, the file NAME.yaml of DIR/conf.
+config_in() {
+    config=$1/conf/$2.yaml
+    [ -f "$config" ] || die "no $config; there are: $(cd "$1/conf" && echo ./*.yaml)"
 }
 
-# start_judge LOG ARGUMENTS...: fit the judge beside what follows; wait_for_judge before its first use.
+# check_model DIR: stop unless it holds a backbone.
+check_model() {
+    local file
+    for file in config.json tokenizer.json; do [ -f "$1/$file" ] || die "--model $1: $file is missing"; done
+}
+
+# print_commands: from here on ttt and torchrun are printed, not run (--dry-run).
+print_commands() {
+    print_command() { printf ' '; printf ' %q' "$@"; echo; }
+    torchrun() { print_command torchrun "$@"; }
+    ttt() { print_command ttt "$@"; }
+    TTT=ttt
+    need() { :; }
+    say() { echo "# stage $1: $2"; }
+}
+
+# make_corpus DIR COMMAND...: run COMMAND --out DIR unless the corpus is there.
+make_corpus() {
+    local folder=$1; shift
+    if [ -f "$folder/corpus.json" ]; then echo "corpus: up to date ($folder)"; else "$@" --out "$folder"; fi
+}
+
+# tokens_and_examples ARGUMENTS...: codes of all recordings, the tokenizer, the examples.
+tokens_and_examples() {
+    "$TTT" tokenize "$@"
+    "$TTT" examples "$@"
+}
+
+# score_and_report ARGUMENTS...: result card and report.
+score_and_report() {
+    "$TTT" score "$@"
+    "$TTT" report "$@"
+}
+
+# only_task TASK FROM TO: the examples of one task, written beside TO and then renamed.
+only_task() {
+    sed -n "/^{\"uid\": \"[^\"]*\", \"task\": \"$1\"/p" "$2" > "$3.part"
+    mv "$3.part" "$3"
+}
+
+# start_judge LOG ARGUMENTS...: fit the judge in the background; call wait_for_judge before its first use.
 start_judge() {
     judge_log=$1; shift
     mkdir -p "$(dirname "$judge_log")"

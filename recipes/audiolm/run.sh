@@ -24,7 +24,7 @@ conf=base speaker="" gpus=1 sounds="" overwrite=false
 parse_options "$@"
 
 here=recipes/audiolm
-[ -f "$here/conf/$conf.yaml" ] || die "no $here/conf/$conf.yaml; there are: $(cd "$here/conf" && echo ./*.yaml)"
+config_in $here "$conf"
 given=0
 for source in "$wavs" "$cuts" "$corpus"; do [ -z "$source" ] || given=$((given + 1)); done
 [ "$given" -le 1 ] || die "--wavs, --corpus and --cuts: give one of them"
@@ -33,7 +33,7 @@ for source in "$wavs" "$cuts" "$corpus"; do [ -z "$source" ] || given=$((given +
 case "$gpus" in *[!0-9]*) die "--gpus takes a number" ;; esac
 environment
 data=${data:-$exp/data}
-common=(--config "$here/conf/$conf.yaml")
+common=(--config "$config")
 [ -z "$speaker" ] || common+=(--config "$here/conf/more/speaker.yaml" speaker.path="$speaker")
 # The recordings themselves, where the data were made of some: what the sound of answers is compared with.
 if [ -n "$wavs" ] || { [ -z "$corpus" ] && [ -d "$data/corpus" ]; }; then corpus=$data/corpus; fi
@@ -71,8 +71,7 @@ if in_range 1; then
             done
         fi
         [ -n "$corpus" ] || die "stage 1: --wavs DIR, --corpus DIR or --cuts DIR is missing"
-        "$TTT" tokenize "${common[@]}"
-        "$TTT" examples "${common[@]}"
+        tokens_and_examples "${common[@]}"
     fi
 fi
 if in_range 2; then
@@ -84,8 +83,7 @@ if in_range 3; then
     need "$exp/checkpoints" 2
     say 3 "continuations of the test recordings, and their scores"
     "$TTT" generate "${common[@]}"
-    "$TTT" score "${common[@]}"
-    "$TTT" report "${common[@]}"
+    score_and_report "${common[@]}"
 fi
 if in_range 4; then
     need "$exp/checkpoints" 2

@@ -22,16 +22,13 @@ dry_run=false overwrite=false
 parse_options "$@"
 
 here=recipes/slamomni
-[ -f "$here/conf/$conf.yaml" ] || die "no $here/conf/$conf.yaml; there are: $(cd "$here/conf" && echo ./*.yaml)"
+config_in $here "$conf"
 case "$gpus$limit" in *[!0-9]*) die "--gpus and --limit take numbers" ;; esac
-if in_range 0 && ! $dry_run; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt}
+environment
 
-# Everything that can be wrong is found before the first long step.
+# Find mistakes before the first long step.
 [ -n "$model" ] || die "--model DIR is missing (a folder with config.json, tokenizer.json and safetensors)"
-for file in config.json tokenizer.json; do [ -f "$model/$file" ] || die "--model $model: $file is missing"; done
+check_model "$model"
 [ -z "$test" ] || [ -f "$test" ] || die "no such file: $test"
 [ -z "$mmlu" ] || [ -d "$mmlu" ] || die "no such folder: $mmlu"
 if in_range 1; then
@@ -43,18 +40,13 @@ settings=(run.dir="$exp" model.path="$model" data.tokenizer="$exp/tokenizer" dat
           data.dev="$exp/data/eval.jsonl")
 [ -z "$test" ] || settings+=(eval.examples="[$test]")
 settings+=("${overrides[@]}")
-common=(--config "$here/conf/$conf.yaml" "${settings[@]}")
+common=(--config "$config" "${settings[@]}")
 force=()
 if $overwrite; then force=(--overwrite); fi
 if $dry_run; then
     "$TTT" train "${common[@]}" --dry-run | sed -n '/^plan:/,$p'
     echo "commands:"
-    show() { printf ' '; printf ' %q' "$@"; echo; }
-    torchrun() { show torchrun "$@"; }
-    ttt() { show ttt "$@"; }
-    TTT=ttt
-    need() { :; }
-    say() { echo "# stage $1: $2"; }
+    print_commands
 fi
 
 if in_range 1; then
@@ -87,7 +79,7 @@ fi
 if in_range 5; then
     need "$exp/checkpoints" 3
     if [ -z "$guard$mmlu" ]; then echo "run.sh: neither --guard nor --mmlu: the text model is not asked"; else say 5 "text guard"; fi
-    # 1: something is lost, which the table says
+    # exit status 1: the text model lost something; the table says what
     if [ -n "$guard" ]; then
         read -ra tasks <<< "$guard"
         "$TTT" eval guard "$model" "$exp" --tasks "${tasks[@]}" --chat --template qwen3 --out "$exp/guard" "${force[@]}" \

@@ -23,41 +23,30 @@ stage=0 stop_stage=4 model="" train="" dev="" test="" exp=exp/ttt conf=base gpus
 parse_options "$@"
 
 here=${RECIPE:-recipes/ttt}  # the recipes beside this one have its stages and a conf/ of their own
-[ -f "$here/conf/$conf.yaml" ] || die "no $here/conf/$conf.yaml; there are: $(cd "$here/conf" && echo ./*.yaml)"
+config_in "$here" "$conf"
 nodes=${NNODES:-${SLURM_NNODES:-1}}
 case "$gpus$nodes$global_batch" in *[!0-9]*) die "--gpus, --global-batch and NNODES take numbers" ;; esac
 case "$conf" in qwen2.5_*) global_batch=${global_batch:-2048} ;; *) global_batch=${global_batch:-0} ;; esac
-if in_range 0 && ! $dry_run; then say 0 "environment"; bash tools/env.sh; fi
-need .venv/bin/ttt 0
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-TTT=${TTT:-ttt}
-recipe="$here/conf/$conf.yaml"
+environment
 settings=(run.dir="$exp" data.tokenizer="$exp/tokenizer")
 [ -z "$model" ] || settings+=(model.path="$model")
 [ -z "$train" ] || settings+=(data.train="$train")
 [ -z "$dev" ] || settings+=(data.dev="$dev")
 [ -z "$test" ] || settings+=(eval.examples="[$test]")
 settings+=("${overrides[@]}")
-common=(--config "$recipe" "${settings[@]}")
+common=(--config "$config" "${settings[@]}")
 if $overwrite; then common+=(--overwrite); fi
 
-# Everything that can be wrong is found before the first long step.
+# Find mistakes before the first long step.
 for file in "$train" "$dev" "$test"; do [ -z "$file" ] || [ -e "$file" ] || die "no such file: $file"; done
-if [ -n "$model" ]; then
-    for file in config.json tokenizer.json; do [ -f "$model/$file" ] || die "--model $model: $file is missing"; done
-fi
-estimate() { "$TTT" estimate "$recipe" "${settings[@]}" --gpus $((gpus * nodes)) --global-batch "$global_batch"; }
+[ -z "$model" ] || check_model "$model"
+estimate() { "$TTT" estimate "$config" "${settings[@]}" --gpus $((gpus * nodes)) --global-batch "$global_batch"; }
 if $dry_run; then
     [ -n "$model" ] && [ -n "$train" ] || die "--dry-run: --model DIR and --train FILE are missing"
     "$TTT" train "${common[@]}" --dry-run | sed -n '/^plan:/,$p'
     estimate
     echo "commands (on each of $nodes node(s)):"
-    show() { printf ' '; printf ' %q' "$@"; echo; }
-    torchrun() { show torchrun "$@"; }
-    ttt() { show ttt "$@"; }
-    TTT=ttt
-    need() { :; }
-    say() { echo "# stage $1: $2"; }
+    print_commands
 elif in_range 2 && [ "$global_batch" -ne 0 ]; then
     estimate
 fi
@@ -84,6 +73,5 @@ if in_range 3; then
 fi
 if in_range 4; then
     say 4 "scores and report"
-    "$TTT" score "${common[@]}"
-    "$TTT" report "${common[@]}"
+    score_and_report "${common[@]}"
 fi

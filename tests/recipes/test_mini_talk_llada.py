@@ -48,7 +48,7 @@ def test_shell_parses_and_help_is_the_header():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stge", "3"], "unknown option --stge"), (["--recipe", "nothing", "--stage", "1"], "no recipe"),
+        (["--stge", "3"], "unknown option --stge"), (["--recipe", "nothing", "--stage", "1"], "/conf/nothing.yaml; there are: ./"),
         (["--stage", "5", "--stop-stage", "5", "--name", "never-trained"], "never-trained/checkpoints: run stage 4 first"),
     ],
 )  # fmt: skip
@@ -114,24 +114,6 @@ def test_examples_are_split_by_task(recorder):
     assert found == {"tts": ["dev-0"], "text_qa": ["dev-1", "dev-2"]}
 
 
-def test_tables_need_the_world_of_llada_alone(recorder, tmp_path):
-    env, log = recorder
-    env |= {"WORLD": str(tmp_path / "none"), "LLADA_WORLD": str(tmp_path)}
-
-    def table():
-        script = ROOT / "recipes/ablations/run.sh"
-        command = ["bash", str(script), "--table", "llada_tts", "--seeds", "1"]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
-
-    done = table()
-    assert done.returncode == 2 and "tts.train.jsonl: run ./egs/mini_talk/llada/run.sh --stop-stage 3" in done.stderr
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/tts.train.jsonl").touch()
-    done = table()
-    assert done.returncode == 0, done.stderr
-    assert log.read_text() == "ablate recipes/ablations/llada_tts.yaml --seeds 1\n"
-
-
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in CONF.glob("*.yaml") if p.stem != "base"))
 def test_recipes_train_what_they_decode(recipe):
     config = load_config([CONF / f"{recipe}.yaml"], FOLDERS)
@@ -145,7 +127,7 @@ def test_recipes_train_what_they_decode(recipe):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_are_read_and_every_row_is_a_recipe(table):
-    spec = read_table(ROOT / f"recipes/ablations/{table}.yaml")
+    spec = read_table(ROOT / f"egs/mini_talk/ablations/{table}.yaml")
     assert len(spec.seeds) >= 3 and spec.baseline in spec.rows
     for row in spec.rows.values():
         files = [ROOT / p for p in (*spec.base, *row.files)]

@@ -141,7 +141,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stge", "3"], "unknown option --stge"), (["--recipe", "nothing", "--stage", "1"], "no recipe"),
+        (["--stge", "3"], "unknown option --stge"), (["--recipe", "nothing", "--stage", "1"], "/conf/nothing.yaml; there are: ./"),
         (["--stage", "5", "--stop-stage", "5", "--name", "never-trained"], "never-trained/checkpoints: run stage 4 first"),
     ],
 )  # fmt: skip
@@ -186,7 +186,7 @@ def test_recipes_are_whole(recipe):
 
 
 def test_the_table_names_metrics_that_its_rows_have():
-    table = read_table(ROOT / "recipes/ablations/audiolm.yaml")
+    table = read_table(ROOT / "egs/mini_talk/ablations/audiolm.yaml")
     config = load_config([ROOT / p for p in table.base], ["run.dir=x"])
     (task,) = config.tasks
     assert {key.rpartition("/")[2] for key in table.metrics} <= set(task.metrics)

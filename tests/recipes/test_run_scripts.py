@@ -38,7 +38,7 @@ def test_shell_parses(script):
         (["--stage", "x"], "take numbers"),
         (["--stage", "5", "--stop-stage", "2"], "is after"),
         (["what"], "unknown argument what"),
-        (["--stage", "1", "--recipe", "nothing"], "no recipe"),
+        (["--stage", "1", "--recipe", "nothing"], "/conf/nothing.yaml; there are: ./"),
     ],
 )
 def test_wrong_arguments_are_one_line(script, arguments, message):
@@ -89,16 +89,17 @@ def test_toy_world_end_to_end():
     name = f"test-{os.getpid()}"
     run_dir = ROOT / "egs/toy/exp" / name
     try:
-        done = run(TOY, "--stage", "1", "--name", name, "train.steps=40", "eval.samples=1", "eval.bootstrap=50")
+        small = ("train.steps=40", "train.eval_every_steps=0", "eval.limit=10", "eval.samples=1", "eval.bootstrap=50")
+        done = run(TOY, "--stage", "1", "--name", name, *small)
         assert done.returncode == 0, done.stderr
         report = json.loads((run_dir / "report.json").read_text())
         for key in ("asr/wer", "tts/judged_wer", "qa/accuracy", "qa/spoken_accuracy", "codec/floor_wer", "judge/wer"):
             assert set(report[key]) >= {"value", "low", "high", "n"}, key
         assert report["codec/floor_wer"]["value"] == 0 and report["judge/wer"]["value"] == 0
         assert done.stdout.rstrip().splitlines()[-1].strip()  # the table is printed last
-        again = run(TOY, "--stage", "5", "--name", name, "train.steps=40", "eval.samples=1", "eval.bootstrap=50")
+        again = run(TOY, "--stage", "5", "--stop-stage", "5", "--name", name, *small)
         assert again.returncode == 0 and "generate: up to date" in again.stderr
-        changed = run(TOY, "--stage", "5", "--stop-stage", "5", "--name", name, "eval.max_tokens=20")
+        changed = run(TOY, "--stage", "5", "--stop-stage", "5", "--name", name, *small, "eval.max_tokens=20")
         assert changed.returncode == 2 and "setting max_tokens" in changed.stderr
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)

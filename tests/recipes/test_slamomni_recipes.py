@@ -107,7 +107,7 @@ def test_the_published_values():
 
 
 def test_every_row_of_the_table_is_a_recipe_of_the_small_world():
-    spec = read_table(ROOT / "recipes/ablations/slamomni.yaml")
+    spec = read_table(ROOT / "egs/mini_talk/ablations/slamomni.yaml")
     assert len(spec.seeds) == 3 and spec.baseline in spec.rows
     recipes = {
         "slamomni": "v1.1",

@@ -1,6 +1,7 @@
-"""The file that describes a table of experiments, read strictly: ``recipes/ablations/*.yaml``.
+"""The file that describes a table of experiments, read strictly: ``egs/mini_talk/ablations/*.yaml``.
 
     title: Noise schedules                      # required
+    needs: [./egs/mini_talk/run.sh --stop-stage 3]   # commands that make what the cells read
     base: [egs/mini_talk/conf/paper.yaml]       # recipe files, later ones win; paths from the working folder
     settings: {train.steps: 600}                # over the files, for every row: dotted keys or blocks
     seeds: 3                                    # a number (1 .. n) or a list
@@ -27,7 +28,7 @@ from typing import Any
 from ttt.errors import ConfigError, suggest
 
 KEYS = (
-    "title", "note", "budget", "base", "settings", "rows", "seeds", "baseline", "metrics", "splits", "examples", "resamples",
+    "title", "note", "budget", "needs", "base", "settings", "rows", "seeds", "baseline", "metrics", "splits", "examples", "resamples",
 )  # fmt: skip
 ROW_KEYS = ("label", "config", "settings", "decode_only_of")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -48,7 +49,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A whole table file; ``metrics`` maps keys to printed names."""
+    """A whole table file; ``metrics`` maps keys to printed names, ``needs`` are the commands that make what its cells read."""
 
     path: Path
     title: str
@@ -61,6 +62,7 @@ class TableSpec:
     note: str = ""
     budget: str = ""
     resamples: int = 1000
+    needs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,7 +76,7 @@ def read_table(path: str | Path) -> TableSpec:
 
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: no such table file; shipped ones are in recipes/ablations")
+        raise ConfigError(f"{path}: no such table file; shipped ones are in egs/mini_talk/ablations")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -105,6 +107,7 @@ def read_table(path: str | Path) -> TableSpec:
         seeds=seeds_of(raw.get("seeds", 1), f"{at}: seeds"), baseline=baseline,
         metrics=_metrics(raw["metrics"], f"{at}: metrics"), note=_text(raw.get("note", ""), f"{at}: note"),
         budget=_text(raw.get("budget", ""), f"{at}: budget"), resamples=resamples,
+        needs=tuple(_texts(raw["needs"], f"{at}: needs")) if "needs" in raw else (),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Audio continuation on the voices of mini_talk: hear the beginning of a series, go on in the same voice.
+# Audio continuation on the voices of mini_talk: the model hears the beginning of a series and continues it in the same voice.
 #
 #   ./egs/mini_talk/audiolm/run.sh                          everything (about twenty minutes of one CPU core)
-#   ./egs/mini_talk/audiolm/run.sh --recipe masked          upper books by masked diffusion instead of book by book
+#   ./egs/mini_talk/audiolm/run.sh --recipe masked          upper codebooks by masked diffusion, not one after the other
 #   ./egs/mini_talk/audiolm/run.sh --stage 4 run.seed=2     from training on; settings go to ttt untouched
 #
 # Options: --stage N --stop-stage N --recipe NAME --name RUN --overwrite
@@ -16,21 +16,19 @@ stage=0 stop_stage=6 recipe=stages name="" overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk/audiolm
-recipe_in $eg
+config_in $eg "$recipe"
 world=${WORLD:-$eg/exp/world}  # tests put another here
 run=$eg/exp/${name:-$recipe}
 
 environment
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-common=(--config "$conf" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" codec.path="$world/codec"
+common=(--config "$config" run.dir="$run" data.corpus="$world/corpus" data.dir="$world/data" codec.path="$world/codec"
         judge.path="$world/judge" speaker.path="$world/speaker" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
 
 if in_range 1; then
     say 1 "corpus of series"
-    if [ -f "$world/corpus/corpus.json" ]; then echo "corpus: up to date ($world/corpus)"; else
-        "$PYTHON" egs/mini_talk/local/series.py --out "$world/corpus" --seed 3 --size full
-    fi
+    make_corpus "$world/corpus" "$PYTHON" egs/mini_talk/local/series.py --seed 3 --size full
 fi
 if in_range 2; then
     need "$world/corpus/corpus.json" 1
@@ -42,8 +40,7 @@ fi
 if in_range 3; then
     need "$world/codec/codec.json" 2
     say 3 "tokens and examples"
-    "$TTT" tokenize "${common[@]}"
-    "$TTT" examples "${common[@]}"
+    tokens_and_examples "${common[@]}"
 fi
 if in_range 4; then
     need "$world/data/train.jsonl" 3
@@ -60,7 +57,6 @@ if in_range 6; then
     need "$run/eval/test.generations.jsonl" 5
     need "$world/judge/judge.json" 2
     say 6 "scores and report"
-    "$TTT" score "${common[@]}" "${both[@]}"
-    "$TTT" report "${common[@]}" "${both[@]}"
+    score_and_report "${common[@]}" "${both[@]}"
     say 6 "report in $run/report.md"
 fi

@@ -16,13 +16,13 @@ stage=0 stop_stage=6 recipe=tts name="" jobs=2 overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk/llada
-recipe_in $eg
+config_in $eg "$recipe"
 corpus=${WORLD:-egs/mini_talk/exp/full}/corpus
 world=$eg/exp/world
 run=$eg/exp/${name:-$recipe}
 
 environment
-common=(--config "$conf" run.dir="$run" data.corpus="$corpus" data.dir="$world/data"
+common=(--config "$config" run.dir="$run" data.corpus="$corpus" data.dir="$world/data"
         codec.path="$world/codec" judge.path="$world/judge" "${overrides[@]}")
 if $overwrite; then common+=(--overwrite); fi
 
@@ -41,12 +41,9 @@ if in_range 3; then
     say 3 "tokens and examples"
     # one tokenizer for all recipes; each learns from its own tasks' examples
     all=(--config "$eg/conf/mixed.yaml" "${common[@]:2}")
-    OMP_NUM_THREADS=1 "$TTT" tokenize "${all[@]}"
-    OMP_NUM_THREADS=1 "$TTT" examples "${all[@]}"
+    OMP_NUM_THREADS=1 tokens_and_examples "${all[@]}"
     for task in text_qa tts; do
-        for split in train dev test; do
-            sed -n "/^{\"uid\": \"[^\"]*\", \"task\": \"$task\"/p" "$world/data/$split.jsonl" > "$world/data/$task.$split.jsonl"
-        done
+        for split in train dev test; do only_task $task "$world/data/$split.jsonl" "$world/data/$task.$split.jsonl"; done
     done
 fi
 if in_range 4; then
@@ -71,7 +68,6 @@ if in_range 6; then
     need "$world/judge/judge.json" 2
     say 6 "scores and report"
     OMP_NUM_THREADS=1 "$TTT" floor "${common[@]}" "${test[@]}"
-    OMP_NUM_THREADS=1 "$TTT" score "${common[@]}" "${test[@]}"
-    "$TTT" report "${common[@]}" "${test[@]}"
+    OMP_NUM_THREADS=1 score_and_report "${common[@]}" "${test[@]}"
     say 6 "report in $run/report.md"
 fi

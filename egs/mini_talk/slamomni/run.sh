@@ -5,7 +5,7 @@
 #   ./egs/mini_talk/slamomni/run.sh                              everything
 #   ./egs/mini_talk/slamomni/run.sh --stage 5 --recipe v1.1_frozen     another recipe of conf/ from training on
 #   ./egs/mini_talk/slamomni/run.sh --stage 5 --name seed2 run.seed=2  settings go to ttt untouched
-#   ./egs/mini_talk/slamomni/run.sh --stop-stage 4               what recipes/ablations/slamomni.yaml needs
+#   ./egs/mini_talk/slamomni/run.sh --stop-stage 4               what ablations/slamomni.yaml needs
 #
 # Options: --stage N --stop-stage N --recipe NAME --name RUN --jobs N --overwrite
 # Stages: 0 environment  1 corpus, codec, judge, codes (mini_talk's)  2 items, text examples  3 text model, its backbone
@@ -18,7 +18,7 @@ stage=0 stop_stage=8 recipe=v1.1 name="" jobs=2 overwrite=false
 parse_options "$@"
 
 eg=egs/mini_talk/slamomni
-recipe_in $eg
+config_in $eg "$recipe"
 world=${WORLD:-egs/mini_talk/exp/full}
 exp=${SLAMOMNI_EXP:-$eg/exp}
 run=$exp/${name:-$recipe}
@@ -29,13 +29,13 @@ if $overwrite; then force=(--overwrite); fi
 sound=(codec.path="$world/codec" judge.path="$world/judge")
 text=(--config "$eg/conf/text.yaml" run.dir="$exp/text_model" data.corpus="$exp/items/text" data.dir="$exp/text" "${sound[@]}"
       "${force[@]}")
-form=$(sed -n 's/^data: {form: \([a-z_]*\)}.*/\1/p' "$conf")
-talk=(--config "$conf" run.dir="$run" data.corpus="$exp/items/talk" data.dir="$exp/talk"
+form=$(sed -n 's/^data: {form: \([a-z_]*\)}.*/\1/p' "$config")
+talk=(--config "$config" run.dir="$run" data.corpus="$exp/items/talk" data.dir="$exp/talk"
       data.tokenizer="$exp/tokenizer/${form:-text_then_speech_tags}" "${sound[@]}")
 [ "$recipe" = random ] || talk+=(model.path="$exp/backbone")
 talk+=("${overrides[@]}" "${force[@]}")
 
-codes() {  # codes DIR: those of mini_talk, beside the examples made of them
+copy_codes() {  # copy_codes DIR: the codes of mini_talk, into the folder of the examples made of them
     mkdir -p "$1/codes"
     for split in train dev test; do cp "$world/data/codes/$split.jsonl" "$1/codes/"; done
 }
@@ -48,7 +48,7 @@ if in_range 2; then
     need "$world/data/codes/train.jsonl" 1
     say 2 "items and text examples"
     "$PYTHON" egs/mini_talk/local/slamomni.py --corpus "$world/corpus" --out "$exp/items"
-    codes "$exp/text"
+    copy_codes "$exp/text"
     OMP_NUM_THREADS=1 "$TTT" examples "${text[@]}"
 fi
 if in_range 3; then
@@ -66,10 +66,10 @@ if in_range 4; then
         OMP_NUM_THREADS=1 "$TTT" tokenizer --config "$eg/conf/v1.1.yaml" model.path="$exp/backbone" data.form="$form" \
             data.tokenizer="$exp/tokenizer/$form" "${sound[@]}" "${force[@]}"
     done
-    codes "$exp/talk"
+    copy_codes "$exp/talk"
     OMP_NUM_THREADS=1 "$TTT" examples --config "$eg/conf/v1.1.yaml" data.corpus="$exp/items/talk" data.dir="$exp/talk" \
         "${sound[@]}" "${force[@]}"
-    sed -n '/^{"uid": "[^"]*", "task": "text_qa"/p' "$exp/talk/test.jsonl" > "$exp/talk/guard.jsonl"
+    only_task text_qa "$exp/talk/test.jsonl" "$exp/talk/guard.jsonl"
 fi
 if in_range 5; then
     need "$exp/talk/train.jsonl" 4
@@ -85,13 +85,12 @@ fi
 if in_range 7; then
     need "$run/eval/test.generations.jsonl" 6
     say 7 "scores and report"
-    OMP_NUM_THREADS=1 "$TTT" score "${talk[@]}" "${test[@]}"
-    "$TTT" report "${talk[@]}" "${test[@]}"
+    OMP_NUM_THREADS=1 score_and_report "${talk[@]}" "${test[@]}"
 fi
 if in_range 8; then
     need "$run/checkpoints" 5
     need "$exp/talk/guard.jsonl" 4
-    say 8 "text guard: questions of families that are never spoken about, before and after"
+    say 8 "text guard: questions that no spoken example is about, before and after speech training"
     before=("${text[@]}" eval.examples="[$exp/talk/guard.jsonl]" eval.out="$exp/text_model/guard")
     after=("${talk[@]}" eval.examples="[$exp/talk/guard.jsonl]" eval.out="$run/guard")
     case "${form:-tags}" in interleaved) ;; *) after+=(eval.speak=never) ;; esac
@@ -99,6 +98,6 @@ if in_range 8; then
         OMP_NUM_THREADS=1 "$TTT" $verb "${before[@]}"
         OMP_NUM_THREADS=1 "$TTT" $verb "${after[@]}"
     done
-    # 1: something is lost, which the table says
+    # exit status 1: the text model lost something; the table says what
     "$TTT" eval guard "$exp/text_model/guard" "$run/guard" --out "$run/guard" || [ $? -eq 1 ]
 fi

@@ -15,10 +15,10 @@ RECIPES = sorted(
 # Files that only make sense on top of a recipe.
 OVERLAYS = {
     "egs/mini_talk/conf/quick.yaml": "egs/mini_talk/conf/ttt.yaml",
-    "recipes/ablations/conf/world.yaml": "egs/mini_talk/conf/ttt.yaml",
-    "recipes/ablations/conf/spans_world.yaml": "egs/mini_talk/conf/ttt.yaml",
-    "recipes/ablations/conf/llada_world.yaml": "egs/mini_talk/llada/conf/tts.yaml",
-    "recipes/ablations/conf/audiolm_world.yaml": "egs/mini_talk/audiolm/conf/stages.yaml",
+    "egs/mini_talk/ablations/conf/world.yaml": "egs/mini_talk/conf/ttt.yaml",
+    "egs/mini_talk/ablations/conf/spans_world.yaml": "egs/mini_talk/conf/ttt.yaml",
+    "egs/mini_talk/ablations/conf/llada_world.yaml": "egs/mini_talk/llada/conf/tts.yaml",
+    "egs/mini_talk/ablations/conf/audiolm_world.yaml": "egs/mini_talk/audiolm/conf/stages.yaml",
     "egs/mini_talk/slamomni/conf/world.yaml": "egs/mini_talk/slamomni/conf/v1.1.yaml",
 }
 FOLDERS = ("data.dir=/tmp/d", "data.corpus=/tmp/c", "run.dir=/tmp/r")

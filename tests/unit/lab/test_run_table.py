@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -441,7 +440,7 @@ def test_two_rows_two_seeds_on_the_toy_world(tmp_path, monkeypatch, capsys):
             assert repeated["metrics"][key]["value"] == entry["value"], key
 
 
-SHIPPED = sorted((ROOT / "recipes/ablations").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "egs/mini_talk/ablations").glob("*.yaml"))
 
 
 def test_tables_are_shipped():
@@ -461,33 +460,6 @@ def test_shipped_tables_load(path, monkeypatch):
     for cell in cells:
         keys = {f"{t.label}/{m}" for t in cell.config.tasks for m in t.metrics}
         assert {key.removeprefix("unseen_voice/") for key in table.metrics} <= keys
-        if Path("recipes/ablations/conf/world.yaml") in table.base:
+        if Path("egs/mini_talk/ablations/conf/world.yaml") in table.base:
             assert all(t.text_chunk > 0 and t.audio_chunk > 0 for t in cell.config.tasks), "several spans an answer"
             assert cell.config.eval.examples == ["egs/mini_talk/exp/full/data_interleaved/test.jsonl"]
-
-
-def test_run_script(tmp_path):
-    import subprocess
-
-    script, log = ROOT / "recipes/ablations/run.sh", tmp_path / "calls.txt"
-    recorder = tmp_path / "ttt"
-    recorder.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
-    recorder.chmod(0o755)
-
-    def run(*arguments):
-        env = {**os.environ, "WORLD": str(tmp_path / "w"), "TTT": str(recorder)}
-        return subprocess.run(["bash", str(script), *arguments], capture_output=True, text=True, env=env)
-
-    done = run("--table", "paper")
-    assert done.returncode == 2 and "no table recipes/ablations/paper.yaml; there are: " in done.stderr
-    for path, stage in (("corpus/corpus.json", "--stage 1"), ("codec/codec.json", "--stage 2"), ("judge/judge.json", "--stage 2"),
-                        ("data_interleaved/train.jsonl", "--stage 3 --stop-stage 3 --recipe interleaved data.dir=")):  # fmt: skip
-        done = run("--table", "samplers")
-        assert done.returncode == 2 and f"{path}: run ./egs/mini_talk/run.sh {stage}" in done.stderr
-        (tmp_path / "w" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "w" / path).touch()
-    done = run("--table", "samplers", "--seeds", "1", "--only", "steps_1 factor", "--dry-run", "train.steps=9")
-    assert done.returncode == 0, done.stderr
-    assert log.read_text() == (
-        "ablate recipes/ablations/samplers.yaml train.steps=9 --seeds 1 --only steps_1 factor --dry-run\n"
-    )
