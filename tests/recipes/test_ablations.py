@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ttt.errors import DataError
+from ttt.lab.plan import plan
 from ttt.lab.table_file import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,3 +69,10 @@ def test_the_script_reads_needs_as_the_program_does(run):
         for command in needs:
             script, *options = command.split()
             assert (ROOT / script).is_file() and all(re.fullmatch(r"--[a-z-]+|\d|interleaved|data\.dir=.*", o) for o in options)
+
+
+def test_missing_data_names_the_commands_that_make_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = read_table(TABLES / "parallel.yaml")
+    with pytest.raises(DataError, match=r"nowhere is missing.* \(made by: \./egs/mini_talk/run\.sh --stop-stage 3\)$"):
+        plan(table, Path("out"), ["eval.examples=[nowhere]"])

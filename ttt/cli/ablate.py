@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which rows and seeds, where, how many at a time."""
-    parser.add_argument("table", metavar="TABLE.yaml", help="table file (recipes/ablations)")
+    parser.add_argument("table", metavar="TABLE.yaml", help="table file (egs/mini_talk/ablations)")
     add_common(parser, settings="settings over the table's (a row's own win)")
     parser.add_argument("--seeds", default="", metavar="N", help="seeds 1 .. N, or a list like 1,5 (default: the table's)")
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one per GPU, or one)")

@@ -43,7 +43,8 @@ def plan(
                 _check_examples(config, checked)
                 inputs = inputs_of(config, digests)
             except TttError as error:
-                raise type(error)(f"{table.path}: rows.{row.name}: {error}") from error
+                made_by = f" (made by: {' && '.join(table.needs)})" if table.needs and isinstance(error, DataError) else ""
+                raise type(error)(f"{table.path}: rows.{row.name}: {error}{made_by}") from error
             card = out / "cards" / f"{row.name}-seed-{seed}.json"
             cell = Cell(row.name, row.label, seed, folder, card, config, inputs, parent, table.name)
             cells[row.name, seed] = with_known_training(cell, known)

@@ -28,7 +28,8 @@ from typing import Any
 from ttt.errors import ConfigError, suggest
 
 KEYS = (
-    "title", "note", "budget", "needs", "base", "settings", "rows", "seeds", "baseline", "metrics", "splits", "examples", "resamples",
+    "title", "note", "budget", "needs", "base", "settings", "rows", "seeds", "baseline", "metrics", "splits", "examples",
+    "resamples",
 )  # fmt: skip
 ROW_KEYS = ("label", "config", "settings", "decode_only_of")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
