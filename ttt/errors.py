@@ -20,6 +20,10 @@ class ConfigError(TttError):
     """A configuration key, value or combination that cannot run."""
 
 
+class FieldValueError(ConfigError, ValueError):
+    """A value that a field of a plug-in or of settings does not accept; `ValueError` for those who write Python."""
+
+
 class DataError(TttError):
     """A file, record, wav, token or code that is not what it has to be."""
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ttt.bench.common import Report, Timing, Way, check_at_least_one, ids_of, measure, ratios, reference_loop
 from ttt.bench.trained import run_trained
 from ttt.bench.workload import SHAPE, network, vocabulary
+from ttt.config.schema import Cache
 from ttt.errors import ConfigError, TttError
 from ttt.interfaces import LengthRule, MaskRule
 from ttt.masks.library import BlockCausal, Hybrid
@@ -136,7 +137,7 @@ class Bench:
         """Tokens of an answer."""
         return len(self.script) + 2 * BLOCK * BLOCKS
 
-    def decoder(self, mask: MaskRule, steps: int, cache: str, guidance: float = 0.0) -> Scripted:
+    def decoder(self, mask: MaskRule, steps: int, cache: Cache, guidance: float = 0.0) -> Scripted:
         """A decoder that takes ``steps`` calls for a block; with ``guidance`` each has a second, uncached row."""
         length = BLOCK * BLOCKS
         sampler = Blockwise(
@@ -148,7 +149,7 @@ class Bench:
         decoder.script = self.script
         return decoder
 
-    def way(self, mask: MaskRule, steps: int, cache: str, batch: int = 1, guidance: float = 0.0) -> Way:
+    def way(self, mask: MaskRule, steps: int, cache: Cache, batch: int = 1, guidance: float = 0.0) -> Way:
         """Answers to ``batch`` prompts, all in work at the same time."""
 
         def answer(number: int) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ttt.bench.common import Report, Way, check_at_least_one, measure, ratios
-from ttt.config.schema import ModelSection
+from ttt.config.schema import Cache, ModelSection
 from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, TttError
 from ttt.masks.library import Prefix
@@ -71,7 +71,7 @@ class Bench:
             self.prompts.append(Prompt(f"{n}", s.ids.tolist(), s.content.tolist(), s.noisable.tolist()))
         self.answers = self.decoded("exact", self.prompts)
 
-    def decoded(self, cache: str, prompts: Sequence[Prompt]) -> list[Tensor]:
+    def decoded(self, cache: Cache, prompts: Sequence[Prompt]) -> list[Tensor]:
         """Ids i64 [T, Q] of the answers to some prompts, all in work at a time."""
         sampler = ValleSampler(temperature=0.0, min_frames=self.frames, max_frames=self.frames)
         settings = DecodeSettings(max_tokens=(self.frames + 1) * self.codebooks, cache=cache)

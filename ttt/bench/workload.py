@@ -19,6 +19,7 @@ from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, PackedBatch, TokenStream, audio_runs
 
 if TYPE_CHECKING:
+    from ttt.config.schema import Attention
     from ttt.model.lm import SpeechTextLM
 
 # Lengths in tokens of five batches of four documents.
@@ -104,7 +105,7 @@ def packed(documents: tuple[TokenStream, ...], vocab: Vocabulary) -> PackedBatch
 
 
 def network(
-    vocab: Vocabulary, seed: int, attention: str, shape: dict[str, Any] = SHAPE, **overrides: Any
+    vocab: Vocabulary, seed: int, attention: Attention, shape: dict[str, Any] = SHAPE, **overrides: Any
 ) -> SpeechTextLM:
     """A Qwen2 of ``shape`` with random weights for ``vocab``, in training mode; no tokenizer behind it."""
     from ttt.config.schema import ModelSection

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.config.load import load_config
-from ttt.config.schema import RunConfig
+from ttt.config.schema import Attention, RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def plan_ids(objective: Any, batch: Any, seed: int) -> Any:
     return torch.unique(torch.cat([inside, *(t.target for t in plan.terms.values())]))
 
 
-def _plain_attention(config: RunConfig) -> str:
+def _plain_attention(config: RunConfig) -> Attention:
     return "sdpa" if config.model.attention == "flex_attention" else config.model.attention
 
 

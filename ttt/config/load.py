@@ -6,18 +6,20 @@ component's name replaces the block, so the old component's fields do not haunt 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ttt.config.schema import RunConfig
+from ttt.config.schema import MISSING, RENAMED_KEYS, RunConfig
 from ttt.errors import ConfigError, suggest
-from ttt.registry.core import build_dataclass, check_values, family
+from ttt.registry.core import build_dataclass, family, name_of
 from ttt.registry.plugins import load_plugins
 
-SECTIONS = {f.name: f.default_factory for f in fields(RunConfig) if is_dataclass(f.default_factory)}
+log = logging.getLogger(__name__)
+SECTIONS = {f.name: f.metadata["section"] for f in fields(RunConfig) if "section" in f.metadata}
 
 
 def read_layers(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def read_layers(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> d
     for path in paths:
         merged = merge(merged, _read_file(Path(path), ()))
     for item in overrides:
-        merged = merge(merged, _parse_override(item))
+        merged = merge(merged, with_new_keys(_parse_override(item)))
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -91,39 +93,22 @@ def _from_here(item: str, origin: str) -> str:
 
 def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:
     """Build a `RunConfig` from plain values (see `load_config`)."""
-    known = {f.name: f for f in fields(RunConfig)}
+    known = [f.name for f in fields(RunConfig)]
+    raw = with_new_keys(raw)
     for key in raw:
         if key not in known:
             raise ConfigError(f"{key}: no such section.{suggest(key, known)} Sections: {', '.join(known)}")
-    built: dict[str, Any] = {}
-    for name, f in known.items():
-        value = raw.get(name)
-        if name in SECTIONS:
-            if value is not None and not isinstance(value, Mapping):
-                raise ConfigError(f"{name}: expected a block of keys, got {value!r}")
-            built[name] = _build_section(SECTIONS[name], value or {}, name, need)
-        elif f.metadata.get("family"):
-            default = f.default
-            node = default if value is None else value
-            if f.metadata["many"]:
-                if isinstance(node, (str, Mapping)):
-                    raise ConfigError(
-                        f"{name}: expected a list of {family(f.metadata['family']).title} blocks, got {node!r}"
-                    )
-                items: Sequence[Any] = node  # type: ignore[assignment]
-                built[name] = tuple(family(f.metadata["family"]).build(v, f"{name}[{i}]") for i, v in enumerate(items))
-                continue
-            if isinstance(node, Mapping) and "name" not in node and isinstance(default, str):
-                node = {"name": default, **node}
-            if node is None and name in need:
-                raise ConfigError(
-                    f"{name}: missing; name a {family(f.metadata['family']).title}: "
-                    f"{', '.join(family(f.metadata['family']).names())}"
-                )
-            built[name] = None if node is None else family(f.metadata["family"]).build(node, name)
-        else:
-            built[name] = check_values(RunConfig, {name: value or []}, "")[name]
-    return RunConfig(**built)
+    given = {key: value for key, value in raw.items() if value is not None}
+    config = build_dataclass(RunConfig, given, "", allow_missing=True)
+    for key in need:
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name) if name else getattr(config, section)
+        if name and isinstance(value, str) and value == MISSING:
+            raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
+        if value is None:
+            plugins = family(RunConfig.__dataclass_fields__[section].metadata["family"])
+            raise ConfigError(f"{key}: missing; name a {plugins.title}: {', '.join(plugins.names())}")
+    return config
 
 
 def resolved_yaml(config: RunConfig) -> str:
@@ -136,8 +121,7 @@ def resolved_yaml(config: RunConfig) -> str:
 def to_plain(value: Any) -> Any:
     """Dataclasses -> dicts, components with their registered name first."""
     if is_dataclass(value) and not isinstance(value, type):
-        name = getattr(type(value), "registered_name", None)
-        plain = {"name": name} if name else {}
+        plain = {"name": name_of(value)} if hasattr(value, "registered_name") else {}
         plain.update({f.name: to_plain(getattr(value, f.name)) for f in fields(value) if f.init})
         return plain
     if isinstance(value, Mapping):
@@ -170,30 +154,6 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _build_section(cls: Any, values: Mapping[str, Any], name: str, need: Sequence[str]) -> Any:
-    values = check_values(cls, values, name)
-    for f in fields(cls):
-        key = f"{name}.{f.name}"
-        value = values.get(f.name, f.default)
-        if isinstance(value, str) and value == "???":
-            if key in need:
-                raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
-            values[f.name] = _Missing(key)
-    missing = {k: v for k, v in values.items() if isinstance(v, _Missing)}
-    rest = {k: v for k, v in values.items() if k not in missing}
-    for k in missing:
-        rest[k] = 0 if cls.__dataclass_fields__[k].type == "int" else "unset"
-    section = build_dataclass(cls, rest, name)
-    for k in missing:
-        object.__setattr__(section, k, "???")
-    return section
-
-
-class _Missing:
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-
 def _plain_defaults(cls: Any) -> dict[str, Any]:
     import dataclasses
 
@@ -204,6 +164,38 @@ def _plain_defaults(cls: Any) -> dict[str, Any]:
         value = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[operator]
         out[f.name] = to_plain(value)
     return out
+
+
+def with_new_keys(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer`` with renamed keys (`RENAMED_KEYS`) under their new names; each old name is logged as a warning.
+
+    Raises `ConfigError` when one layer gives both names.
+    """
+    copy: dict[str, Any] = _copy_blocks(layer)
+    for old, new in RENAMED_KEYS.items():
+        *parents, name = old.split(".")
+        block = _block(copy, parents)
+        if name not in block:
+            continue
+        *new_parents, new_name = new.split(".")
+        target: Any = copy
+        for parent in new_parents:
+            target = target.setdefault(parent, {})
+        if new_name in target:
+            raise ConfigError(f"{old}: is the old name of {new}, which is given too; remove {old}")
+        log.warning("config: %s is now called %s; the old name still works", old, new)
+        target[new_name] = block.pop(name)
+    return copy
+
+
+def _block(layer: Any, parents: Sequence[str]) -> dict[str, Any]:
+    for parent in parents:
+        layer = layer.get(parent) if isinstance(layer, dict) else None
+    return layer if isinstance(layer, dict) else {}
+
+
+def _copy_blocks(node: Any) -> Any:
+    return {k: _copy_blocks(v) for k, v in node.items()} if isinstance(node, Mapping) else node
 
 
 def _only_given(resolved: Any, given: Any) -> Any:
@@ -231,7 +223,7 @@ def _read_file(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for parent in [parents] if isinstance(parents, str) else parents:
         merged = merge(merged, _read_file(path.parent / parent, (*chain, path)))
-    return merge(merged, {str(k): v for k, v in loaded.items()})
+    return merge(merged, with_new_keys({str(k): v for k, v in loaded.items()}))
 
 
 def _parse_override(item: str) -> dict[str, Any]:

@@ -20,10 +20,11 @@ import importlib
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any, TypeVar
 
 from ttt.errors import ConfigError, DuplicateNameError, RegistryError, UnknownNameError, suggest
+from ttt.registry.fields import checked, choices, fault, field_types, plain_type
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound=type)
@@ -97,7 +98,7 @@ class Registry:
             self._elsewhere.update(dict.fromkeys(elsewhere, name))
             self._formerly.update(dict.fromkeys(formerly, name))
             cls.registered_name = name  # type: ignore[attr-defined]
-            return cls
+            return checked(cls)
 
         return add
 
@@ -150,6 +151,12 @@ class Registry:
         return build_dataclass(self.get(str(values.pop("name")), at), values, at)
 
 
+def name_of(plugin: Any) -> str:
+    """The name under which a plug-in (an object or its class) is registered; its class's name where it has none."""
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    return getattr(cls, "registered_name", cls.__name__)
+
+
 def _where(cls: type) -> str:
     try:
         path = inspect.getsourcefile(cls) or "?"
@@ -188,35 +195,39 @@ def family(key: str) -> Registry:
     return FAMILIES[key]
 
 
-def build_dataclass(cls: type, values: Mapping[str, Any], at: str) -> Any:
-    """Build ``cls`` from plain values: components from the leaves up, plain fields checked by OmegaConf.
+def build_dataclass(cls: type, values: Mapping[str, Any], at: str, allow_missing: bool = False) -> Any:
+    """Build ``cls`` from plain values: components and nested sections first, plain fields checked and converted.
 
-    Errors name the full key path.  Fields whose value is missing (`omegaconf.MISSING`) raise.
+    Errors name the full key path.  A missing value (``???``) raises; with ``allow_missing`` it stays ``???``.
     """
-    checked = check_values(cls, values, at)
+    values = check_values(cls, values, at)
     built: dict[str, Any] = {}
     for f in fields(cls):
+        if not f.init:
+            continue
         key = f"{at}.{f.name}" if at else f.name
-        mark = f.metadata.get("family")
-        value = checked.get(f.name, _default(f))
-        if isinstance(value, Mapping) and "section" in f.metadata:
-            built[f.name] = build_dataclass(f.metadata["section"], value, key)
-        elif mark is None:
-            if isinstance(value, str) and value == "???":
+        value = values.get(f.name, _default(f))
+        missing = value is MISSING or isinstance(value, str) and value == "???"
+        if "section" in f.metadata:
+            section = f.metadata["section"]
+            value = values.get(f.name) or {}
+            built[f.name] = value if isinstance(value, section) else build_dataclass(section, value, key, allow_missing)
+        elif "family" not in f.metadata:
+            if missing and not allow_missing:
                 raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
             built[f.name] = value
         elif value is None:
             built[f.name] = None
         elif f.metadata["many"]:
+            plugins = family(f.metadata["family"])
             if isinstance(value, (str, Mapping)):
-                raise ConfigError(f"{key}: expected a list of {family(mark).title} blocks, got {value!r}")
-            built[f.name] = tuple(family(mark).build(v, f"{key}[{i}]") for i, v in enumerate(value))
+                raise ConfigError(f"{key}: expected a list of {plugins.title} blocks, got {value!r}")
+            built[f.name] = tuple(plugins.build(v, f"{key}[{i}]") for i, v in enumerate(value))
         else:
-            if isinstance(value, str) and value == "???" or value is MISSING:
-                raise ConfigError(
-                    f"{key}: missing mandatory value; name a {family(mark).title}: {', '.join(family(mark).names())}"
-                )
-            built[f.name] = family(mark).build(value, key)
+            plugins = family(f.metadata["family"])
+            if missing:
+                raise ConfigError(f"{key}: missing mandatory value; name a {plugins.title}: {', '.join(plugins.names())}")
+            built[f.name] = plugins.build(value, key)
     try:
         return cls(**built)
     except (ValueError, TypeError) as error:
@@ -224,45 +235,58 @@ def build_dataclass(cls: type, values: Mapping[str, Any], at: str) -> Any:
 
 
 def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """Values of ``cls`` with unknown keys refused and plain fields converted to their types (components untouched)."""
+    """Values of ``cls``: unknown keys refused, plain fields converted to their types and held against their choices and ranges.
+
+    Components and nested sections are left to `build_dataclass`.
+    """
+    known = {f.name: f for f in fields(cls) if f.init}
+    values = with_new_names(cls, values, at)
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{at}.{name}" if at else str(name)
+        if name not in known:
+            raise ConfigError(
+                f"{key}: no such key in {name_of(cls)!r}.{suggest(str(name), known)} Keys: {', '.join(known) or 'none'}"
+            )
+        f = known[name]
+        if "section" in f.metadata:
+            if not isinstance(value, (Mapping, f.metadata["section"])) and value is not None:
+                raise ConfigError(f"{key}: expected a block of keys, got {value!r}")
+            out[name] = value
+        elif "family" in f.metadata:
+            default = _default(f)
+            if isinstance(value, Mapping) and "name" not in value and not f.metadata["many"]:
+                if isinstance(default, str):  # fields given for the default plug-in without repeating its name
+                    value = {"name": default, **value}
+                elif isinstance(default, Mapping):
+                    value = {**default, **value}
+            out[name] = value
+        else:
+            out[name] = _plain_value(cls, f, value, key)
+    return out
+
+
+def _plain_value(cls: type, f: Field, value: Any, key: str) -> Any:
+    """``value`` converted to the type of ``f`` by OmegaConf, and held against its choices and range."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = {f.name: f for f in fields(cls)}
-    values = with_new_names(cls, values, at)
-    label = getattr(cls, "registered_name", cls.__name__)
-    for name in values:
-        if name not in known:
-            key = f"{at}.{name}" if at else str(name)
-            raise ConfigError(
-                f"{key}: no such key in {label!r}.{suggest(str(name), known)} Keys: {', '.join(known) or 'none'}"
-            )
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        f = known[name]
-        key = f"{at}.{name}" if at else name
-        if "section" in f.metadata:
-            if not isinstance(value, (Mapping, f.metadata["section"])):
-                raise ConfigError(f"{key}: expected a block of keys, got {value!r}")
-            checked[name] = value
-            continue
-        if f.metadata.get("family") is not None:
-            checked[name] = value
-            if isinstance(value, Mapping) and "name" not in value and not f.metadata["many"]:
-                default = _default(f)
-                if isinstance(default, str):  # fields given for the default plug-in without repeating its name
-                    checked[name] = {"name": default, **value}
-                elif isinstance(default, Mapping):
-                    checked[name] = {**default, **value}
-            continue
-        try:
-            schema = OmegaConf.structured(_leaf_schema(cls, f))
-            merged = OmegaConf.merge(schema, OmegaConf.create({name: value}))
-            checked[name] = OmegaConf.to_container(merged, throw_on_missing=False)[name]  # type: ignore[index,call-overload]
-        except OmegaConfBaseException as error:
-            reason = str(error).split("\n", 1)[0]
-            raise ConfigError(f"{key}: {reason}") from error
-    return checked
+    declared = field_types(cls)[f.name]
+    if isinstance(value, bool) and (texts := choices(declared)) and all(isinstance(c, str) for c in texts):
+        words = "yes, on and true" if value else "no, off and false"
+        raise ConfigError(
+            f"{key}: YAML reads {words} as a truth value; put the choice in quotes. Choices: {', '.join(texts)}"
+        )
+    try:
+        schema = OmegaConf.structured(_leaf_schema(cls, f))
+        merged = OmegaConf.merge(schema, OmegaConf.create({f.name: value}))
+        converted = OmegaConf.to_container(merged, throw_on_missing=False)[f.name]  # type: ignore[index,call-overload]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+    wrong = None if converted == "???" else fault(declared, converted)
+    if wrong is not None:
+        raise ConfigError(f"{key}{wrong[0]}: {wrong[1]}")
+    return converted
 
 
 def with_new_names(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -288,14 +312,10 @@ _SCHEMAS: dict[tuple[type, str], type] = {}
 def _leaf_schema(cls: type, f: Field) -> type:
     """A one-field dataclass for OmegaConf: frozen classes would come out read-only, components would be refused."""
     if (cls, f.name) not in _SCHEMAS:
-        import typing
-
-        hints = typing.get_type_hints(cls)
-        from dataclasses import make_dataclass
-
         default = field(default_factory=f.default_factory) if f.default_factory is not MISSING else f.default  # type: ignore[misc]
         default = "???" if default is MISSING else default
-        _SCHEMAS[(cls, f.name)] = make_dataclass(f"{cls.__name__}_{f.name}", [(f.name, hints[f.name], default)])
+        typed = (f.name, plain_type(field_types(cls)[f.name]), default)
+        _SCHEMAS[(cls, f.name)] = make_dataclass(f"{cls.__name__}_{f.name}", [typed])
     return _SCHEMAS[(cls, f.name)]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ttt.config.schema import Cache
 from ttt.rng import generator
 from ttt.sampling.decoder.session import Prompt, Session
 from ttt.sampling.samplers.blocks import SpanRequest
@@ -53,7 +54,7 @@ def readable(tokenizer: TextTokenizer, ids: Sequence[int]) -> str:
 
 
 def write_chain(
-    model: SpeechTextLM, mask: MaskRule, asks: Sequence[Ask], allowed: Tensor, seed: int, cache: str = "exact"
+    model: SpeechTextLM, mask: MaskRule, asks: Sequence[Ask], allowed: Tensor, seed: int, cache: Cache = "exact"
 ) -> list[str]:
     """Answers of one batch, left to right.  ``allowed`` bool [V]: ids that may be written."""
     vocab = model.tokenizer.vocab

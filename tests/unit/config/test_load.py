@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ttt.config.load import build_config, load_config, merge, read_layers, resolved_yaml
+from ttt.config import load
+from ttt.config.load import SECTIONS, build_config, load_config, merge, read_layers, resolved_yaml
 from ttt.errors import ConfigError, RegistryError, UnknownNameError
+from ttt.registry.fields import fault, field_types
 
 ROOT = Path(__file__).resolve().parents[3]
 # Recipes lie in folders `conf`; tables of experiments (tests/unit/cli/test_ablate.py) and a run's bands do not count.
@@ -154,6 +156,91 @@ def test_messages_name_the_key(override, pattern):
     with pytest.raises((ConfigError, UnknownNameError), match=pattern) as error:
         load_config([], [override])
     assert "\n" not in str(error.value)
+
+
+CHOICES = [
+    ("train.engine=deepsped", "train.engine: no 'deepsped'. Did you mean 'deepspeed'? Choices: local, deepspeed"),
+    ("model.attention=foo", "model.attention: no 'foo'. Choices: auto, packed, sdpa, eager, flex_attention"),
+    ("model.dtype=int3", "model.dtype: no 'int3'. Choices: float32, bfloat16"),
+    ("model.lora.quantize=nf8", "model.lora.quantize: no 'nf8'. Did you mean 'nf4'? Choices: none, nf4"),
+    ("model.freeze=all", "model.freeze: no 'all'. Choices: none, text_rows, body, text_model"),
+    ("eval.speak=loud", "eval.speak: no 'loud'. Choices: free, always, never"),
+    ("eval.cache=blocks", "eval.cache: no 'blocks'. Did you mean 'block'? Choices: exact, block, none"),
+    ("data.form=roles_", "data.form: no 'roles_'. Did you mean 'roles'? Choices: interleaved, roles, text_then_speech, "
+     "text_then_speech_tags, llada_tts, llada_tts_audio"),
+    ("data.prompt_rule=x", "data.prompt_rule: no 'x'. Choices: labels, official"),
+    ("data.mix=token", "data.mix: no 'token'. Did you mean 'tokens'? Choices: records, tokens"),
+    ("data.ratio_mode=batch", "data.ratio_mode: no 'batch'. Did you mean 'batches'? Choices: tokens, batches, legacy_10x"),
+    ("data.long_rows=trim", "data.long_rows: no 'trim'. Choices: drop, cut"),
+    ("run.device=tpu", "run.device: no 'tpu'. Did you mean 'cpu'? Choices: auto, cpu, cuda"),
+    ("train.autocast=float16", "train.autocast: no 'float16'. Did you mean 'bfloat16'? Choices: none, bfloat16"),
+    ("train.schedule_by=second", "train.schedule_by: no 'second'. Did you mean 'seconds'? Choices: steps, seconds"),
+    ("train.zero_stage=7", "train.zero_stage: no 7. Choices: 0, 1, 2, 3"),
+    ("train.offload=[params, param]", "train.offload[1]: no 'param'. Did you mean 'params'? Choices: optimizer, params"),
+    ("eval.speak=no", "eval.speak: YAML reads no, off and false as a truth value; put the choice in quotes. Choices: free, "
+     "always, never"),
+    ("train.engine=on", "train.engine: YAML reads yes, on and true as a truth value; put the choice in quotes. Choices: "
+     "local, deepspeed"),
+]  # fmt: skip
+RANGES = [
+    ("run.threads=100000", "run.threads: must be >= 0 and <= 1024, got 100000"),
+    ("data.ratio=5", "data.ratio: must be >= 0 and <= 1, got 5.0"),
+    ("data.max_drop_share=nan", "data.max_drop_share: must be a finite number, got nan"),
+    ("data.row_tokens=0", "data.row_tokens: must be >= 1, got 0"),
+    ("data.buckets=-1", "data.buckets: must be >= 0, got -1"),
+    ("data.quadratic_tokens=-1", "data.quadratic_tokens: must be >= 0, got -1.0"),
+    ("model.lora.dropout=1", "model.lora.dropout: must be >= 0 and < 1, got 1.0"),
+    ("train.lr=nan", "train.lr: must be a finite number, got nan"),
+    ("train.lr=-1", "train.lr: must be >= 0, got -1.0"),
+    ("train.epochs=.inf", "train.epochs: must be a finite number, got inf"),
+    ("train.max_seconds=nan", "train.max_seconds: must be a finite number, got nan"),
+    ("train.betas=[0.9, 1]", "train.betas[1]: must be >= 0 and < 1, got 1.0"),
+    ("train.eps=-1e-8", "train.eps: must be >= 0, got -1e-08"),
+    ("train.steps=-1", "train.steps: must be >= 0, got -1"),
+    ("train.keep_checkpoints=0", "train.keep_checkpoints: must be >= 1, got 0"),
+    ("eval.temperature=-0.5", "eval.temperature: must be >= 0, got -0.5"),
+    ("eval.temperature=inf", "eval.temperature: must be a finite number, got inf"),
+    ("eval.top_p=0", "eval.top_p: must be > 0 and <= 1, got 0.0"),
+    ("eval.top_k=-1", "eval.top_k: must be >= 0, got -1"),
+    ("eval.batch_size=-1", "eval.batch_size: must be >= 1, got -1"),
+    ("eval.bootstrap=-1", "eval.bootstrap: must be >= 0, got -1"),
+    ("eval.samples=-1", "eval.samples: must be >= 0, got -1"),
+    ("eval.limit=-1", "eval.limit: must be >= 0, got -1"),
+    ("eval.max_tokens=99999999", "eval.max_tokens: must be >= 1 and <= 1000000, got 99999999"),
+]
+
+
+@pytest.mark.parametrize("override, line", CHOICES + RANGES)
+def test_choices_and_ranges_are_checked_when_a_configuration_is_loaded(override, line):
+    with pytest.raises(ConfigError) as error:
+        load_config([], [override])
+    assert str(error.value) == line
+
+
+def test_every_choice_and_range_of_the_schema_accepts_its_default():
+    for section in SECTIONS.values():
+        for name, declared in field_types(section).items():
+            default = section.__dataclass_fields__[name].default
+            assert default == "???" or fault(declared, default) is None, f"{section.__name__}.{name}"
+
+
+def test_sections_made_in_python_are_checked_too():
+    with pytest.raises(ValueError, match="^lr: must be >= 0, got -1"):
+        replace(load_config([]).train, lr=-1)
+
+
+def test_renamed_and_moved_keys_still_work_and_warn(write, monkeypatch, caplog):
+    monkeypatch.setattr(load, "RENAMED_KEYS", {"train.rate": "train.lr", "model.seed": "run.seed", "optim": "train"})
+    old = write("config.yaml", {"train": {"rate": 0.5, "steps": 3}, "model": {"seed": 7}})
+    config = load_config([old], ["train.lr=0.25"])
+    assert (config.train.lr, config.train.steps, config.run.seed) == (0.25, 3, 7), "a later layer may use the new name"
+    assert [r.message for r in caplog.records] == [
+        "config: train.rate is now called train.lr; the old name still works",
+        "config: model.seed is now called run.seed; the old name still works",
+    ]
+    assert load_config([], ["optim.steps=4"]).train.steps == 4
+    with pytest.raises(ConfigError, match="^train.rate: is the old name of train.lr, which is given too; remove train.rate"):
+        build_config({"train": {"rate": 1, "lr": 1}})
 
 
 def test_values_are_converted():

@@ -113,7 +113,7 @@ def test_an_interrupted_run_goes_on_exactly_and_may_go_on_from_its_weights(folde
 
 
 def test_refusals_name_the_key(folders):
-    with pytest.raises(ValueError, match="freeze must be one of none, text_rows, body, text_model, got 'all'"):
+    with pytest.raises(ValueError, match="freeze: no 'all'. Choices: none, text_rows, body, text_model"):
         ModelSection(freeze="all")
     pytest.importorskip("peft")
     lora = LoraSection(rank=2)

@@ -238,9 +238,9 @@ def test_training_after_generating():
 
 def test_nothing_to_do_and_impossible_settings():
     assert decoder().generate([]) == []
-    with pytest.raises(ConfigError, match="eval.max_tokens: must be >= 1"):
+    with pytest.raises(ConfigError, match="^max_tokens: must be >= 1"):
         decoder(max_tokens=0)
-    with pytest.raises(ConfigError, match="^eval.cache: must be one of exact, block, none, got 'all'"):
+    with pytest.raises(ConfigError, match="^cache: no 'all'. Choices: exact, block, none"):
         decoder(cache="all")
 
 

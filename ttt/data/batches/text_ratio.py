@@ -16,31 +16,26 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from ttt.config.schema import RATIO_MODES, DataSection
+from ttt.config.schema import DataSection, RatioMode
 from ttt.data.batches.loader import Loader
 from ttt.data.batches.rows import PackingReport
 from ttt.data.sources.mix import open_streams
 from ttt.data.sources.streams import Joined, Mixture, Streams, digest_of
-from ttt.errors import ConfigError, suggest
+from ttt.errors import ConfigError
 from ttt.interfaces import Strategy
+from ttt.registry import Share
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import PackedBatch, TokenStream
 
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """``ratio``: share of text in [0, 1]; ``mode``: how it is counted (`RATIO_MODES`).  Raises `ConfigError`."""
+    """``ratio``: share of text in [0, 1]; ``mode``: how it is counted (``data.ratio_mode``)."""
 
-    ratio: float
-    mode: str = "tokens"
+    ratio: Share
+    mode: RatioMode = "tokens"
 
     def __post_init__(self) -> None:
-        if self.mode not in RATIO_MODES:
-            raise ConfigError(
-                f"data.ratio_mode: {self.mode!r} is none of {', '.join(RATIO_MODES)}.{suggest(self.mode, RATIO_MODES)}"
-            )
-        if not 0 <= self.ratio <= 1:
-            raise ConfigError(f"data.ratio: the share of text must lie in [0, 1], got {self.ratio}")
         if self.mode == "legacy_10x" and self.ratio < 0.1:
             raise ConfigError(
                 f"data.ratio: 'legacy_10x' needs at least 0.1 (int(10 * ratio) batches of text a batch of speech), got "

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.config.schema import CACHES
-from ttt.errors import ConfigError
+from ttt.config.schema import Cache, Speak
 from ttt.interfaces import Constraint, LengthRule, MaskRule, SpanSampler
 from ttt.model.lm import SpeechTextLM
+from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, checked
 from ttt.rng import generator
 from ttt.sampling.decoder.checks import check_answer_settings, check_places, check_prompts
 from ttt.sampling.decoder.filling import Filling, Row
@@ -36,6 +36,7 @@ from ttt.text.forms import SPEECH
 from ttt.types import Generation
 
 
+@checked
 @dataclass(frozen=True)
 class DecodeSettings:
     """Everything but model, prompts and sampler (see `ttt.config.schema.EvalSection`).
@@ -46,15 +47,15 @@ class DecodeSettings:
     `ttt.sampling.decoder.order`.  ``constraint``: what may stand at which place of a span (strict mode; None: any code).
     """
 
-    max_tokens: int = 512
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_text_tokens_after_audio: int = 0
+    max_tokens: PositiveInt = 512
+    temperature: NonNegativeFloat = 0.0
+    top_k: NonNegativeInt = 0
+    top_p: PositiveShare = 1.0
+    min_text_tokens_after_audio: NonNegativeInt = 0
     strict: bool = True
-    cache: str = "exact"
+    cache: Cache = "exact"
     seed: int = 1
-    speak: str = "free"
+    speak: Speak = "free"
     length: LengthRule = field(default_factory=UntilEoa)
     constraint: Constraint | None = None
 
@@ -83,10 +84,6 @@ class Decoder:
         self.model, self.mask, self.sampler = model, mask, sampler
         self.settings = settings or DecodeSettings()
         self.vocab = model.tokenizer.vocab
-        if self.settings.max_tokens < 1:
-            raise ConfigError(f"eval.max_tokens: must be >= 1, got {self.settings.max_tokens}")
-        if self.settings.cache not in CACHES:
-            raise ConfigError(f"eval.cache: must be one of {', '.join(CACHES)}, got {self.settings.cache!r}")
         if sampler.canvas == "answer":
             check_answer_settings(self.settings, DecodeSettings())
         self._may = Allowed.of(model, self.settings.strict, self.settings.constraint)

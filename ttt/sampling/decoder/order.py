@@ -14,14 +14,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ttt.errors import ConfigError, suggest
+from ttt.config.schema import Speak
+from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
 from ttt.sampling.decoder.filling import Row
 from ttt.sampling.samplers.allowed import Allowed
 from ttt.text.forms import SPEECH
 from ttt.text.tokenizer import TextTokenizer
-
-SPEAK = ("free", "always", "never")
 
 
 class Order:
@@ -32,7 +31,7 @@ class Order:
     """
 
     def __init__(
-        self, may: Allowed, tokenizer: TextTokenizer, length: LengthRule, strict: bool, speak: str = "free"
+        self, may: Allowed, tokenizer: TextTokenizer, length: LengthRule, strict: bool, speak: Speak = "free"
     ) -> None:
         self.may, self.vocab, self.length, self.strict = may, tokenizer.vocab, length, strict
         self.form = self.vocab.rules
@@ -99,7 +98,7 @@ def checked_order(
     tokenizer: TextTokenizer,
     length: LengthRule,
     strict: bool,
-    speak: str,
+    speak: Speak,
     sampler: SpanSampler,
     owed: int,
 ) -> Order:
@@ -108,8 +107,6 @@ def checked_order(
     ``owed``: ``min_text_tokens_after_audio``.  Raises `ConfigError` for settings that the form cannot follow.
     """
     form = tokenizer.vocab.rules
-    if speak not in SPEAK:
-        raise ConfigError(f"eval.speak: {speak!r} is none of {', '.join(SPEAK)}.{suggest(speak, SPEAK)}")
     if not form.text_first and speak != "free":
         raise ConfigError(
             f"eval.speak: {speak!r} is for text-then-speech models, this vocabulary is {form.name!r}; leave it at free"

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.config.schema import CACHES
-from ttt.errors import ConfigError
+from ttt.config.schema import Cache
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.cache import RowCall, Segment, SlotCache
@@ -66,11 +65,9 @@ class Session:
     """
 
     def __init__(
-        self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt] = (), cache: str = "exact",
+        self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt] = (), cache: Cache = "exact",
         room: int = 64, slots: int = 0,
     ) -> None:  # fmt: skip
-        if cache not in CACHES:
-            raise ConfigError(f"eval.cache: must be one of {', '.join(CACHES)}, got {cache!r}")
         self.model, self.mask, self.keeps, self.room = model, mask, cache, room
         self.device = model.device
         longest = max((len(p.ids) for p in prompts), default=0)
@@ -173,7 +170,7 @@ class Session:
         return out
 
 
-def open_session(model: Any, mask: MaskRule, *, cache: str, room: int, slots: int) -> Any:
+def open_session(model: Any, mask: MaskRule, *, cache: Cache, room: int, slots: int) -> Any:
     """The decoding state of ``model``: its own (`ttt.interfaces.Arch`), or a `Session` of token rows."""
     own = getattr(model, "session", None)
     if own is not None:
