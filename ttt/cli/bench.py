@@ -1,35 +1,45 @@
-"""`ttt bench`: how fast training, decoding and loading are, beside a reference loop, on the machine at hand."""
+"""Measure speed beside a reference loop: training, decoding, loading."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-# What can be measured -> its module, which has add_arguments(parser) and run(arguments) -> Report.
+# What can be measured -> what it is.  ttt/bench/NAME.py has add_arguments(parser) and run(arguments) -> Report.
 BENCHES = {
-    "train": ("ttt.bench.train", "a training step: packed rows, logits at loss positions, chunked cross-entropy"),
-    "decode": ("ttt.bench.decode", "decoding: the cached, batched decoder"),
-    "valle": ("ttt.bench.valle", "decoding frames of codes, with the first book's keys kept and without"),
-    "size": ("ttt.bench.size", "training and decoding at 0.5B and 1.5B parameters, on an accelerator"),
-    "loader": ("ttt.bench.loader", "the loader: how many tokens a second it can feed"),
+    "train": "a training step: packed rows, logits at loss positions, chunked cross-entropy",
+    "decode": "the cached, batched decoder",
+    "valle": "decoding frames of codes, with the first codebook's keys kept and without",
+    "size": "training and decoding at 0.5B and 1.5B parameters, on an accelerator",
+    "loader": "how many tokens a second the loader can feed",
 }
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured; the rest belongs to it."""
+    lines = "\n".join(f"  {name:8}{line}" for name, line in BENCHES.items())
+    parser.description = (
+        f"{parser.description}\n\n{lines}\n\nPrints a table; 'ttt bench WHAT --help' shows its own options."
+    )
+    parser.add_argument("what", choices=tuple(BENCHES), metavar="WHAT", help="one of the above")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own options")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table and, if asked to, write it."""
     from ttt.bench.common import add_common_arguments, check_common_arguments, write_json
 
-    module = importlib.import_module(BENCHES[arguments.what][0])
-    grammar = argparse.ArgumentParser(prog=f"ttt bench {arguments.what}", description=BENCHES[arguments.what][1])
-    add_common_arguments(grammar)
-    module.add_arguments(grammar)
-    told = grammar.parse_args(arguments.rest)
-    check_common_arguments(told)
+    bench = importlib.import_module(f"ttt.bench.{arguments.what}")
+    parser = argparse.ArgumentParser(prog=f"ttt bench {arguments.what}", description=BENCHES[arguments.what])
+    add_common_arguments(parser)
+    bench.add_arguments(parser)
+    options = parser.parse_args(arguments.rest)
+    check_common_arguments(options)
     import torch
 
-    torch.set_num_threads(told.threads)
-    report = module.run(told)
+    torch.set_num_threads(options.threads)
+    report = bench.run(options)
     print(report.table())
-    if told.json is not None:
-        write_json(report, told.json)
+    if options.json is not None:
+        write_json(report, options.json)
     return 0

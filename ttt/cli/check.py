@@ -1,15 +1,28 @@
-"""``ttt check FAMILY NAME``: does a plug-in keep what its family promises?"""
+"""Check that a plug-in keeps its family's promises (data files: 'ttt data check').
+
+One line per property, with a counter-example under each that is broken.  Exit code 1 when one is.
+"""
 
 from __future__ import annotations
 
 import argparse
 import textwrap
 
+from ttt.cli.common import add_common
 
-def check(arguments: argparse.Namespace) -> int:
-    """One line per property; a counter-example under each that is broken.  Exit code 1 when one is."""
-    from ttt.check.core import check as run
-    from ttt.check.core import family_key
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which plug-in, with which fields."""
+    families = "mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, codec, task, metric, converter"
+    parser.add_argument("family", metavar="FAMILY", help=families)
+    parser.add_argument("name", metavar="NAME", help="registered name (see 'ttt list FAMILY')")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the plug-in")
+    add_common(parser, "plugins")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and print the outcome of every property."""
+    from ttt.check.core import check, family_key
     from ttt.config.load import read_layers, to_plain
     from ttt.registry.core import family
     from ttt.registry.plugins import load_plugins
@@ -21,7 +34,7 @@ def check(arguments: argparse.Namespace) -> int:
     entry = next(e for e in registry.entries() if e.name == arguments.name)
     fields = {k: v for k, v in to_plain(plugin).items() if k != "name"}
     print(f"{key} {arguments.name!r} {fields}\n{entry.where}")
-    results = run(key, plugin)
+    results = check(key, plugin)
     width = max(len(r.name) for r in results)
     for r in results:
         print(f"  {r.outcome:6}  {r.name:{width}}  {r.says}")

@@ -1,72 +1,59 @@
-"""The verb ``estimate``: what a recipe will cost, from its configuration alone."""
+"""Estimate what a training costs: parameters, memory, speed, hours, price.
+
+From the recipe alone: no weights are needed, only the config.json of model.path.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+
+from ttt.cli.common import add_common
 
 
-def estimate(arguments: argparse.Namespace) -> int:
-    """Print parameters, memory by ZeRO stage, speed, hours and cost of a recipe; refuse a wrong global batch."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which recipe, on what, for how long."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE.yaml", help="a recipe; weights are not needed, only model.path's config.json"
+    )
+    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs in all, over every node (default 8)")
+    parser.add_argument("--gpu", default="a100-80gb", help="kind of GPU (default a100-80gb; a wrong name lists them)")
+    parser.add_argument(
+        "--mfu", type=float, default=0.4, metavar="X", help="share of the GPU's peak that is reached (default 0.4)"
+    )
+    parser.add_argument(
+        "--tokens", type=float, default=0.0, metavar="N", help="tokens to train on (default: train.steps updates)"
+    )
+    parser.add_argument(
+        "--price", type=float, default=0.0, metavar="X", help="price of one GPU for one hour, in your currency"
+    )
+    parser.add_argument(
+        "--vocab", type=int, default=0, metavar="N", help="ids in the vocabulary (default: from the tokenizer)"
+    )
+    parser.add_argument(
+        "--loss-share", type=float, default=0.6, metavar="X", help="share of positions that carry loss (default 0.6)"
+    )
+    parser.add_argument(
+        "--global-batch", type=int, default=0, metavar="ROWS",
+        help="refuse a recipe whose update is not exactly so many rows over all GPUs (the paper: 2048)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_common(parser, "plugins", settings="settings over the recipe")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the estimate; refuse a wrong global batch."""
     from ttt.config.load import load_config
-    from ttt.train.estimate import check_global_batch
-    from ttt.train.estimate import estimate as work_out
+    from ttt.train.estimate import check_global_batch, estimate
+    from ttt.train.estimate_page import estimate_page
 
     config = load_config([arguments.recipe], arguments.overrides, arguments.plugins)
     if arguments.global_batch:
         check_global_batch(config, arguments.gpus, arguments.global_batch)
-    found = work_out(
+    result = estimate(
         config, gpus=arguments.gpus, gpu=arguments.gpu, mfu=arguments.mfu, tokens=arguments.tokens, price=arguments.price,
         vocab=arguments.vocab, loss_share=arguments.loss_share,
     )  # fmt: skip
-    if arguments.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print("\n".join(lines(found, config.model.gradient_checkpointing, arguments.price)))
+    checkpointing = config.model.gradient_checkpointing
+    print(json.dumps(result, indent=1) if arguments.json else estimate_page(result, checkpointing, arguments.price))
     return 0
-
-
-def lines(found: dict[str, Any], checkpointing: bool, price: float) -> list[str]:
-    """`ttt.train.estimate.estimate` for people."""
-    gpu, update = found["gpu"], found["update"]
-    out = [f"vocabulary   {found['vocabulary']['ids']:,} ids ({found['vocabulary']['from']})"]
-    out.append("parameters   " + ", ".join(f"{k} {v / 1e6:,.1f} M" for k, v in found["parameters"].items() if v))
-    out.append("trained      " + ", ".join(f"{k} {v / 1e6:,.1f} M" for k, v in found["trained"].items()))
-    out.append(
-        f"memory       GiB on each of {gpu['number']} {gpu['name']}, {gpu['bytes'] / 2**30:.0f} GiB; peak of an update"
-    )
-    kinds = [*dict.fromkeys(k for values in found["memory"].values() for k in values if k != "total"), "total"]
-    stages = [f"zero-{s}" for s in range(4)]
-    memory = {s: found["memory"].get(s, {}) for s in stages}  # empty: the engine refuses it
-    head = {"zero-0": "local"}
-    out.append(" " * 15 + f"{'':<18}" + "".join(f"{head.get(s, 'ZeRO-' + s[-1]):>10}" for s in stages))
-    for kind in kinds:
-        values = [memory[s].get(kind) for s in stages]
-        cells = "".join(f"{'-' if v is None else format(v / 2**30, '.2f'):>10}" for v in values)
-        out.append(" " * 15 + f"{kind:<18}" + cells)
-    room = 0.94 * gpu["bytes"]
-    fits = [("fits" if m["total"] < room else "too large") if m else "-" for m in memory.values()]
-    out.append(" " * 15 + f"{'':<18}" + "".join(f"{v:>10}" for v in fits))
-    if found["zero_refuses"]:
-        out.append(" " * 15 + f"ZeRO: {found['zero_refuses']}; train.engine=local")
-    again = "with" if checkpointing else "without"
-    out.append(
-        f"update       {update['rows']:,} rows, {update['tokens']:,} positions ({gpu['number']} GPUs); "
-        f"{found['loss_share']:.0%} of them carry loss (assumed)"
-    )
-    out.append(
-        f"speed        {found['tokens_per_s']:,.0f} tokens/s: {found['flops_per_token'] / 1e9:.1f} GFLOP a token, {again} "
-        f"recomputed layers, at {gpu['mfu']:.0%} of {gpu['peak_flops'] / 1e12:.0f} TFLOP/s (assumed)"
-    )
-    if found["tokens"]:
-        steps = f"{update['steps']:,} updates, " if update["steps"] else ""
-        cost = f", cost {found['cost']:,.0f} at {price:g} a GPU hour" if price else ""
-        out.append(
-            f"time         {found['tokens'] / 1e9:,.2f} billion tokens ({steps}rows taken as full): {found['hours']:,.1f} h, "
-            f"{found['gpu_hours']:,.0f} GPU hours{cost}"
-        )
-    out.append(
-        "not counted  the allocator's waste and the CUDA context (1 to 2 GiB); see docs/backbones.md for measured errors"
-    )
-    return out

@@ -26,33 +26,3 @@ def model(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--json", action="store_true", help="show: as JSON")
     verb.add_argument("--overwrite", action="store_true", help="replace OUT")
-
-
-def estimate(verb: argparse.ArgumentParser) -> None:
-    """``ttt estimate``: which recipe, on what, for how long."""
-    verb.add_argument(
-        "recipe", metavar="RECIPE.yaml", help="a recipe; weights are not needed, only model.path's config.json"
-    )
-    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the recipe")
-    verb.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs in all, over every node (default 8)")
-    verb.add_argument("--gpu", default="a100-80gb", help="kind of GPU (default a100-80gb; a wrong name lists them)")
-    verb.add_argument(
-        "--mfu", type=float, default=0.4, metavar="X", help="share of the GPU's peak that is reached (default 0.4)"
-    )
-    verb.add_argument(
-        "--tokens", type=float, default=0.0, metavar="N", help="tokens to train on (default: train.steps updates)"
-    )
-    verb.add_argument(
-        "--price", type=float, default=0.0, metavar="X", help="price of one GPU for one hour, in your currency"
-    )
-    verb.add_argument(
-        "--vocab", type=int, default=0, metavar="N", help="ids in the vocabulary (default: from the tokenizer)"
-    )
-    verb.add_argument(
-        "--loss-share", type=float, default=0.6, metavar="X", help="share of positions that carry loss (default 0.6)"
-    )
-    verb.add_argument(
-        "--global-batch", type=int, default=0, metavar="ROWS",
-        help="refuse a recipe whose update is not exactly so many rows over all GPUs (the paper: 2048)",
-    )  # fmt: skip
-    verb.add_argument("--json", action="store_true", help="as JSON")

@@ -31,30 +31,6 @@ def generate(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def vocode(verb: argparse.ArgumentParser) -> None:
-    """``ttt vocode``: which tokens, which wav."""
-    verb.add_argument(
-        "--tokens", "--speech-tokens", required=True, metavar="FILE", help='JSON: {"speech_tokens": [...]} or a list'
-    )
-    verb.add_argument("--out", "--output", required=True, metavar="WAV", help="the wav to write")
-
-
-def check(verb: argparse.ArgumentParser) -> None:
-    """``ttt check``: which plug-in, with which fields."""
-    verb.add_argument("family", help="mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, "
-                      "codec, task, metric, converter")  # fmt: skip
-    verb.add_argument("name", help="registered name (see 'ttt list FAMILY')")
-    verb.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the plug-in")
-
-
-def bench(verb: argparse.ArgumentParser) -> None:
-    """``ttt bench``: what; the rest belongs to it (``ttt bench train --help``)."""
-    verb.add_argument("what", choices=("train", "decode", "valle", "loader", "size"), help="what to measure")
-    verb.add_argument(
-        "rest", nargs=argparse.REMAINDER, metavar="...", help="its own options: see 'ttt bench WHAT --help'"
-    )
-
-
 def doctor(verb: argparse.ArgumentParser) -> None:
     """``ttt doctor``: which runs, against what."""
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run folder (several with --write-bands)")

@@ -24,22 +24,6 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     options.generate(parser)
 
 
-def _vocode(parser: argparse.ArgumentParser) -> None:
-    _configured(parser)
-    options.vocode(parser)
-
-
-def _list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("family", nargs="?", default="", help="a family (see 'ttt list'); all when absent")
-    parser.add_argument("--markdown", action="store_true", help="as the Markdown of docs/plugins.md")
-
-
-def _show(parser: argparse.ArgumentParser) -> None:
-    _configured(parser)
-    parser.add_argument("--uid", default="", help="which example (default: the first)")
-    parser.add_argument("--png", default="", metavar="FILE", help="draw the mask of the objective's plan to this file")
-
-
 VERBS = {
     "train": ("ttt.cli.run:train", "train the configured objective", _configured),
     "generate": ("ttt.cli.run:generate", "answer the prompts of example files", _generate),
@@ -48,17 +32,11 @@ VERBS = {
     "eval": ("ttt.cli.benchmarks:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard", eval_options.evaluate),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table", _configured),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, batches and checkpoint", options.doctor),
-    "vocode": ("ttt.cli.vocode:vocode", "speech tokens in a JSON file -> a wav, by the configured codec", _vocode),
     "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model says after them", options.continue_),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech", options.chat),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file", options.new),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers", options.inspect),
     "model": ("ttt.cli.model:model", "model folders: init | import | export | merge | text | show", model_options.model),
-    "estimate": ("ttt.cli.estimate:estimate", "what a recipe costs: parameters, memory, speed, price", model_options.estimate),
-    "bench": ("ttt.cli.bench:bench", "how fast: train | decode | valle | loader | size", options.bench),
-    "list": ("ttt.cli.inspect:list_plugins", "plug-in families, or the plug-ins of one", _list),
-    "check": ("ttt.cli.check:check", "does a plug-in keep its family's promises?", options.check),
-    "show": ("ttt.cli.inspect:show", "one example with its tokens, labels and mask drawn in the terminal", _show),
 }  # fmt: skip
 
 
@@ -69,8 +47,7 @@ def verb(name: str) -> ModuleType:
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(parser)
-        if name != "bench":
-            add_common(parser, "plugins")
+        add_common(parser, "plugins")
 
     def run(arguments: argparse.Namespace) -> int:
         where, _, function = place.partition(":")

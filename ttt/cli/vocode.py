@@ -1,4 +1,4 @@
-"""``ttt vocode TOKENS.json OUT.wav codec.name=...``: speech tokens of a file -> sound."""
+"""Decode a JSON file of speech tokens to a wav by the configured codec."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import argparse
 import logging
 from pathlib import Path
 
-from ttt.cli.common import configure, dry_run
+from ttt.cli.common import add_common, configure, dry_run
 from ttt.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
-def vocode(arguments: argparse.Namespace) -> int:
-    """Decode one file of `ttt.audio.tokens` with the configured codec."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which tokens, which wav."""
+    tokens = 'JSON: {"speech_tokens": [...]} or a list'
+    parser.add_argument("--tokens", "--speech-tokens", required=True, metavar="FILE", help=tokens)
+    parser.add_argument("--out", "--output", required=True, metavar="WAV", help="the wav to write")
+    add_common(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Decode one file of `ttt.audio.tokens`."""
     from ttt.audio.tokens import read_tokens
     from ttt.audio.wav import write
     from ttt.types import AudioCodes
@@ -29,12 +37,6 @@ def vocode(arguments: argparse.Namespace) -> int:
     (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id)])
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, wave)
-    log.info(
-        "vocode: %d frames -> %s: %.2f s at %d Hz, codec %s",
-        len(codes),
-        out,
-        wave.duration_s,
-        wave.rate_hz,
-        codec.codec_id,
-    )
+    length = f"{wave.duration_s:.2f} s at {wave.rate_hz} Hz"
+    log.info("vocode: %d frames -> %s: %s, codec %s", len(codes), out, length, codec.codec_id)
     return 0

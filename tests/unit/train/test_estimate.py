@@ -190,11 +190,11 @@ def test_the_verb_prints_time_and_money_and_refuses_another_batch(tmp_path, caps
 )
 def test_what_zero_refuses_has_no_columns(settings, reason):
     """As the DeepSpeed engine says, which is not asked: it would need the weights."""
-    from ttt.cli.estimate import lines
+    from ttt.train.estimate_page import estimate_page
 
     found = estimate.estimate(config(*settings), gpus=8, gpu="h100-80gb", mfu=0.4)
     assert found["zero_refuses"] == reason and list(found["memory"]) == [f"zero-{s}" for s in range(1 if reason else 4)]
-    page = lines(found, False, 0.0)
+    page = estimate_page(found, False, 0.0).splitlines()
     (fits,) = (line.split() for line in page if "fits" in line)
     assert fits == (["fits", "-", "-", "-"] if reason else ["fits"] * 4)
     assert any(f"ZeRO: {reason}; train.engine=local" in line for line in page) == bool(reason)
