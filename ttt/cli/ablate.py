@@ -1,4 +1,4 @@
-"""A table of experiments: every row under every seed, intervals, tests, plots.
+"""Run a table of experiments: every row under every seed, intervals, tests, plots.
 
 Only cells that are missing are trained, decoded and scored; the same command goes on after an interrupt.  Exit code 1: a cell
 failed.

@@ -1,4 +1,4 @@
-"""How an answer was decoded, call by call: in the terminal, as a picture."""
+"""Show how an answer was decoded, call by call: in the terminal or as a picture."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every token with its kind, audio run and label, then the mask."""
-    from ttt.data.sources.mix import open_streams
     from ttt.data.batches.rows import collate
+    from ttt.data.sources.mix import open_streams
     from ttt.text.tokenizer import TextTokenizer
     from ttt.types import Kind
 

@@ -1,4 +1,4 @@
-"""Ask a model and hear it while it answers; wavs piece by piece, latency percentiles."""
+"""Ask a model and hear it while it answers: wavs in pieces, latency percentiles."""
 
 from __future__ import annotations
 
