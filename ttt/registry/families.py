@@ -29,7 +29,7 @@ CODEC = Registry(
 )  # fmt: skip
 TASK = Registry(
     "task", "task", _I + "Task",
-    builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.text_speech", "ttt.tasks.continuation"),
+    builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.continuation"),
 )  # fmt: skip
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))

@@ -1,0 +1,8 @@
+"""Tasks: how a corpus item becomes an example, what the prompt is, which metrics are reported.
+
+    base.py           what a task author imports: `ChatTask`, `codes_of`, `text_of`, metric lists; with a complete example
+    speech.py         asr, tts, qa: recognition, synthesis, spoken questions
+    text.py           text_qa, text_then_speech: written questions
+    continuation.py   continuation: the rest of a recording, without text
+    prepare.py        codes, tokenizer and examples of a whole corpus (``ttt tokenize``, ``ttt examples``)
+"""

@@ -15,28 +15,26 @@ from ttt.errors import DataError
 from ttt.interfaces import Task
 from ttt.registry import nested
 from ttt.registry.families import TASK
-from ttt.tasks.speech import _codes
-from ttt.types import Example, Span, Turn
+from ttt.tasks.base import COST, codes_of, final_speech, named, user_speech, without_answer
+from ttt.types import Example, Turn
 
 
 @TASK.register("continuation")
 @dataclass(frozen=True)
 class Continuation(Task):
-    """Cut every recording in two (specification of AudioLM, section 7).
+    """Cut every recording in two (AudioLM, arXiv 2209.03143).
 
-    ``utterance``: the item's field that names it.  Drawn cuts (``cut`` uniform or seconds) depend on the item's id only.
-    An item may say itself where it is cut: ``cut``, the share of the recording, and ``text_out``, the words behind it (for
-    judged error rates; empty: any end will do).  Training may cut anew (``objective.cut``); what is tested stays as it was
-    built here.
+    ``utterance``: the field of the item that names the recording.  Drawn cuts (``cut`` uniform or seconds) depend on the
+    item's id only.
+    An item may give its own cut: ``cut``, the share of the recording, and ``text_out``, the words after it (for judged error
+    rates; empty: no words are expected).  Training may draw other cuts (``objective.cut``); test examples keep this one.
     """
 
     reads_text: ClassVar[bool] = False
 
     utterance: str = "output"
     cut: Cut = nested(Cut)
-    measure: list[str] = field(
-        default_factory=list
-    )  # further metrics, e.g. judged_wer, speaker_similarity, mel_distance
+    measure: list[str] = field(default_factory=list)  # further metrics: judged_wer, speaker_similarity, mel_distance
     forced: list[str] = field(default_factory=list)  # statistics of the true answer, e.g. top10/ar (needs eval.forced)
 
     def __post_init__(self) -> None:
@@ -49,7 +47,7 @@ class Continuation(Task):
 
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """User: the prompt's codes.  Assistant: the rest."""
-        ids = _codes(codes, item, self.utterance)
+        ids = codes_of(item, self.utterance, codes)
         if len(ids) < 2:
             raise DataError(f"item {item.get('id')!r}: {len(ids)} frames are too few to cut; leave it out")
         draw = zlib.crc32(str(item["id"]).encode()) / 2**32
@@ -60,30 +58,26 @@ class Continuation(Task):
         else:
             raise DataError(f"item {item.get('id')!r}: 'cut' must be a share between 0 and 1, got {item['cut']!r}")
         turns = (
-            Turn("user", (Span("audio", codes=ids[:prompt], style="user"),)),
-            Turn("assistant", (Span("audio", codes=ids[prompt:], style="last"),)),
+            Turn("user", (user_speech(ids[:prompt]),)),
+            Turn("assistant", (final_speech(ids[prompt:]),)),
         )
-        said = (item.get("text_out") or None) if item.get("cut") is not None else None
+        # Words are known only where the item itself says where it is cut.
+        reference = (item.get("text_out") or None) if item.get("cut") is not None else None
         meta = {
             "split": item.get("split", ""), "kind": item.get("kind", ""), "utterance": item.get(self.utterance),
-            "speech_ref": said,
+            "speech_ref": reference,
         }  # fmt: skip
         return Example(str(item["id"]), turns, self.label, meta)
 
     def prompt(self, example: Example) -> Example:
         """Everything before the last turn."""
-        if example.turns[-1].role != "assistant":
-            raise DataError(
-                f"example {example.uid!r}: the last turn must be the assistant's, got {example.turns[-1].role!r}"
-            )
-        return Example(example.uid, example.turns[:-1], example.task, example.meta)
+        return without_answer(example)
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """How long answers are beside the recordings, how many are silent, what they cost; and what is asked for besides."""
+        """Length against the recordings, share of silent answers, cost; and the metrics of ``measure`` and ``forced``."""
         return {
-            **{name: name for name in self.measure},
+            **named(*self.measure),
             **{stat.replace("/", "_"): {"name": "forced", "stat": stat} for stat in self.forced},
-            "length_ratio": "length_ratio", "empty_rate": "empty_rate", "rtf": "rtf",
-            "first_block_latency": "first_block_latency", "calls_per_second": "calls_per_second",
+            **named("length_ratio", "empty_rate", *COST),
         }  # fmt: skip

@@ -1,8 +1,7 @@
-"""Corpus -> codes -> tokenizer -> examples: everything between wavs and the trainer."""
+"""From a corpus to training data: codes of its recordings, a tokenizer, the tasks' examples (``ttt tokenize``, ``ttt examples``)."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from ttt.data.manifest import Utterance, read_manifest
 from ttt.data.read.examples import read_records, write_examples
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
+from ttt.io.atomic import write_json_lines
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.types import Example
@@ -41,16 +41,8 @@ def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> d
     else:
         parts = [_encode_chunk(codec, chunk, manifest.parent, limit_threads=False) for chunk in chunks]
     codec_id = _loaded(codec).codec_id
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as lines:
-        lines.write(
-            json.dumps({"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_codebooks": codec.num_codebooks}) + "\n"
-        )
-        for part in parts:
-            for record in part:
-                lines.write(json.dumps(record) + "\n")
-    temporary.replace(out)
+    header = {"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_codebooks": codec.num_codebooks}
+    write_json_lines(out, [header, *(record for part in parts for record in part)], ensure_ascii=True)
     seconds = time.perf_counter() - started
     return {"utterances": len(utterances), "seconds": seconds, "per_second": len(utterances) / max(seconds, 1e-9)}
 
@@ -95,8 +87,10 @@ def read_codes(path: Path, codec_id: str = "") -> dict[str, np.ndarray]:
 def build_examples(
     items: Path, codes: Mapping[str, np.ndarray], tasks: Sequence[Task], tokenizer: TextTokenizer | None = None
 ) -> tuple[list[Example], dict[str, int]]:
-    """Examples of all items, one per task that has the item's name (or says so: ``items``); also counts by label and what was
-    skipped."""
+    """Examples of all items, and counts by task label and of what was skipped.
+
+    An item becomes one example of every task whose name, or whose field ``items``, is the item's task.
+    """
     by_name: dict[str, list[Task]] = {}
     for task in tasks:
         by_name.setdefault(getattr(task, "items", "") or getattr(type(task), "registered_name", ""), []).append(task)
@@ -116,7 +110,7 @@ def build_examples(
 
 
 def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
-    """All texts a tokenizer has to cover: items and system messages, each as it stands and after a blank."""
+    """Training texts of a tokenizer: items and system messages, each as it is and after a blank."""
     texts: list[str] = [getattr(task, "system", "") for task in tasks]
     for path in items:
         for _, item in read_records(path):

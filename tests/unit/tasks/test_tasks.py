@@ -8,7 +8,7 @@ from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.registry.families import TASK
 from ttt.tasks.prepare import build_examples, corpus_texts, read_codes
-from ttt.tasks.speech import interleave
+from ttt.data.read.examples import interleave
 
 CODES = {"in": np.arange(10, dtype=np.int32)[:, None], "out": np.arange(20, 32, dtype=np.int32)[:, None]}
 ITEM = {
