@@ -1,8 +1,7 @@
-"""From a corpus to training data: codes of its recordings, a tokenizer, the tasks' examples (``ttt tokenize``, ``ttt examples``)."""
+"""From a corpus to training data: codes of its recordings, a tokenizer, the examples of its tasks."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,6 @@ from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.types import Example
 
-log = logging.getLogger(__name__)
 _CHUNK = 256
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from tests.conftest import tiny_tokenizer
 from ttt.data.encode import encode_example
+from ttt.data.read.examples import interleave
 from ttt.errors import DataError
 from ttt.registry.families import TASK
 from ttt.tasks.prepare import build_examples, corpus_texts, read_codes
-from ttt.data.read.examples import interleave
 
 CODES = {"in": np.arange(10, dtype=np.int32)[:, None], "out": np.arange(20, 32, dtype=np.int32)[:, None]}
 ITEM = {
