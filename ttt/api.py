@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from ttt.interfaces import Codec, Task
     from ttt.model.lm import SpeechTextLM
     from ttt.sampling.decoder.decoder import Decoder
-    from ttt.sampling.decoder.session import Prompt
     from ttt.sampling.decoder.stream import StreamEvent
     from ttt.sampling.trace.record import TraceRecord
     from ttt.text.tokenizer import TextTokenizer
+    from ttt.types import Prompt
 
     # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
     Question = str | Waveform | Path | Sequence[Turn] | Example
@@ -157,13 +157,11 @@ class Model:
     def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
         """The question as the model reads it."""
         from ttt.data.encode import encode_example
-        from ttt.sampling.decoder.session import Prompt
 
         self._asked += not uid and not isinstance(question, Example)
         example = self._example(question, task, system, uid or f"question/{self._asked}")
         stream = encode_example(example, self.tokenizer, open_answer=True)
-        assert stream.content is not None
-        return Prompt(uid or stream.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist())
+        return Prompt.of(stream, uid)
 
     def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
         if isinstance(question, Example):

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,13 @@ class Kind(IntEnum):
     AUDIO = 2
 
 
+# What a sampler fills: the audio spans that text opens; the whole answer, text included; or one span that is the answer.
+Canvas = Literal["span", "answer", "speech"]
+# What the unconditional pass of guidance hides behind mask tokens: everything before the window, as the official TtT
+# program does (arXiv 2509.20072, inference_TtT.py); or only what came from the data, not the chat template.
+GuidanceMode = Literal["mask_all", "mask_prompt_content"]
+# Network calls are counted by what they write: one token from left to right, or masked positions.
+CallKind = Literal["ar", "diffusion"]
 # How an audio span is delimited (spec: official token order).  `open` is a span without an end: a truncated one.
 AUDIO_STYLES = ("user", "span", "last", "open_span", "open_last")
 ROLES = ("system", "user", "assistant", "document")
@@ -412,6 +419,50 @@ class LossTerms:
 
     terms: Mapping[str, LossTerm]
     stats: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a decoder continues: ``ids`` of one prompt, as long as every other field that says something of each token.
+
+    ``content``: the token comes from the data and not from the chat template (guidance hides these).  ``noisable``: the
+    token is of a turn that the model wrote earlier, which masks treat as in training (`TokenStream.noisable`); None: no
+    token is.  ``known``: ids of the answer as far as they are given, mask tokens where it is to be written (in-filling).
+    """
+
+    uid: str
+    ids: Sequence[int]
+    content: Sequence[bool] | None = None
+    noisable: Sequence[bool] | None = None
+    known: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, stream: TokenStream, uid: str = "", known: Sequence[int] = ()) -> Prompt:
+        """From an example without its answer, as tokens (`ttt.data.spans.encode_example` with ``open_answer``)."""
+        content = None if stream.content is None else stream.content.tolist()
+        return cls(uid or stream.uid, stream.ids.tolist(), content, stream.noisable.tolist(), known)
+
+
+@dataclass(frozen=True)
+class LogitsRequest:
+    """Logits f32 [R, p, ids] that a decoder or sampler asks of a session (`ttt.sampling.decoder.session.Session.run`).
+
+    ``rows`` i64 [R]: numbers of the session's rows.  ``tails`` i64 [R, m]: for each row the tokens behind its context, mask
+    tokens among them.  ``places`` i64 [R, p]: columns of the tails, ascending; -1 is the last token of the context.
+    ``window``: how many last columns hold all places.  ``ids``: the range of ids that logits cover; None: all.
+    ``guidance``: a mode of classifier-free guidance, or empty; with one the logits are those of the unconditional pass, in which
+    everything before the window is hidden (see `GuidanceMode`).  ``kind``: what the network call is counted as.
+    ``settled_as_prompt``: networks that read frames take the tokens that are settled already as more of the prompt.
+    """
+
+    rows: Tensor
+    tails: Tensor
+    places: Tensor
+    window: int
+    ids: slice | None = None
+    guidance: str = ""
+    kind: CallKind = "diffusion"
+    settled_as_prompt: bool = False
 
 
 @dataclass(frozen=True)

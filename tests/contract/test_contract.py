@@ -121,7 +121,7 @@ COMBINATIONS = sorted(
 @pytest.mark.parametrize("sampler, mask, length", COMBINATIONS)
 def test_decoding_leaves_nothing_masked_and_rows_alone(sampler, mask, length):
     from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-    from ttt.sampling.decoder.session import Prompt
+    from ttt.types import Prompt
 
     model = tiny_model(bias={V.soa_id: 4.0, V.soa_last_id: 3.0})
     some = [Prompt("a", [V.im_start_id, 5, 6]), Prompt("b", [V.im_start_id, 7, 8, 9, 10])]

@@ -9,11 +9,12 @@ from tests.parity.conftest import cases, folder
 from ttt.masks.library import Full
 from ttt.rng import generator
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt, Session
+from ttt.sampling.decoder.session import Session
 from ttt.sampling.samplers.blocks import Blockwise, SpanRequest
 from ttt.sampling.samplers.iterative import FixedLength, SemiArOrigin, SemiArPadding
 from ttt.sampling.samplers.logits import transfer_counts
 from ttt.sampling.samplers.remask import LowConfidence
+from ttt.types import Prompt
 
 ITERATIVE = {
     "fixed_length": FixedLength, "semi_autoregressive_origin": SemiArOrigin, "semi_autoregressive_padding": SemiArPadding,
@@ -30,24 +31,23 @@ def files():
 
 def run(sampler, model, vocab, prompts, cache, ends=(), strict=False, limit=10**9):
     """New ids per row, and the number of network calls."""
-    calls = 0
+    counted = []
     with torch.no_grad():
         session = Session(model, Full(), [Prompt(str(i), p) for i, p in enumerate(prompts)], cache, room=64)
 
-        def predict(rows, tails, last, unconditional=""):
-            nonlocal calls
-            calls += not unconditional
-            return session.logits(rows, tails, last, unconditional)
+        def count_and_run(requests):
+            counted.extend(r for r in requests if not r.guidance)
+            return session.run(requests)
 
         n = len(prompts)
         request = SpanRequest(
-            predict, vocab.mask_id, [tuple(ends)] * n, None, [None] * n, [limit] * n,
+            count_and_run, vocab.mask_id, [tuple(ends)] * n, None, [None] * n, [limit] * n,
             [generator(1, f"test/{i}") for i in range(n)], strict=strict, force_end=False, pad_id=vocab.pad_id,
         )  # fmt: skip
         new = [[] for _ in prompts]
         for block in sampler.span(request):
             new[block.row] += block.ids.tolist()
-    return new, calls
+    return new, len(counted)
 
 
 def blockwise(params) -> Blockwise:

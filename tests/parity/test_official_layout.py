@@ -14,10 +14,9 @@ from ttt.masks.materialize import materialize
 from ttt.model.lm import SpeechTextLM
 from ttt.model.official import export, import_official, weight_files
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.blocks import Blockwise
 from ttt.sampling.samplers.remask import LowConfidence
-from ttt.types import ModelInputs
+from ttt.types import ModelInputs, Prompt
 
 NAMES = {
     "pad_id": "<|endoftext|>", "im_start_id": "<|im_start|>", "im_end_id": "<|im_end|>", "begin_of_audio_id": "<|begin_of_audio|>",

@@ -16,10 +16,9 @@ from ttt.errors import ConfigError, TttError
 from ttt.masks.library import BlockCausal, Hybrid
 from ttt.model.lm import SpeechTextLM
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.blocks import Blockwise
 from ttt.sampling.samplers.remask import LowConfidence
-from ttt.types import Example
+from ttt.types import Example, Prompt
 
 V = tiny_tokenizer().vocab
 TINY = {**SHAPE, "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,

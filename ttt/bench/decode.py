@@ -30,9 +30,10 @@ from ttt.masks.library import BlockCausal, Hybrid
 from ttt.rng import derive_seed
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
 from ttt.sampling.decoder.filling import Row
-from ttt.sampling.decoder.session import Ask, Prompt, Session
+from ttt.sampling.decoder.session import Session
 from ttt.sampling.samplers.blocks import Blockwise
 from ttt.sampling.samplers.remask import LowConfidence
+from ttt.types import LogitsRequest, Prompt
 
 if TYPE_CHECKING:
     from ttt.model.lm import SpeechTextLM
@@ -280,7 +281,8 @@ class Reference:
             if self.ids.mask not in state:  # a text step: everything there is is final
                 session.append(0, tail, closed=state[-1] in (self.ids.end_span, self.ids.end_last))
                 committed, tail, last = len(state), tail[:0], 1
-            logits = session.run([Ask(0, tail, torch.arange(len(tail) - last, len(tail)))])[0]
+            places = torch.arange(len(tail) - last, len(tail))[None]
+            logits = session.run([LogitsRequest(torch.tensor([0]), tail[None], places, last)])[0][0]
             if len(self.states) % (4 * SAMPLED) == 0:
                 worst = max(worst, float((self._own(state)[-last:] - logits).abs().max()))
             self.states.append(list(state))

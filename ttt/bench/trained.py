@@ -13,9 +13,9 @@ from ttt.errors import ConfigError, TttError
 from ttt.interfaces import MaskRule
 from ttt.masks.library import BlockCausal, DualStream, Hybrid
 from ttt.sampling.decoder.decoder import Decoder
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.blocks import Blockwise
 from ttt.sampling.samplers.confidence import Threshold
+from ttt.types import Prompt
 
 
 def run_trained(arguments: argparse.Namespace) -> Report:
@@ -38,8 +38,7 @@ def run_trained(arguments: argparse.Namespace) -> Report:
     prompts = []
     for e in examples:
         stream = encode_example(tasks[e.task].prompt(e), model.tokenizer, open_answer=True)
-        assert stream.content is not None
-        prompts.append(Prompt(e.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()))
+        prompts.append(Prompt.of(stream, e.uid))
     settings = dataclasses.replace(decode_settings(config), cache="exact")
     known = {f.name for f in dataclasses.fields(Threshold)}
     fields = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler) if f.name in known}

@@ -22,10 +22,9 @@ from ttt.masks.library import Prefix
 from ttt.model.valle.arch import Valle
 from ttt.rng import derive_seed
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Ask, Prompt
 from ttt.sampling.samplers.codebooks import ValleSampler
 from ttt.text.tokenizer import train_bpe
-from ttt.types import Example, Span, Turn
+from ttt.types import Example, LogitsRequest, Prompt, Span, Turn
 
 CODES = 1024  # of a codebook
 SAMPLED = 20  # without keys, one in so many calls is run in a round
@@ -67,8 +66,7 @@ class Bench:
             codes = rng.integers(0, CODES, (told.prompt, told.codebooks)).astype(np.int32)
             asked = Example(f"{n}", (Turn("user", (Span("audio", codes=codes, style="user"),)),), "continuation")
             s = encode_example(asked, tokenizer, open_answer=True)
-            assert s.content is not None
-            self.prompts.append(Prompt(f"{n}", s.ids.tolist(), s.content.tolist(), s.noisable.tolist()))
+            self.prompts.append(Prompt.of(s))
         self.answers = self.decoded("exact", self.prompts)
 
     def decoded(self, cache: Cache, prompts: Sequence[Prompt]) -> list[Tensor]:
@@ -95,25 +93,27 @@ class Bench:
         for slot, prompt in enumerate(self.prompts[:rows]):
             session.admit(slot, prompt)
         for number in numbers:
-            asks, wanted = zip(*(self._ask(slot, number) for slot in range(rows)), strict=True)
-            for slot, (logits, codes) in enumerate(zip(session.run(asks), wanted, strict=True)):
+            requests, expected = zip(*(self._request(slot, number) for slot in range(rows)), strict=True)
+            for slot, ((logits,), codes) in enumerate(zip(session.run(requests), expected, strict=True)):
                 logits[:, self.vocab.im_end_id] = -torch.inf
                 if not torch.equal(logits.argmax(-1).cpu(), codes):
                     raise TttError(f"bench valle: without keys, call {number} of answer {slot} writes other codes")
         return rows * self.frames * len(numbers) / self.calls
 
-    def _ask(self, slot: int, number: int) -> tuple[Ask, Tensor]:
+    def _request(self, slot: int, number: int) -> tuple[LogitsRequest, Tensor]:
         """Call ``number`` of an answer, and the codes it has to give."""
         answer, codebook = self.answers[slot], max(0, number - self.frames + 1)
         if not codebook:
             tail = torch.cat([answer[:number].flatten(), torch.tensor([self.vocab.mask_id])])
             if self.codebooks > 1:  # the upper codebooks of what is written are not known yet
                 tail[:-1].view(-1, self.codebooks)[:, 1:] = self.vocab.mask_id
-            return Ask(slot, tail, torch.tensor([len(tail) - 1])), answer[number, :1]
+            places, codes = torch.tensor([len(tail) - 1]), answer[number, :1]
+            return LogitsRequest(torch.tensor([slot]), tail[None], places[None], window=1, kind="ar"), codes
         known = answer.clone()
         known[:, codebook:] = self.vocab.mask_id
         places = torch.arange(self.frames) * self.codebooks + codebook
-        return Ask(slot, known.flatten(), places), answer[:, codebook]
+        tails = known.flatten()[None]
+        return LogitsRequest(torch.tensor([slot]), tails, places[None], tails.shape[1]), answer[:, codebook]
 
     def report(self, repeat: int, full: bool) -> Report:
         """All ways, after their codes have been compared."""

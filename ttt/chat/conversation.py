@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import spans_of
-from ttt.sampling.decoder.session import Prompt
 from ttt.text.delta import TextStream
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Example, Span, Turn
+from ttt.types import Example, Prompt, Span, Turn
 
 if TYPE_CHECKING:
     from ttt.sampling.decoder.decoder import Decoder
@@ -56,10 +55,8 @@ class Conversation:
         for first in [i for i, t in enumerate(turns) if t.role == "user"]:
             stream = encode_example(self.example(turns[first:], uid), self.tokenizer, open_answer=True)
             if len(stream) + max_tokens <= self.room:
-                assert stream.content is not None
                 self.turns, self.asked = turns, self.asked + 1
-                ids, content, answer = stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()
-                return Fit(Prompt(uid, ids, content, answer), first)
+                return Fit(Prompt.of(stream), first)
         raise DataError(
             f"this turn takes {len(stream)} tokens and its answer up to {max_tokens} (max_tokens), the room is {self.room}: "
             "say less, or /set max_tokens lower"

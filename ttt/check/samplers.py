@@ -15,7 +15,8 @@ from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.diffusion.constraints import FramePosition
 from ttt.interfaces import LengthRule, RemaskRule, SpanSampler
 from ttt.sampling.samplers.allowed import Places
-from ttt.sampling.samplers.blocks import SpanRequest
+from ttt.sampling.samplers.request import SpanRequest
+from ttt.sampling.samplers.steps import run_each
 
 CODES, MASK, EOA, EOA_LAST, OTHER = range(10), 10, 11, 12, 13  # a vocabulary of 14 ids
 SIZE = 14
@@ -73,7 +74,7 @@ def _fill(sampler: SpanSampler, members: Sequence[int] = range(len(ENDS)), seed:
     for local, member in enumerate(table.members):
         allowed[local, list(ENDS[member])] = True
     request = SpanRequest(
-        predict=table, mask_id=MASK, end_ids=[ENDS[m] for m in table.members], allowed=allowed,
+        run=run_each(table), mask_id=MASK, end_ids=[ENDS[m] for m in table.members], allowed=allowed,
         exact=[EXACT[m] for m in table.members], limit=[LIMIT[m] for m in table.members],
         gens=[world.gen(1000 * seed + m) for m in table.members],
     )  # fmt: skip

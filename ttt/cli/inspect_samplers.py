@@ -142,13 +142,12 @@ def _decode(
 ) -> dict[str, list[Answered]]:
     from ttt.data.encode import encode_example
     from ttt.inspection.samplers import decode
-    from ttt.sampling.decoder.session import Prompt
+    from ttt.types import Prompt
 
     asked = []
     for uid, example in prompts.items():
         stream = encode_example(example, model.tokenizer, open_answer=True)
-        assert stream.content is not None
-        asked.append(Prompt(uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()))
+        asked.append(Prompt.of(stream, uid))
     decoders = {name: Model(c, model).decoder() for name, c in contenders.items()}
     next(iter(decoders.values())).generate(asked[:1])  # the first call of a process is slow, whoever makes it
     answers = {}

@@ -21,10 +21,9 @@ from ttt.interfaces import Codec, Judge, Normalizer, Objective, Task
 from ttt.registry.families import METRIC
 from ttt.rng import generator
 from ttt.sampling.decoder.decoder import Decoder
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.trace.record import Tracer
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Example
+from ttt.types import Example, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +42,7 @@ def answer(
     prompts: dict[str, Prompt] = {}
     for example in examples:
         stream = encode_example(tasks[example.task].prompt(example), decoder.model.tokenizer, open_answer=True)
-        assert stream.content is not None
-        prompts[example.uid] = Prompt(example.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist())
+        prompts[example.uid] = Prompt.of(stream, example.uid)
     by_task: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid)):
         by_task.setdefault(example.task, []).append(example)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ttt.likelihood import Draws
     from ttt.model.lm import SpeechTextLM
     from ttt.sampling.decoder.decoder import Decoder
-    from ttt.sampling.decoder.session import Prompt
+    from ttt.types import Prompt
 
 
 @dataclass(frozen=True)

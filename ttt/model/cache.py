@@ -1,15 +1,14 @@
 """Keys and values of tokens that are settled, and the attention that reads them: rows of any length, without padding.
 
-A decoding call packs the new tokens of all its rows into one sequence [1, N], so that every linear layer does exactly the
-work there is; only attention is done row by row, each row's queries against that row's own keys.  `RowCall` says whose
-tokens are whose.  It reaches the attention of every layer as a keyword argument of the backbone, which all models of
-transformers' attention interface hand down (Qwen2, Qwen3 and Llama are tested).
+A decoding call packs the new tokens of all its rows into one sequence [1, N], so that linear layers spend nothing on
+padding; only attention is done row by row, each row's queries against that row's own keys.  `PackedCall` says which
+tokens belong to which row.  It reaches the attention of every layer as a keyword argument of the backbone, which all
+models of transformers' attention interface hand down (Qwen2, Qwen3 and Llama are tested).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -21,32 +20,11 @@ from transformers.modeling_utils import AttentionInterface
 ROWS = "ttt_rows"  # name of the attention implementation registered below
 
 
-@dataclass(frozen=True)
-class Segment:
-    """One row's tokens in a call: ``count`` of them at positions ``start`` to ``start + count - 1``.
-
-    ``wanted`` i64 [n]: which of them, ascending from 0, must have their last hidden state.  ``slot``: the cache's row, which
-    holds the keys before ``start``; None: nothing is kept, and ``start`` is 0.
-    ``mask`` bool [count, start + count]: which keys each token sees; None: all.
-    """
-
-    slot: int | None
-    start: int
-    count: int
-    wanted: Tensor
-    mask: Tensor | None = None
-
-    @property
-    def stop(self) -> int:
-        """One past the last position."""
-        return self.start + self.count
-
-
 class SlotCache:
     """Keys and values [slots, heads, capacity, width] of every layer.
 
     Columns are preallocated.  Which of them are settled is for the caller to know: a call writes its new columns behind
-    ``Segment.start`` and whatever stood there is gone, so dropping tentative keys costs nothing.
+    a row's start and whatever stood there is gone, so dropping tentative keys costs nothing.
     """
 
     def __init__(self, slots: int, capacity: int) -> None:
@@ -71,24 +49,53 @@ class SlotCache:
             self.capacity *= 2
 
 
-@dataclass(frozen=True)
-class RowCall:
-    """What attention has to know about one packed call: the rows' segments, in the order of their tokens.
+@dataclass
+class PackedCall:
+    """One network call on new tokens of several rows, packed without padding: N tokens, those of the first row first.
 
-    ``stage``, of a layer that is run for wanted tokens alone (`ttt.model.last_layer`): ``keys`` ends it at its attention by
-    `KeysKnown`; then the query is that of the wanted tokens, and the keys and values of all tokens are ``given``.
+    All lists have one entry for each row.  ``ids`` i64 [count]: its tokens; ``starts``: the position of the first of them.
+    ``slots``: the cache's row, which holds the keys before that position; None: nothing is kept, and the start is 0.
+    ``wanted_of`` i64 [n]: which of its tokens, ascending from 0, must have their last hidden state.
+    ``masks`` bool [count, start + count]: which keys each token sees; None: all.
+
+    ``stage`` and ``given`` are for a last layer that is run for wanted tokens alone (`ttt.model.last_layer`): stage
+    ``keys`` ends it at its attention by `KeysKnown`; after that the query is that of the wanted tokens, and ``given`` are the
+    keys and values of all tokens.
     """
 
     cache: SlotCache
-    segments: Sequence[Segment]
+    ids: list[Tensor] = field(default_factory=list)
+    slots: list[int | None] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    wanted_of: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
     stage: str = ""
     given: tuple[Tensor, Tensor] | None = None
 
+    def add(self, ids: Tensor, slot: int | None, start: int, wanted: Tensor, mask: Tensor | None = None) -> None:
+        """One more row; see the class."""
+        self.cache.reserve(start + len(ids))
+        self.ids.append(ids)
+        self.slots.append(slot)
+        self.starts.append(start)
+        self.wanted_of.append(wanted)
+        self.masks.append(mask)
+
+    @property
+    def input_ids(self) -> Tensor:
+        """All tokens, i64 [N], on the CPU."""
+        return torch.cat(self.ids)
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Their positions, i64 [N], on the CPU."""
+        return torch.cat([torch.arange(start, start + len(ids)) for start, ids in zip(self.starts, self.ids, strict=True)])
+
     @cached_property
     def wanted(self) -> Tensor:
-        """Numbers of the wanted tokens among all of the call, i64 [n]."""
-        starts = accumulate((s.count for s in self.segments), initial=0)
-        return torch.cat([at + s.wanted for at, s in zip(starts, self.segments, strict=False)])
+        """Numbers of the wanted tokens among all N, i64 [n]."""
+        offsets = accumulate((len(ids) for ids in self.ids), initial=0)
+        return torch.cat([at + wanted for at, wanted in zip(offsets, self.wanted_of, strict=False)])
 
 
 class KeysKnown(Exception):
@@ -101,45 +108,48 @@ class KeysKnown(Exception):
 
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, scaling: float | None = None,
-    rows: RowCall | None = None, **others: Any,
+    packed: PackedCall | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of a packed call: query [1, H, N, d], key and value [1, G, N, d] -> [1, N, H, d]."""
-    if rows is None:
+    if packed is None:
         raise TypeError(f"{type(module).__name__} does not hand keyword arguments down to its attention")
-    if rows.stage == "keys":
+    if packed.stage == "keys":
         raise KeysKnown(key, value)
-    narrow = rows.given is not None
-    if rows.given is not None:
-        key, value = rows.given
+    narrow = packed.given is not None
+    if packed.given is not None:
+        key, value = packed.given
     # Layers of one kind share the function; only the layer's number tells their caches apart.
-    return attend_rows(module.layer_idx, query, key, value, rows, scaling, narrow).transpose(1, 2), None
+    return attend_rows(module.layer_idx, query, key, value, packed, scaling, narrow).transpose(1, 2), None
 
 
 def attend_rows(
-    layer: int, query: Tensor, key: Tensor, value: Tensor, rows: RowCall, scaling: float | None, narrow: bool = False
+    layer: int, query: Tensor, key: Tensor, value: Tensor, call: PackedCall, scaling: float | None, narrow: bool = False
 ) -> Tensor:
     """Each row's queries [1, H, N, d] against its own keys, old and new ones [1, G, N, d] -> [1, H, N, d].
 
     ``narrow``: queries of the wanted tokens only.
     """
-    keys, values = rows.cache.layer(layer, key)
+    keys, values = call.cache.layer(layer, key)
     grouped = query.shape[1] != key.shape[1]
-    out, at, asked = [], 0, 0
-    for s in rows.segments:
-        new = slice(at, at + s.count)
-        k, v = key[:, :, new], value[:, :, new]
-        count, mask = s.count, s.mask
+    out, at, query_at = [], 0, 0
+    for ids, slot, start, wanted, mask in zip(
+        call.ids, call.slots, call.starts, call.wanted_of, call.masks, strict=True
+    ):
+        count = len(ids)
+        stop = start + count
+        k, v = key[:, :, at : at + count], value[:, :, at : at + count]
+        at += count
         if narrow:
-            count, mask = len(s.wanted), None if mask is None else mask[s.wanted]
-        if s.slot is not None:
-            keys[s.slot, :, s.start : s.stop] = k[0]
-            values[s.slot, :, s.start : s.stop] = v[0]
-            k, v = keys[s.slot : s.slot + 1, :, : s.stop], values[s.slot : s.slot + 1, :, : s.stop]
-        q = query[:, :, asked : asked + count]
+            count, mask = len(wanted), None if mask is None else mask[wanted]
+        if slot is not None:
+            keys[slot, :, start:stop] = k[0]
+            values[slot, :, start:stop] = v[0]
+            k, v = keys[slot : slot + 1, :, :stop], values[slot : slot + 1, :, :stop]
+        q = query[:, :, query_at : query_at + count]
+        query_at += count
         out.append(
             torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
         )
-        at, asked = at + s.count, asked + count
     return out[0] if len(out) == 1 else torch.cat(out, 2)
 
 

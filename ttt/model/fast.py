@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttt.model.cache import RowCall, attend_rows
+from ttt.model.cache import PackedCall, attend_rows
 from ttt.model.packed_weights import Packed, packable
 
 CLASSES = ("Qwen2Model", "Qwen3Model", "LlamaModel")
@@ -43,16 +43,16 @@ class FastDecoder:
         """Are the copies still those of the backbone's weights?"""
         return all(layer.fresh for layer in self.layers)
 
-    def __call__(self, input_ids: Tensor, position_ids: Tensor, rows: RowCall) -> Tensor:
-        """Last hidden states [n, D] of the wanted tokens of a packed call: ids and positions i64 [N].  Only while `fresh`."""
-        x = self.decoder.embed_tokens(input_ids)
-        cos, sin = self.decoder.rotary_emb(x[None], position_ids[None])  # [1, N, d] each
+    def __call__(self, call: PackedCall) -> Tensor:
+        """Last hidden states [n, D] of the wanted tokens of a packed call.  Only while `fresh`."""
+        x = self.decoder.embed_tokens(call.input_ids)
+        cos, sin = self.decoder.rotary_emb(x[None], call.position_ids[None])  # [1, N, d] each
         half = cos.shape[-1] // 2
         # rotate_half(q) * sin = roll(q, d / 2) * sin with the first half's sign turned.
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
         cos, sin = cos[0, :, None], sin[0, :, None]
         for number, layer in enumerate(self.layers):
-            x = layer(number, x, cos, sin, rows)
+            x = layer(number, x, cos, sin, call)
         return _norm(x, self.decoder.norm)
 
 
@@ -78,14 +78,14 @@ class _Layer:
     def fresh(self) -> bool:
         return all(p.fresh for p in self.packs)
 
-    def __call__(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, rows: RowCall) -> Tensor:
+    def __call__(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, call: PackedCall) -> Tensor:
         h, d, n = _norm(x, self.before), self.width, len(x)
-        wanted = self.narrow and len(rows.wanted) < n
+        wanted = self.narrow and len(call.wanted) < n
         if self.narrow:
             key, value = self.key_value.multiply(h).view(n, 2, self.groups, d).unbind(1)
             key = self._placed(key, cos, sin, "k_norm")
             if wanted:
-                x, h, cos, sin = x[rows.wanted], h[rows.wanted], cos[rows.wanted], sin[rows.wanted]
+                x, h, cos, sin = x[call.wanted], h[call.wanted], cos[call.wanted], sin[call.wanted]
             query = self._placed(self.query.multiply(h).view(len(h), self.heads, d), cos, sin, "q_norm")
         else:
             both, value = self.all.multiply(h).view(n, -1, d).split((self.heads + self.groups, self.groups), 1)
@@ -94,7 +94,7 @@ class _Layer:
                 both = torch.cat([_norm(query, self.attention.q_norm), _norm(key, self.attention.k_norm)], 1)
             query, key = self._placed(both, cos, sin).split((self.heads, self.groups), 1)
         query, key, value = (t.transpose(0, 1)[None] for t in (query, key, value))
-        seen = attend_rows(number, query, key, value, rows, self.attention.scaling, wanted)  # [1, H, n, d]
+        seen = attend_rows(number, query, key, value, call, self.attention.scaling, wanted)  # [1, H, n, d]
         x = x + self.out.multiply(seen[0].transpose(0, 1).reshape(len(x), -1))
         gate, up = self.gate_up.multiply(_norm(x, self.behind)).chunk(2, -1)
         return x + self.down.multiply(nn.functional.silu(gate).mul_(up))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttt.model.cache import KeysKnown, RowCall
+from ttt.model.cache import KeysKnown, PackedCall
 
 
 class LastLayer:
@@ -21,25 +21,26 @@ class LastLayer:
         self.layer = layer
 
     def __call__(
-        self, hidden_states: Tensor, *positional: Any, rows: RowCall | None = None, position_embeddings: Any = None, **others: Any
+        self, hidden_states: Tensor, *positional: Any, packed: PackedCall | None = None, position_embeddings: Any = None,
+        **others: Any,
     ) -> Any:  # fmt: skip
-        """As the layer's own forward; without ``rows`` it is that."""
+        """As the layer's own forward; without ``packed`` it is that."""
         run = type(self.layer).forward
-        if rows is None:
+        if packed is None:
             return run(self.layer, hidden_states, *positional, position_embeddings=position_embeddings, **others)
-        wanted = rows.wanted.to(hidden_states.device)
+        wanted = packed.wanted.to(hidden_states.device)
         if len(wanted) == hidden_states.shape[1]:
             return run(
-                self.layer, hidden_states, *positional, rows=rows, position_embeddings=position_embeddings, **others
+                self.layer, hidden_states, *positional, packed=packed, position_embeddings=position_embeddings, **others
             )
-        asking = dataclasses.replace(rows, stage="keys")
+        asking = dataclasses.replace(packed, stage="keys")
         try:
-            run(self.layer, hidden_states, *positional, rows=asking, position_embeddings=position_embeddings, **others)
+            run(self.layer, hidden_states, *positional, packed=asking, position_embeddings=position_embeddings, **others)
         except KeysKnown as known:
-            answering = dataclasses.replace(rows, given=(known.key, known.value))
+            answering = dataclasses.replace(packed, given=(known.key, known.value))
         cos_sin = tuple(x[:, wanted] for x in position_embeddings)
         return run(
-            self.layer, hidden_states[:, wanted], *positional, rows=answering, position_embeddings=cos_sin, **others
+            self.layer, hidden_states[:, wanted], *positional, packed=answering, position_embeddings=cos_sin, **others
         )
 
 

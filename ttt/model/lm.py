@@ -20,7 +20,7 @@ from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs
 
 if TYPE_CHECKING:
-    from ttt.model.cache import RowCall
+    from ttt.model.cache import PackedCall
 
 
 class SpeechTextLM(nn.Module):
@@ -145,13 +145,13 @@ class SpeechTextLM(nn.Module):
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
 
-    def hidden_of_rows(self, input_ids: Tensor, position_ids: Tensor, rows: RowCall) -> Tensor:
-        """Last hidden states [n, D] of the wanted tokens (`RowCall.wanted`) of a decoding call, packed: ids and positions i64 [N].
+    def hidden_of_rows(self, call: PackedCall) -> Tensor:
+        """Last hidden states [n, D] of the wanted tokens (`PackedCall.wanted`) of a decoding call.
 
         Whatever attention the model was loaded with, rows are attended by `ttt.model.cache.attend_rows`.
         """
         if self._fast is not None and self._fast.fresh:
-            return self._fast(input_ids, position_ids, rows)
+            return self._fast(call)
         from ttt.model.cache import ROWS
 
         config, before = self.hf.config, self.attention
@@ -159,9 +159,10 @@ class SpeechTextLM(nn.Module):
         try:
             decoder = self.hf.get_decoder()
             hidden = decoder(
-                input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, rows=rows
-            ).last_hidden_state[0]
-            return hidden if is_narrow(decoder) else hidden[rows.wanted.to(hidden.device)]
+                input_ids=call.input_ids.to(self.device)[None], position_ids=call.position_ids.to(self.device)[None],
+                use_cache=False, packed=call,
+            ).last_hidden_state[0]  # fmt: skip
+            return hidden if is_narrow(decoder) else hidden[call.wanted.to(hidden.device)]
         finally:
             config._attn_implementation = before
 

@@ -10,9 +10,10 @@ import torch
 
 from ttt.config.schema import Cache
 from ttt.rng import generator
-from ttt.sampling.decoder.session import Prompt, Session
-from ttt.sampling.samplers.blocks import SpanRequest
+from ttt.sampling.decoder.session import Session, next_token
 from ttt.sampling.samplers.logits import choose_text
+from ttt.sampling.samplers.request import SpanRequest
+from ttt.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,9 +69,7 @@ def write_chain(
         session = Session(model, mask, [Prompt(a.key, a.ids) for a in asks], cache, room)
         active = list(range(len(asks)))
         while active:
-            index = torch.tensor(active)
-            logits = session.logits(index, torch.empty((len(active), 0), dtype=torch.long), last=1)[:, 0]
-            logits = logits.masked_fill(~allowed, -torch.inf)
+            logits = session.run([next_token(active)])[0][:, 0].masked_fill(~allowed, -torch.inf)
             still = []
             for n, i in enumerate(active):
                 a = asks[i]
@@ -95,12 +94,8 @@ def write_diffusion(
         session = Session(
             model, mask, [Prompt(a.key, a.ids) for a in asks], "none", max(a.max_tokens for a in asks) + 64
         )
-
-        def predict(rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Any:
-            return session.logits(rows, tails, last, unconditional)
-
         request = SpanRequest(
-            predict=predict, mask_id=vocab.mask_id, end_ids=[(vocab.im_end_id,)] * len(asks),
+            run=session.run, mask_id=vocab.mask_id, end_ids=[(vocab.im_end_id,)] * len(asks),
             allowed=_writable(allowed, vocab).to(model.device).repeat(len(asks), 1), exact=[None] * len(asks),
             limit=[a.max_tokens for a in asks], gens=[generator(seed, f"decode/{a.key}") for a in asks],
             device=model.device, force_end=False, pad_id=vocab.pad_id,

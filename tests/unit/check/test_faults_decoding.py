@@ -58,12 +58,13 @@ class ForgetsBlocks(Blockwise):
     """Shows the model mask tokens where settled ids are."""
 
     def span(self, request):
-        def predict(rows, tails, last, unconditional=""):
-            hidden = tails.clone()
-            hidden[:, :-last] = request.mask_id
-            return request.predict(rows, hidden, last, unconditional)
+        def run(requests):
+            hidden = [r.tails.clone() for r in requests]
+            for r, tails in zip(requests, hidden, strict=True):
+                tails[:, : -r.window] = request.mask_id
+            return request.run([dataclasses.replace(r, tails=t) for r, t in zip(requests, hidden, strict=True)])
 
-        yield from super().span(dataclasses.replace(request, predict=predict))
+        yield from super().span(dataclasses.replace(request, run=run))
 
 
 @fault("sampler", "seed")
@@ -94,11 +95,11 @@ class ForgetsPlaces(Blockwise):
 @dataclass(frozen=True)
 class AsksTwice(Blockwise):
     def span(self, request):
-        def predict(*args):
-            request.predict(*args)
-            return request.predict(*args)
+        def run(requests):
+            request.run(requests)
+            return request.run(requests)
 
-        yield from super().span(dataclasses.replace(request, predict=predict))
+        yield from super().span(dataclasses.replace(request, run=run))
 
 
 # -------------------------------------------------------------------------------------------------------- constraints

@@ -39,13 +39,13 @@ def test_every_system_answers_as_its_decoder_does(runs, system, tmp_path, monkey
     from ttt.api import decode_settings
     from ttt.model.lm import SpeechTextLM
     from ttt.sampling.decoder.decoder import Decoder
-    from ttt.sampling.decoder.session import Prompt
+    from ttt.types import Prompt
 
     model = SpeechTextLM.load(runs[system] / "model")
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
     first = type(example)("x", example.turns[:2], "chat")
     stream = encode_example(first, model.tokenizer, open_answer=True)
-    (made,) = decoder.generate([Prompt("chat/0", stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist())])
+    (made,) = decoder.generate([Prompt.of(stream, "chat/0")])
     kept = [(s.kind, s.text) for s in example.turns[2].spans]
     assert kept == [(s.kind, s.text) for s in made.spans if s.kind == "text" or len(s.codes)]
     if made.text:

@@ -14,8 +14,7 @@ from ttt.inspection.samplers import Answered, decode, distinct, score_likelihood
 from ttt.likelihood import Draws, likelihoods
 from ttt.registry.families import MASK, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
-from ttt.types import Example, Generation, Turn
+from ttt.types import Example, Generation, Prompt, Turn
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def prompts_of(run, model):
     for e in read_examples(run / "examples.jsonl"):
         asked = Example(e.uid, e.turns[:-1], e.task)
         stream = encode_example(asked, model.tokenizer, open_answer=True)
-        made[e.uid] = (asked, Prompt(e.uid, stream.ids.tolist(), stream.content.tolist(), stream.noisable.tolist()))
+        made[e.uid] = (asked, Prompt.of(stream, e.uid))
     return made
 
 

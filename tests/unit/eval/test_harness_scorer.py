@@ -326,7 +326,7 @@ def test_samples_repeat_with_the_seed_and_differ_between_repeats(model):
 
 def test_diffusion_answers_equal_the_decoder(model):
     from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-    from ttt.sampling.decoder.session import Prompt
+    from ttt.types import Prompt
 
     # codes are never likely here, so the decoder's wider vocabulary writes the same
     v = model.tokenizer.vocab

@@ -12,7 +12,7 @@ from ttt.errors import CheckpointError, ConfigError
 from ttt.masks.library import Causal, Hybrid
 from ttt.masks.materialize import materialize
 from ttt.model.backbone import build_backbone, load_hf
-from ttt.model.cache import RowCall, Segment, SlotCache, attend
+from ttt.model.cache import PackedCall, SlotCache, attend
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER
 from ttt.types import ModelInputs
@@ -193,10 +193,11 @@ def test_slot_cache_keeps_rows_apart_and_grows():
 
     def call(*parts):
         """``parts``: (row, first new position, one past the last)."""
-        cache.reserve(max(stop for _, _, stop in parts))
-        segments = [Segment(row, start, stop - start, torch.arange(stop - start)) for row, start, stop in parts]
+        packed = PackedCall(cache)
+        for row, start, stop in parts:
+            packed.add(torch.zeros(stop - start, dtype=torch.long), row, start, torch.arange(stop - start))
         pick = lambda x: torch.cat([x[row, :, start:stop] for row, start, stop in parts], 1)[None]  # noqa: E731
-        out, _ = attend(module, pick(keys), pick(keys), pick(values), rows=RowCall(cache, segments))
+        out, _ = attend(module, pick(keys), pick(keys), pick(values), packed=packed)
         alone = [
             torch.nn.functional.scaled_dot_product_attention(keys[r, :, a:b], keys[r, :, :b], values[r, :, :b])
             for r, a, b in parts

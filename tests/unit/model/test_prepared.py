@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import tiny_hf, tiny_tokenizer
-from ttt.model.cache import RowCall, Segment, SlotCache
+from ttt.model.cache import PackedCall, SlotCache
 from ttt.model.last_layer import is_narrow
 from ttt.model.lm import SpeechTextLM
 from ttt.model.packed_weights import Packed, available, pack, unpack
@@ -29,13 +29,11 @@ def two_calls(lm):
     for start, mask in ((0, torch.rand(6, 6, generator=gen) > 0.3), (4, None)):
         count = 6 if start == 0 else 3
         mask = mask if mask is None else mask | torch.eye(6, dtype=torch.bool)
-        segments = [
-            Segment(0, start, count, torch.tensor([1, count - 1]), mask),
-            Segment(None, 0, 5, torch.tensor([4])),
-        ]
-        positions = torch.cat([torch.arange(start, start + count), torch.arange(5)])
+        call = PackedCall(cache)
+        call.add(ids[:count], 0, start, torch.tensor([1, count - 1]), mask)
+        call.add(ids[count : count + 5], None, 0, torch.tensor([4]))
         with torch.no_grad():
-            out.append(lm.hidden_of_rows(ids[: count + 5], positions, RowCall(cache, segments)))
+            out.append(lm.hidden_of_rows(call))
     return out
 
 

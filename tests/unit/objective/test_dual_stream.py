@@ -9,8 +9,8 @@ from ttt.masks.materialize import materialize
 from ttt.objective.dual_stream import with_copies
 from ttt.objective.losses import plan_terms
 from ttt.registry.families import OBJECTIVE
-from ttt.sampling.decoder.session import Prompt, Session
-from ttt.types import Kind, ModelInputs
+from ttt.sampling.decoder.session import Session, next_token
+from ttt.types import Kind, LogitsRequest, ModelInputs, Prompt
 
 
 def dual(block_length=3, **fields):
@@ -95,13 +95,14 @@ def test_training_shows_exactly_the_states_of_decoding(block_length):
     for number in range(n):
         columns = (group[0] == number).nonzero().flatten()
         begin = int(wide.position[0, columns[0]])
-        prompt = Prompt("a", stream.ids[:begin].tolist(), answer=stream.noisable[:begin].tolist())
+        prompt = Prompt("a", stream.ids[:begin].tolist(), noisable=stream.noisable[:begin].tolist())
         for cache in ("none", "exact", "block"):
             session = Session(model, objective.mask, [prompt], cache, room=64)
             tails = torch.full((1, len(columns)), batch.mask_id)
             with torch.no_grad():
-                session.logits(torch.tensor([0]), torch.empty((1, 0), dtype=torch.long), last=1)  # fills the cache
-                decoded = session.logits(torch.tensor([0]), tails, last=len(columns))[0]
+                session.run([next_token([0])])  # fills the cache
+                places = torch.arange(len(columns))[None]
+                (decoded,) = session.run([LogitsRequest(torch.tensor([0]), tails, places, len(columns))])[0]
             assert torch.allclose(trained[columns], decoded, atol=1e-5), f"block {number}"
 
 

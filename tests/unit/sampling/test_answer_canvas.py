@@ -15,9 +15,8 @@ from ttt.model.lm import SpeechTextLM
 from ttt.objective.losses import plan_terms
 from ttt.registry.families import OBJECTIVE, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.length import Fixed, UntilEoa
-from ttt.types import Example
+from ttt.types import Example, Prompt
 
 V = tiny_tokenizer().vocab
 SMALL = {

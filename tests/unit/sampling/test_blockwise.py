@@ -8,7 +8,8 @@ import torch
 from tests.conftest import gen
 from ttt.errors import ConfigError
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.blocks import SpanRequest
+from ttt.sampling.samplers.request import SpanRequest
+from ttt.sampling.samplers.steps import run_each
 
 CODES, MASK, EOA, EOA_LAST, OTHER = range(8), 8, 9, 10, 11  # a vocabulary of 12
 
@@ -52,7 +53,7 @@ def request(table, rows=1, **fields):
     allowed[:, list(CODES)] = True
     allowed[:, EOA] = True
     base = SpanRequest(
-        predict=table, mask_id=MASK, end_ids=[(EOA,)] * rows, allowed=allowed, exact=[None] * rows, limit=[100] * rows,
+        run=run_each(table), mask_id=MASK, end_ids=[(EOA,)] * rows, allowed=allowed, exact=[None] * rows, limit=[100] * rows,
         gens=[gen(i) for i in range(rows)],
     )  # fmt: skip
     return replace(base, **fields)

@@ -16,9 +16,9 @@ from ttt.masks.library import Full, Hybrid
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import CONSTRAINT, INITIALIZER, LENGTH, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.types import Prompt
 
 BLOCKS = {"block_length": 6, "gen_length": 36}
 FIELDS = {

@@ -21,9 +21,9 @@ from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
 from ttt.registry.families import OBJECTIVE, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings, spans_of
-from ttt.sampling.decoder.session import Prompt, Session
+from ttt.sampling.decoder.session import Session
 from ttt.sampling.samplers.length import Fixed, UntilEoa
-from ttt.types import Example
+from ttt.types import Example, LogitsRequest, Prompt
 
 V = tiny_tokenizer().vocab
 
@@ -119,7 +119,7 @@ def test_session_equals_one_plain_forward():
         session = Session(model, Hybrid(), some, "exact", room=8)
         for step in range(8):
             tail = torch.randint(V.code_start, V.code_stop, (2, 3), generator=g)
-            got = session.logits(torch.tensor([0, 1]), tail, 3)
+            (got,) = session.run([LogitsRequest(torch.arange(2), tail, torch.arange(3).expand(2, 3), 3)])
             for row in range(2):
                 ids = torch.tensor([session.row(row) + tail[row].tolist()])
                 n = ids.shape[1]

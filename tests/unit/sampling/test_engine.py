@@ -11,8 +11,9 @@ from ttt.masks.materialize import dense
 from ttt.registry.families import SAMPLER
 from ttt.sampling.decoder import session as sessions
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Ask, Prompt, Session
+from ttt.sampling.decoder.session import Session, next_token
 from ttt.sampling.samplers.length import Budget, Fixed, UntilEoa
+from ttt.types import LogitsRequest, Prompt
 
 V = tiny_tokenizer().vocab
 SMALL = {
@@ -123,9 +124,9 @@ def test_calls_serve_text_and_blocks_together():
     forwards = []
     run = sessions.Session.run
 
-    def counted(self, asks):
-        forwards.append({bool(len(a.tail)) for a in asks})
-        return run(self, asks)
+    def counted(self, requests):
+        forwards.append({bool(r.tails.shape[1]) for r in requests})
+        return run(self, requests)
 
     sessions.Session.run = counted
     try:
@@ -143,7 +144,7 @@ def test_a_guided_step_is_one_forward():
     d = decoder(s={"cfg_scale": 1.0}, max_tokens=30)
     forwards = []
     inner = d.model.hidden_of_rows
-    d.model.hidden_of_rows = lambda *a: forwards.append(len(a[2].segments)) or inner(*a)
+    d.model.hidden_of_rows = lambda call: forwards.append(len(call.ids)) or inner(call)
     d.generate(prompts(1))
     assert len(forwards) == sum(d.calls.values()) and forwards.count(2) == d.calls["diffusion"] > 0
 
@@ -155,9 +156,10 @@ def positions_run(cache, mask):
     ran = []
     inner = d.model.hidden_of_rows
 
-    def watched(ids, positions, rows):
+    def watched(call):
+        ids = call.input_ids
         ran.append((len(ids), int((ids == V.mask_id).sum())))
-        return inner(ids, positions, rows)
+        return inner(call)
 
     d.model.hidden_of_rows = watched
     events = d.events(prompts(1))
@@ -185,6 +187,10 @@ def test_history_is_exact_again_after_a_span():
     """``block`` approximates inside an open span only: the text behind it sees clean keys."""
     model, some = tiny_model(), prompts(1)
     g = gen(2)
+
+    def four_places(tail):
+        return LogitsRequest(torch.tensor([0]), tail[None], torch.arange(4)[None], 4)
+
     with torch.no_grad():
         logits = {}
         for cache in ("block", "none"):
@@ -193,11 +199,11 @@ def test_history_is_exact_again_after_a_span():
             s.append(0, torch.tensor([V.soa_id]))
             for block in range(3):
                 masks = torch.full((4,), V.mask_id)
-                s.run([Ask(0, masks, torch.arange(4))])
+                s.run([four_places(masks)])
                 masks[1] = V.code_start + block  # a step has written something
-                (inside,) = s.run([Ask(0, masks, torch.arange(4))])
+                (inside,) = s.run([four_places(masks)])
                 s.append(0, torch.randint(V.code_start, V.code_stop, (4,), generator=g), closed=block == 2)
-            logits[cache] = (inside, s.run([Ask(0, masks[:0], torch.tensor([-1]))])[0])
+            logits[cache] = (inside, s.run([next_token([0])])[0])
     assert torch.allclose(logits["block"][1], logits["none"][1], atol=1e-4)
     assert not torch.allclose(logits["block"][0], logits["none"][0], atol=1e-4), "the approximation is one"
 

@@ -15,14 +15,13 @@ from ttt.masks.library import Causal
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.decoder.spans import spans_of
 from ttt.sampling.decoder.stream import stream
 from ttt.sampling.samplers.length import UntilEoa
 from ttt.sampling.trace.record import Tracer
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
-from ttt.types import Example, Span, Turn
+from ttt.types import Example, Prompt, Span, Turn
 
 PLAIN, TAGGED = "text_then_speech", "text_then_speech_tags"
 

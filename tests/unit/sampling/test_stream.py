@@ -11,10 +11,9 @@ from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid
 from ttt.registry.families import SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.decoder.stream import stream
 from ttt.sampling.samplers.length import Fixed
-from ttt.types import AudioCodes, Example
+from ttt.types import AudioCodes, Example, Prompt
 
 V = tiny_tokenizer().vocab
 SAMPLERS = {

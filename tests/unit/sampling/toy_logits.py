@@ -9,7 +9,8 @@ import torch
 
 from tests.conftest import gen
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.blocks import SpanRequest
+from ttt.sampling.samplers.request import SpanRequest
+from ttt.sampling.samplers.steps import run_each
 
 CODES, MASK, EOA, PAD, V = range(8), 8, 9, 10, 12  # id 11 may never be written
 SMALL = {
@@ -55,7 +56,7 @@ def request(toy, canvas="span", limits=(30, 3, 7), seed=0, **more):
     allowed = torch.zeros(len(limits), V, dtype=torch.bool)
     allowed[:, [*CODES, EOA]] = True
     base = SpanRequest(
-        predict=toy, mask_id=MASK, end_ids=[(EOA,)] * len(limits), allowed=allowed, exact=[None] * len(limits),
+        run=run_each(toy), mask_id=MASK, end_ids=[(EOA,)] * len(limits), allowed=allowed, exact=[None] * len(limits),
         limit=limits, gens=[gen(100 * seed + i) for i in range(len(limits))], force_end=canvas == "span",
         pad_id=None if canvas == "span" else PAD,
     )  # fmt: skip

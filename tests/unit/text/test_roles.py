@@ -14,11 +14,10 @@ from ttt.masks.library import Full
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Prompt
 from ttt.text.forms import ROLE_TOKENS
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.textbench.texts import chat_text, encode, encode_pair
-from ttt.types import Example, Turn
+from ttt.types import Example, Prompt, Turn
 
 TEXTS = ("<|system|>\nbe brief<|endoftext|>", "<|user|>\na cat<|endoftext|>", "<|assistant|>\n", "the mat<|endoftext|>")
 

@@ -15,8 +15,7 @@ from ttt.model.valle.network import FrameInputs
 from ttt.registry.families import MASK, SAMPLER
 from ttt.sampling.decoder.checks import check_prompts
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.session import Ask, Prompt
-from ttt.types import Example
+from ttt.types import Example, LogitsRequest, Prompt
 
 PREFIX = MASK.build("prefix", "mask")
 V = tokenizer().vocab
@@ -27,7 +26,7 @@ def prompts() -> list[Prompt]:
     made = []
     for e in examples():
         s = encode_example(Example(e.uid, e.turns[:1], e.task), tokenizer(), open_answer=True)
-        made.append(Prompt(e.uid, s.ids.tolist(), s.content.tolist(), s.noisable.tolist()))
+        made.append(Prompt.of(s, e.uid))
     return made
 
 
@@ -38,6 +37,11 @@ def decoder(net=None, settings=None, sampler="valle", mask=PREFIX, **fields) -> 
 
 def codes(decoder_: Decoder, some=None, batch_size=0) -> list[list]:
     return [g.codes.tolist() for g in decoder_.generate(some or prompts(), batch_size=batch_size)]
+
+
+def code_request(row, tail, place):
+    """The logits at one place of a row's tail i64 [m]."""
+    return LogitsRequest(torch.tensor([row]), tail[None], torch.tensor([[place]]), len(tail) - place)
 
 
 @pytest.mark.parametrize("mask", ["prefix", "causal"])
@@ -62,10 +66,10 @@ def test_cached_logits_are_those_of_one_pass(fields, mask):
     steps: list[list[torch.Tensor]] = []
     for t in range(8):
         tails = [torch.cat([f[: t * BOOKS], torch.tensor([V.mask_id])]) for f in flat]
-        asks = [Ask(n, tail, torch.tensor([t * BOOKS])) for n, tail in enumerate(tails)]
-        steps.append([x[0] for x in session.run(asks)])
-        for mine, other in zip(steps[-1], slow.run(asks), strict=True):
-            torch.testing.assert_close(mine, other[0], atol=1e-5, rtol=0)
+        requests = [code_request(n, tail, t * BOOKS) for n, tail in enumerate(tails)]
+        steps.append([x[0, 0] for x in session.run(requests)])
+        for cached, other in zip(steps[-1], slow.run(requests), strict=True):
+            torch.testing.assert_close(cached, other[0, 0], atol=1e-5, rtol=0)
     for n, e in enumerate(examples()):
         prompt = torch.from_numpy(e.turns[0].spans[0].codes).long()[None]
         nll = net(FrameInputs(prompt, torch.tensor([prompt.shape[1]]), answers[n][None], torch.tensor([8]), rule))[
@@ -84,7 +88,7 @@ def test_codes_that_are_taken_back_are_run_again():
     session = net.session(PREFIX, slots=1)
     session.admit(0, prompts()[0])
     one, two = (torch.tensor([V.code_start + c, V.mask_id, V.mask_id, V.mask_id]) for c in (1, 2))
-    first, other, again = (session.run([Ask(0, ids, torch.tensor([3]))])[0] for ids in (one, two, one))
+    first, other, again = (session.run([code_request(0, ids, 3)])[0] for ids in (one, two, one))
     torch.testing.assert_close(first, again, atol=1e-6, rtol=0)
     assert float((first - other).nan_to_num(0.0).abs().max()) > 0.1
 

@@ -1,15 +1,14 @@
-"""The decoding state of a ``valle``: rows of frames that grow, and the passes over them.
+"""The decoding state of a ``valle`` network: rows of frames of codes, and the passes over them.
 
-It answers the same asks as `ttt.sampling.decoder.session.Session`: logits at masked places of a row's flat ids.  A
-place of the first
-codebook is a step of the AR decoder, whose keys are kept: exactly, because no position ever sees what comes later (specification
-of AudioLM, section 8).  Which keys still hold is found by comparing codes, so samplers may take back what they like.
+It answers the same requests as `ttt.sampling.decoder.session.Session`: logits at masked places of a row's answer, whose
+codes follow each other frame by frame.  A place of the first codebook is a step of the AR decoder, whose keys are cached:
+exactly, because no position sees a later one (VALL-E, arXiv 2301.02111).  Codes are compared to find the keys that
+still hold, so a sampler may change codes that it wrote before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.valle.blocks import KeyValue
 from ttt.model.valle.network import ValleNetwork, check_rule, frame_layout
+from ttt.types import LogitsRequest, Prompt
 
 
 class FrameSession:
@@ -36,15 +36,15 @@ class FrameSession:
     def reserve(self, tokens: int) -> None:
         """Nothing to do: room is made as rows grow."""
 
-    def admit(self, slot: int, prompt: Any) -> None:
+    def admit(self, slot: int, prompt: Prompt) -> None:
         """Begin a prompt in row ``slot``: all codes in its ids, as frames.  Raises `DataError` when there are none."""
         frames = self.vocab.codes(np.asarray(prompt.ids, dtype=np.int64))
         if not len(frames):
             raise DataError(f"prompt {prompt.uid!r}: holds no audio; a continuation needs some")
         self.rows[slot] = _Row(torch.from_numpy(frames).long())
 
-    def append(self, slot: int, ids: Tensor, closed: bool = False) -> None:
-        """Commit ids of the answer."""
+    def append(self, slot: int, ids: Tensor, closed: bool = False, in_tail: bool = False) -> None:
+        """Commit ids of the answer.  Tails begin where the answer does and hold these ids too."""
         row = self._row(slot)
         row.answer = torch.cat([row.answer, ids.cpu()])
 
@@ -52,21 +52,25 @@ class FrameSession:
         """Committed ids of the answer of one row."""
         return self._row(slot).answer.tolist()
 
-    def run(self, asks: Sequence[Any]) -> list[Tensor]:
-        """Logits f32 [p, ids] of every ask; at a place they are minus infinity but for its book's codes and, in the first codebook
+    def run(self, requests: Sequence[LogitsRequest]) -> list[Tensor]:
+        """Logits f32 [R, p, ids] of every request.
 
-        of an AR decoder, the end of the turn.
+        They are minus infinity but for the codes of a place's codebook and, in the first codebook of an AR decoder, the
+        end of the turn.
         """
-        out: list[Tensor | None] = [None] * len(asks)
+        q, form = self.network.codebooks, self.network.arch.nar
+        slots, wanted_ids, joined, out = [], [], [], []  # of each row of each request
         ar: list[tuple[int, Tensor]] = []
         nar: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
-        q, form = self.network.codebooks, self.network.arch.nar
-        for n, ask in enumerate(asks):
-            if ask.unconditional:
+        for request in requests:
+            if request.guidance:
                 raise ConfigError("eval.sampler: guidance (cfg_scale) is not for a valle, which has no empty prompt")
-            row = self._row(ask.slot)
-            ids = torch.cat([row.answer, ask.tail.cpu()])
-            places = ask.places + len(row.answer)
+            slots += request.rows.tolist()
+            wanted_ids += [request.ids] * len(request.rows)
+            joined += [request.settled_as_prompt] * len(request.rows)
+        rows = (pair for r in requests for pair in zip(r.tails.cpu(), r.places.cpu(), strict=True))
+        for n, (ids, places) in enumerate(rows):
+            out.append(places.new_zeros(0))
             codebooks = places % q
             if form != "masked_all" and bool((codebooks == 0).any()):
                 if len(places) != 1:
@@ -80,19 +84,20 @@ class FrameSession:
                 raise ConfigError("eval.sampler: this valle fills one codebook after another; choose its own sampler")
             nar.setdefault(stage, []).append((n, ids, places))
         if ar:
-            for (n, _), logits in zip(ar, self._ar([asks[n].slot for n, _ in ar], [c for _, c in ar]), strict=True):
-                out[n] = self._placed(logits[None], torch.zeros(1, dtype=torch.long), asks[n].ids)
-        for stage, some in nar.items():
-            found = self._nar(stage, [(asks[n].slot, ids, asks[n].joined) for n, ids, _ in some])
-            for (n, _, places), hidden in zip(some, found, strict=True):
+            for (n, _), logits in zip(ar, self._ar([slots[n] for n, _ in ar], [c for _, c in ar]), strict=True):
+                out[n] = self._placed(logits[None], torch.zeros(1, dtype=torch.long), wanted_ids[n])
+        for stage, members in nar.items():
+            states = self._nar(stage, [(slots[n], ids, joined[n]) for n, ids, _ in members])
+            for (n, _, places), hidden in zip(members, states, strict=True):
                 codebooks = (places % q).to(self.device)
                 frames = hidden[(places // q).to(self.device)]
                 logits = frames.new_zeros(len(places), self.network.num_codes, dtype=torch.float32)
                 for codebook in torch.unique(codebooks).tolist():
-                    mine = codebooks == codebook
-                    logits[mine] = self.network.nar_logits(frames[mine], codebook).float()
-                out[n] = self._placed(logits, codebooks, asks[n].ids)
-        return out  # type: ignore[return-value]
+                    of_codebook = codebooks == codebook
+                    logits[of_codebook] = self.network.nar_logits(frames[of_codebook], codebook).float()
+                out[n] = self._placed(logits, codebooks, wanted_ids[n])
+        logits_of_rows = iter(out)
+        return [torch.stack([next(logits_of_rows) for _ in request.rows]) for request in requests]
 
     def _row(self, slot: int) -> _Row:
         row = self.rows[slot]
@@ -200,14 +205,14 @@ class FrameSession:
 
     # -------------------------------------------------------------------------------------------------- other codebooks
 
-    def _nar(self, stage: int, some: Sequence[tuple[int, Tensor, bool]]) -> list[Tensor]:
+    def _nar(self, stage: int, rows: Sequence[tuple[int, Tensor, bool]]) -> list[Tensor]:
         """Hidden states [T, D'] of the frames of flat ids i64 [T * Q], masks among them, behind each slot's prompt.
 
-        With True, committed frames are read as more of the prompt (and their states are 0).
+        ``rows``: (slot, ids, joined).  Where joined, committed frames are read as more of the prompt (and their states are 0).
         """
         net, q = self.network, self.network.codebooks
         frames, prompts, before = [], [], []
-        for slot, ids, joined in some:
+        for slot, ids, joined in rows:
             whole = ids[: len(ids) // q * q].view(-1, q)
             codes = torch.where(whole == self.vocab.mask_id, -1, whole - self.vocab.code_start - self._offsets())
             known = len(self._row(slot).answer) // q if joined else 0

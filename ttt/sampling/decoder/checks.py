@@ -7,10 +7,10 @@ from typing import Any
 
 from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
-from ttt.sampling.decoder.session import Prompt
 from ttt.sampling.samplers.allowed import Places
 from ttt.text.forms import ABSENT
 from ttt.text.vocab import Vocabulary
+from ttt.types import Prompt
 
 
 def check_answer_settings(settings: Any, default: Any) -> None:

@@ -25,15 +25,15 @@ from ttt.rng import generator
 from ttt.sampling.decoder.checks import check_answer_settings, check_places, check_prompts
 from ttt.sampling.decoder.filling import Filling, Row
 from ttt.sampling.decoder.order import checked_order
-from ttt.sampling.decoder.session import Ask, Prompt, Session, open_session
+from ttt.sampling.decoder.session import Session, next_token, open_session
 from ttt.sampling.decoder.spans import spans_of
 from ttt.sampling.samplers.allowed import Allowed, Grid, Places
 from ttt.sampling.samplers.length import UntilEoa
 from ttt.sampling.samplers.logits import choose_text
 from ttt.sampling.samplers.request import Listener, SpanRequest
-from ttt.sampling.samplers.steps import Block, Call
+from ttt.sampling.samplers.steps import Block
 from ttt.text.forms import SPEECH
-from ttt.types import Generation
+from ttt.types import CallKind, Generation, LogitsRequest, Prompt
 
 
 @checked
@@ -92,7 +92,7 @@ class Decoder:
             self._may, model.tokenizer, self.settings.length, self.settings.strict, self.settings.speak, sampler,
             self.settings.min_text_tokens_after_audio,
         )  # fmt: skip
-        self.calls = {"ar": 0, "diffusion": 0}
+        self.calls: dict[CallKind, int] = {"ar": 0, "diffusion": 0}
         self._row_calls: list[dict[str, int]] = []
         self._shares: list[float] = []
         self._admitted_s: list[float] = []
@@ -176,32 +176,33 @@ class Decoder:
                 yield from self._advance(session, fillings[-1], None)
             yield from self._write_forced(session, [r for r in rows if r.mode == "text"])
             yield from self._call(session, [r for r in rows if r.mode == "text"], fillings, on_commit is not None)
-            fillings = [f for f in fillings if f.calls]
+            fillings = [f for f in fillings if f.requests]
             free += [r.slot for r in rows if r.mode == "done"]
             rows = [r for r in rows if r.mode != "done"]
 
     def _call(self, session: Session, text: list[Row], fillings: list[Filling], scored: bool) -> Iterator[Event]:
         """One network call for everybody, and what follows from it."""
-        states = [self._order.state(r) for r in text]
-        asks = [Ask(r.slot, _NOTHING, _LAST, self._order.ids(state)) for r, state in zip(text, states, strict=True)]
-        parts = [f.asks() for f in fillings]
-        asks += [a for part in parts for a in part]
-        if not asks:
+        by_state: dict[str, list[Row]] = {}
+        for row in text:
+            by_state.setdefault(self._order.state(row), []).append(row)
+        by_state = dict(sorted(by_state.items(), key=lambda item: item[0] == SPEECH))
+        requests = [next_token([r.slot for r in rows], self._order.ids(state)) for state, rows in by_state.items()]
+        requests += [request for f in fillings for request in f.requests]
+        if not requests:
             return
-        filling = [r for f in fillings for r in f.members()]
-        self._count("ar", [*text, *(r for f in fillings for r in f.members("ar"))])
-        self._count("diffusion", [r for f in fillings for r in f.members("diffusion")])
+        filling = [r for f in fillings for r in f.members(f.requests)]
+        self._count("ar", [*text, *(r for f in fillings for r in f.members(f.requests, "ar"))])
+        self._count("diffusion", [r for f in fillings for r in f.members(f.requests, "diffusion")])
         for row in (*text, *filling):
             self._shares[row.number] += 1 / (len(text) + len(filling))
-        answers = session.run(asks)
-        for state in dict.fromkeys(sorted(states, key=lambda state: state == SPEECH)):
-            some = [n for n, own in enumerate(states) if own == state]
-            logits = torch.cat([answers[n] for n in some])  # [R, ids]
-            yield from self._write(session, [text[n] for n in some], logits, scored, state)
-        at = len(text)
-        for f, part in zip(fillings, parts, strict=True):
-            yield from self._advance(session, f, answers[at : at + len(part)])
-            at += len(part)
+        answers = iter(session.run(requests))
+        # Listed before the first token is written: what follows changes the requests of each filling.
+        texts = [(state, rows, next(answers)[:, 0]) for state, rows in by_state.items()]
+        blocks = [(f, [next(answers) for _ in f.requests]) for f in fillings]
+        for state, rows, logits in texts:
+            yield from self._write(session, rows, logits, scored, state)
+        for f, parts in blocks:
+            yield from self._advance(session, f, parts)
 
     # ------------------------------------------------------------------------------------------- token by token
 
@@ -240,7 +241,7 @@ class Decoder:
         opened_by_itself = row.open and bool(v.is_audio(token))  # a form without delimiters
         yield Event(row.number, "block" if inside or opened_by_itself else "text", (token,), scores=score)
         if token in (v.soa_id, v.soa_last_id) and not self.sampler.autoregressive:
-            row.mode, row.text_tokens_owed, row.last, row.settled = "audio", 0, token == v.soa_last_id, 0
+            row.mode, row.text_tokens_owed, row.last = "audio", 0, token == v.soa_last_id
         elif token == v.im_end_id and (not inside or v.rules.text_first):
             yield self._done(row, "im_end")
             return
@@ -286,7 +287,7 @@ class Decoder:
         if s.strict:
             may = [self._may.answer if whole else self._may.span(end) for end in ends]
             allowed = torch.stack(may)[:, ids].to(session.device)
-        filling = Filling(rows, ids)
+        filling = Filling(rows)
         # A span's end token takes one of the tokens that are left.
         budget = [s.max_tokens - r.new - 1 for r in rows]
         limits = [min(s.length.max_codes(r.last), b) for r, b in zip(rows, budget, strict=True)]
@@ -296,35 +297,30 @@ class Decoder:
             at, limits = places.columns(ids, session.device), [places.codes_within(n) for n in limits]
             at = Grid(at) if whole else at
         request = SpanRequest(
-            predict=self._predict(session, filling), mask_id=v.mask_id, allowed=allowed,
+            run=partial(self._run_alone, session, filling), mask_id=v.mask_id, allowed=allowed,
             end_ids=[(v.im_end_id,)] * len(rows) if whole else ends,
             exact=[s.length.exact_codes(r.last) if s.strict and not whole else None for r in rows],
             limit=[s.max_tokens] * len(rows) if whole else limits,
             gens=[r.gen for r in rows], forbidden=() if whole else (v.im_end_id,), strict=s.strict,
             on_commit=_renumbered(on_commit, numbers), on_remask=_renumbered(self._on_remask, numbers),
-            force_end=not whole, pad_id=v.pad_id if whole else None, first=0 if ids is None else ids.start,
+            force_end=not whole, pad_id=v.pad_id if whole else None, slots=[r.slot for r in rows], ids=ids,
             codebooks=v.num_codebooks, places=at, known=[r.known for r in rows],
         )  # fmt: skip
         filling.start(self.sampler, request)
         for row in rows:
-            row.mode, row.settled = "filling", 0
+            row.mode = "filling"
+            session.append(row.slot, _NO_IDS)  # the tails of this sampler begin here
         return filling
 
-    def _predict(self, session: Session, filling: Filling) -> Any:
-        """Network calls of samplers that make them themselves: other rows have to wait."""
-
-        def predict(rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
-            places = torch.arange(tails.shape[1] - last, tails.shape[1]).expand(len(rows), -1)
-            filling.calls = [Call(rows, tails, places, last, unconditional)]
-            if not unconditional:
-                self._count("diffusion", filling.members())
-                for row in filling.members():
-                    self._shares[row.number] += 1 / len(rows)
-            logits = torch.stack(session.run(filling.asks()))
-            filling.calls = []
-            return logits
-
-        return predict
+    def _run_alone(self, session: Session, filling: Filling, requests: Sequence[LogitsRequest]) -> list[Tensor]:
+        """The network calls of samplers that make them themselves (`SpanSampler.span`): other rows have to wait."""
+        counted = [r for r in requests if not r.guidance]
+        for kind in self.calls:
+            self._count(kind, filling.members(counted, kind))
+        members = filling.members(counted)
+        for row in members:
+            self._shares[row.number] += 1 / len(members)
+        return session.run(requests)
 
     def _advance(self, session: Session, filling: Filling, answers: Sequence[Tensor] | None) -> Iterator[Event]:
         whole = self.sampler.canvas == "answer"
@@ -333,7 +329,7 @@ class Decoder:
             if block.ended:
                 filling.unended.discard(block.row)
             yield from self._answer_block(session, row, block) if whole else self._span_block(session, row, block)
-        if filling.calls:
+        if filling.requests:
             return
         for row in (filling.rows[n] for n in sorted(filling.unended)):
             row.mode = "audio"
@@ -348,9 +344,8 @@ class Decoder:
         ):  # the sampler cuts by the order of its end tokens; the loop at the first of any kind
             at = torch.isin(ids, torch.tensor((v.eoa_id, v.eoa_last_id), device=ids.device)).nonzero()
             ids = ids[: int(at[0]) + 1]
-        session.append(row.slot, ids, closed=s.strict and block.ended)
+        session.append(row.slot, ids, closed=s.strict and block.ended, in_tail=not block.ended)
         row.new += len(ids)
-        row.settled += len(ids)
         yield Event(row.number, "block", tuple(ids.tolist()))
         if block.ended:
             row.mode = "text"
@@ -364,20 +359,18 @@ class Decoder:
         ids = block.ids
         if block.ended:  # some samplers' official behaviour goes on behind the end
             ids = ids[: int((ids == self.vocab.im_end_id).nonzero()[0]) + 1]
-        session.append(row.slot, ids)
-        row.settled += len(ids)
+        session.append(row.slot, ids, in_tail=True)
         yield Event(row.number, "block", tuple(ids.tolist()))
         if block.ended:
             yield self._done(row, "im_end")
 
-    def _count(self, kind: str, rows: Sequence[Row]) -> None:
+    def _count(self, kind: CallKind, rows: Sequence[Row]) -> None:
         self.calls[kind] += bool(rows)
         for row in rows:
             self._row_calls[row.number][kind] += 1
 
 
-_NOTHING = torch.empty(0, dtype=torch.long)
-_LAST = torch.tensor([-1])
+_NO_IDS = torch.empty(0, dtype=torch.long)
 
 
 def _renumbered(listener: Listener | None, rows: Sequence[int]) -> Listener | None:

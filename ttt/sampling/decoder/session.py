@@ -1,13 +1,13 @@
-"""Rows of tokens that grow, and the network calls on them: what is kept from call to call is what cannot change.
+"""The decoding state of a causal language model: rows of tokens, their key-value cache, and the network calls on them.
 
-A call packs what every row needs and no more: a row's settled positions are read from the cache, only the others run, and
-logits are computed only at places that were asked for and only for ids that may be written there.
+`Session.run` answers a list of `LogitsRequest`s with one network call.  Positions whose keys are in the cache are not run
+again; all others are packed into one sequence (`ttt.model.cache.PackedCall`).  Logits are computed only at the places
+that were requested, and only for the requested range of ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,44 +16,10 @@ from torch import Tensor
 from ttt.config.schema import Cache
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
-from ttt.model.cache import RowCall, Segment, SlotCache
+from ttt.model.cache import PackedCall, SlotCache
 from ttt.model.lm import SpeechTextLM
 from ttt.text.vocab import Vocabulary
-from ttt.types import Kind, Layout
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """``ids`` of one prompt.  ``content`` marks what comes from the data and not from the template (for guidance);
-
-    ``answer`` the model's own earlier turns, which masks treat like in training, as answers (default: there are none).
-    ``known``: ids of the answer as far as they are given, mask tokens where it is to be written (in-filling).
-    """
-
-    uid: str
-    ids: Sequence[int]
-    content: Sequence[bool] | None = None
-    answer: Sequence[bool] | None = None
-    known: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Logits wanted of one row that holds its committed tokens and, behind them, ``tail`` i64 [m].
-
-    ``places`` i64 [p]: offsets in the tail; -1 is the last committed token.  ``ids``: the range of ids to compute logits for.
-    ``unconditional``: a guidance mode (`ttt.sampling.samplers.blocks.CFG_MODES`); everything but the last
-    ``visible`` tokens is then
-    replaced by mask tokens, as that mode says.  ``joined``: models of frames read committed frames as more of the prompt.
-    """
-
-    slot: int
-    tail: Tensor
-    places: Tensor
-    ids: slice | None = None
-    unconditional: str = ""
-    visible: int = 0
-    joined: bool = False
+from ttt.types import Kind, Layout, LogitsRequest, Prompt
 
 
 class Session:
@@ -89,66 +55,67 @@ class Session:
         row = self._row(slot)
         return row.ids[: row.length].tolist()
 
-    def append(self, slot: int, ids: Tensor, closed: bool = False) -> None:
-        """Commit tokens; ``closed``: no audio will follow a trailing audio run."""
+    def append(self, slot: int, ids: Tensor, closed: bool = False, in_tail: bool = False) -> None:
+        """Commit tokens i64 [m] of one row.
+
+        ``closed``: no audio will follow a trailing audio run.  ``in_tail``: a sampler is at work on the row and its tails
+        hold these tokens too; else they belong to the context, behind which later tails begin.
+        """
         row = self._row(slot)
         row.write(ids.cpu())
         row.length += len(ids)
+        if not in_tail:
+            row.context = row.length
         row.closed = closed
         row.kept = min(row.kept, row.frozen)
 
-    def run(self, asks: Sequence[Ask]) -> list[Tensor]:
-        """Logits f32 [p, ids] of every ask, by one network call."""
-        work = [self._guided(a) if a.unconditional else self._plain(a) for a in asks]
-        segments = [w.segment for w in work]
-        self.cache.reserve(max(s.stop for s in segments))
-        hidden = self.model.hidden_of_rows(
-            torch.cat([w.ids for w in work]).to(self.device),
-            torch.cat([torch.arange(s.start, s.stop) for s in segments]).to(self.device),
-            RowCall(self.cache, segments),
-        )  # [n, D], the places of the first ask, then those of the second, ...
-        for a in asks:
-            if not a.unconditional:
-                self._settle(self._row(a.slot))
-        return self._heads(asks, hidden)
-
-    def logits(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "") -> Tensor:
-        """Logits f32 [R, last, V] at the last positions of (committed tokens + ``tails`` i64 [R, m])."""
-        places = torch.arange(tails.shape[1] - last, tails.shape[1])
-        pairs = zip(rows.tolist(), tails.cpu(), strict=True)
-        return torch.stack(self.run([Ask(r, t, places, None, unconditional, last) for r, t in pairs]))
+    def run(self, requests: Sequence[LogitsRequest]) -> list[Tensor]:
+        """Logits f32 [R, p, ids] of every request, by one network call."""
+        call = PackedCall(self.cache)
+        for request in requests:
+            add = self._add_guided if request.guidance else self._add
+            for slot, tail, places in zip(request.rows.tolist(), request.tails.cpu(), request.places.cpu(), strict=True):
+                row = self._row(slot)
+                settled = row.length - row.context  # tokens of the tail that are committed already
+                add(call, request, slot, row, tail[settled:], row.context + places)
+        hidden = self.model.hidden_of_rows(call)  # [n, D]: the places of the first request row by row, then the next one's
+        for request in requests:
+            if not request.guidance:
+                for slot in request.rows.tolist():
+                    self._settle(self._row(slot))
+        return self._heads(requests, hidden)
 
     def _row(self, slot: int) -> _Row:
         row = self.rows[slot]
         assert row is not None, f"slot {slot} holds no prompt"
         return row
 
-    def _plain(self, ask: Ask) -> _Work:
-        row = self._row(ask.slot)
-        row.write(ask.tail)
-        stop = row.length + len(ask.tail)
-        start = min(row.kept, row.length + int(ask.places[0]))
+    def _add(
+        self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, positions: Tensor
+    ) -> None:
+        """The row's positions that the cache does not hold, with ``tail`` i64 [m] behind its committed tokens."""
+        row.write(tail)
+        stop = row.length + len(tail)
+        start = min(row.kept, int(positions[0]))
         mask = row.seen(self.mask, start, stop, self.device)
-        slot = None if self.keeps == "none" else ask.slot
-        places = row.length + ask.places - start
-        return _Work(row.ids[start:stop], Segment(slot, start, stop - start, places, mask))
+        call.add(row.ids[start:stop], None if self.keeps == "none" else slot, start, positions - start, mask)
 
-    def _guided(self, ask: Ask) -> _Work:
+    def _add_guided(
+        self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, positions: Tensor
+    ) -> None:
         """The whole row, without a cache: hidden tokens are mask tokens, which changes what every position sees."""
-        row = self._row(ask.slot)
-        row.write(ask.tail)
-        stop = row.length + len(ask.tail)
-        hide = torch.arange(stop) < stop - ask.visible
-        if ask.unconditional == "mask_prompt_content":
+        row.write(tail)
+        stop = row.length + len(tail)
+        hide = torch.arange(stop) < stop - request.window
+        if request.guidance == "mask_prompt_content":
             hide &= row.content[:stop]
         ids = row.ids[:stop].masked_fill(hide, row.vocab.mask_id)
-        empty = row.hidden
-        if empty is None or len(empty.ids) < stop:
-            empty = row.hidden = _Row(row.vocab, Prompt("", ()), 2 * stop)
-            empty.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : empty.prompt.shape[1]]
-        empty.write(ids)
-        mask = empty.seen(self.mask, 0, stop, self.device)
-        return _Work(ids, Segment(None, 0, stop, row.length + ask.places, mask))
+        unconditional = row.unconditional
+        if unconditional is None or len(unconditional.ids) < stop:
+            unconditional = row.unconditional = _Row(row.vocab, Prompt("", ()), 2 * stop)
+            unconditional.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : unconditional.prompt.shape[1]]
+        unconditional.write(ids)
+        call.add(ids, None, 0, positions, unconditional.seen(self.mask, 0, stop, self.device))
 
     def _settle(self, row: _Row) -> None:
         if self.keeps == "none":
@@ -156,17 +123,17 @@ class Session:
         row.freeze(self.mask)
         row.kept = row.frozen if self.keeps == "exact" else row.length
 
-    def _heads(self, asks: Sequence[Ask], hidden: Tensor) -> list[Tensor]:
-        parts = hidden.split([len(a.places) for a in asks])
+    def _heads(self, requests: Sequence[LogitsRequest], hidden: Tensor) -> list[Tensor]:
+        """Logits of each request from the hidden states [n, D] at all places; one product for each range of ids."""
+        parts = hidden.split([request.places.numel() for request in requests])
         by_ids: dict[tuple[int, int] | None, list[int]] = {}
-        for n, ask in enumerate(asks):
-            by_ids.setdefault(None if ask.ids is None else (ask.ids.start, ask.ids.stop), []).append(n)
-        out: list[Tensor] = [hidden] * len(asks)
+        for n, request in enumerate(requests):
+            by_ids.setdefault(None if request.ids is None else (request.ids.start, request.ids.stop), []).append(n)
+        out: list[Tensor] = [hidden] * len(requests)
         for ids, members in by_ids.items():
-            # One multiplication for all rows that may write the same ids.
             logits = self.model.head(torch.cat([parts[n] for n in members]), None if ids is None else slice(*ids))
             for n, part in zip(members, logits.split([len(parts[n]) for n in members]), strict=True):
-                out[n] = part
+                out[n] = part.view(*requests[n].places.shape, -1)
         return out
 
 
@@ -178,25 +145,25 @@ def open_session(model: Any, mask: MaskRule, *, cache: Cache, room: int, slots: 
     return Session(model, mask, cache=cache, room=room, slots=slots)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """``ids`` i64 [count] to run as ``segment``."""
-
-    ids: Tensor
-    segment: Segment
+def next_token(rows: Sequence[int], ids: slice | None = None) -> LogitsRequest:
+    """A request for the logits [R, 1, ids] of the token behind the last one of each row."""
+    n = len(rows)
+    no_tail = torch.empty((n, 0), dtype=torch.long)
+    return LogitsRequest(torch.tensor(rows), no_tail, torch.full((n, 1), -1), window=1, ids=ids, kind="ar")
 
 
 class _Row:
     """One row: committed tokens, and behind them room for tentative ones.
 
-    ``kept``: positions whose keys the cache holds; ``frozen``: how many of those can never change.
+    ``context``: where tails begin, at most the ``length`` of what is committed.  ``kept``: positions whose keys the cache
+    holds; ``frozen``: how many of those can never change.
     """
 
     def __init__(self, vocab: Vocabulary, prompt: Prompt, room: int) -> None:
         self.vocab = vocab
-        self.length = self.kept = self.frozen = 0
+        self.length = self.context = self.kept = self.frozen = 0
         self.closed = False
-        self.hidden: _Row | None = None  # what the row looks like to unconditional calls
+        self.unconditional: _Row | None = None  # what the row looks like to the unconditional pass of guidance
         self._mask: tuple[object, Tensor | None] = ((), None)
         self._frozen_of = (0, False)
         n = len(prompt.ids)
@@ -206,11 +173,14 @@ class _Row:
         self.run_id = torch.zeros((1, capacity), dtype=torch.long)
         self.prompt = torch.zeros((1, capacity), dtype=torch.bool)  # what was asked, the model's own turns left out
         self.content = torch.zeros(capacity, dtype=torch.bool)
-        self.prompt[0, :n] = True if prompt.answer is None else ~torch.tensor(list(prompt.answer), dtype=torch.bool)
+        if prompt.noisable is None:
+            self.prompt[0, :n] = True
+        else:
+            self.prompt[0, :n] = ~torch.tensor(list(prompt.noisable), dtype=torch.bool)
         if prompt.content is not None:
             self.content[:n] = torch.tensor(list(prompt.content), dtype=torch.bool)
         self.write(torch.tensor(list(prompt.ids), dtype=torch.long))
-        self.length = n
+        self.length = self.context = n
 
     def write(self, ids: Tensor) -> None:
         """Put ``ids`` behind the committed tokens."""

@@ -16,10 +16,9 @@ from ttt.audio.streaming import CHUNK_FRAMES, ChunkedSound, check_chunks
 from ttt.errors import ConfigError
 from ttt.interfaces import Codec
 from ttt.sampling.decoder.decoder import Decoder, spans_of
-from ttt.sampling.decoder.session import Prompt
 from ttt.text.delta import TextStream
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Generation
+from ttt.types import Generation, Prompt
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from ttt.registry import component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.logits import choose_audio, guide, transfer_counts
 from ttt.sampling.samplers.request import SpanRequest
-from ttt.sampling.samplers.steps import Block, Call, Steps, drive, together
+from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
+from ttt.types import LogitsRequest
 
 CFG_MODES = ("mask_all", "mask_prompt_content")
 CANVASES = ("span", "answer", "speech")
@@ -118,12 +119,12 @@ class BlockSampler(SpanSampler):
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
         """Fill one span per row, block by block; rows whose span ended drop out."""
-        yield from drive(self.steps(request), request.predict)
+        yield from drive(self.steps(request), request.run)
 
     def steps(self, request: SpanRequest) -> Steps:
         """`span` as a coroutine (`ttt.sampling.samplers.steps`)."""
         nothing = torch.empty((request.rows, 0), dtype=torch.long, device=request.device)
-        yield from together(self._groups(request, list(range(request.rows)), nothing))
+        yield from run_together(self._groups(request, list(range(request.rows)), nothing))
 
     def _groups(self, request: SpanRequest, rows: Sequence[int], done: Tensor) -> list[Steps]:
         """The next blocks of ``rows``, which have written ``done`` i64 [R, n]; rows with blocks of one shape go together."""
@@ -196,16 +197,18 @@ class BlockSampler(SpanSampler):
         # Rows with equally many open places are worked on together, so that no row's draws depend on its company.
         groups = [live[counts == n] for n in counts.unique().tolist()]
         places = [open_[g].nonzero()[:, 1].view(len(g), -1) for g in groups]
-        calls = [
-            c for g, p in zip(groups, places, strict=True) for c in self._calls(rows[g], tails[g], p + start, start)
+        answers = yield [
+            wanted
+            for g, p in zip(groups, places, strict=True)
+            for wanted in self._requests(request, rows[g], tails[g], p + start, start)
         ]
-        answers = yield calls
+        parts = iter(answers)
         chosen = torch.full_like(open_, request.mask_id, dtype=torch.long)
         score = torch.full(open_.shape, -torch.inf, dtype=torch.float64, device=device)
         for g, at in zip(groups, places, strict=True):
-            logits = answers.pop(0)
+            logits = next(parts)
             if self.cfg_scale > 0:
-                logits = guide(logits, answers.pop(0), self.cfg_scale)
+                logits = guide(logits, next(parts), self.cfg_scale)
             logits = self._allowed(request, rows[g], logits, at + start)
             some = [gens[i] for i in g.tolist()]
             columns = choose_audio(logits, self.temperature, some)  # [G, p]
@@ -215,13 +218,16 @@ class BlockSampler(SpanSampler):
             score[g[:, None], at] = rank.to(device, torch.float64)
         return chosen[live], score[live]
 
-    def _calls(self, rows: Tensor, tails: Tensor, places: Tensor, start: int) -> list[Call]:
-        reach = tails.shape[1] - start
-        calls = [Call(rows, tails, places, reach)]
+    def _requests(
+        self, request: SpanRequest, rows: Tensor, tails: Tensor, places: Tensor, start: int
+    ) -> list[LogitsRequest]:
+        window = tails.shape[1] - start
+        requests = [request.logits_request(rows, tails, places, window)]
         if self.cfg_scale > 0:
             # With a whole canvas only the prompt is hidden (LLaDA), else everything before the block (TtT).
-            calls.append(Call(rows, tails, places, tails.shape[1] if self.whole_canvas else reach, self.cfg_mode))
-        return calls
+            hidden_before = tails.shape[1] if self.whole_canvas else window
+            requests.append(request.logits_request(rows, tails, places, hidden_before, self.cfg_mode))
+        return requests
 
     def _allowed(self, request: SpanRequest, rows: Tensor, logits: Tensor, places: Tensor) -> Tensor:
         return request.restricted(rows, logits, places)

@@ -18,7 +18,8 @@ from ttt.interfaces import SpanSampler
 from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.logits import choose_each, sampling_probabilities
 from ttt.sampling.samplers.request import SpanRequest
-from ttt.sampling.samplers.steps import Block, Call, Steps, drive, together
+from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
+from ttt.types import CallKind, LogitsRequest
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class _FrameSampler(SpanSampler):
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
         """See `SpanSampler`."""
-        yield from drive(self.steps(request), request.predict)
+        yield from drive(self.steps(request), request.run)
 
     def steps(self, request: SpanRequest) -> Steps:
         """All rows at once."""
-        yield from together([self.row(request, r) for r in range(request.rows)])
+        yield from run_together([self.row(request, r) for r in range(request.rows)])
 
     def row(self, request: SpanRequest, row: int) -> Steps:
         """One row: the first codebook frame by frame, the others behind it."""
@@ -69,7 +70,7 @@ class _FrameSampler(SpanSampler):
         most, exact = self._limits(request, row)
         while not ended and len(frames) < most:
             tail = torch.cat([frames.flatten(), torch.tensor([request.mask_id])])
-            answers = yield [_call(row, tail, torch.tensor([len(tail) - 1]), "ar")]
+            answers = yield [_request(request, row, tail, torch.tensor([len(tail) - 1]), "ar")]
             at = torch.tensor([[len(tail) - 1]])
             logits = request.restricted(torch.tensor([row]), answers[0], at)[0, 0].cpu()
             ends = request.columns(request.end_ids[row], len(logits))
@@ -144,7 +145,7 @@ class ValleSampler(_FrameSampler):
             return frames
         for codebook in range(1, q):
             places = torch.arange(settled, t) * q + codebook
-            answers = yield [_call(row, frames.flatten(), places, joined=self.chunk_prefix)]
+            answers = yield [_request(request, row, frames.flatten(), places, settled_as_prompt=self.chunk_prefix)]
             logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
             _report(request, row, places, chosen[0], logits[0].cpu())
@@ -217,7 +218,7 @@ class ValleMaskedSampler(_FrameSampler):
             places = ((flat == request.mask_id) & ~flat_settled).nonzero().flatten()
             if not len(places):
                 break
-            answers = yield [_call(row, flat.clone(), places)]
+            answers = yield [_request(request, row, flat.clone(), places)]
             logits = request.restricted(torch.tensor([row]), answers[0], places[None])
             logits[..., request.columns(request.end_ids[row], logits.shape[-1])] = -torch.inf
             chosen = choose_each(logits, self.masked_temperature, 0, 1.0, [gen])[0].cpu()
@@ -235,9 +236,14 @@ class ValleMaskedSampler(_FrameSampler):
         return flat.view(-1, q)
 
 
-def _call(row: int, tail: Tensor, places: Tensor, kind: str = "diffusion", joined: bool = False) -> Call:
+def _request(
+    request: SpanRequest, row: int, tail: Tensor, places: Tensor, kind: CallKind = "diffusion",
+    settled_as_prompt: bool = False,
+) -> LogitsRequest:  # fmt: skip
     """Logits of one row at ``places`` i64 [p] of its tail i64 [m]."""
-    return Call(torch.tensor([row]), tail[None], places[None], len(tail) - int(places[0]), kind=kind, joined=joined)
+    window = len(tail) - int(places[0])
+    rows = torch.tensor([row])
+    return request.logits_request(rows, tail[None], places[None], window, "", kind, settled_as_prompt)
 
 
 def _report(request: SpanRequest, row: int, places: Tensor, chosen: Tensor, logits: Tensor) -> None:

@@ -23,7 +23,7 @@ from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.blocks import check_canvas
 from ttt.sampling.samplers.logits import choose_each
 from ttt.sampling.samplers.request import SpanRequest
-from ttt.sampling.samplers.steps import Block, Call, Steps, drive, together
+from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
 
 
 def remasked(size: int, ratio: float) -> int:
@@ -76,7 +76,7 @@ class Iterative(SpanSampler):
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
         """Fill one span per row."""
-        yield from drive(self.steps(request), request.predict)
+        yield from drive(self.steps(request), request.run)
 
     def steps(self, request: SpanRequest) -> Steps:
         """`span` as a coroutine (`ttt.sampling.samplers.steps`); rows of one length are worked on together."""
@@ -87,7 +87,7 @@ class Iterative(SpanSampler):
         groups: dict[int, list[int]] = {}
         for row in range(request.rows):
             groups.setdefault(request.total(row, self.gen_length), []).append(row)
-        yield from together([self.fill(request, rows, total) for total, rows in sorted(groups.items())])
+        yield from run_together([self.fill(request, rows, total) for total, rows in sorted(groups.items())])
 
     def blank(self, request: SpanRequest, rows: list[int], length: int, total: int) -> Tensor:
         """Mask tokens i64 [R, length]; forced end tokens stand in place ``total`` - 1."""
@@ -106,7 +106,7 @@ class Iterative(SpanSampler):
         for iteration in range(self.num_iterations):
             if not at.shape[1]:
                 break
-            (logits,) = yield [Call(index, canvas, at, canvas.shape[1])]
+            (logits,) = yield [request.logits_request(index, canvas, at, canvas.shape[1])]
             logits = request.restricted(index, logits, at)
             columns = choose_each(logits, self.temperature, self.top_k, self.top_p, gens)  # [R, m]
             score = self.remask.score(logits, columns, gens).to(request.device)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from ttt.errors import CheckpointError, ConfigError
 from ttt.sampling.samplers.allowed import Grid, Places
-
-
-class Predict(Protocol):
-    """Logits f32 [R, last, V] of the last positions of ``tails`` i64 [R, m], for the rows ``rows`` i64 [R]."""
-
-    def __call__(self, rows: Tensor, tails: Tensor, last: int, unconditional: str = "", /) -> Tensor:
-        """``unconditional``: a guidance mode; the context is then replaced by mask tokens as that mode says."""
-        ...
-
+from ttt.sampling.samplers.steps import Run
+from ttt.types import CallKind, LogitsRequest
 
 # (row, offsets in the span i64 [m], ids i64 [m], scores f32 [m])
 Listener = Callable[[int, Tensor, Tensor, Tensor], None]
@@ -29,18 +22,20 @@ Listener = Callable[[int, Tensor, Tensor, Tensor], None]
 class SpanRequest:
     """One span (or one whole answer) to fill in each of n rows.
 
-    ``predict``: answers the calls of `SpanSampler.span`.  ``first``: the id that the first column of all logits stands for (0
-    unless the caller computes logits for a range of ids only).  ``end_ids``: per row the tokens that end its span, in order
-    of precedence.  ``allowed`` bool [n, columns] or None: ids that may be written.  ``exact``: per row a fixed number of codes
-    or None; ``limit``: per row the number of codes after which the end token is forced (``force_end``) or decoding just
-    stops.  ``gens``: one generator per row, so that batching changes no draw.  ``strict`` False is the official behaviour:
-    whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up behind its end, if
-    anything does (LLaDA's EOS).  ``codebooks``: codes of a frame, which follow each other.  ``known``: per row the
-    answer as far as it is given, mask tokens where it is to be written (empty: nothing).  ``places``: what stands at which place
-    of a span (`ttt.sampling.samplers.allowed.Places`), or of an answer (`Grid`); None: the same everywhere.
+    ``run``: answers `LogitsRequest`s, all that it is handed by one network call (`SpanSampler.span` and `predict` use it).
+    ``slots``: the session's row for each of the n rows (empty: 0 to n - 1).  ``ids``: the range of ids that logits cover
+    (None: all).  ``end_ids``: per row the tokens that end its span, in order of precedence.  ``allowed`` bool [n, columns]
+    or None: ids that may be written.  ``exact``: per row a fixed number of codes or None; ``limit``: per row the number of
+    codes after which the end token is forced (``force_end``) or decoding just stops.  ``gens``: one generator per row, so
+    that batching changes no draw.  ``strict`` False is the behaviour of the official TtT program (arXiv 2509.20072,
+    inference_TtT.py): whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up
+    behind its end, if anything does (LLaDA's EOS).  ``codebooks``: codes of a frame, which follow each other.  ``known``:
+    per row the answer as far as it is given, mask tokens where it is to be written (empty: nothing).  ``places``: what may
+    stand at which place of a span (`ttt.sampling.samplers.allowed.Places`), or of an answer (`Grid`); None: the same
+    everywhere.
     """
 
-    predict: Predict
+    run: Run
     mask_id: int
     end_ids: Sequence[Sequence[int]]
     allowed: Tensor | None
@@ -54,7 +49,8 @@ class SpanRequest:
     on_remask: Listener | None = None  # what a call predicted and masked again
     force_end: bool = True
     pad_id: int | None = None
-    first: int = 0
+    slots: Sequence[int] = ()
+    ids: slice | None = None
     codebooks: int = 1
     known: Sequence[Sequence[int]] = ()
     places: Places | Grid | None = None
@@ -63,6 +59,24 @@ class SpanRequest:
     def rows(self) -> int:
         """Number of rows n."""
         return len(self.gens)
+
+    @property
+    def first(self) -> int:
+        """The id that the first column of all logits stands for."""
+        return 0 if self.ids is None else self.ids.start
+
+    def logits_request(
+        self, rows: Tensor, tails: Tensor, places: Tensor, window: int, guidance: str = "",
+        kind: CallKind = "diffusion", settled_as_prompt: bool = False,
+    ) -> LogitsRequest:  # fmt: skip
+        """A request for ``rows`` i64 [R] of this object; a row's tail begins where its span does (see `LogitsRequest`)."""
+        slots = torch.tensor([self.slots[row] for row in rows.tolist()]) if self.slots else rows
+        return LogitsRequest(slots, tails, places, window, self.ids, guidance, kind, settled_as_prompt)
+
+    def predict(self, rows: Tensor, tails: Tensor, last: int, guidance: str = "") -> Tensor:
+        """Logits f32 [R, last, columns] of the last columns of ``tails`` i64 [R, m], by a network call of its own."""
+        places = torch.arange(tails.shape[1] - last, tails.shape[1]).expand(len(rows), -1)
+        return self.run([self.logits_request(rows, tails, places, last, guidance)])[0]
 
     def total(self, row: int, gen_length: int) -> int:
         """Most tokens of a row, its forced end token included."""

@@ -1,8 +1,8 @@
-"""Samplers as coroutines: they say which logits they want next and are sent them, so that whoever runs several of them
-can answer all their wishes with one network call.
+"""Samplers as coroutines, so that several of them, and rows that write text, share one network call.
 
-A sampler's ``steps(request)`` yields a list of `Call` and receives the list of their logits; between calls it yields
-finished `Block`s.  `drive` runs one alone, `together` makes one of several.
+``sampler.steps(request)`` is a generator.  It yields a list of `LogitsRequest` and is sent the list of their logits;
+between these it yields finished `Block`s.  Whoever runs several such generators answers all their requests with one
+network call.  `drive` runs one generator alone, `run_together` makes one generator of several.
 """
 
 from __future__ import annotations
@@ -13,70 +13,52 @@ from typing import Any
 
 from torch import Tensor
 
+from ttt.types import LogitsRequest
 
-@dataclass(frozen=True)
-class Call:
-    """Logits wanted f32 [R, p, ids] of the rows ``rows`` i64 [R] with the tokens ``tails`` i64 [R, m] behind their context.
-
-    ``places`` i64 [R, p]: which columns of the tails, ascending.  ``last``: how many last columns hold all places.
-    ``unconditional``: a guidance mode; everything but the ``last`` columns is then replaced by mask tokens, as that mode says.
-    ``kind``: what the call is counted as, "ar" or "diffusion".  ``joined``: models of frames read settled frames as prompt.
-    """
-
-    rows: Tensor
-    tails: Tensor
-    places: Tensor
-    last: int
-    unconditional: str = ""
-    kind: str = "diffusion"
-    joined: bool = False
+# Logits of each request, all of them by one network call (`ttt.sampling.decoder.session.Session.run`).
+Run = Callable[[Sequence[LogitsRequest]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A settled block of one row: its ids (end token included, nothing after it) and whether the span is over."""
+    """Tokens of one row that are final: ids i64 [m] (end token included, nothing after it).  ``ended``: the span is over."""
 
     row: int
     ids: Tensor
     ended: bool
 
 
-# Yields lists of calls and blocks, is sent a list of logits for each list of calls, returns what its kind returns.
+# Yields lists of logits requests and blocks, is sent a list of logits for each list of requests.
 Steps = Generator[Any, Any, Any]
 
 
-def drive(steps: Steps, predict: Callable[..., Tensor]) -> Iterator[Block]:
-    """Run a sampler's steps with a function that answers call by call (`ttt.sampling.samplers.request.Predict`)."""
-    answer: list[Tensor] | None = None
+def drive(steps: Steps, run: Run) -> Iterator[Block]:
+    """Run a sampler's steps alone: every list of requests is one call of ``run``."""
+    logits: Sequence[Tensor] | None = None
     while True:
         try:
-            item = steps.send(answer)
+            item = steps.send(logits)
         except StopIteration:
             return
+        logits = None
         if isinstance(item, Block):
-            answer = None
             yield item
-            continue
-        answer = []
-        for call in item:
-            guided = (call.unconditional,) if call.unconditional else ()
-            logits = predict(call.rows, call.tails, call.last, *guided)
-            at = call.places - (call.tails.shape[1] - call.last)
-            answer.append(logits.gather(1, at[..., None].to(logits.device).expand(-1, -1, logits.shape[-1])))
+        else:
+            logits = run(item)
 
 
-def together(parts: Sequence[Steps]) -> Steps:
-    """Several steps as one: what they want at the same time is asked at the same time.
+def run_together(parts: Sequence[Steps]) -> Steps:
+    """Several generators of steps as one: what they request at the same time is requested in one list.
 
-    A part may return further parts, which take its place.
+    A generator may return further generators, which take its place.
     """
-    running: list[tuple[Steps, list[Tensor] | None]] = [(part, None) for part in parts]
+    running: list[tuple[Steps, Sequence[Tensor] | None]] = [(part, None) for part in parts]
     while running:
-        wishes: list[tuple[Steps, list[Call]]] = []
+        waiting: list[tuple[Steps, list[LogitsRequest]]] = []
         while running:
-            part, answer = running.pop(0)
+            part, logits = running.pop(0)
             try:
-                item = part.send(answer)
+                item = part.send(logits)
             except StopIteration as end:
                 running[:0] = [(more, None) for more in end.value or ()]
                 continue
@@ -84,20 +66,37 @@ def together(parts: Sequence[Steps]) -> Steps:
                 yield item
                 running.insert(0, (part, None))
             else:
-                wishes.append((part, item))
-        if not wishes:
+                waiting.append((part, item))
+        if not waiting:
             return
-        answers = yield [call for _, calls in wishes for call in calls]
-        for part, calls in wishes:
-            running.append((part, answers[: len(calls)]))
-            answers = answers[len(calls) :]
+        answers = yield [request for _, requests in waiting for request in requests]
+        for part, requests in waiting:
+            running.append((part, answers[: len(requests)]))
+            answers = answers[len(requests) :]
+
+
+def run_each(predict: Callable[..., Tensor]) -> Run:
+    """A `Run` by a function ``predict(rows, tails, window, guidance)`` -> logits f32 [R, window, V] of the last columns.
+
+    For samplers without a session, on a table of logits say; one call of ``predict`` for each request.
+    """
+
+    def run(requests: Sequence[LogitsRequest]) -> list[Tensor]:
+        answers = []
+        for request in requests:
+            logits = predict(request.rows, request.tails, request.window, request.guidance)
+            at = (request.places - (request.tails.shape[1] - request.window)).to(logits.device)
+            answers.append(logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1])))
+        return answers
+
+    return run
 
 
 def steps_of(sampler: Any, request: Any) -> Steps:
-    """A sampler's steps; those of one that overrides only ``span`` yield blocks and let its own calls block everything."""
-    kinds = type(sampler).__mro__
+    """``sampler.steps(request)``; of a sampler that overrides ``span`` alone, ``span``, whose network calls are its own."""
+    classes = type(sampler).__mro__
 
-    def first(name: str) -> int:
-        return next((i for i, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
+    def depth(name: str) -> int:
+        return next((i for i, cls in enumerate(classes) if name in vars(cls)), len(classes))
 
-    return sampler.steps(request) if first("steps") <= first("span") else sampler.span(request)
+    return sampler.steps(request) if depth("steps") <= depth("span") else sampler.span(request)

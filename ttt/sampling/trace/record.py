@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ttt.sampling.decoder.decoder import Decoder, Event
-    from ttt.sampling.decoder.session import Prompt
+    from ttt.types import Prompt
 
 FORMAT, VERSION = "ttt-trace", 1
 LONGEST = 1 << 17  # positions of an answer that are read: a frame holds every one of them
