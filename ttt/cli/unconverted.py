@@ -6,7 +6,7 @@ import argparse
 import importlib
 from types import ModuleType
 
-from ttt.cli import eval_options, model_options, options
+from ttt.cli import model_options, options
 from ttt.cli.common import add_common
 
 
@@ -29,7 +29,6 @@ VERBS = {
     "generate": ("ttt.cli.run:generate", "answer the prompts of example files", _generate),
     "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs", _configured),
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers: text exact, audio bounded", _likelihood),
-    "eval": ("ttt.cli.benchmarks:evaluate", "text benchmarks: lm-eval | mmlu-redux | guard", eval_options.evaluate),
     "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table", _configured),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, batches and checkpoint", options.doctor),
     "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model says after them", options.continue_),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -81,19 +80,6 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
     )
     model = SpeechTextLM.build(section, TextTokenizer.extended(folder, 1), config.run.seed)
     return model.to(pick_device(config)), own
-
-
-def settings_from(arguments: argparse.Namespace, config: RunConfig) -> ScorerSettings:
-    """`ScorerSettings` of the options of ``ttt eval`` (see `ttt.cli.eval_options`)."""
-    from ttt.likelihood import Draws
-    from ttt.textbench.scorer import ScorerSettings
-
-    return ScorerSettings(
-        vocabulary=arguments.vocabulary, template=arguments.template, max_length=arguments.max_length,
-        max_tokens=arguments.max_tokens, batch_size=config.eval.batch_size, batch_tokens=arguments.batch_tokens,
-        seed=config.run.seed, draws=Draws(arguments.draws, arguments.estimator, arguments.group, False, arguments.cfg),
-        check_greedy=not arguments.no_greedy,
-    )  # fmt: skip
 
 
 def make_scorer(folder: Path, config: RunConfig, settings: ScorerSettings) -> TextScorer:

@@ -1,6 +1,6 @@
 """One object that answers every question of a text benchmark: how likely is this, what do you write?
 
-It depends on no benchmark library: `ttt.textbench.model` hands it to lm-evaluation-harness, `ttt.textbench.mmlu_redux`
+It depends on no benchmark library: `ttt.textbench.harness_model` hands it to lm-evaluation-harness, `ttt.textbench.mmlu_redux`
 uses it as it is.
 """
 

@@ -92,7 +92,7 @@ def test_verb_on_result_folders(tmp_path, capsys):
 
 def test_verb_evaluates_models_first(tmp_path, capsys):
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
-    from tests.unit.eval.test_harness_tasks import TASKS
+    from tests.unit.textbench.test_harness_tasks import TASKS
 
     for name, seed in (("before", 3), ("after", 4)):
         tiny_model(seed=seed).save(tmp_path / name / "m")

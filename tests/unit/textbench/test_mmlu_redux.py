@@ -136,7 +136,8 @@ def test_parsing(written, letter, any_, whole):
 @pytest.mark.parametrize("objective", [TtT(mask=Hybrid()), Nar(mask=Full())], ids=["chain", "diffusion"])
 def test_letters_are_the_likeliest_of_four_logits(model, questions, objective):
     """Against one whole-row forward per question, even when a code is the likeliest of all ids."""
-    from tests.unit.eval.test_harness_scorer import slow_logits
+    from tests.unit.textbench.test_scorer import slow_logits
+
     from ttt.textbench.chain import stream_of
     from ttt.textbench.texts import Pair
 
@@ -222,7 +223,7 @@ def test_verb(folder, questions, tmp_path, protocol, model, capsys):
     ],
 )
 def test_refusals_come_before_the_model(folder, questions, tmp_path, arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr("ttt.cli.mmlu_redux.make_scorer", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("ttt.textbench.benchmarks.make_scorer", lambda *a: pytest.fail("a model was loaded"))
     write(tmp_path / "bad", "x.jsonl", [ROW, {**ROW, "answer": 7}])
     given = [a.format(q=questions, bad=tmp_path / "bad") for a in arguments]
     assert main(["eval", "mmlu-redux", *given, "--model", str(folder), "--out", str(tmp_path / "o")]) == 2

@@ -18,8 +18,8 @@ from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import read_card
 from ttt.masks.library import Full, Hybrid
 from ttt.objective.library import Nar, TtT
+from ttt.textbench.harness_tasks import check_documents, choose, load, task_digest
 from ttt.textbench.scorer import ScorerSettings, TextScorer
-from ttt.textbench.tasks import check_documents, choose, load, task_digest
 from ttt.textbench.texts import encode, encode_pair, windows
 
 TASKS = Path(__file__).parent / "harness_tasks"
@@ -170,7 +170,7 @@ def test_a_diffusion_model_is_asked_by_the_bound(folder, tmp_path):
     ],
 )
 def test_bad_tasks_are_refused_before_a_model_is_loaded(folder, tmp_path, tasks, message, capsys, monkeypatch):
-    monkeypatch.setattr("ttt.cli.lm_eval.make_scorer", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("ttt.textbench.benchmarks.make_scorer", lambda *a: pytest.fail("a model was loaded"))
     # the harness's own collection takes many seconds to read
     import lm_eval.tasks
 
@@ -213,8 +213,8 @@ def test_the_harness_finds_the_model_itself(folder, monkeypatch):
     """``--model ttt`` and ``--model unitlm`` in its own registry, arguments as strings."""
     from lm_eval.api.registry import get_model
 
-    from ttt.textbench.harness_cli import load_scorer
-    from ttt.textbench.model import register, request
+    from ttt.textbench.harness import load_scorer
+    from ttt.textbench.harness_model import register, request
 
     register(load_scorer)
     for name in ("ttt", "unitlm"):
@@ -260,8 +260,8 @@ def test_a_plain_model_gets_the_numbers_of_the_harness_s_own(tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.unit.cli.test_tokenizer_verb import plain_bpe
-    from ttt.textbench.harness_cli import load_scorer
-    from ttt.textbench.model import HarnessModel, request
+    from ttt.textbench.harness import load_scorer
+    from ttt.textbench.harness_model import HarnessModel, request
 
     plain = plain_bpe([d["question"] for d in documents("choices.jsonl")])
     plain.add_special_tokens(["<|endoftext|>"])

@@ -1,8 +1,4 @@
-"""The harness's own command line with our model in it: ``python -m ttt.textbench.harness_cli --model ttt
---model_args pretrained=RUN``.
-
-Released versions of lm-evaluation-harness know their built-in models only, so ours has to be registered in the same process.
-"""
+"""Our model as lm-evaluation-harness makes it: a `TextScorer` from its ``--model_args``."""
 
 from __future__ import annotations
 
@@ -67,30 +63,9 @@ def _number(value: Any, name: str) -> int:
 
 
 def __getattr__(name: str) -> Any:
-    """``Ttt``, the architecture, for harnesses that read the entry-point group ``lm_eval.models``."""
+    """``Ttt``, the class of our model, for harnesses that read the entry-point group ``lm_eval.models``."""
     if name == "Ttt":
-        from ttt.textbench.model import register
+        from ttt.textbench.harness_model import register
 
         return register(load_scorer)
     raise AttributeError(name)
-
-
-def main() -> None:
-    """Register, then hand over."""
-    from ttt.errors import TttError
-    from ttt.textbench.tasks import harness_version
-
-    try:
-        harness_version()
-        from lm_eval.__main__ import cli_evaluate
-
-        from ttt.textbench.model import register
-
-        register(load_scorer)
-        cli_evaluate()
-    except TttError as error:
-        raise SystemExit(f"ttt: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

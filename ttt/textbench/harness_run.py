@@ -13,8 +13,8 @@ import numpy as np
 
 from ttt.eval.intervals import bootstrap, resampled
 from ttt.rng import derive_seed
+from ttt.textbench.harness_tasks import harness_version, task_digest
 from ttt.textbench.scorer import TextScorer
-from ttt.textbench.tasks import harness_version, task_digest
 
 log = logging.getLogger(__name__)
 _UNITS = dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1"), "rate")
@@ -27,12 +27,12 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """What `ttt.eval.cards.make_card` takes, with ``items`` (lines of questions.jsonl) and ``tasks`` (digests, sizes) beside.
 
-    ``tasks``, ``groups``: of `ttt.textbench.tasks`.  ``limit``: first documents of each task (0: all).  ``chat``: context
+    ``tasks``, ``groups``: of `ttt.textbench.harness_tasks`.  ``limit``: first documents of each task (0: all).  ``chat``: context
     and shots become a chat of the model's template.
     """
     from lm_eval.evaluator import evaluate as run_harness
 
-    from ttt.textbench.model import HarnessModel
+    from ttt.textbench.harness_model import HarnessModel
 
     started = time.perf_counter()
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
