@@ -1,3 +1,6 @@
-"""Text benchmarks of a trained model, and what training cost its text (answers of the run's own tasks: see score)."""
+"""Measure a trained model on text benchmarks.
+
+Answers to the examples of the run's own tasks are measured by 'ttt generate' and 'ttt score'.
+"""
 
 VERBS = ("lm-eval", "mmlu-redux", "guard")

@@ -1,4 +1,4 @@
-"""Text tasks before and after training: what did a checkpoint lose? Paired intervals.
+"""Text tasks before and after training: what was lost?  With paired intervals.
 
 Compares two evaluations on the same questions; models are evaluated first.  Exit code 1: something is lost.
 """
