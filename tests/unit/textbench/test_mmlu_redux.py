@@ -137,7 +137,6 @@ def test_parsing(written, letter, any_, whole):
 def test_letters_are_the_likeliest_of_four_logits(model, questions, objective):
     """Against one whole-row forward per question, even when a code is the likeliest of all ids."""
     from tests.unit.textbench.test_scorer import slow_logits
-
     from ttt.textbench.chain import stream_of
     from ttt.textbench.texts import Pair
 
