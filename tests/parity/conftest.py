@@ -1,6 +1,7 @@
-"""Reference numbers from a folder: ``TTT_PARITY_DIR``, or ``parity`` under ``TTT_SHARED`` or ``../shared``.
+"""Reference numbers from a folder: ``TTT_PARITY_DIR``, or ``parity`` under ``TTT_SHARED`` or ``../shared``, or ``data`` here.
 
-No number of that folder is written into these tests: they work on any folder of the same format.
+``data`` holds a small part of the whole folder (see its README).  No number is written into these tests: they work on any
+folder of the same format.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from ttt.model.lm import SpeechTextLM
+from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, PackedBatch
 
@@ -21,15 +23,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def folder() -> Path:
     named = os.environ.get("TTT_PARITY_DIR")
-    return Path(named) if named else Path(os.environ.get("TTT_SHARED", ROOT.parent / "shared")) / "parity"
+    whole = Path(named) if named else Path(os.environ.get("TTT_SHARED", ROOT.parent / "shared")) / "parity"
+    return whole if named or whole.is_dir() else Path(__file__).parent / "data"
 
 
 def need(file: str) -> Path:
-    """Path of one file of the folder; the test is skipped, with a reason, where there is no folder."""
+    """Path of one file of the folder; the test is skipped, with a reason, where the folder lacks it."""
     path = folder() / file
     if not path.is_file():
-        pytest.skip(f"no reference numbers at {folder()} (set TTT_PARITY_DIR)")
+        pytest.skip(f"no {file} in {folder()} (set TTT_PARITY_DIR to the whole set of reference numbers)")
     return path
+
+
+def with_codes(path: Path) -> TextTokenizer:
+    """The tokenizer of the reference preprocessing; the small folder has it without the 16384 codes."""
+    return TextTokenizer.extended(path, 16384)
 
 
 def cases(file: str) -> list[dict]:

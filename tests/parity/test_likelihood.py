@@ -10,7 +10,7 @@ from ttt.likelihood import Draws, Part, Patterns, estimate, masked_nll, patterns
 from ttt.masks.library import Full
 from ttt.types import Kind, TokenStream, audio_runs
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # relative; a folder with rounded weights names its own, in llada_loglik.json
 
 
 def answer_part(prompt: np.ndarray, answer: np.ndarray, vocab) -> Part:
@@ -39,10 +39,11 @@ def test_llada_log_likelihood(case, vocab, models):
     for begin in range(0, len(counts), size):
         assert spread_counts(n, size, int(counts[begin]), official=True).tolist() == counts[begin : begin + size].tolist()
     (values,) = masked_nll(models(meta["model"]), Full(), [part], [masked], 400, case["cfg_scale"])
-    assert values.sum(1) == pytest.approx(get("loss_per_mask"), rel=TOLERANCE)
+    tolerance = meta.get("tolerance", TOLERANCE)
+    assert values.sum(1) == pytest.approx(get("loss_per_mask"), rel=tolerance)
     weight, group = np.full(len(masked), 1 / len(masked)), np.arange(len(masked)) // size
     mean, _ = estimate(values, Patterns(masked, weight, group))
-    assert -mean.sum() == pytest.approx(case["log_likelihood_estimate"], rel=TOLERANCE)
+    assert -mean.sum() == pytest.approx(case["log_likelihood_estimate"], rel=tolerance)
 
 
 @pytest.mark.parametrize("case", cases("llada_loglik.json"))

@@ -83,6 +83,8 @@ def test_round_trip(file, official, tmp_path):
 @pytest.mark.parametrize("case", cases("losses.json"))
 def test_logits(case, vocab, imported):
     found, name = tensors("losses.safetensors"), case["name"]
+    if f"{name}.logits" not in found:
+        pytest.skip("the case has no logits")
     model = imported(json.loads((folder() / "losses.json").read_text())["model"])
     clean = found[f"{name}.input_ids"].long()
     batch = rows(clean, vocab, attention_mask=found[f"{name}.attention_mask"])

@@ -5,16 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from tests.parity.conftest import folder, need
+from tests.parity.conftest import folder, need, with_codes
 from ttt.data.batches.loader import Loader
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import official_record
-from ttt.text.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return TextTokenizer.load(need("preprocess/tokenizer.json"))
+    return with_codes(need("preprocess/tokenizer.json"))
 
 
 @pytest.fixture(scope="module")

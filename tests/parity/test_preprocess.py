@@ -3,17 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from tests.parity.conftest import cases, folder, need, tensors
+from tests.parity.conftest import cases, folder, need, tensors, with_codes
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import official_record
 from ttt.diffusion.strategies import Sst
 from ttt.errors import DataError
-from ttt.text.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return TextTokenizer.load(need("preprocess/tokenizer.json"))
+    return with_codes(need("preprocess/tokenizer.json"))
 
 
 @pytest.fixture(scope="module")

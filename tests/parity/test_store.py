@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from tests.parity.conftest import need, tensors
+from tests.parity.conftest import need, tensors, with_codes
 from ttt.data.sources.build_store import Settings, pack
 from ttt.data.sources.mix import sources_of
 
@@ -21,7 +21,8 @@ def test_packed_conversations_equal_the_reference(tmp_path):
             at = case["index"]
             record = some[at] if isinstance(at, int) else next(r for r in some if r["name"] == at)
             out.write(json.dumps({**record, "id": case["id"]}) + "\n")
-    settings = Settings(str(need("preprocess/tokenizer.json")), "official", literal_specials=True)
+    with_codes(need("preprocess/tokenizer.json")).save(tmp_path / "tokenizer")
+    settings = Settings(str(tmp_path / "tokenizer"), "official", literal_specials=True)
     store, report = pack(sources_of(tmp_path / "records.jsonl"), tmp_path / "store", settings)
     assert not report.bad and len(store) == len(plain)
     for stream, case in zip(store, plain, strict=True):
