@@ -237,6 +237,18 @@ def open_run(
     return read, folder
 
 
+def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None = None) -> Any:
+    """The network a run starts with: of ``train.init_from``, else of ``model``; ``codec``: loaded, or None."""
+    from ttt.train.checkpoint import check_model_folder
+
+    if config.train.init_from:
+        start = model_folder(config.train.init_from)
+        check_model_folder(start, tokenizer.vocab.digest)
+        return config.model.arch.start(config.model, tokenizer, config.run.seed, weights=start)
+    vectors = codec.code_vectors() if codec is not None else None
+    return config.model.arch.start(config.model, tokenizer, config.run.seed, vectors)
+
+
 def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:
     """The run's codec, ready; None if it has none.  Raises `ConfigError` when its codes are not the model's."""
     from ttt.sampling.decoder.stream import check_codec

@@ -102,8 +102,8 @@ def current_name(words: Sequence[str]) -> list[str]:
 def module_of(path: Sequence[str]) -> Any:
     """The module of ``["ttt", verb]`` or ``["ttt", group, verb]``; ``["ttt"]`` is the package of all verbs.
 
-    >>> module_of(["ttt", "config"]).__name__
-    'ttt.cli.config'
+    >>> module_of(["ttt", "continue"]).__name__
+    'ttt.cli.continue_'
     """
     if len(path) == 2 and path[1] in unconverted.VERBS:
         return unconverted.verb(path[1])

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ttt.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ttt.config.schema import RunConfig
-    from ttt.interfaces import Codec
-    from ttt.text.tokenizer import TextTokenizer
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +59,7 @@ def model(arguments: argparse.Namespace) -> int:
 
 def init(arguments: argparse.Namespace) -> int:
     """Write the model that a recipe's training would start from, untrained: a baseline, or a look at its new rows."""
+    from ttt.api import start_model
     from ttt.cli.common import configure
     from ttt.model.official import written_aside
     from ttt.text.tokenizer import TextTokenizer
@@ -72,25 +71,11 @@ def init(arguments: argparse.Namespace) -> int:
     config = configure(arguments, ("data.tokenizer",))
     tokenizer = TextTokenizer.load(config.data.tokenizer)
     codec = config.codec.load() if config.codec is not None else None
-    model = starting_network(config, tokenizer, codec)
+    model = start_model(config, tokenizer, codec)
     with written_aside(out, arguments.overwrite) as partial:
         model.save(partial)
     log.info("model: %s -> %s: %d ids, seed %d", arguments.source, out, tokenizer.vocab.size, config.run.seed)
     return 0
-
-
-def starting_network(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None) -> Any:
-    """The network a run starts with: of ``train.init_from``, else of ``model``; ``codec``: loaded, or None."""
-    from ttt.api import model_folder
-    from ttt.train.checkpoint import check_model_folder
-
-    arch = config.model.arch
-    if config.train.init_from:
-        start = model_folder(config.train.init_from)
-        check_model_folder(start, tokenizer.vocab.digest)
-        return arch.start(config.model, tokenizer, config.run.seed, weights=start)
-    vectors = codec.code_vectors() if codec is not None else None
-    return arch.start(config.model, tokenizer, config.run.seed, vectors)
 
 
 def merge(source: Path, out: Path, arguments: argparse.Namespace) -> None:

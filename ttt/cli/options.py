@@ -24,13 +24,6 @@ def likelihood(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def generate(verb: argparse.ArgumentParser) -> None:
-    """``ttt generate``: what is written beside the answers."""
-    verb.add_argument(
-        "--trace", action="store_true", help="write every step of decoding too (NAME.trace.jsonl, for 'ttt replay')"
-    )
-
-
 def doctor(verb: argparse.ArgumentParser) -> None:
     """``ttt doctor``: which runs, against what."""
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run folder (several with --write-bands)")
@@ -75,29 +68,6 @@ def chat(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
     verb.add_argument("--single", action="store_true", help="every question by itself: for models trained on one turn")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved configuration, then stop")
-
-
-def continue_(verb: argparse.ArgumentParser) -> None:
-    """``ttt continue``: which recordings, by which model, how far."""
-    verb.set_defaults(overrides=[])  # settings may stand among the files and behind the options
-    verb.add_argument(
-        "sounds", nargs="+", metavar="WAV", help="sound files (and section.key=value settings over the run's own)"
-    )
-    verb.add_argument(
-        "--run", required=True, metavar="DIR", help="run folder; or a checkpoint or model folder (with --config)"
-    )
-    verb.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="recipe YAML over the run's own settings"
-    )
-    verb.add_argument("--out", default="", metavar="DIR", help="where sound goes (default: RUN/continuations)")
-    verb.add_argument(
-        "--prompt-seconds", type=float, default=0.0, metavar="S", help="hear only the first S seconds of each file"
-    )
-    verb.add_argument("--seconds", type=float, default=0.0, metavar="S", help="go on for S seconds at most")
-    verb.add_argument(
-        "--hole", default="", metavar="A:B", help="write seconds A to B anew, hearing both sides (nar=masked_all)"
-    )
-    verb.add_argument("--overwrite", action="store_true", help="replace files of earlier calls")
 
 
 def inspect(verb: argparse.ArgumentParser) -> None:

@@ -19,19 +19,9 @@ def _likelihood(parser: argparse.ArgumentParser) -> None:
     options.likelihood(parser)
 
 
-def _generate(parser: argparse.ArgumentParser) -> None:
-    _configured(parser)
-    options.generate(parser)
-
-
 VERBS = {
-    "train": ("ttt.cli.run:train", "train the configured objective", _configured),
-    "generate": ("ttt.cli.run:generate", "answer the prompts of example files", _generate),
-    "score": ("ttt.cli.run:score", "generations -> metrics with intervals, result cards, sample wavs", _configured),
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers: text exact, audio bounded", _likelihood),
-    "report": ("ttt.cli.run:report", "one Markdown + JSON + PNG report of a run; prints the table", _configured),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, batches and checkpoint", options.doctor),
-    "continue": ("ttt.cli.continuation:continue_", "sound files -> what a model says after them", options.continue_),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech", options.chat),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file", options.new),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers", options.inspect),

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ttt.config.schema import RunConfig
 from ttt.data.batches.rows import collate
 from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.eval.evaluator import Generated, score
+from ttt.eval.inputs import read_files, recordings_of
 from ttt.eval.metrics import rests_on
 from ttt.eval.recordings import Recordings
 from ttt.interfaces import Codec, Judge, Normalizer, Objective, Task
@@ -121,3 +123,17 @@ class AnswersInTraining:
         )  # fmt: skip
         values = {f"gen/{m['task']}/{key.rpartition('/')[2]}": m["value"] for key, m in result["metrics"].items()}
         return {key: value for key, value in values.items() if value is not None}
+
+
+def answers_in_training(
+    config: RunConfig, decoder: Decoder, judge: Judge | None, codec: Codec | None
+) -> AnswersInTraining:
+    """The callback that ``train.generate_items`` asks for; ``judge`` and ``codec``: loaded, or None."""
+    tasks = {task.label: task for task in config.tasks}
+    files = read_files([config.data.dev], config.train.generate_items, set(tasks)) if config.data.dev else {}
+    folder = Path(config.run.dir)
+    return AnswersInTraining(
+        decoder, [example for examples in files.values() for example in examples], tasks, judge, codec,
+        config.eval.normalizer, folder / "generated", config.eval.batch_size, config.eval.samples, folder / "tensorboard",
+        recordings_of(config),
+    )  # fmt: skip

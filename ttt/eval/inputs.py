@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.config.load import to_plain
-from ttt.config.schema import RunConfig
+from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ttt.eval.recordings import Recordings
     from ttt.interfaces import Task
     from ttt.types import Example
 
@@ -52,6 +53,13 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
                     f"eval.examples: metric {name!r} of task {label!r} compares what is heard with words, and example "
                     f"{examples[0].uid!r} has none, nor has any other; give the corpus' items their text, or leave the metric out"
                 )
+
+
+def recordings_of(config: RunConfig) -> Recordings:
+    """The recordings of ``data.corpus``, for metrics that compare sounds."""
+    from ttt.eval.recordings import Recordings
+
+    return Recordings(None if config.data.corpus == MISSING else config.data.corpus)
 
 
 def eval_folder(config: RunConfig) -> Path:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from ttt.config.schema import DataSection, RatioMode
-from ttt.data.batches.loader import Loader
+from ttt.data.batches.loader import Loader, fixed_batches
 from ttt.data.batches.rows import PackingReport
 from ttt.data.sources.mix import open_streams
 from ttt.data.sources.streams import Joined, Mixture, Streams, digest_of
@@ -154,3 +154,16 @@ def training_loader(
     if not data.text:
         return make(read(data.train), accumulate)
     return blended(read(data.text), read(data.train), Blend(data.ratio, data.ratio_mode), accumulate, make)
+
+
+def validation_batches(
+    data: DataSection, tokenizer: TextTokenizer, *, seed: int, strategies: Sequence[Strategy] = ()
+) -> list[PackedBatch]:
+    """The examples of ``data.dev``, laid out as in training; none without such a file."""
+    streams = open_streams(data.dev, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix) if data.dev else []
+    if not len(streams):
+        return []
+    return fixed_batches(
+        streams, tokenizer.vocab, data.row_tokens, data.batch_tokens, seed=seed, strategies=strategies, pack=data.pack,
+        cut_long=data.long_rows == "cut", buckets=data.buckets, quadratic=data.quadratic_tokens,
+    )  # fmt: skip

@@ -1,4 +1,7 @@
-"""``ttt continue``: a model goes on where sound files end, or fills a hole in them."""
+"""Continue sound files, or fill a hole in them, by a model trained to.
+
+Writes NAME_continuation.wav (what was made) and NAME_full.wav (the prompt and it in one piece) for every file.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from ttt.cli.common import add_common
 from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,7 +22,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def continue_(arguments: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which recordings, by which model, how far."""
+    parser.set_defaults(overrides=[])  # settings may stand among the files and behind the options
+    sounds = "sound files (and section.key=value settings over the run's own)"
+    parser.add_argument("sounds", nargs="+", metavar="WAV", help=sounds)
+    run_help = "run folder; or a checkpoint or model folder (with --config)"
+    parser.add_argument("--run", required=True, metavar="DIR", help=run_help)
+    parser.add_argument("--out", default="", metavar="DIR", help="where sound goes (default: RUN/continuations)")
+    parser.add_argument(
+        "--prompt-seconds", type=float, default=0.0, metavar="S", help="hear only the first S seconds of each file"
+    )
+    parser.add_argument("--seconds", type=float, default=0.0, metavar="S", help="go on for S seconds at most")
+    parser.add_argument(
+        "--hole", default="", metavar="A:B", help="write seconds A to B anew, hearing both sides (nar=masked_all)"
+    )
+    add_common(
+        parser, "plugins", config="recipe YAML over the run's own settings", overwrite="replace files of earlier calls"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Write ``NAME_continuation.wav`` (what was made) and ``NAME_full.wav`` (the prompt and it in one piece) of every file."""
     settings = [s for s in arguments.sounds if "=" in s and not Path(s).is_file()]
     paths = [Path(s) for s in arguments.sounds if s not in settings]
@@ -34,6 +56,8 @@ def continue_(arguments: argparse.Namespace) -> int:
     standing = next(p for p in (out, *out.parents) if p.exists())
     if not standing.is_dir() or not os.access(standing, os.W_OK):
         raise DataError(f"--out: {standing}: is no folder that may be written to; name another")
+    import numpy as np
+
     import ttt
     from ttt.audio.signal import resample
     from ttt.audio.wav import read, write

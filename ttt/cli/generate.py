@@ -1,0 +1,74 @@
+"""Answer the prompts of example files.
+
+Writes eval.out/NAME.generations.jsonl for every file of eval.examples; 'ttt score' scores them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from ttt.cli.common import add_common, configure, dry_run
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is written beside the answers."""
+    parser.add_argument("--trace", action="store_true", help="write every step of decoding too (for 'ttt replay')")
+    add_common(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer, one file after the other."""
+    from ttt.api import decode_settings, model_folder
+    from ttt.eval.inputs import eval_folder, read_files, settings_of
+    from ttt.stage import Stage
+
+    config = configure(arguments, ("run.dir", "eval.examples"))
+    out = eval_folder(config)
+    paths = [Path(path) for path in config.eval.examples]
+    targets = [out / f"{path.stem}.generations.jsonl" for path in paths]
+    if dry_run(arguments, config, [f"answer {path} -> {target}" for path, target in zip(paths, targets, strict=True)]):
+        return 0
+    folder = model_folder(config.eval.checkpoint or config.run.dir)
+    settings = settings_of(config)
+    jobs = []
+    for path, target in zip(paths, targets, strict=True):
+        trace = out / f"{path.stem}.trace.jsonl"
+        outputs = [target, trace] if arguments.trace else [target]
+        stage = Stage("generate", target.with_suffix(".done.json"), [path, folder], outputs, settings)
+        if not stage.is_done(arguments.overwrite):
+            jobs.append((path, target, trace, stage))
+    if not jobs:
+        return 0
+    from ttt.api import pick_device
+    from ttt.eval.answer import answer, forced_statistics
+    from ttt.io.atomic import write_json_lines
+    from ttt.model.arch import open_model
+    from ttt.sampling.decoder.decoder import Decoder
+    from ttt.sampling.trace.record import Tracer, header, write_trace
+
+    tasks = {task.label: task for task in config.tasks}
+    files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
+    model = open_model(folder, attention).to(pick_device(config))
+    decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
+    for path, target, trace, stage in jobs:
+        examples, started = files[path], time.perf_counter()
+        tracer = Tracer() if arguments.trace else None
+        records = answer(decoder, examples, tasks, config.eval.batch_size, tracer)
+        if config.eval.forced:
+            statistics = forced_statistics(model, config.objective, examples, model.tokenizer, config.run.seed)
+            records = [{**record, "forced": forced} for record, forced in zip(records, statistics, strict=True)]
+        write_json_lines(target, records)
+        trace.unlink(missing_ok=True)  # an older one would be of other answers
+        if tracer is not None:
+            head = header(model.tokenizer, config.eval.sampler, settings)
+            write_trace(trace, head, [tracer.records[example.uid] for example in examples])
+        seconds = time.perf_counter() - started
+        stage.finish({"items": len(records), "seconds": seconds}, seconds)
+        log.info("generate: %s: %d answers in %.1f s", path.stem, len(records), seconds)
+    return 0

@@ -1,0 +1,40 @@
+"""Collect scores, floor and training log of a run in one report, and print it.
+
+Writes report.md, report.json and plots to run.dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ttt.cli.common import add_common, configure, dry_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The shared arguments."""
+    add_common(parser, "config", "settings", "dry_run", "plugins")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the report."""
+    config = configure(arguments, ("run.dir",))
+    if dry_run(arguments, config, [f"write {Path(config.run.dir) / 'report.md'} and report.json"]):
+        return 0
+    from ttt.config.schema import MISSING
+    from ttt.data.encode import encode_example
+    from ttt.data.read.examples import read_examples
+    from ttt.eval.inputs import eval_folder
+    from ttt.eval.report import build_report, mask_of
+    from ttt.text.tokenizer import TextTokenizer
+
+    mask = None
+    rule = getattr(config.objective, "mask", None)
+    if rule is not None and config.eval.examples and config.data.tokenizer != MISSING:
+        tokenizer = TextTokenizer.load(config.data.tokenizer)
+        example = read_examples(config.eval.examples[0])[-1]
+        stream = encode_example(example, tokenizer)
+        mask = mask_of(rule, stream, tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
+    floor = eval_folder(config) / "floor.json"
+    print(build_report(config.run.dir, floor=floor if floor.is_file() else None, mask=mask))
+    return 0

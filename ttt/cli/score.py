@@ -1,0 +1,67 @@
+"""Score generated answers: metrics with intervals (text benchmarks: 'ttt eval').
+
+Reads what 'ttt generate' wrote; writes eval.out/card.json, items.jsonl and sample wavs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ttt.cli.common import add_common, configure, dry_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The shared arguments."""
+    add_common(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score all files together and write the card."""
+    from ttt.config.load import to_plain
+    from ttt.eval.inputs import check_words, eval_folder, read_files, recordings_of, settings_of
+    from ttt.stage import Stage
+
+    config = configure(arguments, ("run.dir", "eval.examples"))
+    out = eval_folder(config)
+    generations = [out / f"{Path(p).stem}.generations.jsonl" for p in config.eval.examples]
+    if dry_run(arguments, config, [f"score {g}" for g in generations]):
+        return 0
+    from ttt.eval.cards import make_card, write_card
+    from ttt.eval.evaluator import read_generations
+    from ttt.eval.evaluator import score as score_records
+    from ttt.eval.metrics import rests_on
+    from ttt.registry.families import METRIC
+
+    codec = config.codec.load() if config.codec is not None else None
+    judge = config.judge.load() if config.judge is not None else None
+    speaker = config.speaker.load() if config.speaker is not None else None
+    settings = {
+        "tasks": to_plain(config.tasks), "normalizer": to_plain(config.eval.normalizer), "bootstrap": config.eval.bootstrap,
+        "samples": config.eval.samples, "codec": getattr(codec, "codec_id", ""), "judge": getattr(judge, "judge_id", ""),
+        "speaker": getattr(speaker, "speaker_id", ""), "floor": config.eval.floor,
+    }  # fmt: skip
+    asked = [METRIC.build(node, f"tasks.{t.label}.metrics.{n}") for t in config.tasks for n, node in t.metrics.items()]
+    if any("reference" in rests_on(metric) for metric in asked):
+        settings["recordings"] = config.data.corpus
+    inputs = [*map(Path, config.eval.examples), *generations]
+    stage = Stage("score", out / "score.done.json", inputs, [out / "card.json"], settings, "run 'ttt generate' first")
+    if stage.is_done(arguments.overwrite):
+        return 0
+    tasks = {t.label: t for t in config.tasks}
+    files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    if not config.eval.limit:  # of a few it may be chance
+        check_words(files, tasks)
+    examples = [example for listed in files.values() for example in listed]
+    limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
+    result = score_records(
+        read_generations(*generations), examples, judge, codec, config.eval.normalizer,
+        {label: task.metrics for label, task in tasks.items()}, out, speaker=speaker, recordings=recordings_of(config),
+        floor=config.eval.floor, samples=config.eval.samples,
+        resamples=config.eval.bootstrap, seed=config.run.seed, limited=limited, tensorboard=out / "tensorboard",
+    )  # fmt: skip
+    seeds = {"run": config.run.seed}
+    card = make_card(result, config=to_plain(config), seeds=seeds, data=inputs, decode=settings_of(config))
+    write_card(out / "card.json", card)
+    stage.finish({"items": len(examples)}, result["timing"]["score_s"])
+    return 0

@@ -1,0 +1,84 @@
+"""Train the configured objective; resumes from the latest checkpoint of run.dir.
+
+Reads data.train and data.tokenizer, validates on data.dev, writes checkpoints, metrics and the configuration to run.dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+
+from ttt.cli.common import add_common, configure, dry_run
+from ttt.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The shared arguments."""
+    add_common(
+        parser, "config", "settings", "dry_run", "plugins", overwrite="start anew although run.dir holds a training"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; the exit code is the trainer's."""
+    from ttt.train.optim import check_section
+
+    config = configure(arguments, ("run.dir", "data.train", "data.tokenizer"))
+    check_section(config.train)
+    objective, name = config.objective, type(config.objective).registered_name
+    steps = config.train.steps
+    length = f"{steps} updates" if isinstance(steps, int) else f"{config.train.epochs:g} epochs"
+    plan = [
+        f"read examples of {config.data.train}",
+        f"train {name!r} for {length}",
+        f"write checkpoints to {Path(config.run.dir) / 'checkpoints'}",
+    ]
+    if dry_run(arguments, config, plan):
+        return 0
+    from ttt.api import start_model
+    from ttt.data.batches.prefetch import Prefetcher
+    from ttt.data.batches.text_ratio import training_loader, validation_batches
+    from ttt.diffusion.corrupt import NO_MASK
+    from ttt.model.arch import check_arch
+    from ttt.text.tokenizer import TextTokenizer
+    from ttt.train.engine import check_engine, world
+    from ttt.train.trainer import Trainer
+
+    check_engine(config.train)
+    check_arch(config.model.arch.registered_name, objective.arch, f"objective {name!r}")
+    if arguments.overwrite:
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
+    data, seed = config.data, config.run.seed
+    tokenizer = TextTokenizer.load(data.tokenizer).check_form(data.form)
+    if tokenizer.vocab.mask_id < 0 and hasattr(objective, "noise"):
+        raise ConfigError(NO_MASK)
+    rank, size = world()
+    if rank:  # every rank would log the same
+        logging.getLogger("ttt").setLevel(logging.WARNING)
+    strategies = getattr(objective, "strategies", ())
+    loader = training_loader(
+        data, tokenizer, seed=seed, accumulate=config.train.accumulate, rank=rank, world=size, strategies=strategies
+    )
+    log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
+    dev = validation_batches(data, tokenizer, seed=seed, strategies=strategies)
+    codec = config.codec.load() if config.codec is not None else None
+    judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
+    model = start_model(config, tokenizer, codec)
+    if config.model.compile:
+        from ttt.model.compiled import compile_layers
+
+        compile_layers(model.hf)
+    callbacks = []
+    if config.train.generate_items:
+        from ttt.api import decode_settings
+        from ttt.eval.answer import answers_in_training
+        from ttt.sampling.decoder.decoder import Decoder
+
+        decoder = Decoder(model, objective.mask, config.eval.sampler, decode_settings(config))
+        callbacks.append(answers_in_training(config, decoder, judge, codec))
+    batches = Prefetcher(loader, config.train.accumulate, data.prefetch) if data.prefetch else loader
+    return Trainer(config, model, objective, batches, dev, callbacks=callbacks).run().exit_code
