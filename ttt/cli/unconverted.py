@@ -6,7 +6,7 @@ import argparse
 import importlib
 from types import ModuleType
 
-from ttt.cli import model_options, options
+from ttt.cli import options
 from ttt.cli.common import add_common
 
 
@@ -25,7 +25,6 @@ VERBS = {
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech", options.chat),
     "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file", options.new),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers", options.inspect),
-    "model": ("ttt.cli.model:model", "model folders: init | import | export | merge | text | show", model_options.model),
 }  # fmt: skip
 
 

@@ -203,12 +203,14 @@ def test_existing_folders_and_wrong_words(official, tmp_path, capsys):
         export(tmp_path / "out", tmp_path / "x", "oficial")
     capsys.readouterr()
     for argv, pattern in (
-        (["import", str(official)], "missing OUT"),
         (["import", str(official), str(official)], "is the source"),
         (["merge", str(official), str(tmp_path / "x")], "no adapters here"),
         (["show", str(tmp_path / "nowhere")], "no such folder"),
     ):
         assert main(["model", *argv]) == 2 and pattern in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["model", "import", str(official)])
+    assert stop.value.code == 2 and "arguments are required: OUT" in capsys.readouterr().err
 
 
 def test_show_counts_what_the_folder_holds(official, capsys):

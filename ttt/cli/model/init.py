@@ -1,0 +1,40 @@
+"""Write the untrained model that a recipe's training would start from.
+
+For a baseline, or to look at its new rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from ttt.cli.common import add_common, configure
+from ttt.cli.model import add_out
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which recipe, whereto."""
+    parser.add_argument("recipe", metavar="RECIPE.yaml", help="a recipe; data.tokenizer must be there")
+    add_out(parser)
+    add_common(parser, "plugins", settings="settings over the recipe")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make and write."""
+    from ttt.api import start_model
+    from ttt.model.official import written_aside
+    from ttt.text.tokenizer import TextTokenizer
+
+    out = Path(arguments.out)
+    arguments.config = [arguments.recipe]
+    config = configure(arguments, ("data.tokenizer",))
+    tokenizer = TextTokenizer.load(config.data.tokenizer)
+    codec = config.codec.load() if config.codec is not None else None
+    model = start_model(config, tokenizer, codec)
+    with written_aside(out, arguments.overwrite) as partial:
+        model.save(partial)
+    log.info("model: %s -> %s: %d ids, seed %d", arguments.recipe, out, tokenizer.vocab.size, config.run.seed)
+    return 0

@@ -1,0 +1,56 @@
+"""Adapters merged into their base, and models exported with adapters merged on the way."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+
+from ttt.errors import CheckpointError, ConfigError
+from ttt.model.lora import is_adapter, load_merged
+from ttt.model.official import DTYPES, export, written_aside
+
+_OFFICIAL_KEYS = {"unmasked_audio_prob": "banom", "prefix_preservation_ratio": "ppm"}  # key -> strategy
+
+
+def merge(source: Path, out: Path, dtype: str = "", base: str = "", overwrite: bool = False) -> None:
+    """Adapters and new rows of ``source`` into their base: a whole model folder ``out``.
+
+    ``dtype``: float32 (default) or bfloat16; ``base``: where the base is now, when it has moved.
+    """
+    if not is_adapter(source):
+        raise CheckpointError(f"{source}: no adapters here (adapter.json is missing): nothing to merge")
+    if dtype not in ("", *DTYPES):
+        raise ConfigError(f"--dtype: no {dtype!r}. Known: {', '.join(DTYPES)}")
+    with written_aside(out, overwrite) as partial:
+        # Merged in float32, rounded once: a low-rank update is finer than bfloat16.
+        whole = load_merged(source, base=base)
+        whole.to(getattr(torch, dtype or "float32")).save(partial)
+
+
+def export_any(source: Path, out: Path, layout: str, dtype: str = "", base: str = "", overwrite: bool = False) -> None:
+    """`ttt.model.official.export` of a whole model, or of adapters merged on the way."""
+    probabilities = strategy_probabilities(source)
+    if not is_adapter(source):
+        export(source, out, layout, dtype, probabilities, overwrite)
+        return
+    whole = out.with_name(f".{out.name}.merged")
+    try:
+        merge(source, whole, base=base, overwrite=True)
+        export(whole, out, layout, dtype, probabilities, overwrite)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+
+
+def strategy_probabilities(folder: Path) -> dict[str, float]:
+    """The official keys of a checkpoint's own recipe (``config.yaml`` beside ``model/``); nothing without one."""
+    recipe = folder.parent / "config.yaml"
+    if not recipe.is_file():
+        return {}
+    strategies = ((yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("objective") or {}).get(
+        "strategies"
+    ) or []
+    share = {s.get("name"): float(s.get("p", 0.0)) for s in strategies if isinstance(s, dict)}
+    return {key: share.get(name, 0.0) for key, name in _OFFICIAL_KEYS.items()}
