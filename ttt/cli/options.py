@@ -115,20 +115,3 @@ def inspect(verb: argparse.ArgumentParser) -> None:
     )
     samplers.add_argument("--out", default="", metavar="DIR", help="default: RUN/inspect/samplers")
     samplers.add_argument("--plugins", action="append", default=[], metavar="PATH", help="plug-in file or module")
-
-
-def new(verb: argparse.ArgumentParser) -> None:
-    """``ttt new``: what, under which name, where."""
-    kinds = verb.add_subparsers(dest="what", metavar="WHAT", required=True)
-    recipe = kinds.add_parser("recipe", help="a recipe folder that runs as it is", description="write a recipe folder")
-    recipe.add_argument("name", metavar="NAME", help="small letters, digits and underscores")
-    recipe.add_argument("dir", metavar="DIR", help="folder to make; must be new or empty")
-    recipe.add_argument(
-        "--from", dest="source", default="ttt", metavar="KIND", help="ttt | dual_stream | ar | nar | llada"
-    )
-    plugin = kinds.add_parser(
-        "plugin", help="a plug-in file that keeps its family's promises", description="write a plug-in"
-    )
-    plugin.add_argument("family", metavar="FAMILY", help="see 'ttt list'")
-    plugin.add_argument("name", metavar="NAME", help="the name to register it under")
-    plugin.add_argument("file", metavar="FILE.py", help="file to write; must be new")

@@ -23,7 +23,6 @@ VERBS = {
     "likelihood": ("ttt.cli.likelihood:likelihood", "-log p of the answers: text exact, audio bounded", _likelihood),
     "doctor": ("ttt.cli.doctor:doctor", "is a run healthy? checks its log, batches and checkpoint", options.doctor),
     "chat": ("ttt.cli.chat:chat", "talk to a trained model: history, streaming text and speech", options.chat),
-    "new": ("ttt.cli.new:new", "write something to start from: a recipe folder | a plug-in file", options.new),
     "inspect": ("ttt.cli.inspect:inspect", "look into a trained model: attention | samplers", options.inspect),
 }  # fmt: skip
 

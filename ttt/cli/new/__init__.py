@@ -1,0 +1,3 @@
+"""Write something to start from."""
+
+VERBS = ("recipe", "plugin")
