@@ -242,19 +242,19 @@ class LengthRule(ABC):
 
 
 class SpanSampler(ABC):
-    """Fills audio spans, or whole answers, of several rows at once.  It sees a callable, never a model.
+    """Fills audio spans, or whole answers, of several rows at once.  It requests logits and never sees a model.
 
-    ``predict(rows, tails, last)``: ``tails`` i64 [R, m], the tokens after each row's context (mask ids included) -> logits
-    f32 [R, last, V] of their last positions.  ``span`` yields settled blocks; after one that ended a row there is none of
-    that row.  ``canvas``: ``span`` (text opens spans, the sampler fills them), ``answer`` (the sampler writes everything
-    after the prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive``
-    samplers never fill spans: audio is written token by token like text.
+    ``span`` yields finished blocks (`ttt.sampling.samplers.steps.Block`); after the block that ends a row there is none of
+    that row.  Logits come from ``request.predict(rows, tails, last)``, where ``tails`` i64 [R, m] are the tokens behind each
+    row's context, mask tokens among them: f32 [R, last, ids] of their last positions.  Column c stands for the id
+    c + ``request.first``.  Other rows wait while ``span`` works.  A sampler may instead have ``steps(request)``, which
+    yields lists of `ttt.types.LogitsRequest` between its blocks and is sent their logits, so that other rows share its
+    network calls (`ttt.sampling.samplers.steps`).
 
-    A sampler may also have ``steps(request)``, the same as a coroutine (`ttt.sampling.samplers.steps`): it yields
-    the `Call`s it wants
-    answered, so that other rows share its network calls.  With `span` alone other rows wait while it works.  Logits may cover
-    a range of ids only: column c stands for id c + ``request.first``.  ``arch``: the class it decodes; empty: any.
-    ``fills_holes``: it keeps what a prompt knows of its answer.
+    ``canvas``: ``span`` (text opens spans, the sampler fills them), ``answer`` (the sampler writes everything after the
+    prompt) or ``speech`` (the answer is one span, open from the start and over when it ends).  ``autoregressive`` samplers
+    fill no spans: audio is written token by token like text.  ``arch``: the architecture it decodes; empty: any.
+    ``fills_holes``: it keeps what a prompt knows of its answer (`ttt.types.Prompt.known`).
     """
 
     autoregressive: ClassVar[bool] = False

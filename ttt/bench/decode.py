@@ -29,8 +29,8 @@ from ttt.interfaces import LengthRule, MaskRule
 from ttt.masks.library import BlockCausal, Hybrid
 from ttt.rng import derive_seed
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.sampling.decoder.filling import Row
 from ttt.sampling.decoder.session import Session
+from ttt.sampling.decoder.state import DecoderRow
 from ttt.sampling.samplers.blocks import Blockwise
 from ttt.sampling.samplers.remask import LowConfidence
 from ttt.types import LogitsRequest, Prompt
@@ -70,11 +70,11 @@ class Scripted(Decoder):
 
     script: Sequence[int] = ()
 
-    def choose(self, logits: Tensor, rows: Sequence[Row], inside: bool, first: int) -> Tensor:
+    def choose(self, logits: Tensor, rows: Sequence[DecoderRow], inside: bool, first: int) -> Tensor:
         """The script's tokens."""
         super().choose(logits, rows, inside, first)
         # A row has written its text so far, which is shorter than a span, and whole spans.
-        return torch.tensor([self.script[r.new % (BLOCK * BLOCKS)] for r in rows], device=logits.device)
+        return torch.tensor([self.script[r.num_written % (BLOCK * BLOCKS)] for r in rows], device=logits.device)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from ttt.check import world
 from ttt.check.core import Broken, NotSaid, need, prop
 from ttt.diffusion.constraints import FramePosition
 from ttt.interfaces import LengthRule, RemaskRule, SpanSampler
-from ttt.sampling.samplers.allowed import Places
+from ttt.sampling.samplers.allowed import SpanConstraint
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.sampling.samplers.steps import run_each
 
@@ -201,10 +201,10 @@ def _constraint(sampler: SpanSampler) -> None:
     table[0, 0:5] = table[1, 0:5] = table[2, 5:10] = table[3, 5:10] = True
     table[1::2, [EOA, EOA_LAST]] = True
     rule = FramePosition()
-    places = Places(rule, codebooks, table, (), rule.period(codebooks))
-    limit = [places.codes_within(n) for n in LIMIT]
+    constraint = SpanConstraint(rule, codebooks, table, (), rule.period(codebooks))
+    limit = [constraint.codes_within(n) for n in LIMIT]
     for seed in range(3):
-        out = _fill(sampler, seed=seed, places=places, limit=limit)
+        out = _fill(sampler, seed=seed, constraint=constraint, limit=limit)
         for member in out.blocks:
             ids = out.ids(member)
             for place, i in enumerate(ids):

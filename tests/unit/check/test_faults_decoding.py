@@ -88,7 +88,7 @@ class LooksAtOthers(_LastBlock):
 @dataclass(frozen=True)
 class ForgetsPlaces(Blockwise):
     def span(self, request):
-        yield from super().span(dataclasses.replace(request, places=None))
+        yield from super().span(dataclasses.replace(request, constraint=None))
 
 
 @fault("sampler", "calls")

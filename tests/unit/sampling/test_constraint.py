@@ -183,9 +183,9 @@ def test_what_does_not_fit_is_refused():
     long = Prompt("long one", [5] * model.hf.config.max_position_embeddings)
     with pytest.raises(ConfigError, match="prompt 'long one': .* leave no room for an answer"):
         decoder(model, "blockwise").generate([long])
-    request = SpanRequest(
-        None, 0, [()], torch.ones(1, 3, dtype=torch.bool), [None], [3], [gen()], places=decoder(model, "blockwise")._may.places
-    )  # fmt: skip
+    constraint = decoder(model, "blockwise")._allowed_ids.constraint
+    allowed = torch.ones(1, 3, dtype=torch.bool)
+    request = SpanRequest(None, 0, [()], allowed, [None], [3], [gen()], constraint=constraint)
     with pytest.raises(ConfigError, match="does not say where in the span its logits stand"):
         request.restricted(torch.tensor([0]), torch.zeros(1, 1, 3))
 

@@ -188,7 +188,7 @@ def test_frames_of_several_books_come_whole(size):
     import dataclasses
     from types import SimpleNamespace
 
-    from ttt.sampling.decoder.decoder import Event, spans_of
+    from ttt.sampling.decoder.decoder import DecodeEvent, spans_of
 
     vocab = dataclasses.replace(V, num_codebooks=2, num_codes=16)
     tokenizer = SimpleNamespace(vocab=vocab, decode=tiny_tokenizer().decode)
@@ -197,8 +197,8 @@ def test_frames_of_several_books_come_whole(size):
 
     def events(prompts):
         for at in range(0, len(ids), size):
-            yield Event(0, "block", tuple(ids[at : at + size]))
-        yield Event(0, "end", (), "im_end")
+            yield DecodeEvent(0, "block", tuple(ids[at : at + size]))
+        yield DecodeEvent(0, "end", (), "im_end")
 
     fake = SimpleNamespace(model=SimpleNamespace(tokenizer=tokenizer), events=events, calls_of=lambda row: {})
     (row,) = collected(stream(fake, [Prompt("p", [])]), 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
-from ttt.sampling.samplers.allowed import Places
+from ttt.sampling.samplers.allowed import SpanConstraint
 from ttt.text.forms import ABSENT
 from ttt.text.vocab import Vocabulary
 from ttt.types import Prompt
@@ -23,26 +23,26 @@ def check_answer_settings(settings: Any, default: Any) -> None:
             )
 
 
-def check_places(places: Places | None, vocab: Vocabulary, sampler: SpanSampler, length: LengthRule) -> None:
+def check_constraint(constraint: SpanConstraint | None, vocab: Vocabulary, sampler: SpanSampler, length: LengthRule) -> None:
     """Raise `ConfigError` for lengths that no span can have, and for canvases that vocabulary or constraint do not serve."""
     if sampler.canvas == "speech" and vocab.soa_last_id == ABSENT:
         raise ConfigError("eval.sampler.canvas: speech needs a token that opens a span; this vocabulary has none")
-    if places is None:
+    if constraint is None:
         return
-    name = type(places.constraint).registered_name  # type: ignore[attr-defined]
-    if sampler.canvas == "answer" and not places.period:
+    name = type(constraint.rule).registered_name  # type: ignore[attr-defined]
+    if sampler.canvas == "answer" and not constraint.period:
         raise ConfigError(
             f"eval.constraint: {name!r} has no period, so it serves spans only; set eval.sampler.canvas=span"
         )
     most = getattr(sampler, "gen_length", 0)
-    if most and not places.codes_within(most):
+    if most and not constraint.codes_within(most):
         raise ConfigError(f"eval.sampler.gen_length: {most} codes end inside the first frame under constraint {name!r}")
     for last in (False, True):
         exact = length.exact_codes(last)
-        if exact is not None and places.codes_within(exact) != exact:
+        if exact is not None and constraint.codes_within(exact) != exact:
             raise ConfigError(
                 f"eval.length: a span of exactly {exact} codes would end inside a frame under constraint {name!r}; take "
-                f"{places.codes_within(exact)}, or another number after which a span may end"
+                f"{constraint.codes_within(exact)}, or another number after which a span may end"
             )
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ttt.config.schema import Speak
 from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
-from ttt.sampling.decoder.filling import Row
-from ttt.sampling.samplers.allowed import Allowed
+from ttt.sampling.decoder.state import DecoderRow
+from ttt.sampling.samplers.allowed import AllowedIds
 from ttt.text.forms import SPEECH
 from ttt.text.tokenizer import TextTokenizer
 
@@ -31,39 +31,39 @@ class Order:
     """
 
     def __init__(
-        self, may: Allowed, tokenizer: TextTokenizer, length: LengthRule, strict: bool, speak: Speak = "free"
+        self, allowed_ids: AllowedIds, tokenizer: TextTokenizer, length: LengthRule, strict: bool, speak: Speak = "free"
     ) -> None:
-        self.may, self.vocab, self.length, self.strict = may, tokenizer.vocab, length, strict
+        self.allowed_ids, self.vocab, self.length, self.strict = allowed_ids, tokenizer.vocab, length, strict
         self.form = self.vocab.rules
         self._steps = self.form.steps(self.vocab, speak)
         self._thought_ids = tokenizer.thought_ids if self.form.text_first else ()
 
-    def state(self, row: Row) -> str:
-        """Rows in one state choose from one range of ids."""
-        return self.form.state(self.vocab, row.token, row.open)
+    def state(self, row: DecoderRow) -> str:
+        """Where in its answer a row is (a key of `Form.steps`); rows in one state choose from one range of ids."""
+        return self.form.state(self.vocab, row.last_token, row.in_span)
 
     def ids(self, state: str) -> slice | None:
         """The range of ids that may be written in ``state``; None: all."""
-        in_text, in_span = self.may.in_text, self.may.in_span
-        if in_text is None or in_span is None:  # not strict
+        text_range, span_range = self.allowed_ids.text_range, self.allowed_ids.span_range
+        if text_range is None or span_range is None:  # not strict
             return None
         if state == SPEECH:
-            return slice(min((in_span.start, *self._steps[SPEECH].tokens)), in_span.stop)
+            return slice(min((span_range.start, *self._steps[SPEECH].tokens)), span_range.stop)
         if not self.form.text_first:
-            return in_text
+            return text_range
         return slice(0, self.vocab.code_stop if self._steps[state].codes else self.vocab.code_start)
 
-    def allowed(self, row: Row) -> Tensor:
+    def allowed(self, row: DecoderRow) -> Tensor:
         """Ids that may be written next, bool [V] (strict mode only)."""
-        if row.open:
-            inside = self.may.inside
-            return inside(row.codes, row.last, self.length) if self.form.delimited else self._undelimited(row.codes)
+        if row.in_span:
+            inside = self.allowed_ids.next_in_span
+            return inside(row.span_codes, row.last_span, self.length) if self.form.delimited else self._undelimited(row.span_codes)
         step = self._steps[self.state(row)]
         allowed = self._words.clone() if step.words else torch.zeros_like(self._words)
         allowed[list(step.tokens)] = True
         return allowed | self._codes(0) if step.codes else allowed
 
-    def forced(self, row: Row) -> int | None:
+    def forced(self, row: DecoderRow) -> int | None:
         """The only id that may come next, where no network has to be asked."""
         step = self._steps[self.state(row)]
         alone = self.strict and not step.words and not step.codes and len(step.tokens) == 1
@@ -72,7 +72,7 @@ class Order:
     @cached_property
     def _words(self) -> Tensor:
         """Ordinary text, bool [V]: without the tokens that only some steps allow, and without a second thought."""
-        words = self.may.text.clone()
+        words = self.allowed_ids.text.clone()
         words[[i for step in self._steps.values() for i in step.tokens]] = False
         if self.form.text_first:
             words[[*self.vocab.modality_tokens.values(), *self._thought_ids]] = False
@@ -80,21 +80,20 @@ class Order:
 
     def _codes(self, place: int) -> Tensor:
         """Codes that may stand at a place of the speech."""
-        places = self.may.places
-        return self.may.codes.clone() if places is None else self.may.codes & places.at(torch.tensor(place))
+        constraint = self.allowed_ids.constraint
+        return self.allowed_ids.codes.clone() if constraint is None else self.allowed_ids.codes & constraint.at(torch.tensor(place))
 
     def _undelimited(self, codes: int) -> Tensor:
         """What may follow ``codes`` codes of speech that only the answer's end will close."""
-        places, most = self.may.places, self.length.max_codes(True)
-        over = codes >= (most if places is None else places.codes_within(most))
-        allowed = torch.zeros_like(self.may.codes) if over else self._codes(codes)
-        whole = places is None or bool(places.constraint.may_end(torch.tensor(codes), places.codebooks))
-        allowed[self.vocab.im_end_id] = over or whole
+        constraint, most = self.allowed_ids.constraint, self.length.max_codes(True)
+        over = codes >= (most if constraint is None else constraint.codes_within(most))
+        allowed = torch.zeros_like(self.allowed_ids.codes) if over else self._codes(codes)
+        allowed[self.vocab.im_end_id] = over or constraint is None or constraint.may_end(codes)
         return allowed
 
 
 def checked_order(
-    may: Allowed,
+    allowed_ids: AllowedIds,
     tokenizer: TextTokenizer,
     length: LengthRule,
     strict: bool,
@@ -120,4 +119,4 @@ def checked_order(
         raise ConfigError(
             "eval.min_text_tokens_after_audio: no text follows the speech of a text-then-speech model; set 0"
         )
-    return Order(may, tokenizer, length, strict, speak)
+    return Order(allowed_ids, tokenizer, length, strict, speak)

@@ -1,4 +1,9 @@
-"""Which ids may be written where, and the range of ids that logits have to be computed for."""
+"""Which token ids may be written where: in text, in audio spans, in whole answers, and at each place of a span.
+
+`AllowedIds` holds what the vocabulary allows, and the ranges of ids that logits have to be computed for.  A constraint
+(`ttt.interfaces.Constraint`) restricts the places of a span further: `SpanConstraint` is its table for a vocabulary,
+`AnswerConstraint` applies it to answers in which a sampler may open spans anywhere.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +22,25 @@ from ttt.text.vocab import Vocabulary
 
 
 @dataclass(frozen=True)
-class Allowed:
+class AllowedIds:
     """Masks over all ids of the model, bool [V]: ``text``, ``codes``, and ``answer`` (a whole answer, in any order).
 
-    ``ends``: end tokens of spans.  ``in_text``, ``in_span``, ``in_answer``: the range of ids from the first to the last that
-    may be written there, which in the official layout is hardly more than those; None: all ids (not ``strict``).
-    ``places``: what a constraint allows at the places of a span; None: the same everywhere.
+    ``ends``: end tokens of spans, of ordinary ones and of the answer's last one.  ``text_range``, ``span_range``,
+    ``answer_range``: from the first to the last id that may be written in text, spans, answers; logits are computed for
+    these only.  None: all ids (not ``strict``).  ``constraint``: what may stand at each place of a span; None: any code.
     """
 
     text: Tensor
     codes: Tensor
     answer: Tensor
     ends: tuple[int, ...]
-    in_text: slice | None
-    in_span: slice | None
-    in_answer: slice | None
-    places: Places | None = None
+    text_range: slice | None
+    span_range: slice | None
+    answer_range: slice | None
+    constraint: SpanConstraint | None = None
 
     @classmethod
-    def of(cls, model: SpeechTextLM, strict: bool, constraint: Constraint | None = None) -> Allowed:
+    def of(cls, model: SpeechTextLM, strict: bool, constraint: Constraint | None = None) -> AllowedIds:
         """From the model's vocabulary; ids that only fill its embedding up are never written.
 
         Raises `ConfigError` for a constraint without ``strict``.
@@ -52,51 +57,55 @@ class Allowed:
         codes = (ids >= v.code_start) & (ids < v.code_stop)
         ends = (v.eoa_id, v.eoa_last_id)
         span = codes | torch.isin(ids, torch.tensor(ends))
-        in_text, in_span, in_answer = (_range(may) if strict else None for may in (text, span, text | span))
-        places = None
+        text_range, span_range, answer_range = (_range(m) if strict else None for m in (text, span, text | span))
+        table = None
         if constraint is not None and constraint.restricts:
-            places = Places.of(constraint, v, len(ids))
-            if bool(places.table[:, codes].all()) and places.period == 1:
-                places = None  # one range for all places: nothing that strict mode does not do
-        return cls(text, codes, text | span, ends, in_text, in_span, in_answer, places)
+            table = SpanConstraint.of(constraint, v, len(ids))
+            if bool(table.table[:, codes].all()) and table.period == 1:
+                table = None  # one range for all places: nothing that strict mode does not do
+        return cls(text, codes, text | span, ends, text_range, span_range, answer_range, table)
 
     def span(self, ends: Sequence[int]) -> Tensor:
-        """Codes and the end tokens ``ends``."""
+        """Codes and the end tokens ``ends``, bool [V]."""
         allowed = self.codes.clone()
         allowed[list(ends)] = True
         return allowed
 
-    def inside(self, codes: int, last: bool, length: LengthRule) -> Tensor:
-        """What may follow ``codes`` codes of a span that is written token by token."""
-        places = self.places
+    def next_in_span(self, codes: int, last: bool, length: LengthRule) -> Tensor:
+        """What may follow ``codes`` codes of a span that is written token by token, bool [V].
+
+        ``last``: it is the answer's last span.
+        """
+        constraint = self.constraint
         end = self.ends[1] if last else self.ends[0]
         exact = length.exact_codes(last)
         most = length.max_codes(last) if exact is None else exact
-        only_end = codes >= (most if places is None else places.codes_within(most))
+        only_end = codes >= (most if constraint is None else constraint.codes_within(most))
         allowed = torch.zeros_like(self.codes) if only_end else self.codes.clone()
         allowed[end] = exact is None or only_end
-        return allowed if places is None or only_end else allowed & places.at(torch.tensor(codes))
+        return allowed if constraint is None or only_end else allowed & constraint.at(torch.tensor(codes))
 
 
 @dataclass(frozen=True)
-class Places:
-    """What a constraint allows at each place of a span: ``table`` bool [2 * ranges, columns], a row for each of its ranges
-    and one for each with the tokens that end a span.  Text may stand anywhere (where it is allowed at all).
+class SpanConstraint:
+    """What a constraint allows at each place of a span, for logits of one range of ids.
 
-    Column c stands for id c + ``first``.  ``openers``: columns of the tokens that open spans; ``period``: see `Constraint`.
+    ``table`` bool [2 * ranges, columns]: rows 2n and 2n + 1 hold range n of the constraint's ranges of codes, the latter
+    with the tokens that end a span.  Text may stand anywhere (where it is allowed at all).  ``openers``: columns of the
+    tokens that open spans.  ``codebooks``, ``period``: see `Constraint`.
     """
 
-    constraint: Constraint
+    rule: Constraint
     codebooks: tuple[tuple[int, int], ...]
     table: Tensor
     openers: tuple[int, ...]
     period: int
 
     @classmethod
-    def of(cls, constraint: Constraint, vocab: Vocabulary, size: int) -> Places:
+    def of(cls, rule: Constraint, vocab: Vocabulary, size: int) -> SpanConstraint:
         """For a vocabulary whose model has logits for ``size`` ids."""
         space = vocab.code_space
-        ranges = constraint.ranges(space.codebooks)
+        ranges = rule.ranges(space.codebooks)
         table = torch.zeros((2 * len(ranges), size), dtype=torch.bool)
         table[:, : vocab.audio_start] = True
         table[:, list(space.ends)] = False
@@ -104,63 +113,66 @@ class Places:
             table[2 * n : 2 * n + 2, start:stop] = True
             table[2 * n + 1, list(space.ends)] = True
         openers = tuple(sorted({vocab.soa_id, vocab.soa_last_id} - {ABSENT}))
-        return cls(constraint, space.codebooks, table, openers, constraint.period(space.codebooks))
+        return cls(rule, space.codebooks, table, openers, rule.period(space.codebooks))
 
-    def columns(self, ids: slice | None, device: Any = "cpu") -> Places:
+    def columns(self, ids: slice | None, device: Any = "cpu") -> SpanConstraint:
         """The same for logits of the ids ``ids`` only, on another device."""
         first = 0 if ids is None else ids.start
         table = self.table if ids is None else self.table[:, ids]
         openers = tuple(o - first for o in self.openers if 0 <= o - first < table.shape[1])
         return replace(self, table=table.to(device), openers=openers)
 
-    def rows(self, places: Tensor) -> Tensor:
-        """Row of ``table`` for each place.  i64 [*] -> i64 [*]."""
-        return 2 * self.constraint.range_at(places, self.codebooks) + self.constraint.may_end(places, self.codebooks).long()
-
     def at(self, places: Tensor) -> Tensor:
-        """bool [*, columns]: what may stand at ``places`` of a span."""
-        return self.table[self.rows(places)]
+        """What may stand at ``places`` i64 [*] of a span, bool [*, columns]."""
+        ends = self.rule.may_end(places, self.codebooks).long()
+        return self.table[2 * self.rule.range_at(places, self.codebooks) + ends]
+
+    def may_end(self, codes: int) -> bool:
+        """May a span end behind ``codes`` codes?"""
+        return bool(self.rule.may_end(torch.tensor(codes), self.codebooks))
 
     def codes_within(self, most: int) -> int:
         """The largest number of codes, at most ``most``, after which a span may end."""
-        while most > 0 and not bool(self.constraint.may_end(torch.tensor(most), self.codebooks)):
+        while most > 0 and not self.may_end(most):
             most -= 1
         return max(most, 0)
 
 
-class Grid:
-    """A constraint on a whole answer, whose spans may begin anywhere: where they begin is settled once per row.
+class AnswerConstraint:
+    """A constraint on whole answers, in which a sampler may open spans anywhere and write places in any order.
 
-    Until the model likes a token that opens a span best at some place, a row writes text alone.  That place settles the
-    grid: from then on a code at place p has the rank (p - anchor) mod period, a span opens only where a frame begins
-    behind it, and ends between frames.  So whatever a sampler commits, in any order, every code stands in its range.
+    A place of a code in its span is known only once it is known where spans begin.  So a row has an anchor, the place of
+    its first code.  Before it is set, the row may write text only.  It is set behind the place where a token that opens a
+    span is the likeliest of all (at the most probable of these places).  From then on, the code at place p takes the range
+    of place (p - anchor) mod period of a span; a span may open only where a frame begins behind it, and end between frames.
+    Whatever is committed, in any order, every code then stands in its range.
     """
 
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.anchors: dict[int, int] = {}  # row -> place of the first code
+    def __init__(self, span: SpanConstraint) -> None:
+        self.span = span
+        self.anchors: dict[int, int] = {}  # row -> place of its first code
 
-    def may(self, rows: Sequence[int], places: Tensor, logits: Tensor) -> Tensor:
-        """bool [R, p, columns]: what may stand at ``places`` i64 [R, p]; ``logits`` hold what the rows may write at all."""
-        p, openers = self.places, list(self.places.openers)
+    def allowed(self, rows: Sequence[int], places: Tensor, logits: Tensor) -> Tensor:
+        """What may stand at ``places`` i64 [R, p], bool [R, p, columns]; ``logits`` f32 [R, p, columns] may set anchors."""
+        span, openers = self.span, list(self.span.openers)
         out = torch.empty(logits.shape, dtype=torch.bool, device=logits.device)
-        spans = ~p.table[0].logical_and(p.table[-1])  # columns that depend on the place: codes and ends
+        by_place = ~span.table[0].logical_and(span.table[-1])  # columns that depend on the place: codes and ends
         for i, row in enumerate(rows):
             if row not in self.anchors:
-                score = logits[i].log_softmax(-1)
-                liked = torch.isin(score.argmax(-1), torch.tensor(openers, device=logits.device))
-                if bool(liked.any()):
-                    sure = torch.where(liked, score[:, openers].amax(-1), -torch.inf)
-                    self.anchors[row] = int(places[i, int(sure.argmax())]) + 1
+                logp = logits[i].log_softmax(-1)
+                opens = torch.isin(logp.argmax(-1), torch.tensor(openers, device=logits.device))
+                if bool(opens.any()):
+                    best = torch.where(opens, logp[:, openers].amax(-1), -torch.inf)
+                    self.anchors[row] = int(places[i, int(best.argmax())]) + 1
             if row not in self.anchors:
-                out[i] = ~spans
+                out[i] = ~by_place
                 out[i][:, openers] = False
                 continue
-            rank = places[i] - self.anchors[row]
-            out[i] = p.at(rank % p.period)
-            out[i][rank < 0] = ~spans
-            opens = (rank + 1) % p.period == 0
-            out[i][:, openers] = (opens & (rank >= -1))[:, None]
+            from_anchor = places[i] - self.anchors[row]
+            out[i] = span.at(from_anchor % span.period)
+            out[i][from_anchor < 0] = ~by_place
+            frame_follows = (from_anchor + 1) % span.period == 0
+            out[i][:, openers] = (frame_follows & (from_anchor >= -1))[:, None]
         return out
 
 

@@ -1,4 +1,4 @@
-"""What a sampler is asked to fill: rows, what may be written in them, where they end, and who listens."""
+"""What a sampler is asked to fill: for each row, which ids may be written, where the span ends, and its random generator."""
 
 from __future__ import annotations
 
@@ -10,50 +10,39 @@ import torch
 from torch import Generator, Tensor
 
 from ttt.errors import CheckpointError, ConfigError
-from ttt.sampling.samplers.allowed import Grid, Places
+from ttt.sampling.samplers.allowed import AnswerConstraint, SpanConstraint
 from ttt.sampling.samplers.steps import Run
 from ttt.types import CallKind, LogitsRequest
 
-# (row, offsets in the span i64 [m], ids i64 [m], scores f32 [m])
+# Called with (row, places in the span i64 [m], ids i64 [m], scores f32 [m]).
 Listener = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
 class SpanRequest:
-    """One span (or one whole answer) to fill in each of n rows.
+    """One span (or one whole answer) to fill in each of n rows; sequences hold one entry for each row."""
 
-    ``run``: answers `LogitsRequest`s, all that it is handed by one network call (`SpanSampler.span` and `predict` use it).
-    ``slots``: the session's row for each of the n rows (empty: 0 to n - 1).  ``ids``: the range of ids that logits cover
-    (None: all).  ``end_ids``: per row the tokens that end its span, in order of precedence.  ``allowed`` bool [n, columns]
-    or None: ids that may be written.  ``exact``: per row a fixed number of codes or None; ``limit``: per row the number of
-    codes after which the end token is forced (``force_end``) or decoding just stops.  ``gens``: one generator per row, so
-    that batching changes no draw.  ``strict`` False is the behaviour of the official TtT program (arXiv 2509.20072,
-    inference_TtT.py): whole blocks, no forced end, nothing excluded but ``forbidden``.  ``pad_id``: what fills an answer up
-    behind its end, if anything does (LLaDA's EOS).  ``codebooks``: codes of a frame, which follow each other.  ``known``:
-    per row the answer as far as it is given, mask tokens where it is to be written (empty: nothing).  ``places``: what may
-    stand at which place of a span (`ttt.sampling.samplers.allowed.Places`), or of an answer (`Grid`); None: the same
-    everywhere.
-    """
-
-    run: Run
+    run: Run  # answers a list of `LogitsRequest`s by one network call; `predict` and `SpanSampler.span` use it
     mask_id: int
-    end_ids: Sequence[Sequence[int]]
-    allowed: Tensor | None
-    exact: Sequence[int | None]
-    limit: Sequence[int]
-    gens: Sequence[Generator]
-    forbidden: Sequence[int] = ()
+    end_ids: Sequence[Sequence[int]]  # tokens that end the row's span, in order of precedence
+    allowed: Tensor | None  # ids that may be written, bool [n, columns]; None: all
+    exact: Sequence[int | None]  # a fixed number of codes, or None
+    limit: Sequence[int]  # most codes; then the end token is forced (`force_end`), or decoding just stops
+    gens: Sequence[Generator]  # a generator for each row, so that batching changes no draw
+    forbidden: Sequence[int] = ()  # ids that are never written, `strict` or not
+    # False: as the official TtT program (arXiv 2509.20072, inference_TtT.py) does: whole blocks, no forced end, nothing
+    # excluded but `forbidden`.
     strict: bool = True
-    device: Any = "cpu"
-    on_commit: Listener | None = None  # what a call wrote
-    on_remask: Listener | None = None  # what a call predicted and masked again
+    device: Any = "cpu"  # of the tails
+    on_commit: Listener | None = None  # hears what a call wrote
+    on_remask: Listener | None = None  # hears what a call predicted and masked again
     force_end: bool = True
-    pad_id: int | None = None
-    slots: Sequence[int] = ()
-    ids: slice | None = None
-    codebooks: int = 1
-    known: Sequence[Sequence[int]] = ()
-    places: Places | Grid | None = None
+    pad_id: int | None = None  # fills an answer up behind its end, if anything does (LLaDA's EOS)
+    slots: Sequence[int] = ()  # the row's number in the session; empty: 0 to n - 1
+    ids: slice | None = None  # the range of ids that logits cover, see `first`; None: all
+    codebooks: int = 1  # codes of a frame, which follow each other
+    known: Sequence[Sequence[int]] = ()  # the answer as far as it is given, mask tokens elsewhere; empty: nothing is given
+    constraint: SpanConstraint | AnswerConstraint | None = None  # which codes may stand at which place; None: any
 
     @property
     def rows(self) -> int:
@@ -86,7 +75,7 @@ class SpanRequest:
             return min(self.limit[row], gen_length)
         codes = self.exact[row]
         most = min(self.limit[row], gen_length if codes is None else codes)
-        return (self.places.codes_within(most) if isinstance(self.places, Places) else most) + 1
+        return (self.constraint.codes_within(most) if isinstance(self.constraint, SpanConstraint) else most) + 1
 
     def forced(self, row: int) -> int | None:
         """The end token that stands in the last place from the start, if one is forced."""
@@ -110,7 +99,7 @@ class SpanRequest:
             if self.exact[row] is not None:
                 allowed[i, self.columns(self.end_ids[row], logits.shape[-1])] = False
         logits = logits.masked_fill(~allowed[:, None], -torch.inf)
-        if self.places is None:
+        if self.constraint is None:
             return logits
         if places is None:
             raise ConfigError(
@@ -118,9 +107,9 @@ class SpanRequest:
                 "places to SpanRequest.restricted, or set eval.constraint=none"
             )
         places = places.to(logits.device)
-        if isinstance(self.places, Grid):
-            return logits.masked_fill(~self.places.may(rows.tolist(), places, logits), -torch.inf)
-        return logits.masked_fill(~self.places.at(places), -torch.inf)
+        if isinstance(self.constraint, AnswerConstraint):
+            return logits.masked_fill(~self.constraint.allowed(rows.tolist(), places, logits), -torch.inf)
+        return logits.masked_fill(~self.constraint.at(places), -torch.inf)
 
     def columns(self, ids: Iterable[int], width: int) -> list[int]:
         """Those of ``ids`` that logits of ``width`` columns hold, as columns."""

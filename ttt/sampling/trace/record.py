@@ -21,7 +21,7 @@ from ttt.text.tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ttt.sampling.decoder.decoder import Decoder, Event
+    from ttt.sampling.decoder.decoder import DecodeEvent, Decoder
     from ttt.types import Prompt
 
 FORMAT, VERSION = "ttt-trace", 1
@@ -125,7 +125,7 @@ class Tracer:
     def __init__(self) -> None:
         self.records: dict[str, TraceRecord] = {}
 
-    def watch(self, decoder: Decoder, prompts: Sequence[Prompt], **how: Any) -> Iterator[Event]:
+    def watch(self, decoder: Decoder, prompts: Sequence[Prompt], **how: Any) -> Iterator[DecodeEvent]:
         """What ``decoder.events(prompts, **how)`` gives; answers are recorded when it ends or the iterator is closed."""
         rows = [_Row(decoder, i) for i in range(len(prompts))]
         try:
@@ -164,7 +164,7 @@ class _Row:
                 self.standing.pop(position, None)
             self._step(kind, position, token, score if math.isfinite(score) else None)
 
-    def settle(self, event: Event) -> None:
+    def settle(self, event: DecodeEvent) -> None:
         """Something is final."""
         vocab = self.decoder.model.tokenizer.vocab
         if event.kind == "end":

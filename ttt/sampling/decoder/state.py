@@ -1,4 +1,4 @@
-"""What a decoder keeps in mind while it works: the state of each row, and each sampler that is at work on some rows."""
+"""The state of a decoder at work: of each row, and of each sampler that fills some of the rows."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ttt.types import CallKind, LogitsRequest
 
 
 @dataclass
-class Row:
-    """A prompt in work: ``number`` among the prompts, ``slot`` in the session."""
+class DecoderRow:
+    """The state of a prompt that is being answered."""
 
-    number: int
-    slot: int
+    number: int  # of the prompt
+    slot: int  # its row in the session
     gen: Generator
-    mode: str  # text | audio (waits for its sampler) | filling | done
-    last: bool = False  # the open span is the answer's last one
-    open: bool = False  # inside a span that is written token by token (ar sampler)
-    codes: int = 0  # codes written into the open span (ar sampler)
-    text_tokens_owed: int = 0  # text tokens still owed before <|im_end|> is allowed
-    new: int = 0
-    token: int = -1  # the last one written token by token; -1: none yet
+    mode: str  # text | audio (waits for a sampler) | filling (a sampler is at work) | done
+    last_span: bool = False  # the open span is the answer's last one
+    in_span: bool = False  # inside a span that is written token by token (ar sampler)
+    span_codes: int = 0  # codes written into that span
+    text_tokens_owed: int = 0  # text tokens to be written before <|im_end|> is allowed
+    num_written: int = 0  # new tokens
+    last_token: int = -1  # the last one written token by token; -1: none yet
     known: Sequence[int] = ()  # the answer as far as it is given (in-filling)
 
 
-class Filling:
+class SamplerRun:
     """A sampler at work on some rows: what it requests next, and the blocks it hands out."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[DecoderRow]) -> None:
         self.rows = rows
         self.requests: list[LogitsRequest] = []
         self.unended = set(range(len(rows)))  # rows whose span (or answer) has not come to its end
@@ -44,7 +44,7 @@ class Filling:
         """Set the sampler to work; `advance` then brings its first requests."""
         self._steps = steps_of(sampler, request)
 
-    def members(self, requests: Sequence[LogitsRequest], kind: CallKind | None = None) -> list[Row]:
+    def members(self, requests: Sequence[LogitsRequest], kind: CallKind | None = None) -> list[DecoderRow]:
         """Rows that take part in a network call on ``requests`` (in those of one ``kind``)."""
         slots = {slot for r in requests if kind is None or r.kind == kind for slot in r.rows.tolist()}
         return [self._by_slot[slot] for slot in slots]
