@@ -15,6 +15,7 @@ import numpy as np
 
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Codec, StreamDecoder
+from ttt.registry import PositiveFloat, PositiveInt
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
@@ -54,9 +55,9 @@ def check_codes(ids: np.ndarray, num_codes: int, num_codebooks: int, codec: str)
 class Toy(Codec):
     """Code k is one frame of a pure tone; no weights, exact round trip.  For tests and the toy recipe."""
 
-    num_codes: int = 32
-    rate_hz: int = 16_000
-    frame_rate_hz: float = 50.0
+    num_codes: PositiveInt = 32
+    rate_hz: PositiveInt = 16_000
+    frame_rate_hz: PositiveFloat = 50.0
 
     num_codebooks = 1
     exact_stream = True
@@ -68,7 +69,7 @@ class Toy(Codec):
                 f"rate_hz must be a multiple of frame_rate_hz, got {self.rate_hz} and {self.frame_rate_hz}"
             )
         step = (self._hop // 2 - 4) // max(self.num_codes, 1)
-        if self.num_codes < 1 or step < 1:
+        if step < 1:
             raise ValueError(
                 f"num_codes must lie in 1 to {self._hop // 2 - 4} at this frame rate, got {self.num_codes}"
             )
@@ -132,15 +133,13 @@ class Precomputed(Codec):
 
     renamed_fields: ClassVar = {"num_books": "num_codebooks"}
 
-    num_codes: int = 16_384
-    num_codebooks: int = 1
-    frame_rate_hz: float = 12.5
-    rate_hz: int = 24_000
+    num_codes: PositiveInt = 16_384
+    num_codebooks: PositiveInt = 1
+    frame_rate_hz: PositiveFloat = 12.5
+    rate_hz: PositiveInt = 24_000
     label: str = "precomputed"  # stored beside the codes as `codec_id`
 
     def __post_init__(self) -> None:
-        if min(self.num_codes, self.num_codebooks, self.frame_rate_hz, self.rate_hz) <= 0:
-            raise ValueError("num_codes, num_codebooks, frame_rate_hz and rate_hz must be > 0")
         self.codec_id = self.label
 
     def load(self, device: str = "cpu") -> Precomputed:

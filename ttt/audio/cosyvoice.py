@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from ttt.audio.streaming import WindowStream
 from ttt.audio.wav import read, write
 from ttt.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from ttt.interfaces import Codec, StreamDecoder
+from ttt.registry import Range
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
@@ -45,14 +46,10 @@ class CosyVoice(Codec):
     path: str = ""
     code: str = ""
     prompt: str = ""
-    speed: float = 1.0
+    speed: Annotated[float, Range(ge=0.25, le=4)] = 1.0
 
     codec_id = ""
     num_codebooks = 1
-
-    def __post_init__(self) -> None:
-        if not 0.25 <= self.speed <= 4.0:
-            raise ValueError(f"speed must lie in [0.25, 4], got {self.speed}")
 
     def load(self, device: str = "cpu") -> CosyVoice:
         """Bring model and prompt; returns self.  The program itself picks the device (a GPU where there is one)."""

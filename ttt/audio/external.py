@@ -18,6 +18,7 @@ from ttt.audio.codecs import check_codes, check_wave, standardize
 from ttt.audio.streaming import WindowStream
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.interfaces import Codec, StreamDecoder
+from ttt.registry import NonNegativeInt
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
@@ -35,15 +36,11 @@ class PublishedCodec(Codec):
     renamed_fields: ClassVar = {"num_books": "num_codebooks"}
 
     path: str = ""
-    num_codebooks: int = 0
+    num_codebooks: NonNegativeInt = 0
 
     model_class: ClassVar[str] = ""
     weights_file: ClassVar[str] = "model.safetensors"
     codec_id = ""
-
-    def __post_init__(self) -> None:
-        if self.num_codebooks < 0:
-            raise ValueError(f"num_codebooks must be >= 0 (0: all), got {self.num_codebooks}")
 
     @property
     def name(self) -> str:

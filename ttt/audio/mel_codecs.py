@@ -25,6 +25,7 @@ from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
 from ttt.interfaces import StreamDecoder, TrainableCodec
+from ttt.registry import NonNegativeInt, PositiveFloat, PositiveInt
 from ttt.registry.core import with_new_names
 from ttt.registry.families import CODEC
 from ttt.rng import generator
@@ -45,16 +46,16 @@ class MelCodec(TrainableCodec):
     renamed_fields: ClassVar = {"floor": "min_magnitude", "num_books": "num_codebooks"}
 
     path: str = ""  # folder with codec.safetensors and codec.json
-    frame_rate_hz: float = 16.667  # 100 / a whole number of 10 ms mel frames
-    num_codes: int = 1024  # codes of a codebook
-    pca_dim: int = 40  # dimensions kept of a sub-frame
-    mels: int = 40
-    min_magnitude: float = 0.02  # mel magnitude below which nothing is told apart
+    frame_rate_hz: PositiveFloat = 16.667  # 100 / a whole number of 10 ms mel frames
+    num_codes: PositiveInt = 1024  # codes of a codebook
+    pca_dim: PositiveInt = 40  # dimensions kept of a sub-frame
+    mels: PositiveInt = 40
+    min_magnitude: PositiveFloat = 0.02  # mel magnitude below which nothing is told apart
     level: bool = False  # bring each utterance's loudest mel frame to the same level first
-    context: int = 2  # neighbours the decoder looks at, on either side
-    max_frames: int = 100_000  # frames (not mel frames) used for fitting
-    iterations: int = 10  # of k-means
-    griffin_lim_iterations: int = 32
+    context: NonNegativeInt = 2  # neighbours the decoder looks at, on either side
+    max_frames: PositiveInt = 100_000  # frames (not mel frames) used for fitting
+    iterations: PositiveInt = 10  # of k-means
+    griffin_lim_iterations: PositiveInt = 32
 
     rate_hz = 16_000
     codec_id = ""
@@ -63,14 +64,9 @@ class MelCodec(TrainableCodec):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("num_codes", "pca_dim", "mels", "max_frames", "iterations", "griffin_lim_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.min_magnitude <= 0 or self.context < 0:
-            raise ValueError(f"min_magnitude must be > 0 and context >= 0, got {self.min_magnitude} and {self.context}")
         self.num_codebooks = len(positions(self._strides))
         self._parts = max(self._strides)
-        stack = round(100 / self.frame_rate_hz) if self.frame_rate_hz > 0 else 0
+        stack = round(100 / self.frame_rate_hz)
         if stack < 1 or abs(100 / stack / self.frame_rate_hz - 1) > 0.002:
             raise ValueError(f"frame_rate_hz must be 100 / n (25, 20, 16.667, 12.5, ...), got {self.frame_rate_hz}")
         if stack % self._parts:
@@ -305,14 +301,9 @@ class MelKmeans(MelCodec):
     ``context`` neighbours on either side tell about its mels (additive tables, fitted after the k-means).
     """
 
-    num_codebooks: int = 1
+    num_codebooks: PositiveInt = 1
 
     _fitted: ClassVar[tuple[str, ...]] = (*MelCodec._fitted, "num_codebooks")
-
-    def __post_init__(self) -> None:
-        if self.num_codebooks < 1:
-            raise ValueError(f"num_codebooks must be >= 1, got {self.num_codebooks}")
-        super().__post_init__()
 
     @property
     def _strides(self) -> Sequence[int]:
@@ -336,10 +327,10 @@ class Rvq(MelCodec):
     side by side (SNAC repeats an average), so coarse codes know how their frame changes.
     """
 
-    frame_rate_hz: float = 25.0  # 100 / a whole number of 10 ms mel frames, a multiple of the largest stride
-    num_codes: int = 128  # codes of a codebook
-    context: int = 1  # neighbours the decoder looks at, on either side
-    strides: list[int] = field(default_factory=lambda: [1, 1, 1, 1])  # one entry a codebook
+    frame_rate_hz: PositiveFloat = 25.0  # 100 / a whole number of 10 ms mel frames, a multiple of the largest stride
+    num_codes: PositiveInt = 128  # codes of a codebook
+    context: NonNegativeInt = 1  # neighbours the decoder looks at, on either side
+    strides: list[PositiveInt] = field(default_factory=lambda: [1, 1, 1, 1])  # one entry a codebook
 
     _fitted: ClassVar[tuple[str, ...]] = (*MelCodec._fitted, "strides")
 

@@ -42,6 +42,6 @@ def network(objective: Any) -> Any:
     from ttt.config.schema import ModelSection
     from ttt.model.valle.arch import Valle
 
-    nar = {"upper": "masked", "all": "masked_all"}.get(getattr(objective, "codebooks", ""), "stages")
+    nar: Any = {"upper": "masked", "all": "masked_all"}.get(getattr(objective, "codebooks", ""), "stages")
     arch = Valle(dim=16, heads=2, layers=2, nar=nar)
     return arch.start(ModelSection(), tokenizer(), 0).eval()

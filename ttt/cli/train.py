@@ -25,13 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; the exit code is the trainer's."""
-    from ttt.train.optim import check_section
+    from ttt.train.optim import check_section, in_epochs
 
     config = configure(arguments, ("run.dir", "data.train", "data.tokenizer"))
     check_section(config.train)
     objective, name = config.objective, type(config.objective).registered_name
     steps = config.train.steps
-    length = f"{steps} updates" if isinstance(steps, int) else f"{config.train.epochs:g} epochs"
+    length = f"{steps} updates" if not in_epochs(config.train) else f"{config.train.epochs:g} epochs"
     plan = [
         f"read examples of {config.data.train}",
         f"train {name!r} for {length}",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ttt.registry import (
-    Beta,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -18,6 +17,7 @@ from ttt.registry import (
     PositiveShare,
     Range,
     Share,
+    ShareBelow1,
     checked,
     component,
     components,
@@ -93,8 +93,8 @@ class LoraSection:
     """Low-rank adapters on a frozen backbone, with the rows of added tokens trained in full (needs ``model.path``)."""
 
     rank: NonNegativeInt = 0  # 0: off, all weights are trained; official script: 64
-    alpha: NonNegativeFloat = 16.0  # adapters are scaled by alpha / rank
-    dropout: Beta = 0.05  # on the input of the adapters
+    alpha: PositiveFloat = 16.0  # adapters are scaled by alpha / rank
+    dropout: ShareBelow1 = 0.05  # on the input of the adapters
     targets: list[str] = field(  # names of the linear layers that get an adapter
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
@@ -125,7 +125,7 @@ class ModelSection:
 class TrainSection:
     """The optimiser's side of a run."""
 
-    steps: NonNegativeInt = MISSING  # type: ignore[assignment]  # optimiser updates
+    steps: NonNegativeInt = MISSING  # type: ignore[assignment]  # optimiser updates; 0: epochs decides
     epochs: NonNegativeFloat = 0.0  # length of a run in passes over the data, where steps is not given
     accumulate: PositiveInt = 1  # micro-batches per update and rank
     optimizer: Any = component("optimizer", "adamw")  # with its own fields
@@ -137,9 +137,9 @@ class TrainSection:
     warmup_epochs: NonNegativeFloat = 0.0  # its length in passes over the data, where warmup_steps is 0
     decay_start: Share = 0.0  # share of the steps (or seconds) after which the decay begins
     min_lr_ratio: Share = 0.0  # least learning rate, as a share of the peak
-    betas: tuple[Beta, Beta] = (0.9, 0.95)  # decay rates of the averages of the gradient and of its square
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.95)  # decay rates of the averages of the gradient and of its square
     # beta1 at the end of the run, reached in a straight line, lr / (1 - beta1) kept; 0: it stays
-    final_beta1: Beta = 0.0
+    final_beta1: ShareBelow1 = 0.0
     eps: NonNegativeFloat = 1.0e-8  # added to the denominator of an update
     # not applied to norms, biases and embeddings' own rows when decay_embeddings is false
     weight_decay: NonNegativeFloat = 0.01

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ttt.errors import ConfigError, DataError
+from ttt.config.schema import PromptRule
+from ttt.errors import DataError
 from ttt.text.template import pieces
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Kind, Segment, TokenStream, audio_runs
-
-PROMPT_RULES = ("labels", "official")
 
 
 def encode_example(
@@ -19,7 +18,7 @@ def encode_example(
     tokenizer: TextTokenizer,
     *,
     open_answer: bool = False,
-    prompt_rule: str = "labels",
+    prompt_rule: PromptRule = "labels",
     literal_specials: bool = False,
 ) -> TokenStream:
     """Tokens of one example.
@@ -29,8 +28,6 @@ def encode_example(
     position, which is wrong for several turns (spec, section 12.4).  ``literal_specials`` lets ordinary text spell
     special tokens, as the reference does; otherwise that is a `DataError`.
     """
-    if prompt_rule not in PROMPT_RULES:
-        raise ConfigError(f"data.prompt_rule: {prompt_rule!r} is none of {', '.join(PROMPT_RULES)}")
     vocab = tokenizer.vocab
     ids: list[int] = []
     target: list[bool] = []

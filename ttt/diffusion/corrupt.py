@@ -7,6 +7,7 @@ p = (1 - min_mask_prob) (1 - alpha(t)) + min_mask_prob; a maskable position is m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -36,16 +37,16 @@ class Noised:
     group: Tensor
 
 
-TIMES = ("independent", "stratified", "antithetic")
+Times = Literal["independent", "stratified", "antithetic"]
 
 
-def draw(batch: PackedBatch, gen: Generator, times: str = "independent") -> tuple[Tensor, Tensor]:
+def draw(batch: PackedBatch, gen: Generator, times: Times = "independent") -> tuple[Tensor, Tensor]:
     """(t f32 [n_docs], u f32 [B, T]), uniform on [0, 1), on the CPU."""
     t = draw_times(batch.n_docs, gen, times)
     return t, torch.rand(tuple(batch.ids.shape), generator=gen)
 
 
-def draw_times(n: int, gen: Generator, times: str = "independent") -> Tensor:
+def draw_times(n: int, gen: Generator, times: Times = "independent") -> Tensor:
     """n times f32 [n], each uniform on [0, 1).
 
     ``stratified``: exactly one in each of the n intervals [i/n, (i+1)/n), in random order, which leaves every single

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from ttt.interfaces import MaskingRate
+from ttt.registry import NonNegativeFloat, PositiveShare, Share
 from ttt.registry.families import RATE
 
 
@@ -33,13 +34,8 @@ class ProgressRate(MaskingRate):
     Early updates see hardly any masks and late ones nothing else; no bound, and 1 / p weights make the first updates large.
     """
 
-    start: float = 0.0
-    stop: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("start", "stop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+    start: Share = 0.0
+    stop: Share = 1.0
 
     def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
         """start + (stop - start) progress."""
@@ -54,13 +50,9 @@ class CurriculumRate(MaskingRate):
     LLaDA-TTS's curriculum.  U and N are drawn for each document.
     """
 
-    target: float = 0.7
+    target: PositiveShare = 0.7
     mean: float = 0.3
-    spread: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.target <= 1 or self.spread < 0:
-            raise ValueError(f"target must lie in (0, 1] and spread be >= 0, got {self.target} and {self.spread}")
+    spread: NonNegativeFloat = 0.5
 
     def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
         """The mixture for this progress."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttt.interfaces import NoiseSchedule
+from ttt.registry import PositiveFloat, Share, ShareBelow1
 from ttt.registry.families import NOISE
 
 
@@ -24,10 +25,7 @@ class Linear(NoiseSchedule):
     tensor([0.7500])
     """
 
-    eps: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_eps(self.eps)
+    eps: ShareBelow1 = 0.0
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -51,10 +49,7 @@ class LogLinear(NoiseSchedule):
     ``eps`` keeps sigma finite at t = 1: a share of eps stays clean even there.
     """
 
-    eps: float = 1.0e-3
-
-    def __post_init__(self) -> None:
-        _check_eps(self.eps)
+    eps: ShareBelow1 = 1.0e-3
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -78,12 +73,12 @@ class ClippedUniform(NoiseSchedule):
     Gradients of short blocks vary less; the loss is then the part of the bound between beta and omega.
     """
 
-    beta: float = 0.3
-    omega: float = 0.8
+    beta: Share = 0.3
+    omega: Share = 0.8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta < self.omega <= 1:
-            raise ValueError(f"need 0 <= beta < omega <= 1, got beta={self.beta}, omega={self.omega}")
+        if self.beta >= self.omega:
+            raise ValueError(f"need beta < omega, got beta={self.beta}, omega={self.omega}")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -118,11 +113,7 @@ class Cosine(NoiseSchedule):
 class Polynomial(NoiseSchedule):
     """alpha(t) = 1 - t**power; power 1 is linear, larger powers spend more time at low noise."""
 
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.power <= 0:
-            raise ValueError(f"power must be > 0, got {self.power}")
+    power: PositiveFloat = 2.0
 
     def alpha(self, t: Tensor) -> Tensor:
         """1 - t**power."""
@@ -131,8 +122,3 @@ class Polynomial(NoiseSchedule):
     def dalpha(self, t: Tensor) -> Tensor:
         """-power t**(power - 1)."""
         return -self.power * t ** (self.power - 1)
-
-
-def _check_eps(eps: float) -> None:
-    if not 0 <= eps < 1:
-        raise ValueError(f"eps must lie in [0, 1), got {eps}")

@@ -7,6 +7,7 @@ Each is drawn anew at every step or epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,15 +15,9 @@ from torch import Generator, Tensor
 
 from ttt.diffusion.corrupt import per_position, span_starts
 from ttt.interfaces import Strategy
+from ttt.registry import NonNegativeInt, PositiveInt, Share
 from ttt.registry.families import STRATEGY
 from ttt.types import Kind, PackedBatch, Segment, TokenStream
-
-
-def _check(p: float, scope: str, scopes: tuple[str, ...]) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must lie in [0, 1], got {p}")
-    if scope not in scopes:
-        raise ValueError(f"scope must be one of {', '.join(scopes)}, got {scope!r}")
 
 
 @STRATEGY.register("banom")
@@ -34,11 +29,8 @@ class Banom(Strategy):
     reading; the diffusion loss is still divided by all documents, which keeps the code's expectation).
     """
 
-    p: float = 0.3
-    scope: str = "batch"
-
-    def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("batch", "sample"))
+    p: Share = 0.3
+    scope: Literal["batch", "sample"] = "batch"
 
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
         """Nothing may be noised where the coin fell."""
@@ -54,11 +46,8 @@ class Ppm(Strategy):
     The split is uniform over the starts of maskable spans; choosing the first changes nothing (official code = paper).
     """
 
-    p: float = 0.3
-    scope: str = "sample"
-
-    def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample",))
+    p: Share = 0.3
+    scope: Literal["sample"] = "sample"
 
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
         """Maskable positions left of the chosen start lose their maskability."""
@@ -101,20 +90,17 @@ class Sst(Strategy):
     each with its own coin, as the official code does (a middle turn is then left unclosed).
     """
 
-    p: float = 0.5
-    scope: str = "sample"
-    low: float = 0.3
-    high: float = 0.9
-    minimum_kept: int = 5
-    longer_than: int = 10
-    turns: str = "last"
+    p: Share = 0.5
+    scope: Literal["sample"] = "sample"
+    low: Share = 0.3
+    high: Share = 0.9
+    minimum_kept: NonNegativeInt = 5
+    longer_than: NonNegativeInt = 10
+    turns: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample",))
-        if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"need 0 <= low < high <= 1, got low={self.low}, high={self.high}")
-        if self.turns not in ("last", "all"):
-            raise ValueError(f"turns must be 'last' or 'all', got {self.turns!r}")
+        if not self.low < self.high:
+            raise ValueError(f"need low < high, got low={self.low}, high={self.high}")
 
     def keep_range(self, n: int) -> tuple[int, int] | None:
         """(lowest, highest) number of kept codes of a span of ``n``, or None when it is left whole.
@@ -154,15 +140,10 @@ class EndPadding(Strategy):
 
     shapes_canvas = True  # no field: the end token's copies are what decoding is asked for
 
-    p: float = 0.5
-    scope: str = "sample"
-    maximum: int = 12
-    length: int = 0  # codes and end tokens together; 0: a random number of copies
-
-    def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample",))
-        if self.maximum < 1 or self.length < 0:
-            raise ValueError(f"need maximum >= 1 and length >= 0, got {self.maximum} and {self.length}")
+    p: Share = 0.5
+    scope: Literal["sample"] = "sample"
+    maximum: PositiveInt = 12
+    length: NonNegativeInt = 0  # codes and end tokens together; 0: a random number of copies
 
     def growth(self, stream: TokenStream) -> int:
         """The most that may be added, where there is a closed answer span."""
@@ -202,14 +183,9 @@ class AnswerPadding(Strategy):
 
     shapes_canvas = True  # no field: the canvas decoding begins with
 
-    p: float = 1.0
-    scope: str = "sample"
-    length: int = 128
-
-    def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample",))
-        if self.length < 1:
-            raise ValueError(f"length must be >= 1, got {self.length}")
+    p: Share = 1.0
+    scope: Literal["sample"] = "sample"
+    length: PositiveInt = 128
 
     def growth(self, stream: TokenStream) -> int:
         """What the last answer lacks of ``length`` tokens."""
@@ -237,11 +213,8 @@ class CleanHistory(Strategy):
     second block on, where the blocks before are settled and nothing behind the block exists (together with SST).
     """
 
-    p: float = 0.5
-    scope: str = "sample"
-
-    def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample",))
+    p: Share = 0.5
+    scope: Literal["sample"] = "sample"
 
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
         """Maskable positions left of a position chosen uniformly in the document's last maskable run lose theirs."""
@@ -271,11 +244,8 @@ class RandomLength(Strategy):
     chat is among them.
     """
 
-    p: float = 0.01
-    scope: str = "sample"
-
-    def __post_init__(self) -> None:
-        _check(self.p, self.scope, ("sample", "batch"))
+    p: Share = 0.01
+    scope: Literal["sample", "batch"] = "sample"
 
     def on_stream(self, stream: TokenStream, gen: np.random.Generator) -> TokenStream:
         """The first tokens of a document."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttt.interfaces import LossWeighting, NoiseSchedule
+from ttt.registry import PositiveFloat
 from ttt.registry.families import WEIGHTING
 
 
@@ -60,11 +61,7 @@ class Uniform(LossWeighting):
 class Clipped(LossWeighting):
     """min(1 / p, maximum): the official weight without its rare, huge values."""
 
-    maximum: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.maximum <= 0:
-            raise ValueError(f"maximum must be > 0, got {self.maximum}")
+    maximum: PositiveFloat = 10.0
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
         """min(1 / p, maximum)."""

@@ -23,6 +23,7 @@ from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
 from ttt.interfaces import Judge
+from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelow1
 from ttt.registry.families import JUDGE
 from ttt.rng import derive_seed, generator
 from ttt.types import Waveform
@@ -47,25 +48,18 @@ class Ctc(Judge):
     """
 
     path: str = ""  # folder with judge.safetensors and judge.json
-    channels: int = 160
-    blocks: int = 5
-    mels: int = 48
-    dropout: float = 0.1
-    max_epochs: float = 2.5  # the learning rate falls to zero over these
-    max_seconds: float = 150.0  # of wall time; 0: no limit.  A fit that meets it depends on the machine's speed
-    target_wer: float = 0.008  # on the dev set; training stops below it
-    batch_size: int = 32
-    learning_rate: float = 4.0e-3
-    max_silence_s: float = (
+    channels: PositiveInt = 160
+    blocks: PositiveInt = 5
+    mels: PositiveInt = 48
+    dropout: ShareBelow1 = 0.1
+    max_epochs: PositiveFloat = 2.5  # the learning rate falls to zero over these
+    max_seconds: NonNegativeFloat = 150.0  # of wall time; 0: no limit.  A fit that meets it depends on the machine's speed
+    target_wer: NonNegativeFloat = 0.008  # on the dev set; training stops below it
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 4.0e-3
+    max_silence_s: NonNegativeFloat = (
         0.0  # training appends silence of up to this length; codecs with long frames do so at every end
     )
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "mels", "max_epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if self.max_silence_s < 0:
-            raise ValueError(f"max_silence_s must be >= 0, got {self.max_silence_s}")
 
     # -- use
 
@@ -239,7 +233,7 @@ class Ctc(Judge):
 class ToyTones(Judge):
     """Reads the tones of the `toy` codec: a run of code k is the word ``wk``; the last code and silence part words."""
 
-    num_codes: int = 32
+    num_codes: PositiveInt = 32
 
     def __post_init__(self) -> None:
         self._codec = Toy(num_codes=self.num_codes)
@@ -268,7 +262,7 @@ class TransformersAsr(Judge):
 
     path: str = ""
     language: str = ""  # Whisper only: for example "en"; empty: what the model's generation settings say
-    max_new_tokens: int = 128  # Whisper only
+    max_new_tokens: PositiveInt = 128  # Whisper only
 
     def load(self, device: str = "cpu") -> TransformersAsr:
         """Bring model and processor from ``path``; returns self."""

@@ -22,6 +22,7 @@ from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
 from ttt.interfaces import SpeakerEncoder
+from ttt.registry import PositiveFloat, PositiveInt
 from ttt.registry.families import SPEAKER
 from ttt.rng import derive_seed
 from ttt.types import Waveform
@@ -43,20 +44,17 @@ class SmallSpeaker(SpeakerEncoder):
     """
 
     path: str = ""  # folder with speaker.safetensors and speaker.json
-    channels: int = 96
-    dim: int = 64  # numbers of an embedding
-    mels: int = 48
-    epochs: float = 4.0
-    utterances: int = 1600  # recordings used at most, of all voices alike
-    crop_s: tuple[float, float] = (0.5, 2.0)  # shortest and longest stretch
-    batch_size: int = 32
-    learning_rate: float = 2.0e-3
+    channels: PositiveInt = 96
+    dim: PositiveInt = 64  # numbers of an embedding
+    mels: PositiveInt = 48
+    epochs: PositiveFloat = 4.0
+    utterances: PositiveInt = 1600  # recordings used at most, of all voices alike
+    crop_s: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)  # shortest and longest stretch
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 2.0e-3
 
     def __post_init__(self) -> None:
-        for name in ("channels", "dim", "mels", "epochs", "utterances", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not 0 < self.crop_s[0] <= self.crop_s[1]:
+        if self.crop_s[0] > self.crop_s[1]:
             raise ValueError(f"crop_s must be two times in seconds, the shorter first, got {list(self.crop_s)}")
 
     def load(self, device: str = "cpu") -> SmallSpeaker:

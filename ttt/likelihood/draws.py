@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ttt.errors import ConfigError
+from ttt.registry import NonNegativeFloat, PositiveInt, checked
 
 if TYPE_CHECKING:
     from torch import Generator
 
-ESTIMATORS = ("uniform", "spread", "official", "exact")
+Estimator = Literal["uniform", "spread", "official", "exact"]
 EXACT_LIMIT = 12  # 2^n - 1 copies
 
 
+@checked
 @dataclass(frozen=True)
 class Draws:
     """How sets are masked.
@@ -29,19 +31,13 @@ class Draws:
     ``cfg_scale``: guidance, logits = u + (scale + 1) (c - u), u with everything but the set's own tokens masked.
     """
 
-    draws: int = 16
-    estimator: str = "uniform"
-    group: int = 8
+    draws: PositiveInt = 16
+    estimator: Estimator = "uniform"
+    group: PositiveInt = 8
     antithetic: bool = False
-    cfg_scale: float = 0.0
+    cfg_scale: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            raise ConfigError(f"likelihood: estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}")
-        if self.draws < 1 or self.group < 1:
-            raise ConfigError(f"likelihood: draws and group must be >= 1, got {self.draws} and {self.group}")
-        if self.cfg_scale < 0:
-            raise ConfigError(f"likelihood: the guidance scale must be >= 0, got {self.cfg_scale}")
         if self.antithetic and (self.estimator in ("official", "exact") or self.draws % 2):
             raise ConfigError("likelihood: antithetic pairs need an even number of draws and 'uniform' or 'spread'")
         if self.estimator in ("spread", "official") and (self.draws % self.group or self.antithetic and self.group % 2):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ttt.interfaces import MaskRule
-from ttt.registry import component
+from ttt.registry import PositiveInt, component
 from ttt.registry.families import MASK
 from ttt.types import Kind, Layout
 
@@ -136,12 +136,8 @@ class BlockCausal(MaskRule):
     The user's audio is there as a whole and stays bidirectional, as in ``hybrid``.
     """
 
-    block_length: int = 26
+    block_length: PositiveInt = 26
     looks_ahead = "blocks"
-
-    def __post_init__(self) -> None:
-        if self.block_length < 1:
-            raise ValueError(f"block_length must be >= 1, got {self.block_length}")
 
     def allow(self, layout: Layout) -> MaskMod:
         """(k <= q) or (q, k audio of one run and, in an answer, of one block), same document."""

@@ -15,7 +15,6 @@ import torch
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError, suggest
 from ttt.interfaces import Initializer
-from ttt.masks.materialize import IMPLEMENTATIONS
 from ttt.model.packed_attention import register as register_attention
 from ttt.rng import generator
 from ttt.text.vocab import Vocabulary
@@ -48,10 +47,6 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
     ``section.init``.  From ``section.preset``: random weights; the audio-class rows count as added.  Raises
     `ConfigError` / `CheckpointError` for unknown presets, absent folders, pickled weights and sliding windows.
     """
-    if section.attention not in IMPLEMENTATIONS:
-        raise ConfigError(
-            f"model.attention: {section.attention!r} cannot take a custom mask; use {', '.join(IMPLEMENTATIONS)}"
-        )
     dtype = weight_type(section)
     if section.path:
         from ttt.model.lora import quantization
@@ -80,11 +75,8 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
 
 
 def weight_type(section: ModelSection) -> torch.dtype:
-    """``model.dtype`` as torch's.  Raises `ConfigError`."""
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(section.dtype)
-    if dtype is None:
-        raise ConfigError(f"model.dtype: {section.dtype!r} is none of float32, bfloat16")
-    return dtype
+    """``model.dtype`` as torch's."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[section.dtype]
 
 
 def enable_checkpointing(hf: Any) -> None:

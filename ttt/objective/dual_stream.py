@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ttt.diffusion.corrupt import corrupt, draw_times
+from ttt.diffusion.corrupt import Times, corrupt, draw_times
 from ttt.diffusion.rates import RandomRate
 from ttt.errors import ConfigError
 from ttt.interfaces import MaskingRate, Strategy
@@ -39,7 +39,7 @@ class DualStreamTtT(TtT):
 
     mask: Any = component("mask", "dual_stream")
     strategies: Any = components("strategy", ())
-    times: str = "stratified"
+    times: Times = "stratified"
     fill_blocks: bool = True
 
     def __post_init__(self) -> None:

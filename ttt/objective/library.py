@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
-from ttt.diffusion.corrupt import TIMES, Noised, corrupt, draw, per_document, per_position
+from ttt.diffusion.corrupt import Noised, Times, corrupt, draw, per_document, per_position
 from ttt.interfaces import Objective
 from ttt.objective.losses import plan_terms
 from ttt.objective.padding import with_padding
-from ttt.objective.pairs import NORMALIZERS, SPAN_QUARTERS, denoising_term, next_token_term, span_quarters
+from ttt.objective.pairs import SPAN_QUARTERS, Normalizer, denoising_term, next_token_term, span_quarters
 from ttt.objective.places import whole_spans
-from ttt.registry import component, components
+from ttt.registry import NonNegativeFloat, ShareBelow1, component, components
 from ttt.registry.families import CONSTRAINT, OBJECTIVE, RATE
 from ttt.types import Kind, LossTerms, PackedBatch, Partition, Plan, PlanTerm
 
@@ -46,12 +46,12 @@ class TtT(_Planned):
     noise: Any = component("noise", "linear")
     weighting: Any = component("weighting", "inverse_p")
     strategies: Any = components("strategy", ("banom", "ppm", "sst"))
-    min_mask_prob: float = 1.0e-3
-    text_scale: float = 1.0
-    audio_scale: float = 1.0
-    text_normalize: str = "sample"
-    audio_normalize: str = "sample"
-    times: str = "independent"
+    min_mask_prob: ShareBelow1 = 1.0e-3
+    text_scale: NonNegativeFloat = 1.0
+    audio_scale: NonNegativeFloat = 1.0
+    text_normalize: Normalizer = "sample"
+    audio_normalize: Normalizer = "sample"
+    times: Times = "independent"
     rate: Any = component("rate", "random")
     constraint: Any = component("constraint", "none")
 
@@ -61,13 +61,6 @@ class TtT(_Planned):
         for name, family in (("rate", RATE), ("constraint", CONSTRAINT)):
             if isinstance(getattr(self, name), str):  # an objective that was made without a configuration
                 object.__setattr__(self, name, family.build(getattr(self, name), name))
-        if self.times not in TIMES:
-            raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
-        if not 0 <= self.min_mask_prob < 1:
-            raise ValueError(f"min_mask_prob must lie in [0, 1), got {self.min_mask_prob}")
-        for name in ("text_normalize", "audio_normalize"):
-            if getattr(self, name) not in NORMALIZERS:
-                raise ValueError(f"{name} must be one of {', '.join(NORMALIZERS)}, got {getattr(self, name)!r}")
 
     def maskable(self, batch: PackedBatch) -> Tensor:
         """Answer audio that may be noised, before strategies.  bool [B, T]."""
@@ -122,11 +115,7 @@ class Ar(_Planned):
 
     mask: Any = component("mask", "causal")
     strategies: Any = components("strategy", ())
-    normalize: str = "sample"
-
-    def __post_init__(self) -> None:
-        if self.normalize not in NORMALIZERS:
-            raise ValueError(f"normalize must be one of {', '.join(NORMALIZERS)}, got {self.normalize!r}")
+    normalize: Normalizer = "sample"
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """One term over all targets; its statistics are kept apart by modality."""
@@ -136,13 +125,6 @@ class Ar(_Planned):
         parts = (Partition(kinds, ("text", "audio")), Partition(place, SPAN_QUARTERS))
         term = dataclasses.replace(term, partitions=(*parts, *term.partitions))
         return Plan(batch.ids, batch.position, batch.layout(), self.mask, {"ar": term})
-
-
-NOISED = ("answer", "speech", "by_kind")
-_CHOICES = {
-    "noised": NOISED, "ends": ("learn", "keep"), "spans": ("all", "first"), "padding": ("ignore", "learn"),
-    "real_masks": ("ignore", "count"), "weigh": ("documents", "kinds"),
-}  # fmt: skip
 
 
 @OBJECTIVE.register("nar")
@@ -163,18 +145,12 @@ class Nar(TtT):
 
     mask: Any = component("mask", "full")
     strategies: Any = components("strategy", ())
-    noised: str = "answer"
-    ends: str = "learn"
-    spans: str = "all"
-    padding: str = "ignore"
-    real_masks: str = "ignore"
-    weigh: str = "documents"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+    noised: Literal["answer", "speech", "by_kind"] = "answer"
+    ends: Literal["learn", "keep"] = "learn"
+    spans: Literal["all", "first"] = "all"
+    padding: Literal["ignore", "learn"] = "ignore"
+    real_masks: Literal["ignore", "count"] = "ignore"
+    weigh: Literal["documents", "kinds"] = "documents"
 
     @property
     def canvas(self) -> str:  # type: ignore[override]

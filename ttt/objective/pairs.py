@@ -6,6 +6,7 @@ Papers and code bases differ in exactly these decisions, so each is one function
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ttt.interfaces import Constraint
 from ttt.objective.places import constrained, span_places
 from ttt.types import PackedBatch, Partition, PlanTerm
 
-NORMALIZERS = ("sample", "token", "sum", "all_tokens", "masked")
+Normalizer = Literal["sample", "token", "sum", "all_tokens", "masked"]
 NOTHING = 1.0e-9  # the count of a micro-batch in which nothing was masked: no loss, and no share in the window's count
 BUCKETS = 4
 SPAN_QUARTERS = ("span_q1", "span_q2", "span_q3", "span_q4")
@@ -39,7 +40,7 @@ def nar_pairs(masked: Tensor) -> tuple[Tensor, Tensor]:
     return at, at
 
 
-def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: str, scale: float = 1.0) -> PlanTerm:
+def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: Normalizer, scale: float = 1.0) -> PlanTerm:
     """Next-token loss on ``wanted`` positions.
 
     ``sample``: mean per document, then mean over *all* documents, those without wanted tokens counting as 0 (the official
@@ -53,7 +54,7 @@ def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: str, scale: f
 
 
 def denoising_term(
-    batch: PackedBatch, masked: Tensor, maskable: Tensor, weight: Tensor, p: Tensor, normalize: str, scale: float = 1.0,
+    batch: PackedBatch, masked: Tensor, maskable: Tensor, weight: Tensor, p: Tensor, normalize: Normalizer, scale: float = 1.0,
     group: Tensor | None = None, constraint: Constraint | None = None, with_ends: bool = True,
 ) -> PlanTerm:  # fmt: skip
     """Masked-diffusion loss; ``weight``, ``p`` f32 [n_groups], ``group`` i64 [B, T] (default: the document).
@@ -109,7 +110,7 @@ def _term(
     source: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    normalize: str,
+    normalize: Normalizer,
     scale: float,
 ) -> PlanTerm:
     weights = torch.ones(len(target))
@@ -123,10 +124,8 @@ def _term(
         count = float(batch.n_docs)
     elif normalize == "all_tokens":
         count = float(batch.visible.sum())
-    elif normalize == "masked":
+    else:  # masked
         count = float(len(target)) or NOTHING
-    else:
-        raise ValueError(f"normalize must be one of {', '.join(NORMALIZERS)}, got {normalize!r}")
     if weight is not None:
         weights = weights * weight
     return PlanTerm(source, batch.ids.flatten()[target], weights, count, scale, partitions=by_task(batch, target))

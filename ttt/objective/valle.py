@@ -9,22 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from ttt.data.batches.codec_frames import Frames, frames_of, resplit, with_stretch
 from ttt.data.batches.prompt_cut import Cut
-from ttt.diffusion.corrupt import TIMES, draw_times
+from ttt.diffusion.corrupt import Times, draw_times
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
-from ttt.registry import component, components, nested
+from ttt.model.valle.targets import EosRule
+from ttt.registry import NonNegativeFloat, PositiveInt, ShareBelow1, component, components, nested
 from ttt.registry.families import OBJECTIVE
 from ttt.types import LossTerm, LossTerms, PackedBatch, Plan, PlanTerm
-
-EOS_RULES = ("first", "padding")
-PREFIXES = ("none", "first", "stretch")
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,10 @@ class _Frames(Objective):
 
     mask: Any = component("mask", "prefix")  # of the AR decoder: prefix, or causal
     strategies: Any = components("strategy", ())
-    stage: int = 0  # 0: both decoders; 1: the AR decoder; 2: the NAR decoder
-    eos: str = "first"  # first | padding (the end is learned at every padded frame too, as in the fork)
+    stage: Literal[0, 1, 2] = 0  # 0: both decoders; 1: the AR decoder; 2: the NAR decoder
+    eos: EosRule = "first"  # first | padding (the end is learned at every padded frame too, as in the fork)
     first_code: bool = True  # without a beginning token: the last prompt frame learns the first code (the fork: false)
     cut: Cut = nested(Cut)  # where recordings are cut
-
-    def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2):
-            raise ValueError(f"stage must be 0 (both), 1 (AR) or 2 (NAR), got {self.stage}")
-        if self.eos not in EOS_RULES:
-            raise ValueError(f"eos must be one of {', '.join(EOS_RULES)}, got {self.eos!r}")
 
     def frames(self, batch: PackedBatch, gen: Generator) -> Frames:
         """The batch as frames, cut anew if ``cut`` says so."""
@@ -165,15 +157,8 @@ class Valle(_Frames):
     ``chunk_prefix``); ``stretch`` (mode 2): a copy of a quarter from anywhere in the target, whose frames are not learned.
     """
 
-    nar_prefix: str = "none"  # none | first | stretch
-    nar_prefix_frames: int = 150  # the longest prefix; VALL-E: 3 s
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nar_prefix not in PREFIXES:
-            raise ValueError(f"nar_prefix must be one of {', '.join(PREFIXES)}, got {self.nar_prefix!r}")
-        if self.nar_prefix_frames < 1:
-            raise ValueError(f"nar_prefix_frames must be >= 1, got {self.nar_prefix_frames}")
+    nar_prefix: Literal["none", "first", "stretch"] = "none"  # none | first | stretch
+    nar_prefix_frames: PositiveInt = 150  # the longest prefix; VALL-E: 3 s
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Cut, draw a codebook, list both terms."""
@@ -248,23 +233,16 @@ class ValleMasked(_Frames):
         "floor": "min_mask_prob", "books": "codebooks", "book_weights": "codebook_weights",
     }  # fmt: skip
 
-    codebooks: str = "upper"  # upper | all
+    codebooks: Literal["upper", "all"] = "upper"  # upper | all
     noise: Any = component("noise", "cosine")
     weighting: Any = component("weighting", "uniform")
-    codebook_weights: list[float] = field(default_factory=list)  # of the loss, by codebook; empty: all 1
-    times: str = "stratified"  # how times are drawn (`ttt.diffusion.corrupt.draw_times`)
-    min_mask_prob: float = 1.0e-3  # least masking probability
+    codebook_weights: list[NonNegativeFloat] = field(default_factory=list)  # of the loss, by codebook; empty: all 1
+    times: Times = "stratified"  # how times are drawn (`ttt.diffusion.corrupt.draw_times`)
+    min_mask_prob: ShareBelow1 = 1.0e-3  # least masking probability
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.codebooks not in ("upper", "all"):
-            raise ValueError(f"codebooks must be upper or all, got {self.codebooks!r}")
-        if self.times not in TIMES:
-            raise ValueError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
         if self.codebooks == "all" and self.stage == 1:
             raise ValueError("stage 1 trains the AR decoder, which codebooks=all has none of")
-        if any(w < 0 for w in self.codebook_weights):
-            raise ValueError(f"codebook_weights must be >= 0, got {self.codebook_weights}")
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """Cut, draw the masks, list the terms."""

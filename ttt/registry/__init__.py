@@ -2,7 +2,6 @@
 
 from ttt.registry.core import Registry, component, components, name_of, nested
 from ttt.registry.fields import (
-    Beta,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -10,10 +9,11 @@ from ttt.registry.fields import (
     PositiveShare,
     Range,
     Share,
+    ShareBelow1,
     checked,
 )
 
 __all__ = [
-    "Beta", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "PositiveShare", "Range", "Registry",
-    "Share", "checked", "component", "components", "name_of", "nested",
+    "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "PositiveShare", "Range", "Registry",
+    "Share", "ShareBelow1", "checked", "component", "components", "name_of", "nested",
 ]  # fmt: skip

@@ -59,7 +59,7 @@ PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Share = Annotated[float, Range(ge=0, le=1)]  # a share or a probability
 PositiveShare = Annotated[float, Range(gt=0, le=1)]  # a share that is not 0
-Beta = Annotated[float, Range(ge=0, lt=1)]  # a decay rate of an optimizer's average
+ShareBelow1 = Annotated[float, Range(ge=0, lt=1)]  # a share, a probability or a decay rate that is not 1
 
 
 @functools.cache

@@ -34,6 +34,7 @@ import numpy as np
 from ttt.data.read.examples import interleave
 from ttt.errors import DataError
 from ttt.interfaces import Task
+from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.types import Example, Span, Turn
 
 # Metrics that several tasks report, by their registered names.
@@ -50,13 +51,9 @@ class ChatTask(Task):
     """
 
     system: str = ""
-    text_chunk: int = 0
-    audio_chunk: int = 26
+    text_chunk: NonNegativeInt = 0
+    audio_chunk: PositiveInt = 26
     speak: bool = True
-
-    def __post_init__(self) -> None:
-        if self.text_chunk < 0 or self.audio_chunk < 1:
-            raise ValueError(f"need text_chunk >= 0 and audio_chunk >= 1, got {self.text_chunk} and {self.audio_chunk}")
 
     @property
     def label(self) -> str:

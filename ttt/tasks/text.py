@@ -46,7 +46,6 @@ class TextThenSpeech(ChatTask):
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.text_chunk or not self.speak:
             raise ValueError("text_then_speech writes all text, then all speech: text_chunk is 0 and speak is true")
 

@@ -50,7 +50,7 @@ def load_scorer(**arguments: Any) -> TextScorer:
     config = read_config(own["pretrained"], [own["config"]] if own["config"] else [], overrides, plugins)
     given: dict[str, Any] = {n: v for n, v in arguments.items() if n in fields}
     given |= {n: _number(given[n], n) for n in ("batch_size", "seed") if n in given}
-    draws = Draws(int(drawn["mc_num"]), str(drawn["estimator"]), int(drawn["mc_batch"]), False, float(drawn["cfg"]))
+    draws = Draws(int(drawn["mc_num"]), drawn["estimator"], int(drawn["mc_batch"]), False, float(drawn["cfg"]))
     settings = ScorerSettings(**{"seed": config.run.seed, **given, "draws": draws})
     return make_scorer(folder, config, settings)
 

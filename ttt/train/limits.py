@@ -33,13 +33,6 @@ def seconds_of(spelled: str) -> float:
     return value
 
 
-def check_limits(train: TrainSection) -> None:
-    """Refuse limits that cannot be read."""
-    seconds_of(train.max_time)
-    if train.max_tokens < 0:
-        raise ConfigError(f"train.max_tokens: must be >= 0 (0: no limit), got {train.max_tokens}")
-
-
 def time_limit_s(train: TrainSection) -> float:
     """The nearer of ``max_seconds`` and ``max_time``; 0: neither is set."""
     return min((s for s in (train.max_seconds, seconds_of(train.max_time)) if s), default=0.0)

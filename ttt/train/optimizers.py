@@ -15,6 +15,7 @@ from torch import nn
 
 from ttt.errors import ConfigError
 from ttt.interfaces import OptimizerSpec
+from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelow1
 from ttt.registry.families import OPTIMIZER
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Adam(OptimizerSpec):
 class MuonSpec(OptimizerSpec):
     """Muon on hidden matrices; AdamW for embeddings, heads, vectors and gains."""
 
-    momentum: float = 0.95  # of the matrices; the others have train.betas
+    momentum: ShareBelow1 = 0.95  # of the matrices; the others have train.betas
 
     def build(self, model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
         """Groups with ``matrix`` True are orthogonalised."""
@@ -104,7 +105,7 @@ class MuonSpec(OptimizerSpec):
 class EveSpec(OptimizerSpec):
     """Adam whose ``train.weight_decay``, not multiplied by the learning rate, acts only on tensors above ``target_rms``."""
 
-    target_rms: float = 0.1  # root mean square above which a tensor is decayed
+    target_rms: PositiveFloat = 0.1  # root mean square above which a tensor is decayed
 
     def build(self, model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
         """All parameters; Eve itself spares single numbers."""
@@ -119,24 +120,16 @@ class EveSpec(OptimizerSpec):
 class ScaledAdamSpec(OptimizerSpec):
     """Steps relative to each tensor's size, which is learned besides; clips by the median of past norms, decays nothing."""
 
-    clipping_scale: float = 2.0  # gradients are cut at this many times the median norm; 0: never
-    clipping_update_period: int = 100  # updates whose norms the median is of, and after which it is taken again
+    clipping_scale: NonNegativeFloat = 2.0  # gradients are cut at this many times the median norm; 0: never
+    clipping_update_period: PositiveInt = 100  # updates whose norms the median is of, and after which it is taken again
     clip_gradient: bool = True  # false: a cut gradient enters only the learning of sizes (a known quirk of some forks)
-    scalar_lr_scale: float = 0.1  # learning rate of sizes and of single numbers, as a share of train.lr
-    param_min_rms: float = 1.0e-5  # a smaller tensor moves as if it were this large, and its size stays
-    param_max_rms: float = 3.0  # a larger tensor shrinks
-    scalar_max: float = 10.0  # single numbers stay within +- this
-    size_update_period: int = 4  # updates between changes of sizes
+    scalar_lr_scale: NonNegativeFloat = 0.1  # learning rate of sizes and of single numbers, as a share of train.lr
+    param_min_rms: NonNegativeFloat = 1.0e-5  # a smaller tensor moves as if it were this large, and its size stays
+    param_max_rms: NonNegativeFloat = 3.0  # a larger tensor shrinks
+    scalar_max: NonNegativeFloat = 10.0  # single numbers stay within +- this
+    size_update_period: PositiveInt = 4  # updates between changes of sizes
 
     clips: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        for name in ("clipping_update_period", "size_update_period"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("clipping_scale", "scalar_lr_scale", "param_min_rms", "param_max_rms", "scalar_max"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
     def build(self, model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
         """All trainable parameters, in one group."""

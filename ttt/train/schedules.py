@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ttt.interfaces import LrSchedule, ScheduleState
+from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt
 from ttt.registry.families import LR_SCHEDULE
 
 
@@ -47,12 +48,8 @@ class Eden(LrSchedule):
     It knows no end of the run.  The warm-up goes from a half to 1 over ``train.warmup_steps`` updates.
     """
 
-    lr_batches: float = 5000.0  # B: updates after which it begins to fall
-    lr_epochs: float = 4.0  # E: epochs after which it begins to fall; 0: by updates alone
-
-    def __post_init__(self) -> None:
-        if self.lr_batches <= 0 or self.lr_epochs < 0:
-            raise ValueError(f"needs lr_batches > 0 and lr_epochs >= 0, got {self.lr_batches:g} and {self.lr_epochs:g}")
+    lr_batches: PositiveFloat = 5000.0  # B: updates after which it begins to fall
+    lr_epochs: NonNegativeFloat = 4.0  # E: epochs after which it begins to fall; 0: by updates alone
 
     def warmup(self, at: ScheduleState) -> float:
         """0.5 at update 0."""
@@ -73,11 +70,7 @@ class Noam(LrSchedule):
     ``train.lr`` is a factor here (5 is usual), not the peak.
     """
 
-    width: int = 512  # of the model; only the product with train.lr counts
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be >= 1, got {self.width}")
+    width: PositiveInt = 512  # of the model; only the product with train.lr counts
 
     def warmup(self, at: ScheduleState) -> float:
         """Part of `decay`."""

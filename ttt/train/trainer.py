@@ -39,7 +39,7 @@ from ttt.train.checkpoint import (
 from ttt.train.crash import load_crash, save_crash
 from ttt.train.engine import Engine, RankLostError, build_engine
 from ttt.train.engines.ranks import PeerFailedError, is_lost_rank, lost_rank_message
-from ttt.train.limits import REASONS, check_limits, reached, time_limit_s
+from ttt.train.limits import REASONS, reached, seconds_of, time_limit_s
 from ttt.train.memory import check_memory
 from ttt.train.optim import beta1_at, check_section, lr_at, with_length
 from ttt.train.step import train_step, validation_losses
@@ -108,7 +108,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (), engine: Engine | None = None,
     ) -> None:  # fmt: skip
         check_section(config.train)
-        check_limits(config.train)
+        seconds_of(config.train.max_time)  # refused before anything is made
         if config.train.check_memory and config.train.engine != "local":
             raise ConfigError(
                 f"train.check_memory: engine {config.train.engine!r} cannot drop gradients; set it to false, or use "

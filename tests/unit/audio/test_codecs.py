@@ -70,7 +70,7 @@ def test_toy_stream_equals_one_shot():
 
 @pytest.mark.parametrize("fields", [{"num_codes": 400}, {"num_codes": 0}, {"frame_rate_hz": 37.0}])
 def test_toy_refuses_what_cannot_be_told_apart(fields):
-    with pytest.raises(ConfigError, match="codec: .*must"):
+    with pytest.raises(ConfigError, match="codec.*must"):
         CODEC.build({"name": "toy", **fields}, "codec")
 
 
@@ -232,10 +232,10 @@ def test_too_little_sound_to_fit(fitted):
     ("fields", "expected"),
     [
         ({"frame_rate_hz": 30.0}, "must be 100 / n"),
-        ({"frame_rate_hz": 0.0}, "must be 100 / n"),
-        ({"num_codes": 0}, "num_codes must be >= 1"),
+        ({"frame_rate_hz": 0.0}, "frame_rate_hz: must be > 0"),
+        ({"num_codes": 0}, "num_codes: must be >= 1"),
         ({"pca_dim": 999}, "pca_dim must be <= 160"),
-        ({"min_magnitude": 0.0}, "min_magnitude must be > 0"),
+        ({"min_magnitude": 0.0}, "min_magnitude: must be > 0"),
         ({"num_kodes": 5}, "Did you mean 'num_codes'"),
     ],
 )

@@ -59,7 +59,7 @@ def test_nested_fields(capsys):
             ["check", "noise", "polynomial", "pwoer=3"],
             "noise.pwoer: no such key in 'polynomial'. Did you mean 'power'?",
         ),
-        (["check", "noise", "polynomial", "power=0"], "noise: power must be > 0, got 0.0"),
+        (["check", "noise", "polynomial", "power=0"], "noise.power: must be > 0, got 0.0"),
         (["check", "codec", "mimi"], "codec.path: not set"),
         (["check", "codec", "precomputed"], "codec 'precomputed' cannot be checked"),
     ],

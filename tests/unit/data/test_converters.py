@@ -89,7 +89,7 @@ def test_slam_omni():
     refused("slam_omni", {**row, "answer_cosyvoice_speech_token": []}, "no speech units")
     refused("slam_omni", {**row, "answer_cosyvoice_speech_token": ["x"]}, "units are no whole numbers")
     refused("slam_omni", {**row, "answer": None}, "field 'answer' must be text")
-    with pytest.raises(ConfigError, match="text_chunk >= 0"):
+    with pytest.raises(ConfigError, match="text_chunk: must be >= 0"):
         build("slam_omni", text_chunk=-1)
 
 

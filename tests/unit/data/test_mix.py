@@ -13,7 +13,7 @@ from ttt.data.read.records import RecordError
 from ttt.data.sources.build_store import Settings, chunks, in_order, pack
 from ttt.data.sources.mix import is_mix, named, open_streams, read_mix, select, sources_of
 from ttt.data.sources.streams import InMemory, Mixture, streams_digest
-from ttt.errors import ConfigError, DataError
+from ttt.errors import DataError
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,8 +112,6 @@ def test_what_is_a_mix(folder, tmp_path):
     assert is_mix(folder / "mix.json") and not is_mix(folder / "a.jsonl") and not is_mix(tmp_path / "records.json")
     with pytest.raises(DataError, match="a folder without a store"):
         sources_of(tmp_path)
-    with pytest.raises(ConfigError, match="data.mix: 'token' is none of records, tokens. Did you mean 'tokens'"):
-        open_streams(folder / "mix.json", TextTokenizer.load(folder / "tok"), mix="token")
 
 
 def test_names_of_sources_differ():

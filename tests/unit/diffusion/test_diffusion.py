@@ -103,7 +103,7 @@ def test_weightings():
     assert torch.allclose(Elbo().weight(t, p, Linear()), 1 / t), "the bound's weight is 1/t for the linear schedule"
     assert Clipped(5.0).weight(t, p, Linear()).tolist() == [5.0, 2.0, 1.0]
     assert Elbo().weight(torch.zeros(1), p, Linear()).isfinite().all()
-    with pytest.raises(ValueError, match="maximum must be > 0"):
+    with pytest.raises(ValueError, match="maximum: must be > 0"):
         Clipped(0)
 
 

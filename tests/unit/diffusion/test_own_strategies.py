@@ -47,7 +47,7 @@ def test_end_padding_fills_a_span_up_to_a_length(stream, vocab):
         longer = strategy.on_stream(stream, np.random.default_rng(0))
         assert len(longer) - len(stream) == extra == strategy.growth(stream)
         assert (longer.ids[last : last + extra + 1] == vocab.eoa_last_id).all()
-    with pytest.raises(ValueError, match="length >= 0"):
+    with pytest.raises(ValueError, match="length: must be >= 0"):
         EndPadding(length=-1)
 
 
@@ -90,7 +90,7 @@ def test_answer_padding_leaves_open_answers_and_documents(tokenizer):
         assert strategy.growth(one) == 0 and strategy.on_stream(one, np.random.default_rng(0)) is one
     with pytest.raises(DataError, match="inside an audio span"):
         encode_example(chat("a", [text("hm")], [audio([1, 2], "open_last")]), tokenizer).repeat_last(2)
-    with pytest.raises(ValueError, match="length must be >= 1"):
+    with pytest.raises(ValueError, match="length: must be >= 1"):
         AnswerPadding(length=0)
 
 

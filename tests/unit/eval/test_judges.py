@@ -155,7 +155,7 @@ def test_refusals(tmp_path):
         Ctc().transcribe([])
     with pytest.raises(CheckpointError, match="before fit"):
         Ctc().save(tmp_path / "j")
-    with pytest.raises(ConfigError, match="judge: channels must be > 0"):
+    with pytest.raises(ConfigError, match="judge.channels: must be >= 1"):
         JUDGE.build({"name": "ctc", "channels": 0}, "judge")
     with pytest.raises(CheckpointError, match="judge.path: not set for judge 'transformers_asr'"):
         TransformersAsr().load()
@@ -263,5 +263,5 @@ def test_silence_behind_a_recording_can_be_learnt():
     waves, texts = corpus(40, 3)
     longer = [Waveform(np.pad(w.samples, (0, 3200)), RATE_HZ) for w in waves]
     assert _word_error_rate(texts, judge.transcribe(longer)) < 0.1
-    with pytest.raises(ConfigError, match="max_silence_s must be >= 0"):
+    with pytest.raises(ConfigError, match="max_silence_s: must be >= 0"):
         JUDGE.build({"name": "ctc", "max_silence_s": -1.0}, "judge")

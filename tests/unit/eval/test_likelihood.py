@@ -309,11 +309,11 @@ def test_chain_of_nothing_is_zero(peaked):
 @pytest.mark.parametrize(
     "make, pattern",
     [
-        (lambda: Draws(estimator="unifrom"), "estimator must be one of uniform"),
-        (lambda: Draws(0), "draws and group must be >= 1"),
+        (lambda: Draws(estimator="unifrom"), "estimator: no 'unifrom'. Did you mean 'uniform'"),
+        (lambda: Draws(0), "draws: must be >= 1"),
         (lambda: Draws(12, "spread", 8), "12 draws do not divide into whole groups of 8"),
         (lambda: Draws(5, antithetic=True), "antithetic pairs need an even number"),
-        (lambda: Draws(cfg_scale=-1), "guidance scale must be >= 0"),
+        (lambda: Draws(cfg_scale=-1), "cfg_scale: must be >= 0"),
         (lambda: every_pattern(13), "13 tokens, the limit is 12"),
     ],
 )

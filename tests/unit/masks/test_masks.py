@@ -290,7 +290,7 @@ def test_block_causal_freezes_settled_blocks():
     assert rule.frozen_prefix(layout_of(IDS[:5]), no).tolist() == [4], "three codes: one block is settled, one is open"
     assert rule.frozen_prefix(layout_of(IDS[:4]), no).tolist() == [4]
     assert rule.frozen_prefix(layout_of(IDS[:5]), yes).tolist() == [5]
-    with pytest.raises(ValueError, match="block_length must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="block_length: must be >= 1, got 0"):
         BlockCausal(0)
 
 

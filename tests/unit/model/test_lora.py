@@ -165,15 +165,15 @@ def test_an_adapter_folder_is_no_backbone(folders, tmp_path):
 @pytest.mark.parametrize(
     "fields, pattern",
     [
-        ({"rank": -1}, r"^model\.lora\.rank: must be >= 1"),
-        ({"alpha": 0.0}, r"^model\.lora: alpha must be > 0"),
-        ({"dropout": 1.0}, r"^model\.lora: alpha must be > 0 and dropout in \[0, 1\), got alpha 8, dropout 1"),
+        ({"rank": -1}, r"^rank: must be >= 0"),
+        ({"alpha": 0.0}, r"^alpha: must be > 0"),
+        ({"dropout": 1.0}, "^dropout: must be >= 0 and < 1, got 1"),
         ({"targets": []}, r"^model\.lora\.targets: empty"),
         (
             {"targets": ["q_pro"]},
             r"^model\.lora\.targets: Qwen2ForCausalLM has no linear layer 'q_pro'\. Did you mean 'q_proj'",
         ),
-        ({"quantize": "int8"}, r"^model\.lora\.quantize: no 'int8'\. .*Known: none, nf4"),
+        ({"quantize": "int8"}, "^quantize: no 'int8'. Choices: none, nf4"),
     ],
 )
 def test_refusals(fields, pattern, folders):

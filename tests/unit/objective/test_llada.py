@@ -358,7 +358,7 @@ def test_the_rate_is_a_function_of_the_update_and_leaves_validation_alone():
     "fields", [{"noised": "codes"}, {"ends": "x"}, {"padding": "eos"}, {"weigh": "both"}, {"audio_normalize": "row"}]
 )
 def test_unknown_choices_are_refused(fields):
-    with pytest.raises(ConfigError, match=f"{next(iter(fields))} must be one of"):
+    with pytest.raises(ConfigError, match=f"{next(iter(fields))}: no .* Choices: "):
         build(**fields)
 
 

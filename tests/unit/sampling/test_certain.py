@@ -80,20 +80,20 @@ def test_entropy_bound_guards_the_end_as_the_threshold_does():
 
 
 @pytest.mark.parametrize("fields, pattern", [
-    ({"gamma": -0.1}, "gamma must be >= 0"), ({"remask": "low_confidence"}, "remask must be entropy"),
+    ({"gamma": -0.1}, "gamma: must be >= 0"), ({"remask": "low_confidence"}, "remask must be entropy"),
 ])  # fmt: skip
 def test_impossible_entropy_bounds(fields, pattern):
-    with pytest.raises(ConfigError, match=f"^s: .*{pattern}"):
+    with pytest.raises(ConfigError, match=f"^s[.:].*{pattern}"):
         SAMPLER.build({"name": "entropy_bound", **fields}, "s")
 
 
 @pytest.mark.parametrize(
     "fields, pattern",
     [
-        ({"threshold": 1.5}, r"must lie in \[0, 1\]"), ({"factor": -1.0}, "factor must be >= 0"),
+        ({"threshold": 1.5}, r"must lie in \[0, 1\]"), ({"factor": -1.0}, "factor: must be >= 0"),
         ({"factor": 1.0, "remask": "entropy"}, "remask must be low_confidence"),
     ],
 )  # fmt: skip
 def test_impossible_thresholds(fields, pattern):
-    with pytest.raises(ConfigError, match=f"^s: .*{pattern}"):
+    with pytest.raises(ConfigError, match=f"^s[.:].*{pattern}"):
         build("threshold", **fields)

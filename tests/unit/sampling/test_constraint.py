@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_refused():
     [
         ("blockwise", {"block_length": 5, "gen_length": 32}, "gen_length 32 must be a multiple of block_length 5"),
         ("blockwise", {**BLOCKS, "diffusion_steps": 13}, "diffusion_steps 13 must be a multiple"),
-        ("fixed_length", {"remasking_ratio": 1.5}, r"remasking_ratio must lie in \[0, 1\]"),
+        ("fixed_length", {"remasking_ratio": 1.5}, r"remasking_ratio: must be >= 0 and <= 1"),
     ],
 )
 def test_settings_that_cannot_work(sampler, fields, message):

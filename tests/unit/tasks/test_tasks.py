@@ -108,7 +108,7 @@ def test_missing_codes_and_fields():
         task("asr").build(ITEM, {"out": CODES["out"]})
     with pytest.raises(DataError, match="item 'i1': task 'asr' needs 'output', the item has none"):
         task("asr").build({**ITEM, "output": None}, CODES)
-    with pytest.raises(Exception, match=r"tasks\[0\]: need text_chunk >= 0 and audio_chunk >= 1"):
+    with pytest.raises(Exception, match=r"tasks\[0\]\.\w+_chunk: must be >= [01], got"):
         task("asr", audio_chunk=0)
 
 

@@ -138,15 +138,15 @@ def test_a_broken_file_names_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"engine": "deepsped"}, "train.engine: no 'deepsped'. Did you mean 'deepspeed'?"),
+        ({"engine": "deepsped"}, "engine: no 'deepsped'. Did you mean 'deepspeed'?"),
         (
             {"engine": "local", "zero_stage": 2},
             "train.zero_stage: 2 needs train.engine=deepspeed, the recipe has 'local'",
         ),
-        ({"zero_stage": 4}, "train.zero_stage: must be 1, 2, 3"),
-        ({"offload": ["optimiser"]}, "train.offload: no 'optimiser'. Did you mean 'optimizer'?"),
+        ({"zero_stage": 4}, "zero_stage: no 4. Choices: 0, 1, 2, 3"),
+        ({"offload": ["optimiser"]}, "offload[0]: no 'optimiser'. Did you mean 'optimizer'?"),
         ({"optimizer": "muon"}, "train.optimizer: 'muon' needs whole parameters"),
-        ({"rank_timeout_s": 0.0}, "train.rank_timeout_s: must be > 0"),
+        ({"rank_timeout_s": 0.0}, "rank_timeout_s: must be > 0"),
     ],
 )
 def test_sections_that_cannot_run(values, message):

@@ -230,7 +230,7 @@ def test_zero_takes_elementwise_optimizers_only(name):
 def test_settings_of_an_optimizer_are_checked_with_their_key():
     with pytest.raises(ConfigError, match=r"train.optimizer.clip_scale: no such key in 'scaled_adam'"):
         build_optimizer(TinyLM(), section(optimizer={"name": "scaled_adam", "clip_scale": 1}))
-    with pytest.raises(ConfigError, match=r"train.optimizer: size_update_period must be >= 1"):
+    with pytest.raises(ConfigError, match=r"train.optimizer.size_update_period: must be >= 1"):
         build_optimizer(TinyLM(), section(optimizer={"name": "scaled_adam", "size_update_period": 0}))
     with pytest.raises(ConfigError, match=r"final_beta1: muon keeps its beta1"):
         check_section(section(optimizer="muon", final_beta1=0.5))

@@ -176,7 +176,7 @@ def test_prefixes_are_for_training_of_the_nar_decoder_on_targets_that_are_long_e
             network(), build(nar_prefix=mode, stage=2).plan(batch(sizes=LONG), gen(1))
         )
     assert set(found.terms) == {"nar"}
-    with pytest.raises(ConfigError, match="nar_prefix must be one of none, first, stretch, got '1'"):
+    with pytest.raises(ConfigError, match="nar_prefix: no '1'. Choices: none, first, stretch"):
         build(nar_prefix="1")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from ttt.errors import ConfigError
-
-MODES = ("stored", "fixed", "uniform", "seconds")
-CUT_BY = ("batch", "row")
+from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, Range, checked
 
 
+@checked
 @dataclass(frozen=True)
 class Cut:
     """How long prompts are.
@@ -21,24 +21,17 @@ class Cut:
     ``by`` batch: all rows have the shortest of their prompts; ``row``: each its own.
     """
 
-    mode: str = "stored"  # stored (as the examples have it) | fixed | uniform | seconds
-    share: float = 0.4  # fixed
-    least: int = 50  # fixed: frames
-    low: float = 0.3  # uniform: share; seconds: time
-    high: float = 0.5
-    frame_rate_hz: float = 0.0  # seconds: frames of a second; 0: the codec's, as the tokenizer's vocab.json has it
-    by: str = "batch"  # batch | row
+    mode: Literal["stored", "fixed", "uniform", "seconds"] = "stored"  # stored: as the examples have it
+    share: Annotated[float, Range(gt=0, lt=1)] = 0.4  # fixed
+    least: PositiveInt = 50  # fixed: frames
+    low: PositiveFloat = 0.3  # uniform: share; seconds: time
+    high: PositiveFloat = 0.5
+    frame_rate_hz: NonNegativeFloat = 0.0  # seconds: frames of a second; 0: the codec's, as the tokenizer's vocab.json has it
+    by: Literal["batch", "row"] = "batch"  # rows of a batch share the shortest prompt, or each has its own
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.by not in CUT_BY:
-            raise ValueError(f"by must be one of {', '.join(CUT_BY)}, got {self.by!r}")
-        if not 0 < self.share < 1 or self.least < 1 or not 0 < self.low <= self.high or not self.frame_rate_hz >= 0:
-            raise ValueError(
-                f"need 0 < share < 1, least >= 1, 0 < low <= high and frame_rate_hz >= 0, got {self.share}, {self.least}, "
-                f"{self.low} to {self.high}, {self.frame_rate_hz}"
-            )
+        if self.low > self.high:
+            raise ValueError(f"need low <= high, got {self.low} and {self.high}")
         if self.mode == "uniform" and self.high >= 1:
             raise ValueError(f"uniform shares must lie below 1, got high = {self.high}")
 

@@ -13,6 +13,7 @@ from ttt.data.convert.tokenized import Tokenizers, ids_record
 from ttt.data.read.examples import example_to_json, official_record
 from ttt.data.read.records import RecordError, raw_records
 from ttt.interfaces import Converter
+from ttt.registry import PositiveInt
 from ttt.registry.families import CONVERTER
 
 SHAREGPT_SENDERS = {
@@ -65,7 +66,7 @@ class ShareGpt(Tokenizers, Converter):
     per_answer: bool = False  # an example for each answer, with all turns before it as its prompt (LLaDA's advice)
     system: str = ""  # system message of chats that have none
     tokenizer: str = ""  # its folder: write ids (input_ids, prompt_length) in its template instead of turns
-    max_tokens: int = 4096  # with tokenizer: ids of a record; what is longer is cut
+    max_tokens: PositiveInt = 4096  # with tokenizer: ids of a record; what is longer is cut
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet; with ``per_answer`` a row comes once for each of its answers."""
@@ -141,7 +142,7 @@ class Alpaca(Tokenizers, Converter):
 
     system: str = ""  # system message of rows that have none
     tokenizer: str = ""  # its folder: write ids (input_ids, prompt_length) in its template instead of turns
-    max_tokens: int = 4096  # with tokenizer: ids of a record; what is longer is cut
+    max_tokens: PositiveInt = 4096  # with tokenizer: ids of a record; what is longer is cut
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet."""

@@ -13,6 +13,7 @@ from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, check_duration, check
 from ttt.data.read.records import RecordError, raw_records
 from ttt.errors import DataError
 from ttt.interfaces import Converter
+from ttt.registry import NonNegativeFloat, NonNegativeInt
 from ttt.registry.families import CONVERTER
 
 
@@ -20,8 +21,8 @@ from ttt.registry.families import CONVERTER
 class _Corpus(Converter):
     makes = "utterances"
 
-    min_duration_s: float = 0.0  # shorter recordings are left out, and counted
-    max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
+    min_duration_s: NonNegativeFloat = 0.0  # shorter recordings are left out, and counted
+    max_duration_s: NonNegativeFloat = 0.0  # longer ones likewise; 0: no limit
 
     def __post_init__(self) -> None:
         check_limits(self.min_duration_s, self.max_duration_s)
@@ -158,7 +159,7 @@ class Folder(_Corpus):
 
     suffixes: tuple[str, ...] = (".wav", ".flac")  # endings of sound files
     text_suffix: str = ".txt"  # ending of the text file (LibriTTS: .normalized.txt)
-    speaker_level: int = 0  # which folder above the file names the speaker: 1 its own, 2 the one above; 0: none
+    speaker_level: NonNegativeInt = 0  # which folder above the file names the speaker: 1 its own, 2 the one above; 0: none
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """One row a sound file: (place, (id, wav, text or None, speaker)).  metadata.csv lines are ``id|text|normalized``."""

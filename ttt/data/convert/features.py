@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ttt.data.convert.core import audio, check_duration, check_limits, mapping, 
 from ttt.data.read.records import RecordError, raw_records
 from ttt.errors import MissingExtraError
 from ttt.interfaces import Converter
+from ttt.registry import NonNegativeFloat, NonNegativeInt, Range
 from ttt.registry.families import CONVERTER
 
 
@@ -59,18 +60,16 @@ class _Arrays:
 class _Stored(Converter):
     root: str = ""  # folder that relative paths count from; empty: the working folder
     task: str = "continuation"  # task of the examples
-    prompt_share: float = 0.4  # of the recording's frames
-    min_duration_s: float = 0.0  # shorter recordings are left out, and counted
-    max_duration_s: float = 0.0  # longer ones likewise; 0: no limit
-    num_codes: int = 0  # size of a codebook, to be checked; 0: not
+    prompt_share: Annotated[float, Range(gt=0, lt=1)] = 0.4  # of the recording's frames
+    min_duration_s: NonNegativeFloat = 0.0  # shorter recordings are left out, and counted
+    max_duration_s: NonNegativeFloat = 0.0  # longer ones likewise; 0: no limit
+    num_codes: NonNegativeInt = 0  # size of a codebook, to be checked; 0: not
 
     makes: ClassVar[str] = "examples"
     arrays: ClassVar[_Arrays]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", _Arrays())
-        if not 0 < self.prompt_share < 1:
-            raise ValueError(f"prompt_share must lie between 0 and 1, got {self.prompt_share}")
         check_limits(self.min_duration_s, self.max_duration_s)
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from ttt.data.read.records import RecordError, raw_records
 from ttt.data.read.token_ids import is_ids, stream_of_ids
 from ttt.errors import DataError
 from ttt.interfaces import Converter
+from ttt.registry import PositiveInt
 from ttt.registry.families import CONVERTER
 
 if TYPE_CHECKING:
@@ -101,12 +102,12 @@ class Text(Tokenizers, Converter):
     is dropped below ``min_tokens``.  Files are tokenized in pieces of whole lines."""
 
     tokenizer: str = ""  # folder of the tokenizer; empty: the folder of the text
-    max_tokens: int = 4096  # ids of a record
-    min_tokens: int = 32  # a shorter rest is dropped
+    max_tokens: PositiveInt = 4096  # ids of a record
+    min_tokens: PositiveInt = 32  # a shorter rest is dropped
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_tokens <= self.max_tokens:
-            raise ValueError(f"min_tokens must lie in 1 to max_tokens = {self.max_tokens}, got {self.min_tokens}")
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"need min_tokens <= max_tokens, got {self.min_tokens} and {self.max_tokens}")
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """A ``.txt`` file, or all of them in a folder, in the order of their names."""

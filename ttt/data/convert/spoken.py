@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ttt.data.convert.chats import write_json
 from ttt.data.convert.core import (
@@ -24,6 +24,7 @@ from ttt.data.convert.core import (
 )  # fmt: skip
 from ttt.data.read.records import RecordError, raw_records
 from ttt.interfaces import Converter
+from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.registry.families import CONVERTER
 
 SLAM_OMNI_COLUMNS = ("question", "answer", "answer_cosyvoice_speech_token")
@@ -34,14 +35,10 @@ UNIT_KEYS = ("units", "unit", "tgt_units", "speech_units", "prediction_units")
 class _Spoken(Converter):
     """Shared fields: how text and codes of an answer are laid out."""
 
-    text_chunk: int = 0  # words between two spans of an answer; 0: all text, then all codes
-    audio_chunk: int = 26  # codes of a span, with text_chunk > 0
-    num_codes: int = 0  # size of the codebook; 0: not checked
+    text_chunk: NonNegativeInt = 0  # words between two spans of an answer; 0: all text, then all codes
+    audio_chunk: PositiveInt = 26  # codes of a span, with text_chunk > 0
+    num_codes: NonNegativeInt = 0  # size of the codebook; 0: not checked
     system: str = ""  # system message
-
-    def __post_init__(self) -> None:
-        if self.text_chunk < 0 or self.audio_chunk < 1 or self.num_codes < 0:
-            raise ValueError("need text_chunk >= 0, audio_chunk >= 1 and num_codes >= 0")
 
     def _answer(self, text: str, codes: Any, where: str) -> list[dict[str, Any]]:
         return spoken_answer(text, units(codes, self.num_codes, where), self.text_chunk, self.audio_chunk)
@@ -58,7 +55,7 @@ class SlamOmni(_Spoken):
     Examples are of the task ``text_then_speech``.
     """
 
-    num_codes: int = 4096  # CosyVoice's codebook
+    num_codes: NonNegativeInt = 4096  # CosyVoice's codebook
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """Parquet (the three columns only; recordings in it are not read), JSON list or JSONL."""
@@ -87,12 +84,7 @@ class SlamOmni(_Spoken):
 class SlamKit(_Spoken):
     """slamkit's features: ``user_text``, ``user_audio.units``, ``assistant_text``, ``assistant_audio.units``."""
 
-    user: str = "audio"  # what the user's turn holds: audio | text | both (text first)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.user not in ("audio", "text", "both"):
-            raise ValueError(f"user must be audio, text or both, got {self.user!r}")
+    user: Literal["audio", "text", "both"] = "audio"  # what the user's turn holds: audio | text | both (text first)
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list or JSONL."""
@@ -130,7 +122,7 @@ class LlamaOmni(_Spoken):
     the question ``prompt``.
     """
 
-    num_codes: int = 1000  # HuBERT k-means units
+    num_codes: NonNegativeInt = 1000  # HuBERT k-means units
     root: str = ""  # folder that wav paths count from; empty: the file's
     prompt: str = "Please directly answer the questions in the user's speech."  # question of an answer file's rows
 

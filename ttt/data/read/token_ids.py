@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ttt.config.schema import PromptRule
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import SENDERS, example_of, place_in
 from ttt.data.read.records import RecordError, decode
@@ -30,7 +31,8 @@ IGNORED = -100
 
 
 def stream_of(
-    where: str, raw: Any, source: str, tokenizer: TextTokenizer, *, prompt_rule: str = "labels", literal_specials: bool = False
+    where: str, raw: Any, source: str, tokenizer: TextTokenizer, *, prompt_rule: PromptRule = "labels",
+    literal_specials: bool = False,
 ) -> TokenStream:  # fmt: skip
     """Tokens of a raw record of any form; one without an id is called by its place in ``source``.
 

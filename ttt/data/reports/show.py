@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ttt.config.schema import PromptRule
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import example_of
 from ttt.data.read.records import raw_records
@@ -142,7 +143,7 @@ def _visible(text: str) -> str:
     return text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
 
 
-def streams_of(path: Path, tokenizer: TextTokenizer, prompt_rule: str, literal_specials: bool) -> Iterator[TokenStream]:
+def streams_of(path: Path, tokenizer: TextTokenizer, prompt_rule: PromptRule, literal_specials: bool) -> Iterator[TokenStream]:
     """Token streams of a file, a store or the sources of a mix, one at a time."""
     for source in sources_of(path):
         if is_store(source.path):

@@ -19,11 +19,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ttt.config.schema import PromptRule
 from ttt.data.read.records import Raw, RecordError, raw_records, reason_of
 from ttt.data.read.token_ids import stream_of
 from ttt.data.sources.mix import Source, check_store
 from ttt.data.sources.store import Block, Store, StoreWriter, is_store, pack_streams
 from ttt.errors import DataError
+from ttt.registry import checked
 from ttt.text.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -34,12 +36,13 @@ Result = TypeVar("Result")
 Done = tuple[Block, list[RecordError]]
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     """What decides the tokens of a record."""
 
     tokenizer: str  # folder or tokenizer.json
-    prompt_rule: str = "labels"  # labels | official
+    prompt_rule: PromptRule = "labels"
     literal_specials: bool = False  # text may spell special tokens (as in the reference)
 
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from ttt.config.schema import MixReading, PromptRule
 from ttt.data.read.records import RecordError, kind_of, raw_records, read_records
 from ttt.data.read.tables import is_saved
 from ttt.data.read.token_ids import stream_of
 from ttt.data.sources.store import Store, is_store
 from ttt.data.sources.streams import InMemory, Joined, Mixture, Streams
-from ttt.errors import ConfigError, DataError, suggest
+from ttt.errors import DataError, suggest
 from ttt.rng import derive_seed
 from ttt.text.tokenizer import TextTokenizer
 
-READINGS = ("records", "tokens")
 KEYS = ("path", "sample_ratio", "data_type")
 
 
@@ -107,14 +107,12 @@ def named(sources: Sequence[Source]) -> list[Source]:
 
 
 def open_streams(
-    path: str | Path, tokenizer: TextTokenizer, *, prompt_rule: str = "labels", mix: str = "records"
+    path: str | Path, tokenizer: TextTokenizer, *, prompt_rule: PromptRule = "labels", mix: MixReading = "records"
 ) -> Streams:
     """The training data behind a path: examples (tokenized now, in memory), a store (mapped), or a mix of both.
 
     Raises `DataError` for a store that was made with another tokenizer or prompt rule.
     """
-    if mix not in READINGS:
-        raise ConfigError(f"data.mix: {mix!r} is none of {', '.join(READINGS)}.{suggest(mix, READINGS)}")
     parts: list[Streams] = []
     sources: list[Source] = []
     for source in sources_of(path):
@@ -132,7 +130,7 @@ def open_streams(
     return mixed(parts, sources, mix)
 
 
-def mixed(parts: Sequence[Streams], sources: Sequence[Source], reading: str) -> Streams:
+def mixed(parts: Sequence[Streams], sources: Sequence[Source], reading: MixReading) -> Streams:
     """Sources under one of the two readings of their ratios."""
     if reading == "tokens":
         return Mixture(parts, [s.ratio for s in sources]) if len(parts) > 1 else parts[0]
@@ -153,7 +151,7 @@ def select(n: int, ratio: float, name: str) -> np.ndarray:
     return np.sort(order[: int(n * ratio)])
 
 
-def encode_file(source: Source, tokenizer: TextTokenizer, prompt_rule: str) -> list[Any]:
+def encode_file(source: Source, tokenizer: TextTokenizer, prompt_rule: PromptRule) -> list[Any]:
     """All token streams of a file; duplicate uids are refused with both places."""
     seen: dict[str, str] = {}
     streams = []
@@ -168,7 +166,7 @@ def encode_file(source: Source, tokenizer: TextTokenizer, prompt_rule: str) -> l
     return streams
 
 
-def check_store(store: Store, tokenizer: TextTokenizer, prompt_rule: str) -> None:
+def check_store(store: Store, tokenizer: TextTokenizer, prompt_rule: PromptRule) -> None:
     """Refuse a store whose ids mean something else than in this run."""
     made = store.about
     for name, found, wanted in (

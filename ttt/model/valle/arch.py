@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
 from ttt.interfaces import Arch
+from ttt.registry import PositiveFloat, PositiveInt, Range, ShareBelow1
 from ttt.registry.families import ARCH
 
 if TYPE_CHECKING:
     import torch
 
-NAR_FORMS = ("stages", "masked", "masked_all")
-POSITIONS = ("sines", "rotary")
 
 
 @ARCH.register("valle", elsewhere=("audio-lm", "audio_lm", "audiolm", "valle-audio", "valle_audio", "VALLE-audio"))
@@ -27,46 +26,38 @@ class Valle(Arch):
     masked diffusion; ``masked_all``, the first codebook too, and then there is no AR decoder (SoundStorm, arXiv 2305.09636).
     """
 
-    dim: int = 1024  # width of the AR decoder
-    heads: int = 16
-    layers: int = 12
-    dropout: float = 0.1
+    dim: PositiveInt = 1024  # width of the AR decoder
+    heads: PositiveInt = 16
+    layers: PositiveInt = 12
+    dropout: ShareBelow1 = 0.1
     norm_first: bool = True  # norms before attention and feed-forward; false: after each residual
     prenet: bool = False  # a small network between embeddings and positions
     prepend_bos: bool = (
         True  # the target begins with a token of its own; false: the last prompt frame predicts the first code
     )
-    positions: str = "sines"  # sines (added to the embeddings) | rotary (in the attention of both decoders)
-    rotary_base: float = 10000.0  # of rotary positions; small for short recordings
+    positions: Literal["sines", "rotary"] = "sines"  # sines (added to the embeddings) | rotary (in the attention of both decoders)
+    rotary_base: Annotated[float, Range(gt=1)] = 10000.0  # of rotary positions; small for short recordings
     continuous_positions: bool = (
         False  # the target's positions go on where the prompt's end; false: they start at 0, and the distance of a
         # target frame to the prompt's is not told
     )
-    nar: str = "stages"  # stages | masked | masked_all
-    nar_scale_factor: float = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
+    nar: Literal["stages", "masked", "masked_all"] = "stages"  # stages | masked | masked_all
+    nar_scale_factor: PositiveFloat = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
     nar_prompt_sees_target: bool = False  # in the NAR decoder; true: no mask but padding
     share_tables: bool = False  # prompt and target are read through the same tables (VALL-E); false: each has its own
     share_embeddings: bool = False  # the NAR head of a codebook is the table of its embedding (VALL-E, not AudioLM)
 
     def __post_init__(self) -> None:
-        if self.nar not in NAR_FORMS:
-            raise ValueError(f"nar must be one of {', '.join(NAR_FORMS)}, got {self.nar!r}")
-        if min(self.dim, self.heads, self.layers) < 1 or self.dim % self.heads or self.dim % 2:
+        if self.dim % self.heads or self.dim % 2:
             raise ValueError(f"dim must be even and a multiple of heads, got {self.dim} and {self.heads}")
         if min(self.nar_heads, self.nar_layers) < 1 or self.nar_dim % self.nar_heads or self.nar_dim % 2:
             raise ValueError(
                 f"nar_scale_factor {self.nar_scale_factor} makes a NAR decoder of width {self.nar_dim} with {self.nar_heads} "
                 f"heads and {self.nar_layers} layers; the width must be even and a multiple of the heads"
             )
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
         widths = (self.dim // self.heads, self.nar_dim // self.nar_heads)
         if self.positions == "rotary" and (widths[0] % 2 or widths[1] % 2):
             raise ValueError(f"positions=rotary needs heads of even width, got {widths[0]} (AR) and {widths[1]} (NAR)")
-        if self.rotary_base <= 1:
-            raise ValueError(f"rotary_base must be above 1, got {self.rotary_base}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     @property
     def nar_dim(self) -> int:

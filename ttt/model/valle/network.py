@@ -22,7 +22,7 @@ from ttt.masks.materialize import materialize
 from ttt.model.stored import KEY, refuse_other_arch
 from ttt.model.valle.arch import Valle
 from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
-from ttt.model.valle.targets import IGNORED, ar_inputs_labels
+from ttt.model.valle.targets import IGNORED, EosRule, ar_inputs_labels
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Kind, Layout
 
@@ -48,7 +48,7 @@ class FrameInputs:
     target_lens: Tensor
     rule: MaskRule
     ar: bool = True
-    eos: str = "first"
+    eos: EosRule = "first"
     first_code: bool = True
     stages: Sequence[int] = ()
     hidden: Tensor | None = None

@@ -6,11 +6,13 @@ AudioLM, section 3).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 IGNORED = -100
-EOS_RULES = ("first", "padding")
+EosRule = Literal["first", "padding"]
 
 
 def ar_targets(codes: Tensor, lengths: Tensor, num_codes: int) -> Tensor:
@@ -25,7 +27,7 @@ def ar_targets(codes: Tensor, lengths: Tensor, num_codes: int) -> Tensor:
 
 
 def ar_inputs_labels(
-    codes: Tensor, lengths: Tensor, num_codes: int, bos: bool, eos: str = "first"
+    codes: Tensor, lengths: Tensor, num_codes: int, bos: bool, eos: EosRule = "first"
 ) -> tuple[Tensor, Tensor]:
     """(inputs, labels) of the target's rows; ``bos``: begin with id N + 1, else with the first code.
 
@@ -37,8 +39,6 @@ def ar_inputs_labels(
     >>> ar_inputs_labels(torch.tensor([[3, 7, 0]]), torch.tensor([2]), 10, bos=False)
     (tensor([[ 3,  7, 10]]), tensor([[   7,   10, -100]]))
     """
-    if eos not in EOS_RULES:
-        raise ValueError(f"eos must be one of {', '.join(EOS_RULES)}, got {eos!r}")
     targets = ar_targets(codes, lengths, num_codes)
     labels = targets.clone()
     if eos == "first":

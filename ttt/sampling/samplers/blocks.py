@@ -10,22 +10,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import SpanSampler
-from ttt.registry import component
+from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.logits import choose_audio, guide, transfer_counts
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
 from ttt.types import LogitsRequest
 
-CFG_MODES = ("mask_all", "mask_prompt_content")
-CANVASES = ("span", "answer", "speech")
+Canvas = Literal["span", "answer", "speech"]  # what is written at once
 LATE = 1.0e6  # subtracted from a score (float64) so that everything else comes first
 
 
@@ -77,23 +76,18 @@ class BlockSampler(SpanSampler):
     only).  Guidance: ``cfg_scale`` 0 is off; see `ttt.sampling.decoder.session.Session.logits` for ``cfg_mode``.
     """
 
-    block_length: int = 26
-    gen_length: int = 2600
-    temperature: float = 0.0
-    cfg_scale: float = 0.0
-    cfg_mode: str = "mask_all"
+    block_length: PositiveInt = 26
+    gen_length: PositiveInt = 2600
+    temperature: NonNegativeFloat = 0.0
+    cfg_scale: NonNegativeFloat = 0.0
+    cfg_mode: Literal["mask_all", "mask_prompt_content"] = "mask_all"
     drop_after_end: bool = True
-    canvas: str = "span"
+    canvas: Canvas = "span"
     whole_canvas: bool = False
 
     def __post_init__(self) -> None:
-        if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
+        if self.gen_length % self.block_length:
             raise ValueError(f"gen_length {self.gen_length} must be a multiple of block_length {self.block_length}")
-        if self.cfg_scale < 0 or self.temperature < 0:
-            raise ValueError("cfg_scale and temperature must be >= 0")
-        if self.cfg_mode not in CFG_MODES:
-            raise ValueError(f"cfg_mode must be one of {', '.join(CFG_MODES)}, got {self.cfg_mode!r}")
-        check_canvas(self.canvas)
 
     @abstractmethod
     def most_calls(self, open_: int) -> int:
@@ -233,12 +227,6 @@ class BlockSampler(SpanSampler):
         return request.restricted(rows, logits, places)
 
 
-def check_canvas(canvas: str) -> None:
-    """Raise `ValueError` unless ``canvas`` is one there is."""
-    if canvas not in CANVASES:
-        raise ValueError(f"canvas must be one of {', '.join(CANVASES)}, got {canvas!r}")
-
-
 @dataclass(frozen=True)
 class RemaskSampler(BlockSampler):
     """Block samplers whose candidates rank by a remasking rule's score.
@@ -280,7 +268,7 @@ class Blockwise(RemaskSampler):
     sections 8.1 and 8.3); with ``canvas: answer`` and ``whole_canvas`` LLaDA's (arXiv 2502.09992).
     """
 
-    diffusion_steps: int = 2600
+    diffusion_steps: PositiveInt = 2600
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -318,7 +306,7 @@ class FirstHitting(BlockSampler):
     Exactness needs ``temperature`` 1 and ``drop_after_end`` off, the defaults here.
     """
 
-    temperature: float = 1.0
+    temperature: NonNegativeFloat = 1.0
     drop_after_end: bool = False
 
     def most_calls(self, open_: int) -> int:
@@ -346,9 +334,9 @@ class Autoregressive(SpanSampler):
     """Audio token by token like text, for models trained with the ``ar`` objective; greedy or with its own sampling."""
 
     autoregressive: ClassVar[bool] = True
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: NonNegativeFloat = 0.0
+    top_k: NonNegativeInt = 0
+    top_p: PositiveShare = 1.0
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
         """Never called: the interleaving loop writes audio itself."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import SpanSampler
+from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare
 from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.logits import choose_each, sampling_probabilities
 from ttt.sampling.samplers.request import SpanRequest
@@ -33,25 +34,19 @@ class _FrameSampler(SpanSampler):
     canvas = "answer"  # no field: nothing to choose
     arch = "valle"
 
-    temperature: float = 1.0  # first codebook; 0: greedy
-    top_k: int = 0  # first codebook; 0: off
-    top_p: float = 1.0  # first codebook; 1: off
-    min_frames: int = 0  # no end before so many frames
-    max_frames: int = 500  # frames after which decoding stops (bounded by eval.max_tokens too)
+    temperature: NonNegativeFloat = 1.0  # first codebook; 0: greedy
+    top_k: NonNegativeInt = 0  # first codebook; 0: off
+    top_p: PositiveShare = 1.0  # first codebook; 1: off
+    min_frames: NonNegativeInt = 0  # no end before so many frames
+    max_frames: PositiveInt = 500  # frames after which decoding stops (bounded by eval.max_tokens too)
     stop_on_argmax: bool = True  # end when the end is the likeliest, whatever was drawn
-    repetition_window: int = 0  # frames looked back on; 0: off
-    repetition_share: float = 0.1  # a code that fills more of the window is drawn again from all codes (VALL-E 2)
-    chunk_frames: int = 0  # 0: the upper codebooks when all frames are there (exact)
+    repetition_window: NonNegativeInt = 0  # frames looked back on; 0: off
+    repetition_share: PositiveShare = 0.1  # a code that fills more of the window is drawn again from all codes (VALL-E 2)
+    chunk_frames: NonNegativeInt = 0  # 0: the upper codebooks when all frames are there (exact)
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"need temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self.temperature}, {self.top_k}, {self.top_p}"
-            )
-        if self.max_frames < 1 or not 0 <= self.min_frames <= self.max_frames:
-            raise ValueError(f"need 0 <= min_frames <= max_frames >= 1, got {self.min_frames} and {self.max_frames}")
-        if self.repetition_window < 0 or not 0 < self.repetition_share <= 1 or self.chunk_frames < 0:
-            raise ValueError("need repetition_window >= 0, 0 < repetition_share <= 1 and chunk_frames >= 0")
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"need min_frames <= max_frames, got {self.min_frames} and {self.max_frames}")
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
         """See `SpanSampler`."""
@@ -130,13 +125,8 @@ class _FrameSampler(SpanSampler):
 class ValleSampler(_FrameSampler):
     """VALL-E's decoding: the first codebook token by token, then one pass for each further codebook."""
 
-    nar_temperature: float = 0.0  # upper codebooks; 0: the likeliest code
+    nar_temperature: NonNegativeFloat = 0.0  # upper codebooks; 0: the likeliest code
     chunk_prefix: bool = False  # frames of earlier chunks join the prompt (for networks trained with nar_prefix: first)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nar_temperature < 0:
-            raise ValueError(f"nar_temperature must be >= 0, got {self.nar_temperature}")
 
     def upper(self, request: SpanRequest, row: int, frames: Tensor, settled: int) -> Steps:
         """One call a codebook."""
@@ -165,25 +155,13 @@ class ValleMaskedSampler(_FrameSampler):
     (in-filling).
     """
 
-    steps_total: int = 16  # calls for the masked codebooks
-    codebook_weights: list[float] = field(default_factory=list)  # of confidence, by codebook; empty: 2 ** -codebook
-    masked_temperature: float = 0.0  # of the codes; 0: the likeliest
-    noise: float = 0.0  # Gumbel noise on the log-confidence, falling to 0 with the steps
+    steps_total: PositiveInt = 16  # calls for the masked codebooks
+    codebook_weights: list[PositiveFloat] = field(default_factory=list)  # of confidence, by codebook; empty: 2 ** -codebook
+    masked_temperature: NonNegativeFloat = 0.0  # of the codes; 0: the likeliest
+    noise: NonNegativeFloat = 0.0  # Gumbel noise on the log-confidence, falling to 0 with the steps
     renamed_fields: ClassVar = {"first_book": "first_codebook", "book_weights": "codebook_weights"}
 
-    first_codebook: str = "ar"  # ar (nar=masked) | masked (nar=masked_all)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (
-            self.steps_total < 1
-            or self.masked_temperature < 0
-            or self.noise < 0
-            or any(w <= 0 for w in self.codebook_weights)
-        ):
-            raise ValueError("need steps_total >= 1, masked_temperature >= 0, noise >= 0 and codebook_weights > 0")
-        if self.first_codebook not in ("ar", "masked"):
-            raise ValueError(f"first_codebook must be ar or masked, got {self.first_codebook!r}")
+    first_codebook: Literal["ar", "masked"] = "ar"  # ar (nar=masked) | masked (nar=masked_all)
 
     @property
     def fills_holes(self) -> bool:  # type: ignore[override]

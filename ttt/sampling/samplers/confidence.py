@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.registry import component
+from ttt.registry import NonNegativeFloat, component
 from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.blocks import RemaskSampler, Step, best
 
@@ -57,12 +57,10 @@ class Threshold(Certain):
     """
 
     threshold: float = 0.9
-    factor: float = 0.0
+    factor: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.factor < 0:
-            raise ValueError(f"factor must be >= 0 (0: off), got {self.factor}")
         if self._rule == "low_confidence" and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1] for confidences, got {self.threshold}")
         if self.factor > 0 and self._rule != "low_confidence":
@@ -88,12 +86,10 @@ class EntropyBound(Certain):
     """
 
     remask: Any = component("remask", "entropy")
-    gamma: float = 0.1
+    gamma: NonNegativeFloat = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gamma < 0:
-            raise ValueError(f"gamma must be >= 0 nats, got {self.gamma}")
         if self._rule != "entropy":
             raise ValueError(f"the bound is one of entropies: remask must be entropy, got {self._rule!r}")
 

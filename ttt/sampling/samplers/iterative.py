@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import SpanSampler
-from ttt.registry import component
+from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, Share, component
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.blocks import check_canvas
+from ttt.sampling.samplers.blocks import Canvas
 from ttt.sampling.samplers.logits import choose_each
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
@@ -44,24 +44,15 @@ class Iterative(SpanSampler):
     (0: greedy), then ``top_k``, then nucleus ``top_p``.  ``canvas``: see `ttt.sampling.samplers.blocks.BlockSampler`.
     """
 
-    gen_length: int = 512
-    num_iterations: int = 10
-    remasking_ratio: float = 0.8
+    gen_length: PositiveInt = 512
+    num_iterations: PositiveInt = 10
+    remasking_ratio: Share = 0.8
     remask: Any = component("remask", "low_confidence")
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 0.9
-    canvas: str = "span"
+    temperature: NonNegativeFloat = 1.0
+    top_k: NonNegativeInt = 50
+    top_p: PositiveShare = 0.9
+    canvas: Canvas = "span"
     official: bool = False
-
-    def __post_init__(self) -> None:
-        if self.gen_length < 1 or self.num_iterations < 1:
-            raise ValueError("gen_length and num_iterations must be >= 1")
-        if not 0 <= self.remasking_ratio <= 1:
-            raise ValueError(f"remasking_ratio must lie in [0, 1], got {self.remasking_ratio}")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("temperature and top_k must be >= 0 and top_p must lie in (0, 1]")
-        check_canvas(self.canvas)
 
     def most_calls(self, size: int) -> int:
         """Network calls of a refinement of ``size`` positions: it ends early when nothing is masked again."""
@@ -165,13 +156,8 @@ class SemiArOrigin(Iterative):
     refined, one row's end token stops all rows, and nothing is cut.
     """
 
-    initial_length: int = 32
-    length_increment: int = 16
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.initial_length < 1 or self.length_increment < 1:
-            raise ValueError("initial_length and length_increment must be >= 1")
+    initial_length: PositiveInt = 32
+    length_increment: PositiveInt = 16
 
     def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:
         """Refine and extend; rows that have their end drop out."""
@@ -207,12 +193,9 @@ class SemiArPadding(Iterative):
     ``official``: one row's end token stops all rows; what follows an end token becomes padding instead of being cut off.
     """
 
-    initial_length: int = 32
+    initial_length: PositiveInt = 32
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.initial_length < 1:
-            raise ValueError(f"initial_length must be >= 1, got {self.initial_length}")
         if self.official and self.canvas != "answer":
             raise ValueError("official fills answers up with padding, which spans cannot hold; it needs canvas: answer")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ttt.interfaces import LengthRule
+from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.registry.families import LENGTH
 
 
@@ -13,11 +14,7 @@ from ttt.registry.families import LENGTH
 class UntilEoa(LengthRule):
     """A span ends where the model writes its end token; after ``limit`` codes the end token is forced."""
 
-    limit: int = 2600
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"limit must be >= 1, got {self.limit}")
+    limit: PositiveInt = 2600
 
     def exact_codes(self, last: bool) -> int | None:
         """No fixed number."""
@@ -36,15 +33,9 @@ class Fixed(LengthRule):
     With ``last_codes`` > 0 the last one has exactly that many: for models that never learnt where speech ends.
     """
 
-    codes: int = 26
-    limit: int = 2600
-    last_codes: int = 0
-
-    def __post_init__(self) -> None:
-        if self.codes < 1 or self.limit < 1:
-            raise ValueError(f"codes and limit must be >= 1, got {self.codes} and {self.limit}")
-        if self.last_codes < 0:
-            raise ValueError(f"last_codes must be >= 0, got {self.last_codes}")
+    codes: PositiveInt = 26
+    limit: PositiveInt = 2600
+    last_codes: NonNegativeInt = 0
 
     def exact_codes(self, last: bool) -> int | None:
         """``codes`` for ordinary spans, ``last_codes`` if set."""
@@ -60,12 +51,8 @@ class Fixed(LengthRule):
 class Budget(LengthRule):
     """At most ``codes`` codes, then the end token is forced; the answer's last span has a budget of its own."""
 
-    codes: int = 26
-    last_codes: int = 2600
-
-    def __post_init__(self) -> None:
-        if self.codes < 1 or self.last_codes < 1:
-            raise ValueError(f"codes and last_codes must be >= 1, got {self.codes} and {self.last_codes}")
+    codes: PositiveInt = 26
+    last_codes: PositiveInt = 2600
 
     def exact_codes(self, last: bool) -> int | None:
         """No fixed number: the model may end a span earlier."""

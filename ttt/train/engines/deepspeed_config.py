@@ -18,7 +18,6 @@ from ttt.train.optim import optimizer_name, optimizer_of
 
 AUTO = "auto"
 DEFAULT_STAGE = 2
-OFFLOADS = ("optimizer", "params")
 
 # Sections of a JSON file that DeepSpeed may read as they are; everything else would be decided twice, or not at all.
 PASSED = (
@@ -53,13 +52,6 @@ def check_deepspeed(train: TrainSection) -> None:
             f"train.optimizer: {optimizer_name(train)!r} needs whole parameters, ZeRO hands out flat pieces of them; use "
             f"train.optimizer={'|'.join(fitting)}, or train.engine=local"
         )
-    if train.zero_stage not in (0, 1, 2, 3):
-        raise ConfigError(
-            f"train.zero_stage: must be 1, 2, 3, or 0 (the JSON's, else {DEFAULT_STAGE}), got {train.zero_stage}"
-        )
-    for part in train.offload:
-        if part not in OFFLOADS:
-            raise ConfigError(f"train.offload: no {part!r}.{suggest(part, OFFLOADS)} Known: {', '.join(OFFLOADS)}")
     deepspeed_config(train, 1, None)
 
 
