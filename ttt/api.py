@@ -14,16 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, suggest
+from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
 from ttt.types import AudioCodes, Example, Generation, Span, Turn, Waveform
 
 if TYPE_CHECKING:
-    from ttt.interfaces import Codec, Task
-    from ttt.model.lm import SpeechTextLM
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.sampling.decoder.stream import StreamEvent
     from ttt.sampling.trace.record import TraceRecord
@@ -33,6 +32,12 @@ if TYPE_CHECKING:
     # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
     Question = str | Waveform | Path | Sequence[Turn] | Example
 
+N = TypeVar("N", bound=Network)
+# What a network cannot do that is not of a protocol, as messages say it.
+_LACKS: dict[type, str] = {
+    Network: "lacks members of ttt.interfaces.Network", LanguageModel: "writes no text",
+    ShowsAttention: "shows no attention maps",
+}  # fmt: skip
 _DEPTH = 3  # run/checkpoints/step-N/model lies three folders below its run
 
 
@@ -49,10 +54,7 @@ def load(
     """
     files = [config] if isinstance(config, (str, Path)) else list(config)
     read = open_run(place, settings, files, plugins)
-    from ttt.model.arch import open_model
-
-    attention = "sdpa" if read[0].model.attention == "flex_attention" else read[0].model.attention
-    lm = open_model(read[1], attention).to(pick_device(read[0])).eval()
+    lm = open_model(*read)
     return Model(read[0], lm, open_codec(read[0], lm.tokenizer) if sound else None)
 
 
@@ -91,7 +93,7 @@ class Model:
     """
 
     config: RunConfig
-    lm: SpeechTextLM
+    lm: Network
     codec: Codec | None = None
     _asked: int = field(default=0, repr=False)
 
@@ -237,7 +239,42 @@ def open_run(
     return read, folder
 
 
-def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None = None) -> Any:
+@overload
+def open_model(config: RunConfig, folder: Path) -> Network: ...
+
+
+@overload
+def open_model(
+    config: RunConfig, folder: Path, needs: type[N], who: str, *, instead: str = "", attention: str = "",
+    dtype: str = "float32",
+) -> N: ...  # fmt: skip
+
+
+def open_model(
+    config: RunConfig, folder: Path, needs: type = Network, who: str = "model", *, instead: str = "", attention: str = "",
+    dtype: str = "float32",
+) -> Any:  # fmt: skip
+    """The network of a model folder, of any architecture, on ``run.device`` and in evaluation mode.
+
+    ``needs``: the protocol of `ttt.interfaces` that the caller, named by ``who``, uses; raises `ConfigError` with one line
+    for a network that is not one (``instead``: what to do then).  ``attention``: an implementation other than
+    ``model.attention``.
+    """
+    import torch
+
+    from ttt.model.arch import missing_members, open_network
+    from ttt.model.folder import stored_arch
+
+    # FlexAttention cannot decode.
+    usual = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
+    network = open_network(folder, attention or usual, getattr(torch, dtype))
+    if missing_members(network, needs):
+        name = dict(stored_arch(folder) or {"name": "causal_lm"})["name"]
+        raise ConfigError(f"{who}: architecture {name!r} {_LACKS[needs]}" + (f"; {instead}" if instead else ""))
+    return network.to(pick_device(config))
+
+
+def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None = None) -> Network:
     """The network a run starts with: of ``train.init_from``, else of ``model``; ``codec``: loaded, or None."""
     from ttt.train.checkpoint import check_model_folder
 
@@ -306,9 +343,7 @@ def decode_settings(config: RunConfig) -> Any:
             "eval.length: objective.ends=keep never teaches where speech ends; say how long it is with "
             "eval.length='{name: fixed, last_codes: N}', or train with objective.ends=learn"
         )
-    check_arch(
-        config.model.arch.registered_name, e.sampler.arch, f"eval.sampler {type(e.sampler).registered_name!r}"
-    )
+    check_arch(config.model.arch, e.sampler.arch, f"eval.sampler {type(e.sampler).registered_name!r}")
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,

@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Generator, Tensor
+    from typing_extensions import Self
 
     from ttt.types import (
         AudioCodes,
@@ -182,27 +183,119 @@ class Objective(ABC):
         return self.plan(batch, gen)
 
     @abstractmethod
-    def terms(self, model: torch.nn.Module, plan: Plan) -> LossTerms:
-        """Run the network on a plan and return sums and counts."""
+    def terms(self, model: Any, plan: Plan) -> LossTerms:
+        """Run the network, bare or wrapped by a training engine (``model.module``), on a plan; -> sums and counts."""
+
+
+class Network(Protocol):
+    """What every part of the toolkit may ask of a network: a `torch.nn.Module` with these members.
+
+    Its ``forward`` takes what its objectives give it.  The network of one architecture may have more members, declared in
+    the protocols below.  Code that needs them asks for a network of that protocol (`ttt.api.open_model`), which refuses
+    others with one line.  ``ttt check arch NAME`` tests all of it.
+    """
+
+    tokenizer: Any  # ttt.text.tokenizer.TextTokenizer
+    training: bool
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that masks are made for (`ttt.masks.materialize.IMPLEMENTATIONS`)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def num_ids(self) -> int:
+        """Number of token ids that logits cover; at least the size of the vocabulary."""
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a sequence; 0: the network sets no limit."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, tokenizer and ``config.json`` with the architecture's block (`ttt.model.folder.KEY`)."""
+
+    def prepare(self) -> None:
+        """Get ready for decoding; results stay the same.  ``train()`` takes it back."""
+
+    # Members of torch.nn.Module.
+    def __call__(self, inputs: Any) -> Any: ...
+    def train(self, mode: bool = True) -> Self: ...
+    def eval(self) -> Self: ...
+    def to(self, *args: Any, **kwargs: Any) -> Self: ...
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+
+class LanguageModel(Network, Protocol):
+    """A network that reads one sequence of token ids, text and audio alike, and predicts ids at any position.
+
+    Its ``forward`` takes `ttt.types.ModelInputs` and gives logits f32 [N, V], or -log p [N] of the targets.
+    """
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any) -> Tensor:
+        """Last hidden states [B, T, D] of ids and positions i64 [B, T]; the mask is made by `ttt.masks.materialize`."""
+
+    def hidden_of_rows(self, call: Any) -> Tensor:
+        """Last hidden states [n, D] of the wanted tokens of a decoding call (`ttt.model.cache.PackedCall`)."""
+
+    def head(self, hidden: Tensor, ids: slice | None = None) -> Tensor:
+        """Logits f32 [..., V] of hidden states [..., D]; ``ids``: of these ids only."""
+
+    def token_tables(self) -> Mapping[str, Tensor]:
+        """The weights that belong to single ids, [V, D] each: ``embedding``, and ``head`` where it is not the same."""
+
+
+class ShowsAttention(LanguageModel, Protocol):
+    """A language model that gives its attention probabilities."""
+
+    @property
+    def num_layers(self) -> int:
+        """Number of Transformer layers."""
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads of a layer."""
+
+    def attention_map_bytes(self, positions: int) -> int:
+        """Memory that `attention_maps` needs for a row of ``positions`` tokens."""
+
+    def attention_maps(self, plan: Plan) -> list[Tensor]:
+        """Attention probabilities of a plan of one row: for each layer f32 [H, T, T] on the CPU, rows sum to 1."""
+
+
+class OwnSession(Network, Protocol):
+    """A network that keeps a decoding state of its own; others are decoded by `ttt.sampling.decoder.session.Session`."""
+
+    def session(self, mask: MaskRule, *, cache: str = "exact", room: int = 0, slots: int = 1) -> Any:
+        """``slots`` empty rows, with the methods of `ttt.sampling.decoder.session.Session`."""
 
 
 class Arch(ABC):
-    """Which network a run trains.  Fields: what decides its shape, beyond the keys that `model` has for every class.
+    """An architecture: which network a run trains.
 
-    The spine (trainer, checkpoints, decoder, evaluator) asks of the network: ``tokenizer``, ``attention``, ``dtype``,
-    ``device``, ``num_ids`` (ids that its logits cover), ``save(folder)``, ``prepare()`` (before decoding), and a
-    forward that its objectives call.  A network
-    with a decoding state of its own has ``session(mask, cache, room, slots)``, which gives what
-    `ttt.sampling.decoder.session.Session`
-    is for causal LMs.  Objectives and samplers name the class they work with (``arch``).
+    Fields: what decides its shape, beyond the keys that the section `model` has for all architectures.  Objectives and
+    samplers name the architecture they work with (``arch``).  ``works_like``: they also work with this one if they work
+    with the architecture of that name.  ``example``: keys of `model` for a small network, which ``ttt check arch`` starts.
     """
 
+    works_like: ClassVar[str] = ""
+    example: ClassVar[Mapping[str, Any]] = {}
+
     @abstractmethod
-    def start(self, section: Any, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = "") -> Any:
+    def start(
+        self, section: Any, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""
+    ) -> Network:
         """The network a run starts with; ``section``: `ModelSection`; ``weights``: a folder to take them from (or none)."""
 
     @abstractmethod
-    def open(self, folder: Path, attention: str, dtype: torch.dtype) -> Any:
+    def open(self, folder: Path, attention: str, dtype: torch.dtype) -> Network:
         """The network that ``save`` wrote to ``folder``.  Raises `CheckpointError` for what is not one."""
 
 

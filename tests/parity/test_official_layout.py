@@ -11,6 +11,7 @@ import torch
 from tests.parity.conftest import cases, folder, need, rows, tensors
 from ttt.masks.library import Hybrid
 from ttt.masks.materialize import materialize
+from ttt.model.causal_lm import load_lm
 from ttt.model.lm import SpeechTextLM
 from ttt.model.official import export, import_official, weight_files
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
@@ -59,7 +60,7 @@ def imported(official, tmp_path_factory):
         if file not in loaded:
             out = tmp_path_factory.mktemp("imported") / "model"
             import_official(official(file), out)
-            loaded[file] = SpeechTextLM.load(out).eval()
+            loaded[file] = load_lm(out).eval()
         return loaded[file]
 
     return get

@@ -234,7 +234,7 @@ class Bench:
         return (times[2] - times[0]) / 2
 
     def _attention_seconds(self, length: int, repeat: int) -> float:
-        c = self.model.hf.config
+        c = self.model.transformers_model.config
         heads, groups = c.num_attention_heads, c.num_key_value_heads
         width = c.hidden_size // heads
         total = []
@@ -302,7 +302,7 @@ class Reference:
         ]
 
     def _own(self, state: list[int]) -> Tensor:
-        return self.plain.forward(self.bench.model.hf, state, self.ids.audio_start, len(self.prompt), 0)
+        return self.plain.forward(self.bench.model.transformers_model, state, self.ids.audio_start, len(self.prompt), 0)
 
     @torch.no_grad()
     def sample(self, number: int) -> float:
@@ -318,5 +318,5 @@ class Reference:
 
     def whole(self, number: int) -> float:
         """The answer."""
-        tokens, _ = self.plain.decode(self.bench.model.hf, self.prompt, self.ids, self.work)
+        tokens, _ = self.plain.decode(self.bench.model.transformers_model, self.prompt, self.ids, self.work)
         return len(tokens)

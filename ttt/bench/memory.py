@@ -77,7 +77,7 @@ def peak_of(way: str, seed: int, device: str, attention: str) -> int:
                 steps.packed_step(0)
         else:
             plain = reference_loop("reference_train")
-            model = network(made.vocab, seed, "sdpa").to(device).hf
+            model = network(made.vocab, seed, "sdpa").to(device).transformers_model
             documents = [(s.ids.tolist(), s.prompt_length) for s in made.rounds[0]]
             rows = plain.pad(documents, LENGTH // DOCUMENTS, made.vocab.pad_id)
             rows = type(rows)(*(getattr(rows, f).to(device) for f in rows.__dataclass_fields__))

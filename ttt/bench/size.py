@@ -102,18 +102,13 @@ class Training:
         self.row, self.tokens, self.seed = arguments.row, arguments.tokens, arguments.seed
         shape = SHAPES[arguments.size]
         self.made = work(self.seed, shape["vocab_size"], [[self.row] * (self.tokens // self.row)])
-        self.model = network(self.made.vocab, self.seed, "auto", shape)
+        self.model = network(self.made.vocab, self.seed, "auto", shape, arguments.checkpointing)
         self.model.to(self.device, torch.bfloat16)
-        if arguments.checkpointing:
-            from ttt.model.backbone import enable_checkpointing
-
-            enable_checkpointing(self.model.hf)
         self.objective = TtT(Hybrid(), NOISE.build("linear", "bench"), WEIGHTING.build("inverse_p", "bench"), ())
         self.batch = packed(self.made.rounds[0], self.made.vocab)
-        c = self.model.hf.config
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # Forward and backward: 6 for every weight that multiplies (a tied table does so once), and attention over half a row.
-        self.flops_per_token = 6 * self.parameters + 6 * c.num_hidden_layers * c.hidden_size * self.row
+        self.flops_per_token = 6 * self.parameters + 6 * shape["num_hidden_layers"] * shape["hidden_size"] * self.row
 
     def hybrid(self, number: int) -> float:
         """What `ttt train` does."""
@@ -129,14 +124,15 @@ class Training:
         plan = self.objective.plan(self.batch, generator(self.seed, "bench", number))
         places = torch.cat([t.source for t in plan.terms.values()]).to(self.device)
         ids = self.batch.ids.view(-1, self.row).to(self.device)
-        config, before = self.model.hf.config, self.model.attention
+        hf = self.model.transformers_model
+        config, before = hf.config, self.model.attention
         config._attn_implementation = "sdpa"
         try:
-            hidden = self.model.hf.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            hidden = hf.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
         finally:
             config._attn_implementation = before
         targets = ids.flatten().roll(-1)[places]
-        chunked_nll(self.model.hf.get_output_embeddings(), hidden[places], targets).mean().backward()
+        chunked_nll(hf.get_output_embeddings(), hidden[places], targets).mean().backward()
         return self.tokens
 
     def peak_memory(self) -> str:

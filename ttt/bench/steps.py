@@ -15,8 +15,7 @@ from ttt.bench.workload import PADDED, Work, network, packed
 from ttt.errors import TttError
 from ttt.masks.library import Hybrid
 from ttt.masks.materialize import materialize
-from ttt.model.backbone import enable_checkpointing
-from ttt.model.compiled import compile_layers
+from ttt.model.backbone import compile_layers
 from ttt.objective.library import TtT
 from ttt.registry.families import NOISE, WEIGHTING
 from ttt.rng import generator
@@ -36,11 +35,11 @@ class Steps:
         self.made, self.plain, self.seed = made, plain, arguments.seed
         self.device = torch.device(arguments.device)
         self.autocast = arguments.autocast == "bfloat16"
-        self.model: SpeechTextLM = network(made.vocab, arguments.seed, arguments.attention).to(self.device)
-        if arguments.checkpointing:
-            enable_checkpointing(self.model.hf)
+        self.model: SpeechTextLM = network(
+            made.vocab, arguments.seed, arguments.attention, gradient_checkpointing=arguments.checkpointing
+        ).to(self.device)  # fmt: skip
         if arguments.compile:
-            compile_layers(self.model.hf)
+            compile_layers(self.model.transformers_model)
         self.objective = TtT(Hybrid(), NOISE.build("linear", "bench"), WEIGHTING.build("inverse_p", "bench"), ())
         self.others: dict[str, SpeechTextLM] = {}
 
@@ -161,7 +160,7 @@ class Steps:
             other = network(self.made.vocab, self.seed, "sdpa").to(self.device)
             other.load_state_dict(self.model.state_dict())
             self.others["plain"] = other
-        return self.others["plain"].hf
+        return self.others["plain"].transformers_model
 
     def _padded(self, number: int, length: int):
         documents = self._documents(number)

@@ -23,7 +23,7 @@ def run_trained(arguments: argparse.Namespace) -> Report:
     from ttt.api import decode_settings, open_run
     from ttt.data.encode import encode_example
     from ttt.data.read.examples import read_examples
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.causal_lm import load_lm
 
     config, folder = open_run(arguments.run)
     sampler, mask = config.eval.sampler, config.objective.mask
@@ -31,7 +31,7 @@ def run_trained(arguments: argparse.Namespace) -> Report:
         raise ConfigError("bench decode: eval.sampler must be 'blockwise' on spans, which the reference loop does")
     plain = None if arguments.no_reference else reference_loop("reference_decode")
     block_causal = _block_causal(mask, sampler) if plain else False
-    model = SpeechTextLM.load(folder, "sdpa").eval()
+    model = load_lm(folder, "sdpa").eval()
     tasks = {t.label: t for t in config.tasks}
     examples = read_examples(arguments.examples)
     examples = examples[:: max(1, len(examples) // arguments.items)][: arguments.items]
@@ -109,7 +109,7 @@ def _reference(
     ids = ids_of(plain, model.tokenizer.vocab)
 
     def answer(number: int) -> float:
-        answers["reference"] = [plain.decode(model.hf, list(p.ids), ids, work)[0] for p in prompts]
+        answers["reference"] = [plain.decode(model.transformers_model, list(p.ids), ids, work)[0] for p in prompts]
         return sum(map(len, answers["reference"]))
 
     return answer

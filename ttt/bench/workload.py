@@ -105,7 +105,8 @@ def packed(documents: tuple[TokenStream, ...], vocab: Vocabulary) -> PackedBatch
 
 
 def network(
-    vocab: Vocabulary, seed: int, attention: Attention, shape: dict[str, Any] = SHAPE, **overrides: Any
+    vocab: Vocabulary, seed: int, attention: Attention, shape: dict[str, Any] = SHAPE,
+    gradient_checkpointing: bool = False, **overrides: Any,
 ) -> SpeechTextLM:
     """A Qwen2 of ``shape`` with random weights for ``vocab``, in training mode; no tokenizer behind it."""
     from ttt.config.schema import ModelSection
@@ -115,6 +116,7 @@ def network(
 
     values = {k: v for k, v in {**shape, **overrides}.items() if k != "vocab_size"}
     section = ModelSection(
-        preset="toy", overrides=values, attention=attention, init=INITIALIZER.build("normal", "bench")
-    )
+        preset="toy", overrides=values, attention=attention, init=INITIALIZER.build("normal", "bench"),
+        gradient_checkpointing=gradient_checkpointing,
+    )  # fmt: skip
     return SpeechTextLM(build_backbone(section, vocab, seed), SimpleNamespace(vocab=vocab)).train()  # type: ignore[arg-type]

@@ -97,9 +97,9 @@ def quiet_batch() -> PackedBatch:
 def network() -> SpeechTextLM:
     """A fresh random two-layer network over the small vocabulary, in evaluation mode."""
     from ttt.config.schema import ModelSection
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.causal_lm import build_lm
     from ttt.registry.families import INITIALIZER
 
     shape = {"hidden_size": 32, "intermediate_size": 48, "initializer_range": 0.2}
     section = ModelSection(preset="toy", overrides=shape, init=INITIALIZER.build("normal", "init"))
-    return SpeechTextLM.build(section, tokenizer(), seed=0).eval()
+    return build_lm(section, tokenizer(), seed=0).eval()

@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttt.api import Model, open_codec
+from ttt.api import Model, open_codec, open_model
 from ttt.chat.screen import Read, Screen, first_word, piped, terminal, visible
-from ttt.cli.opening import load_model, open_config
+from ttt.cli.opening import open_config
 from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
+from ttt.interfaces import LanguageModel
 
 if TYPE_CHECKING:
     from ttt.chat.conversation import AnswerReader, Piece
     from ttt.interfaces import Codec
-    from ttt.model.lm import SpeechTextLM
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.types import Span, Turn
 
@@ -44,7 +44,7 @@ def chat(arguments: argparse.Namespace) -> int:
     if out is not None and next(out.glob("turn-*"), None) is not None:
         raise DataError(f"{out}: holds the answers of another chat; name another folder with --out")
     screen = Screen(sys.stdout)
-    model = load_model(config, folder)
+    model = open_model(config, folder, LanguageModel, "chat", instead="use 'ttt continue'")
     codec = None
     try:
         codec = open_codec(config, model.tokenizer)
@@ -68,7 +68,7 @@ class Chat:
     def __init__(
         self,
         config: RunConfig,
-        model: SpeechTextLM,
+        model: LanguageModel,
         folder: Path,
         codec: Codec | None,
         screen: Screen,
@@ -387,12 +387,12 @@ COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
 }
 
 
-def room_of(model: SpeechTextLM, asked: int = 0) -> int:
+def room_of(model: LanguageModel, asked: int = 0) -> int:
     """Most tokens of history and answer: the backbone's positions, or ``asked`` if that is fewer (0: not asked).
 
     Raises `ConfigError` for more than there are, and for a backbone that does not say.
     """
-    found = int(getattr(model.hf.config, "max_position_embeddings", 0) or 0)
+    found = model.max_positions
     if asked < 0 or found and asked > found:
         raise ConfigError(f"--room: must lie in 1 to {found} (positions of the model), got {asked}")
     if not (asked or found):

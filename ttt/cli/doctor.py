@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttt.api import open_model, start_model
 from ttt.config.load import load_config
-from ttt.config.schema import Attention, RunConfig
+from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
+from ttt.interfaces import LanguageModel
 
 if TYPE_CHECKING:
     from ttt.data.batches.text_ratio import AnyLoader
@@ -161,19 +163,17 @@ def _probes(
     config: RunConfig, tokenizer: TextTokenizer, loader: AnyLoader, checkpoint: Path | None, random_start: bool, done: int
 ) -> list[Finding]:
     from ttt.doctor import SKIP, WARN, Finding, check_model, check_plans, check_rows, check_start
-    from ttt.model.lm import SpeechTextLM
 
     vocab, objective, seed = tokenizer.vocab, config.objective, config.run.seed
     batches = [loader.micro_batch(update, 0) for update in range(PROBE_BATCHES)]
     found = check_plans(objective, batches, vocab, seed)
     if checkpoint is None:
         return [*found, Finding("model", SKIP, "no complete checkpoint: the network is not checked")]
-    section = dataclasses.replace(config.model, attention=_plain_attention(config))
-    model = SpeechTextLM.load(checkpoint / "model", section.attention)
+    model = open_model(config, checkpoint / "model", LanguageModel, "doctor")
     few = batches[:MODEL_BATCHES]
     found += check_model(model, objective, few, vocab, seed)
     try:
-        initial = _initial(config, tokenizer, section)
+        initial = _initial(config, tokenizer)
     except TttError as error:
         return [*found, Finding("model/new_rows", SKIP, f"the initial weights cannot be made again: {error}")]
     if random_start:
@@ -185,7 +185,7 @@ def _probes(
 
     seen = [loader.micro_batch(update, 0) for update in range(min(USED_ROWS_BATCHES, max(done, 1)))]
     used = torch.unique(torch.cat([plan_ids(objective, b, seed) for b in seen]))
-    if initial.hf.get_input_embeddings().weight.shape != model.hf.get_input_embeddings().weight.shape:
+    if initial.token_tables()["embedding"].shape != model.token_tables()["embedding"].shape:
         return [*found, Finding("model/new_rows", WARN, "the checkpoint's embedding has another size than the initial one")]
     return [*found, *check_rows(model, initial, used, vocab, first_new)]
 
@@ -201,20 +201,12 @@ def plan_ids(objective: Any, batch: Any, seed: int) -> Any:
     return torch.unique(torch.cat([inside, *(t.target for t in plan.terms.values())]))
 
 
-def _plain_attention(config: RunConfig) -> Attention:
-    return "sdpa" if config.model.attention == "flex_attention" else config.model.attention
-
-
-def _initial(config: RunConfig, tokenizer: TextTokenizer, section: Any) -> Any:
+def _initial(config: RunConfig, tokenizer: TextTokenizer) -> Any:
     """The weights the run started from, made again."""
-    from ttt.api import model_folder
-    from ttt.model.lm import SpeechTextLM
-
-    if config.train.init_from:
-        return SpeechTextLM.load(model_folder(config.train.init_from), section.attention)
-    codec = config.codec.load() if config.codec is not None else None
-    vectors = codec.code_vectors() if codec is not None else None
-    return SpeechTextLM.build(section, tokenizer, config.run.seed, vectors)
+    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
+    plain = dataclasses.replace(config.model, attention=attention, compile=False, freeze="none")
+    codec = config.codec.load() if config.codec is not None and not config.train.init_from else None
+    return start_model(dataclasses.replace(config, model=plain), tokenizer, codec)
 
 
 def _first_new(folder: Path) -> int | None:

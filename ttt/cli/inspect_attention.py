@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttt.cli.opening import load_model, open_config, results_folder
+from ttt.api import open_model
+from ttt.cli.opening import open_config, results_folder
 from ttt.config.load import to_plain
 from ttt.errors import ConfigError, DataError
+from ttt.interfaces import ShowsAttention
 
 if TYPE_CHECKING:
     from ttt.config.schema import RunConfig
     from ttt.inspection.attention import Tally
-    from ttt.model.lm import SpeechTextLM
     from ttt.types import Example, Plan
 
 MARKER = "attention.json"
@@ -29,7 +30,7 @@ def attention(arguments: argparse.Namespace) -> int:
     examples = choose(arguments.examples, arguments.uid, arguments.limit)
     times = times_of(config, arguments.time)
     out = results_folder(arguments, "attention", MARKER)
-    model = load_model(config, checkpoint, "eager")
+    model = open_model(config, checkpoint, ShowsAttention, "inspect attention", attention="eager")
     plans = [(e, t, plan_of(model, config, e, t)) for t in times for e in examples]
     refuse_large(model, plans, arguments.max_gib)
     layers = layers_of(model, arguments.layers)
@@ -73,7 +74,7 @@ def times_of(config: RunConfig, asked: Sequence[float]) -> list[float | None]:
     return [0.5] if has_time(config.objective) else [None]
 
 
-def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: float | None) -> Plan:
+def plan_of(model: ShowsAttention, config: RunConfig, example: Example, time: float | None) -> Plan:
     """The objective's plan of one example, a row of its own."""
     from ttt.data.batches.rows import collate
     from ttt.data.encode import encode_example
@@ -86,24 +87,21 @@ def plan_of(model: SpeechTextLM, config: RunConfig, example: Example, time: floa
     return plan_at(config.objective, batch, time, generator(config.run.seed, f"attention/{example.uid}"))
 
 
-def refuse_large(model: SpeechTextLM, plans: Sequence[tuple[Example, float | None, Plan]], max_gib: float) -> None:
+def refuse_large(model: ShowsAttention, plans: Sequence[tuple[Example, float | None, Plan]], max_gib: float) -> None:
     """Raise `DataError` naming the first example whose maps would not fit into ``max_gib``."""
-    from ttt.model.attention import maps_bytes
-
     for example, _, plan in plans:
         positions = plan.input_ids.shape[1]
-        gib = maps_bytes(model, positions) / 2**30
+        gib = model.attention_map_bytes(positions) / 2**30
         if gib > max_gib:
-            c = model.hf.config
             raise DataError(
-                f"example {example.uid!r}: {positions} positions need {gib:.2f} GiB for the maps of {c.num_hidden_layers} layers x "
-                f"{c.num_attention_heads} heads, the limit is {max_gib:g}; choose a shorter one with --uid, or raise --max-gib"
+                f"example {example.uid!r}: {positions} positions need {gib:.2f} GiB for the maps of {model.num_layers} layers x "
+                f"{model.num_heads} heads, the limit is {max_gib:g}; choose a shorter one with --uid, or raise --max-gib"
             )
 
 
-def layers_of(model: SpeechTextLM, asked: Sequence[int]) -> list[int]:
+def layers_of(model: ShowsAttention, asked: Sequence[int]) -> list[int]:
     """Layers whose maps are drawn (all by default); negative ones count from the last."""
-    total = model.hf.config.num_hidden_layers
+    total = model.num_layers
     wrong = [n for n in asked if not -total <= n < total]
     if wrong:
         raise ConfigError(f"--layers: there is no layer {wrong[0]}; the model has {total} (0 to {total - 1})")
@@ -111,18 +109,17 @@ def layers_of(model: SpeechTextLM, asked: Sequence[int]) -> list[int]:
 
 
 def _look(
-    model: SpeechTextLM, config: RunConfig, plans: Sequence[tuple[Example, float | None, Plan]], layers: Sequence[int],
+    model: ShowsAttention, config: RunConfig, plans: Sequence[tuple[Example, float | None, Plan]], layers: Sequence[int],
     arguments: argparse.Namespace, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the network on every plan, draw, add up; prints a table per time."""
     from ttt.inspection.attention import measure, summary, table
     from ttt.inspection.attention_plots import layers_figure, pixels, save_pixels
-    from ttt.model.attention import attention_maps
 
     board = _board(folder / "tensorboard")
     totals: dict[float | None, dict[str, Tally]] = {}
     for example, time, plan in plans:
-        maps = attention_maps(model, plan)
+        maps = model.attention_maps(plan)
         for kind, tally in measure(maps, plan, model.tokenizer.vocab.mask_id).items():
             known = totals.setdefault(time, {}).get(kind)
             if known is None:
@@ -158,7 +155,7 @@ def _look(
 
 
 def _pictures(
-    maps: Sequence[Any], plan: Plan, model: SpeechTextLM, config: RunConfig, example: Example, time: float | None,
+    maps: Sequence[Any], plan: Plan, model: ShowsAttention, config: RunConfig, example: Example, time: float | None,
     layers: Sequence[int], heads: bool,
 ) -> Any:  # fmt: skip
     import numpy as np

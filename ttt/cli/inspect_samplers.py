@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttt.api import Model, decode_settings
+from ttt.api import Model, decode_settings, open_model
 from ttt.chat.settings import same_canvas
-from ttt.cli.opening import load_model, open_config, results_folder
+from ttt.cli.opening import open_config, results_folder
 from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError
+from ttt.interfaces import LanguageModel
 
 if TYPE_CHECKING:
     from ttt.inspection.samplers import Answered
-    from ttt.model.lm import SpeechTextLM
     from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def samplers(arguments: argparse.Namespace) -> int:
     draws = Draws(arguments.likelihood_draws) if arguments.likelihood_draws else None
     examples = _examples(config, arguments)
     out = results_folder(arguments, "samplers", MARKER)
-    model = load_model(config, checkpoint)
+    model = open_model(config, checkpoint, LanguageModel, "inspect samplers")
     prompts = {e.uid: _prompt(config, e) for e in examples}
     answers = _decode(model, contenders, prompts, arguments.draws)
     if draws is not None:
@@ -138,7 +138,7 @@ def _prompt(config: RunConfig, example: Example) -> Example:
 
 
 def _decode(
-    model: SpeechTextLM, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
+    model: LanguageModel, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
 ) -> dict[str, list[Answered]]:
     from ttt.data.encode import encode_example
     from ttt.inspection.samplers import decode
@@ -160,7 +160,7 @@ def _decode(
 def _score(
     answers: Mapping[str, list[Answered]],
     prompts: Mapping[str, Example],
-    model: SpeechTextLM,
+    model: LanguageModel,
     config: RunConfig,
     draws: Any,
 ) -> dict[str, list[Answered]]:

@@ -9,11 +9,12 @@ import logging
 import time
 from pathlib import Path
 
-from ttt.api import model_folder, pick_device
+from ttt.api import model_folder, open_model
 from ttt.cli.common import configure, dry_run
 from ttt.config.load import to_plain
 from ttt.data.manifest import write_jsonl
 from ttt.eval.inputs import eval_folder, read_files
+from ttt.interfaces import LanguageModel
 from ttt.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,8 @@ def likelihood(arguments: argparse.Namespace) -> int:
     files = read_files(config.eval.examples, config.eval.limit, {t.label for t in config.tasks})
     examples = [e for found in files.values() for e in found]
     from ttt.eval.cards import git_state, hardware, versions, write_json
-    from ttt.model.lm import SpeechTextLM
 
-    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
-    model = SpeechTextLM.load(folder, attention).to(pick_device(config))
+    model = open_model(config, folder, LanguageModel, "likelihood")
     started = time.perf_counter()
     items = likelihoods(
         model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_tokens),

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ttt.api import open_run, pick_device
+from ttt.api import open_run
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ttt.model.lm import SpeechTextLM
 
 _DEPTH = 3  # run/checkpoints/step-N/model lies three folders below its run
 
@@ -22,14 +18,6 @@ def open_config(arguments: argparse.Namespace) -> tuple[RunConfig, Path]:
     Raises like `ttt.api.open_run`.
     """
     return open_run(arguments.run, arguments.overrides, arguments.config, arguments.plugins)
-
-
-def load_model(config: RunConfig, folder: Path, attention: str = "") -> SpeechTextLM:
-    """The weights on ``run.device``; ``attention`` overrides the configuration's (flex_attention cannot decode)."""
-    from ttt.model.lm import SpeechTextLM
-
-    own = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
-    return SpeechTextLM.load(folder, attention or own).to(pick_device(config)).eval()
 
 
 def results_folder(arguments: argparse.Namespace, name: str, marker: str) -> Path:

@@ -11,17 +11,17 @@ import numpy as np
 from ttt.doctor.finding import CAUSAL, FAULT, FROZEN, LEAK, NOTE, OK, SHIFTED, SHIFTS, SKIP, WARN, Finding
 from ttt.doctor.plans import together
 from ttt.doctor.truth import Planned, make_plans, terms_of, truth_of
+from ttt.interfaces import LanguageModel
 from ttt.rng import generator
 from ttt.types import Kind, ModelInputs, PackedBatch, Plan
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from ttt.text.vocab import Vocabulary
 
 
-def logits_of(model: torch.nn.Module, plan: Plan, source: Tensor, input_ids: Tensor | None = None) -> Tensor:
+def logits_of(model: LanguageModel, plan: Plan, source: Tensor, input_ids: Tensor | None = None) -> Tensor:
     """Logits f32 [n, V] at flat positions of a plan, by the way training goes."""
     import torch
 
@@ -55,7 +55,7 @@ def at_time(objective: Any, batches: Sequence[PackedBatch], time: float, seed: i
 
 
 def check_model(
-    model: torch.nn.Module, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int = 1,
+    model: LanguageModel, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int = 1,
     trained: bool = True,
 ) -> list[Finding]:  # fmt: skip
     """What the checkpoint predicts and sees.  ``trained``: laws of learning apply."""
@@ -72,7 +72,7 @@ def check_model(
         model.train(training)
 
 
-def _predicts(model: torch.nn.Module, plans: Sequence[Planned], name: str, vocab: Vocabulary) -> Finding | None:
+def _predicts(model: LanguageModel, plans: Sequence[Planned], name: str, vocab: Vocabulary) -> Finding | None:
     """Which neighbour do the logits of a term's positions fit best?"""
     right = SHIFTS[name]
     sums = {shift: [0.0, 0] for shift in (right - 1, right, right + 1)}
@@ -102,7 +102,7 @@ def _predicts(model: torch.nn.Module, plans: Sequence[Planned], name: str, vocab
 
 
 def _noise_levels(
-    model: torch.nn.Module, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int
+    model: LanguageModel, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int
 ) -> list[Finding]:
     """Loss of masked tokens at little, half and nearly full noise, and by the place in the span."""
     levels: dict[float, tuple[float, float]] = {}  # time -> mean, its standard error
@@ -159,7 +159,7 @@ def _quarters(p: Planned, source: Tensor) -> Tensor:
     return (share * 4).long().clamp(0, 3)
 
 
-def _sees(model: torch.nn.Module, objective: Any, plans: Sequence[Planned]) -> list[Finding]:
+def _sees(model: LanguageModel, objective: Any, plans: Sequence[Planned]) -> list[Finding]:
     """Change a token and watch who notices: the mask as the network really obeys it."""
     from ttt.objective.library import Nar
 
@@ -194,7 +194,7 @@ def _sees(model: torch.nn.Module, objective: Any, plans: Sequence[Planned]) -> l
     return out
 
 
-def _change(model: torch.nn.Module, plan: Plan, at: Tensor, changed: int) -> float:
+def _change(model: LanguageModel, plan: Plan, at: Tensor, changed: int) -> float:
     """Largest change of the logits at one position when another one's input becomes another token."""
     ids = plan.input_ids.clone()
     flat = ids.view(-1)
@@ -204,7 +204,7 @@ def _change(model: torch.nn.Module, plan: Plan, at: Tensor, changed: int) -> flo
 
 
 def check_start(
-    initial: torch.nn.Module, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int = 1
+    initial: LanguageModel, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int = 1
 ) -> list[Finding]:
     """Losses of the weights the run started from: random ones know nothing, so ln V."""
     out = []
@@ -240,10 +240,8 @@ def check_rows(
 
     first_new = vocab.audio_start if first_new is None else first_new
     out = []
-    pairs = [("embedding", model.hf.get_input_embeddings().weight, initial.hf.get_input_embeddings().weight)]
-    head, first_head = model.hf.get_output_embeddings(), initial.hf.get_output_embeddings()
-    if head is not None and head.weight is not pairs[0][1]:
-        pairs.append(("head", head.weight, first_head.weight))
+    first = initial.token_tables()
+    pairs = [(name, table, first[name]) for name, table in model.token_tables().items()]
     new, old = used[used >= first_new], used[used < first_new]
     for name, after, before in pairs:
         a, b = after.detach().float().cpu(), before.detach().float().cpu()

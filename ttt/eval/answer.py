@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ttt.config.schema import RunConfig
 from ttt.data.batches.rows import collate
@@ -19,7 +18,7 @@ from ttt.eval.evaluator import Generated, score
 from ttt.eval.inputs import read_files, recordings_of
 from ttt.eval.metrics import rests_on
 from ttt.eval.recordings import Recordings
-from ttt.interfaces import Codec, Judge, Normalizer, Objective, Task
+from ttt.interfaces import Codec, Judge, Network, Normalizer, Objective, Task
 from ttt.registry.families import METRIC
 from ttt.rng import generator
 from ttt.sampling.decoder.decoder import Decoder
@@ -62,7 +61,7 @@ def answer(
 
 
 def forced_statistics(
-    model: nn.Module, objective: Objective, examples: Sequence[Example], tokenizer: TextTokenizer, seed: int
+    model: Network, objective: Objective, examples: Sequence[Example], tokenizer: TextTokenizer, seed: int
 ) -> list[dict[str, list[float]]]:
     """The objective's statistics on the true answer of each example, by itself: {name: [sum, count]}.
 

@@ -19,9 +19,8 @@ from ttt.eval.intervals import bootstrap
 from ttt.types import Example, Generation, Turn
 
 if TYPE_CHECKING:
-    from ttt.interfaces import Objective
+    from ttt.interfaces import LanguageModel, Objective
     from ttt.likelihood import Draws
-    from ttt.model.lm import SpeechTextLM
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.types import Prompt
 
@@ -58,7 +57,7 @@ def _drawn(prompt: Prompt, draw: int) -> Prompt:
 
 
 def score_likelihood(
-    answers: Sequence[Answered], prompts: Mapping[str, Example], model: SpeechTextLM, objective: Objective, draws: Draws,
+    answers: Sequence[Answered], prompts: Mapping[str, Example], model: LanguageModel, objective: Objective, draws: Draws,
     seed: int, budget: int,
 ) -> list[Answered]:  # fmt: skip
     """-log p of every answer under the model itself (`ttt.likelihood`): exact text, bounded audio.

@@ -17,8 +17,7 @@ from ttt.rng import generator
 from ttt.types import Example, Kind
 
 if TYPE_CHECKING:
-    from ttt.interfaces import MaskRule, Objective
-    from ttt.model.lm import SpeechTextLM
+    from ttt.interfaces import LanguageModel, MaskRule, Objective
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class ItemLikelihood:
 
 
 def likelihoods(
-    model: SpeechTextLM, objective: Objective, examples: Sequence[Example], draws: Draws, *, seed: int, budget: int,
+    model: LanguageModel, objective: Objective, examples: Sequence[Example], draws: Draws, *, seed: int, budget: int,
     block_length: int | None = None,
 ) -> list[ItemLikelihood]:  # fmt: skip
     """-log p of every example's answer, in order.  Draws depend on (seed, uid, span) alone.

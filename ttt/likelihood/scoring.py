@@ -19,16 +19,15 @@ from ttt.types import Columns, Kind, TokenStream, audio_runs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ttt.interfaces import Constraint, MaskRule
+    from ttt.interfaces import Constraint, LanguageModel, MaskRule
     from ttt.model.cross_entropy import Ranges
-    from ttt.model.lm import SpeechTextLM
     from ttt.text.vocab import Vocabulary
 
 MODALITIES = ("text", "audio")
 
 
 def chain_nll(
-    model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream], wanted: Sequence[np.ndarray], budget: int
+    model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], wanted: Sequence[np.ndarray], budget: int
 ) -> list[np.ndarray]:
     """-log q of the ``wanted`` positions (> 0) of clean streams, each predicted by the one before: f64 [n] each."""
     out = [np.zeros(len(at)) for at in wanted]
@@ -43,7 +42,7 @@ def chain_nll(
 
 
 def masked_nll(
-    model: SpeechTextLM, mask: MaskRule, parts: Sequence[Part], masks: Sequence[np.ndarray], budget: int,
+    model: LanguageModel, mask: MaskRule, parts: Sequence[Part], masks: Sequence[np.ndarray], budget: int,
     cfg_scale: float = 0.0, allowed: Tensor | None = None, constraint: Constraint | None = None, with_ends: bool = True,
 ) -> list[np.ndarray]:  # fmt: skip
     """(n / k) sum over masked -log q of every copy, apart by modality of the token: f64 [K, 2] (text, audio) each.
@@ -85,7 +84,7 @@ def _hidden(stream: TokenStream, at: np.ndarray, mask_id: int) -> TokenStream:
 
 
 def _held_nll(
-    model: SpeechTextLM, hidden: Tensor, targets: np.ndarray, constraint: Constraint, streams: Sequence[TokenStream],
+    model: LanguageModel, hidden: Tensor, targets: np.ndarray, constraint: Constraint, streams: Sequence[TokenStream],
     at: Sequence[np.ndarray], with_ends: bool,
 ) -> np.ndarray:  # fmt: skip
     """`position_nll` with each position's own ids; infinite for targets that may not stand where they stand.
@@ -129,7 +128,7 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return found
 
 
-def hidden_at(model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray]) -> Tensor:
+def hidden_at(model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray]) -> Tensor:
     """Last hidden states [N, D] of positions ``at`` of every stream, one row each."""
     import torch
 
@@ -147,7 +146,7 @@ def hidden_at(model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream
 
 
 def guided_at(
-    model: SpeechTextLM, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray],
+    model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray],
     sets: Sequence[np.ndarray], cfg_scale: float,
 ) -> Tensor:  # fmt: skip
     """`hidden_at` with guidance; ``sets``: positions of each stream that its empty twin keeps.
@@ -177,7 +176,7 @@ def columns_of(allowed: Tensor | None, n: int) -> Columns | None:
 
 
 def logit_chunks(
-    model: SpeechTextLM, hidden: Tensor, columns: Columns | None = None, rows: int = 0
+    model: LanguageModel, hidden: Tensor, columns: Columns | None = None, rows: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Ranges]]:
     """Logits of the states ``hidden`` [N, D], some at a time: (their numbers i64 [c], logits f32 [c, m], of which ids).
 
@@ -206,7 +205,7 @@ def ids_of(ranges: Ranges, device: Any) -> Tensor:
 
 
 def position_nll(
-    model: SpeechTextLM, hidden: Tensor, targets: np.ndarray, columns: Columns | None = None, rows: int = 0
+    model: LanguageModel, hidden: Tensor, targets: np.ndarray, columns: Columns | None = None, rows: int = 0
 ) -> np.ndarray:
     """-log softmax(logits)[targets] f64 [N] of the states ``hidden`` [N, D]; infinite for targets that are none of the ids.
 

@@ -1,15 +1,16 @@
-"""Architectures: the network a run starts with, and the network of a folder, whatever their class."""
+"""The architecture ``causal_lm``, and the network of a model folder of any architecture."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
-from ttt.interfaces import Arch
-from ttt.model.stored import stored_arch
+from ttt.interfaces import Arch, Network
+from ttt.model.folder import stored_arch
 from ttt.registry.families import ARCH
 
 if TYPE_CHECKING:
@@ -19,32 +20,49 @@ if TYPE_CHECKING:
 @ARCH.register("causal_lm")
 @dataclass(frozen=True)
 class CausalLM(Arch):
-    """A Hugging Face causal LM with the vocabulary's new rows; its weights or shape stand in `model.path` or `model.preset`."""
+    """A Hugging Face causal LM with rows for added tokens; `model.path` or `model.preset` says which."""
+
+    example: ClassVar[Mapping[str, Any]] = {
+        "preset": "toy", "overrides": {"hidden_size": 32, "intermediate_size": 48, "initializer_range": 0.2},
+    }  # fmt: skip
 
     def start(
         self, section: ModelSection, tokenizer: Any, seed: int, code_vectors: Any = None, weights: str | Path = ""
-    ):
-        """See `ttt.model.start.starting_model`."""
-        from ttt.model.start import starting_model
+    ) -> Network:
+        """See `ttt.model.causal_lm.start_lm`."""
+        from ttt.model.causal_lm import start_lm  # transformers takes seconds to import
 
-        return starting_model(section, tokenizer, seed, code_vectors, weights)
+        return start_lm(section, tokenizer, seed, code_vectors, weights)
 
-    def open(self, folder: Path, attention: str, dtype: torch.dtype) -> Any:
+    def open(self, folder: Path, attention: str, dtype: torch.dtype) -> Network:
         """From a folder written by ``save_pretrained``, adapters merged."""
-        from ttt.model.lm import SpeechTextLM
+        from ttt.model.causal_lm import load_lm
 
-        return SpeechTextLM.load(folder, attention, dtype)
+        return load_lm(folder, attention, dtype)
 
 
-def open_model(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype | None = None) -> Any:
-    """The network of a model folder, of whatever class it is, ready to be asked: without dropout.  Raises `CheckpointError`."""
+def open_network(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype | None = None) -> Network:
+    """The network of a model folder, whatever its architecture, in evaluation mode.  Raises `CheckpointError`."""
     import torch
 
     arch = ARCH.build(dict(stored_arch(folder) or {"name": "causal_lm"}), f"{folder}/config.json")
     return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype).eval()
 
 
-def check_arch(name: str, wanted: str, who: str) -> None:
-    """Raise `ConfigError` when ``who`` (a key and a plug-in) works with architecture ``wanted`` and the run has ``name``."""
-    if wanted and name != wanted:
+def check_arch(arch: Arch, wanted: str, who: str) -> None:
+    """Raise `ConfigError` unless ``who`` (a key and a plug-in), which works with architecture ``wanted``, suits ``arch``."""
+    name = arch.registered_name  # type: ignore[attr-defined]
+    if wanted not in ("", name, arch.works_like):
         raise ConfigError(f"{who} works with architecture {wanted!r}, the run has {name!r}; set model.arch={wanted}")
+
+
+def members(protocol: type) -> list[str]:
+    """Names of the members that a protocol of `ttt.interfaces` declares, inherited ones included."""
+    classes = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False)]
+    names = {name for c in classes for name in (*vars(c), *vars(c).get("__annotations__", {}))}
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def missing_members(network: Any, protocol: type) -> list[str]:
+    """Members of ``protocol`` that ``network`` lacks; none: it is one."""
+    return [name for name in members(protocol) if not hasattr(network, name)]

@@ -6,15 +6,16 @@ Never forked: masks go in through ``attention_mask``, positions through ``positi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ttt.config.schema import ModelSection
-from ttt.errors import CheckpointError, ConfigError, suggest
+from ttt.errors import CheckpointError, ConfigError, MissingExtraError, suggest
 from ttt.interfaces import Initializer
+from ttt.model.folder import check_folder, own_tokens
 from ttt.model.packed_attention import register as register_attention
 from ttt.rng import generator
 from ttt.text.vocab import Vocabulary
@@ -49,10 +50,8 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
     """
     dtype = weight_type(section)
     if section.path:
-        from ttt.model.lora import quantization
-
         hf = load_hf(section.path, section.attention, dtype, quantization(section, dtype))
-        first_new = min(own_tokens(Path(section.path), hf), vocab.size)
+        first_new = min(own_tokens(Path(section.path), hf.get_input_embeddings().num_embeddings), vocab.size)
         if vocab.size > hf.get_input_embeddings().num_embeddings:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
@@ -86,6 +85,21 @@ def enable_checkpointing(hf: Any) -> None:
     getattr(hf, name if hasattr(hf, name) else "gradient_checkpointing_enable")()
 
 
+def compile_layers(hf: Any) -> int:
+    """Compile norms and feed-forward parts of every layer of ``hf`` in place, for any length.  -> how many modules.
+
+    Attention is left out: packed attention runs other tiles for every batch, which would be compiled anew each time, and
+    FlexAttention is compiled by itself.  Weights, names and saved files stay as they are.
+    """
+    layers = getattr(hf.get_decoder(), "layers", None)
+    if layers is None:
+        raise ConfigError(f"model.compile: {type(hf).__name__} has no list of layers to compile; leave it off")
+    parts = [child for layer in layers for name, child in layer.named_children() if "attn" not in name]
+    for part in parts:
+        part.compile(dynamic=True)
+    return len(parts)
+
+
 def quiet() -> None:
     """Keep transformers' own progress bars and accelerator notices out of the log."""
     import os
@@ -102,7 +116,7 @@ def load_hf(
 ) -> Any:
     """`AutoModelForCausalLM.from_pretrained` of a local folder; only safetensors, whole or sharded, are read.
 
-    ``quantization``: settings of 4-bit weights (`ttt.model.lora.quantization`).
+    ``quantization``: settings of 4-bit weights (`quantization`).
     """
     from transformers import AutoModelForCausalLM
 
@@ -121,55 +135,28 @@ def load_hf(
         ) from error
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that is no model in safetensors, saying what to do."""
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: no model here (config.json is missing); name a folder made by save_pretrained"
-        )
-    if (folder / "adapter.json").is_file() or (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: adapters without their base; make a whole model of them first ('ttt model merge {folder} OUT')"
-        )
-    if list(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl"))
-    if pickled:
-        raise CheckpointError(
-            f"{folder}: only pickled weights ({', '.join(pickled)}), which can run code when they are read; save the model "
-            "as safetensors (where you trust it: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT))"
-        )
-    raise CheckpointError(f"{folder}: no weights; save the model as safetensors")
+def quantization(section: ModelSection, dtype: torch.dtype) -> Any:
+    """Settings of the 4-bit weights for `load_hf`: nf4, double quantisation, computing in ``dtype``; None without."""
+    if section.lora.rank < 1 or section.lora.quantize == "none":
+        return None
+    bitsandbytes()
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
-def check_tokenizer(folder: Path, token: Callable[[int], str]) -> None:
-    """Refuse a run whose tokenizer gives the backbone's ids other meanings; ``token``: id -> spelling in the run."""
-    if not (folder / "tokenizer.json").is_file():
-        return
-    for spelling, number in _tokenizer(folder).get_vocab(with_added_tokens=True).items():
-        if token(number) != spelling:
-            raise CheckpointError(
-                f"data.tokenizer: id {number} is {token(number)!r} there and {spelling!r} in {folder}: the weights would be "
-                "read under wrong names; make it from this backbone ('ttt tokenizer')"
-            )
-
-
-def _tokenizer(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
+def bitsandbytes() -> Any:
+    """The package of 4-bit weights.  Raises `MissingExtraError`."""
     try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise CheckpointError(f"{folder / 'tokenizer.json'}: not a tokenizer file: {error}") from error
-
-
-def own_tokens(folder: Path, hf: Any) -> int:
-    """How many ids the folder's own tokenizer has: rows beyond it are padding of the table and were never trained."""
-    rows = hf.get_input_embeddings().num_embeddings
-    if not (folder / "tokenizer.json").is_file():
-        log.warning("%s: no tokenizer.json; all %d token rows count as trained", folder, rows)
-        return rows
-    return min(rows, _tokenizer(folder).get_vocab_size(with_added_tokens=True))
+        import bitsandbytes
+    except ImportError as error:
+        raise MissingExtraError(
+            f"model.lora.quantize: nf4 needs the package bitsandbytes ({error}); pip install 'ttt-speech[lora]', or "
+            "keep the weights whole with model.lora.quantize=none"
+        ) from error
+    return bitsandbytes
 
 
 def initialize_rows(

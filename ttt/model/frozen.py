@@ -13,8 +13,8 @@ from typing import Any
 
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
+from ttt.model.folder import read_into
 from ttt.model.lm import SpeechTextLM
-from ttt.model.read import read_into
 from ttt.model.rows import plain_tables, split_tables
 from ttt.text.forms import MULTIMODAL_SPECIALS
 from ttt.text.tokenizer import TextTokenizer

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ttt.config.schema import ModelSection
-from ttt.errors import CheckpointError
+from ttt.errors import CheckpointError, ConfigError
+from ttt.masks.materialize import materialize
 from ttt.masks.segments import Segments
-from ttt.model.backbone import build_backbone, check_tokenizer, load_hf
 from ttt.model.cross_entropy import chunked_scores
 from ttt.model.fast import FastDecoder, fast
 from ttt.model.last_layer import is_narrow, narrow, widen
 from ttt.model.packed_weights import Packed, pack, packable, unpack
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import ModelInputs
+from ttt.types import ModelInputs, Plan
 
 if TYPE_CHECKING:
     from ttt.model.cache import PackedCall
+
+
+_EAGER_COPIES = 4  # maps of one layer that eager attention holds at once: scores, mask added, softmax, cast
 
 
 class SpeechTextLM(nn.Module):
@@ -37,30 +40,6 @@ class SpeechTextLM(nn.Module):
             )
         self._fast: FastDecoder | None = None  # made by `prepare`
         self._heads: dict[tuple[int, int], Packed] | None = None  # rearranged rows of the head, by the range of ids
-
-    @classmethod
-    def build(
-        cls, section: ModelSection, tokenizer: TextTokenizer, seed: int, code_vectors: Any = None
-    ) -> SpeechTextLM:
-        """From a configuration (see `build_backbone`); with ``section.lora``, adapters around it (`ttt.model.lora`)."""
-        if section.path:
-            check_tokenizer(Path(section.path), tokenizer.token)
-        if section.lora.rank:
-            from ttt.model.lora import AdaptedLM
-
-            return AdaptedLM.build(section, tokenizer, seed, code_vectors)
-        return cls(build_backbone(section, tokenizer.vocab, seed, code_vectors), tokenizer)
-
-    @classmethod
-    def load(cls, folder: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> SpeechTextLM:
-        """From a folder written by `save`; plain transformers can load it too.  Adapters come merged into their base."""
-        from ttt.model.lora import is_adapter, load_merged
-        from ttt.model.stored import refuse_other_arch
-
-        refuse_other_arch(folder, "causal_lm")
-        if is_adapter(folder):
-            return load_merged(folder, attention, dtype)
-        return cls(load_hf(folder, attention, dtype), TextTokenizer.load(folder))
 
     def save(self, folder: str | Path) -> None:
         """`save_pretrained` (safetensors), the tokenizer and vocab.json."""
@@ -86,6 +65,34 @@ class SpeechTextLM(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.hf.get_input_embeddings().weight.device
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that the backbone was made for; 0 when its configuration does not say."""
+        return int(getattr(self.hf.config, "max_position_embeddings", 0) or 0)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of Transformer layers."""
+        return self.hf.config.num_hidden_layers
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads of a layer."""
+        return self.hf.config.num_attention_heads
+
+    @property
+    def transformers_model(self) -> Any:
+        """The plain model of the transformers library, for comparisons with other people's code."""
+        return self.hf
+
+    def token_tables(self) -> Mapping[str, Tensor]:
+        """``embedding`` and, where it has weights of its own, ``head``: [V, D] each."""
+        tables = {"embedding": self.hf.get_input_embeddings().weight}
+        head = self.hf.get_output_embeddings()
+        if head is not None and head.weight is not tables["embedding"]:
+            tables["head"] = head.weight
+        return tables
 
     def prepare(self) -> None:
         """Get ready for decoding, until `train`: `hidden_of_rows` and `head` then take less time (they give the same).
@@ -180,3 +187,28 @@ class SpeechTextLM(nn.Module):
         if type(head) is not nn.Linear:  # an adapter around the head: its weight alone is not what it computes
             return head(hidden)[..., ids].float()
         return nn.functional.linear(hidden, head.weight[ids], None if head.bias is None else head.bias[ids]).float()
+
+    def attention_map_bytes(self, positions: int) -> int:
+        """Memory that `attention_maps` needs for a row of ``positions`` tokens: (layers + a few) x heads x T^2 floats."""
+        return 4 * (self.num_layers + _EAGER_COPIES) * self.num_heads * positions * positions
+
+    @torch.no_grad()
+    def attention_maps(self, plan: Plan) -> list[Tensor]:
+        """Attention probabilities of a plan of one row: for each layer f32 [H, T, T] on the CPU, rows (queries) sum to 1.
+
+        Only ``eager`` attention computes them as such.  Raises `ConfigError` for a model loaded with another
+        implementation, and for a backbone that returns none.
+        """
+        if self.attention != "eager":
+            raise ConfigError(f"attention maps need model.attention=eager; this model runs {self.attention!r}")
+        if plan.input_ids.shape[0] != 1:
+            raise ValueError(f"one row at a time, got {plan.input_ids.shape[0]}")
+        out = self.hf.get_decoder()(
+            input_ids=plan.input_ids.to(self.device), position_ids=plan.position_ids.to(self.device),
+            attention_mask=materialize(plan.mask, plan.layout.to(self.device), "eager", self.dtype),
+            use_cache=False, output_attentions=True,
+        )  # fmt: skip
+        maps = getattr(out, "attentions", None)
+        if not maps or any(m is None for m in maps):
+            raise ConfigError(f"the backbone {type(self.hf).__name__} gives no attention probabilities")
+        return [m[0].float().cpu() for m in maps]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ttt.config.schema import LoraSection, ModelSection
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError, suggest
-from ttt.model.backbone import build_backbone, load_hf, own_tokens
+from ttt.model.backbone import bitsandbytes, build_backbone, load_hf
+from ttt.model.folder import own_tokens
 from ttt.model.lm import SpeechTextLM
 from ttt.model.rows import join_tables, split_tables
 from ttt.text.tokenizer import TextTokenizer
@@ -48,9 +49,10 @@ class AdaptedLM(SpeechTextLM):
         check_lora(section)
         base = Path(section.path)
         hf = build_backbone(section, tokenizer.vocab, seed, code_vectors)
+        rows: int = hf.get_input_embeddings().num_embeddings  # type: ignore[operator]
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # peft draws the adapters from the global generator
-            return cls(hf, tokenizer, section.lora, base, min(own_tokens(base, hf), tokenizer.vocab.size))
+            return cls(hf, tokenizer, section.lora, base, min(own_tokens(base, rows), tokenizer.vocab.size))
 
     def state(self) -> dict[str, Tensor]:
         """What is trained, by name: adapters (``....lora_A.weight``) and rows (``model.embed_tokens.new.weight``)."""
@@ -158,19 +160,7 @@ def check_lora(section: ModelSection) -> None:
         )
     _peft()
     if lora.quantize == "nf4":
-        _bitsandbytes()
-
-
-def quantization(section: ModelSection, dtype: torch.dtype) -> Any:
-    """Settings of the 4-bit weights for `load_hf`: nf4, double quantisation, computing in ``dtype``; None without."""
-    if section.lora.rank < 1 or section.lora.quantize == "none":
-        return None
-    _bitsandbytes()
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+        bitsandbytes()
 
 
 def base_digest(folder: Path) -> str:
@@ -247,14 +237,3 @@ def _peft() -> Any:
             f"model.lora: needs the package peft ({error}); pip install 'ttt-speech[lora]'"
         ) from error
     return peft
-
-
-def _bitsandbytes() -> Any:
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise MissingExtraError(
-            f"model.lora.quantize: nf4 needs the package bitsandbytes ({error}); pip install 'ttt-speech[lora]', or "
-            "keep the weights whole with model.lora.quantize=none"
-        ) from error
-    return bitsandbytes

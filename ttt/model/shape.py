@@ -10,7 +10,7 @@ import torch
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.backbone import PRESETS, quiet
-from ttt.model.stored import refuse_other_arch
+from ttt.model.folder import refuse_other_arch
 from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS
 
 QWEN_TOKENS = 151_665  # ids of the Qwen2.5 tokenizer

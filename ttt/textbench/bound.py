@@ -18,12 +18,11 @@ from ttt.textbench.texts import Pair
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ttt.interfaces import MaskRule
-    from ttt.model.lm import SpeechTextLM
+    from ttt.interfaces import LanguageModel, MaskRule
 
 
 def bound_scores(
-    model: SpeechTextLM, mask: MaskRule, pairs: Sequence[Pair], allowed: Tensor, budget: int, draws: Draws, seed: int,
+    model: LanguageModel, mask: MaskRule, pairs: Sequence[Pair], allowed: Tensor, budget: int, draws: Draws, seed: int,
     check_greedy: bool = True,
 ) -> list[Scored]:  # fmt: skip
     """A lower bound of log p of every target given its context, in order (`ttt.likelihood.masked_nll`).
@@ -61,7 +60,7 @@ def pair_number(pair: Pair) -> int:
 
 
 def greedy_matches(
-    model: SpeechTextLM, mask: MaskRule, parts: Sequence[Part], allowed: Tensor, budget: int, cfg_scale: float = 0.0
+    model: LanguageModel, mask: MaskRule, parts: Sequence[Part], allowed: Tensor, budget: int, cfg_scale: float = 0.0
 ) -> list[bool]:
     """Is the target what the network writes when, step by step, the place it is surest of takes its likeliest token?
 
@@ -91,7 +90,7 @@ def greedy_matches(
     return alike
 
 
-def _likeliest(model: SpeechTextLM, hidden: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(model: LanguageModel, hidden: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """(probability f32 [N], id i64 [N]) of the likeliest of the ids ``allowed`` bool [V], for states [N, D]."""
     sure, token = hidden.new_zeros(len(hidden), dtype=torch.float32), torch.zeros_like(hidden[:, 0], dtype=torch.long)
     for some, logits, ranges in logit_chunks(model, hidden, columns_of(allowed, len(hidden))):

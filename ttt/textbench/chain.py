@@ -25,8 +25,7 @@ from ttt.types import Kind, Layout, ModelInputs, TokenStream, audio_runs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ttt.interfaces import MaskRule
-    from ttt.model.lm import SpeechTextLM
+    from ttt.interfaces import LanguageModel, MaskRule
     from ttt.text.vocab import Vocabulary
 
 _HEAD = 512  # positions whose logits are held at a time
@@ -55,7 +54,7 @@ class _Row:
 
 
 def chain_scores(
-    model: SpeechTextLM, mask: MaskRule, pairs: Sequence[Pair], allowed: Tensor, budget: int
+    model: LanguageModel, mask: MaskRule, pairs: Sequence[Pair], allowed: Tensor, budget: int
 ) -> list[Scored]:
     """Scores of every pair, in order.  ``allowed`` bool [V]; ``budget``: positions in one network call, padding included."""
     together: dict[tuple[int, ...], list[int]] = {}
@@ -140,7 +139,7 @@ def _layout(stream: TokenStream) -> Layout:
     )  # fmt: skip
 
 
-def _run(model: SpeechTextLM, rows: Sequence[_Row], pairs: Sequence[Pair], allowed: Tensor) -> list[tuple[int, Scored]]:
+def _run(model: LanguageModel, rows: Sequence[_Row], pairs: Sequence[Pair], allowed: Tensor) -> list[tuple[int, Scored]]:
     width = max(len(r.ids) for r in rows)
     ids = torch.full((len(rows), width), model.tokenizer.vocab.pad_id)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
@@ -169,7 +168,7 @@ def _run(model: SpeechTextLM, rows: Sequence[_Row], pairs: Sequence[Pair], allow
 
 
 def _tokens(
-    model: SpeechTextLM, hidden: Tensor, asked: Sequence[tuple[int, int, int]], allowed: Tensor
+    model: LanguageModel, hidden: Tensor, asked: Sequence[tuple[int, int, int]], allowed: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every asked (slot, token, _): -log p f64, whether it is the likeliest, and the probability outside ``allowed``."""
     slots = torch.tensor([a[0] for a in asked], device=hidden.device)

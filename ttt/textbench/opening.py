@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
+from ttt.interfaces import LanguageModel
 from ttt.registry.families import INITIALIZER
 from ttt.text.forms import LladaTts, LladaTtsAudio, code_token
 
@@ -51,34 +52,32 @@ def checkpoint_folder(path: str) -> Path:
 
 
 def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, int | None]:
-    """(`SpeechTextLM` on its device, rows of its table that the checkpoint brought; None: all).
+    """(the language model on its device, rows of its table that the checkpoint brought; None: all).
 
     A model without speech tokens gets them in memory, untrained and never asked.
     """
-    import torch
     from tokenizers import Tokenizer
 
-    from ttt.api import pick_device
-    from ttt.model.lm import SpeechTextLM
+    from ttt.api import open_model, pick_device
+    from ttt.model.causal_lm import build_lm
     from ttt.text.tokenizer import TextTokenizer
 
-    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise DataError(f"{file}: missing; text benchmarks need the model's tokenizer beside its weights")
     backend = Tokenizer.from_file(str(file))
     if any(backend.token_to_id(t) is not None for t in SPEECH_MARKS):
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.model.dtype, torch.float32)
-        return SpeechTextLM.load(folder, attention, dtype).to(pick_device(config)), None
+        return open_model(config, folder, LanguageModel, "text benchmarks", dtype=config.model.dtype), None
     if vocabulary == "full":
         raise ConfigError(f"--vocabulary full: {folder} is a text model, so there is nothing else; use text")
+    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     own = backend.get_vocab_size(with_added_tokens=True)
     log.info("%s: a text model of %d tokens; speech tokens are added in memory and never asked", folder, own)
     init = INITIALIZER.build("normal", "model.init")
     section = dataclasses.replace(
         config.model, path=str(folder), preset="", attention=attention, overrides={}, init=init
     )
-    model = SpeechTextLM.build(section, TextTokenizer.extended(folder, 1), config.run.seed)
+    model = build_lm(section, TextTokenizer.extended(folder, 1), config.run.seed)
     return model.to(pick_device(config)), own
 
 

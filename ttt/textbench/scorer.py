@@ -34,8 +34,7 @@ from ttt.textbench.texts import (
 from ttt.textbench.writing import Ask, write_chain, write_diffusion
 
 if TYPE_CHECKING:
-    from ttt.interfaces import Objective, SpanSampler
-    from ttt.model.lm import SpeechTextLM
+    from ttt.interfaces import LanguageModel, Objective, SpanSampler
 
 log = logging.getLogger(__name__)
 MC_DRAWS = Draws(draws=128, estimator="spread", group=16)  # LLaDA's numbers of draws
@@ -92,15 +91,14 @@ class TextScorer:
     """
 
     def __init__(
-        self, model: SpeechTextLM, objective: Objective, sampler: SpanSampler | None = None,
+        self, model: LanguageModel, objective: Objective, sampler: SpanSampler | None = None,
         settings: ScorerSettings | None = None, own_rows: int | None = None,
     ) -> None:  # fmt: skip
         """``own_rows``: rows of the table that the checkpoint itself brought (None: all); others are never asked."""
         self.model, self.objective, self.sampler = model, objective, sampler
         self.settings = settings or ScorerSettings()
         self.tokenizer = model.tokenizer
-        rows = model.hf.get_output_embeddings().weight.shape[0]
-        self.allowed = vocabulary(self.tokenizer, rows, self.settings.vocabulary)
+        self.allowed = vocabulary(self.tokenizer, model.num_ids, self.settings.vocabulary)
         if own_rows is not None:
             self.allowed[own_rows:] = False
         self.diffusion = objective.canvas == "answer"
@@ -118,8 +116,7 @@ class TextScorer:
             raise ConfigError(
                 f"objective: {type(objective).__name__} has no mask, so nothing says how the model reads text"
             )
-        longest = getattr(model.hf.config, "max_position_embeddings", None)
-        self.max_length = min(self.settings.max_length, longest) if longest else self.settings.max_length
+        self.max_length = min(self.settings.max_length, model.max_positions or self.settings.max_length)
         self.counts: Counter[str] = Counter()
         self.elsewhere: list[tuple[float, int]] = []
 

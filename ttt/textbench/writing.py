@@ -18,8 +18,7 @@ from ttt.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ttt.interfaces import MaskRule, SpanSampler
-    from ttt.model.lm import SpeechTextLM
+    from ttt.interfaces import LanguageModel, MaskRule, SpanSampler
     from ttt.text.tokenizer import TextTokenizer
 
 
@@ -55,7 +54,7 @@ def readable(tokenizer: TextTokenizer, ids: Sequence[int]) -> str:
 
 
 def write_chain(
-    model: SpeechTextLM, mask: MaskRule, asks: Sequence[Ask], allowed: Tensor, seed: int, cache: Cache = "exact"
+    model: LanguageModel, mask: MaskRule, asks: Sequence[Ask], allowed: Tensor, seed: int, cache: Cache = "exact"
 ) -> list[str]:
     """Answers of one batch, left to right.  ``allowed`` bool [V]: ids that may be written."""
     vocab = model.tokenizer.vocab
@@ -86,7 +85,7 @@ def write_chain(
 
 
 def write_diffusion(
-    model: SpeechTextLM, mask: MaskRule, sampler: SpanSampler, asks: Sequence[Ask], allowed: Tensor, seed: int
+    model: LanguageModel, mask: MaskRule, sampler: SpanSampler, asks: Sequence[Ask], allowed: Tensor, seed: int
 ) -> list[str]:
     """Answers of one batch by a sampler whose canvas is the answer; its own fields say how (steps, guidance, draws)."""
     vocab = model.tokenizer.vocab

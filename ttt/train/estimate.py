@@ -15,8 +15,8 @@ from typing import Any
 
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, suggest
-from ttt.model.backbone import check_tokenizer
 from ttt.model.cross_entropy import CHUNK_BYTES, LEAST_ROWS
+from ttt.model.folder import check_tokenizer
 from ttt.model.shape import ADDED, QWEN_TOKENS, described, meta_model, parameter_counts
 from ttt.text.forms import form_named
 from ttt.text.tokenizer import TextTokenizer

@@ -98,12 +98,12 @@ class RunReport:
 class Trainer:
     """Trains ``model`` on ``loader`` with ``objective``; goes on from the latest complete checkpoint of ``run.dir``.
 
-    ``model`` has ``save(folder)``; ``dev_batches`` are validated every ``eval_every_steps`` and at the end, and
+    ``model``: a `ttt.interfaces.Network`; ``dev_batches`` are validated every ``eval_every_steps`` and at the end, and
     ``callbacks`` called then.  ``vocab_digest`` guards against weights of another vocabulary (None: the model's own).
     """
 
     def __init__(
-        self, config: RunConfig, model: nn.Module, objective: Objective, loader: Batches,
+        self, config: RunConfig, model: Any, objective: Objective, loader: Batches,
         dev_batches: Sequence[PackedBatch] = (), *, vocab_digest: str | None = None,
         callbacks: Sequence[Callback] = (), engine: Engine | None = None,
     ) -> None:  # fmt: skip

@@ -37,11 +37,11 @@ def test_every_system_answers_as_its_decoder_does(runs, system, tmp_path, monkey
     assert example.meta["settings"]["max_tokens"] == 14
     config = load_config([runs[system] / "config.yaml"])
     from ttt.api import decode_settings
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.causal_lm import load_lm
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.types import Prompt
 
-    model = SpeechTextLM.load(runs[system] / "model")
+    model = load_lm(runs[system] / "model")
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
     first = type(example)("x", example.turns[:2], "chat")
     stream = encode_example(first, model.tokenizer, open_answer=True)
@@ -256,7 +256,7 @@ def test_a_model_with_the_tokens_of_llada_tts(tmp_path, monkeypatch, capsys):
     from tests.conftest import SENTENCES
     from ttt.config.schema import ModelSection
     from ttt.data.read.examples import read_examples
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.causal_lm import build_lm
     from ttt.registry.families import INITIALIZER
     from ttt.text.tokenizer import train_bpe
 
@@ -269,7 +269,7 @@ def test_a_model_with_the_tokens_of_llada_tts(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "run", "nar", **sections)
     tokenizer = train_bpe(SENTENCES * 3, 300, 32, 1, "llada_tts")
     section = ModelSection(preset="toy", attention="sdpa", init=INITIALIZER.build("normal", "model.init"))
-    SpeechTextLM.build(section, tokenizer, 1).save(run / "model")
+    build_lm(section, tokenizer, 1).save(run / "model")
     save = tmp_path / "talk.jsonl"
     code, out = talk(
         monkeypatch, capsys, run, ["a cat", "/system be kind", "on", "/set sampler threshold", "on", f"/save {save}"]

@@ -15,8 +15,8 @@ from local_backbones import NUM_CODES, make_backbone
 from tests.conftest import tiny_tokenizer
 from ttt.cli.main import main
 from ttt.config.schema import ModelSection
+from ttt.model.causal_lm import load_lm, start_lm
 from ttt.model.lm import SpeechTextLM
-from ttt.model.start import starting_model
 from ttt.registry.families import INITIALIZER
 
 
@@ -37,9 +37,9 @@ def recipe(tmp_path) -> tuple[Path, Path]:
 def test_init_writes_what_training_starts_with(recipe, tmp_path, capsys):
     base, path = recipe
     assert main(["model", "init", str(path), str(tmp_path / "out"), "run.seed=3"]) == 0
-    made = SpeechTextLM.load(tmp_path / "out")
+    made = load_lm(tmp_path / "out")
     init = INITIALIZER.build("normal", "model.init")
-    start = starting_model(ModelSection(path=str(base), init=init, freeze="text_rows"), made.tokenizer, 3)
+    start = start_lm(ModelSection(path=str(base), init=init, freeze="text_rows"), made.tokenizer, 3)
     assert torch.equal(made.hf.get_input_embeddings().weight, start.hf.get_input_embeddings().weight)
     assert type(made.hf.get_input_embeddings()) is torch.nn.Embedding, "a plain folder"
     assert main(["model", "init", str(path), str(tmp_path / "out")]) == 2
@@ -55,11 +55,13 @@ def test_text_gives_back_the_backbone_that_speech_was_added_to(recipe, tmp_path)
     assert main(["model", "text", str(tmp_path / "whole"), str(tmp_path / "text")]) == 0
     before, after = (json.loads((f / "tokenizer.json").read_text()) for f in (base, tmp_path / "text"))
     assert after["model"] == before["model"] and after["added_tokens"] == before["added_tokens"]
-    from ttt.model.backbone import load_hf, own_tokens
+    from ttt.model.backbone import load_hf
+    from ttt.model.folder import own_tokens
 
     one, other = load_hf(base), load_hf(tmp_path / "text")
-    tokens = own_tokens(base, one)
-    assert other.get_input_embeddings().num_embeddings == tokens == own_tokens(tmp_path / "text", other)
+    tokens = own_tokens(base, one.get_input_embeddings().num_embeddings)
+    rows = other.get_input_embeddings().num_embeddings
+    assert rows == tokens == own_tokens(tmp_path / "text", rows)
     for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(a[:tokens] if "embed" in name else a, b), name
 

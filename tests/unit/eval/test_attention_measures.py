@@ -12,7 +12,6 @@ from ttt.cli.opening import results_folder
 from ttt.errors import ConfigError
 from ttt.inspection.attention import KINDS, Tally, has_time, kinds_of, measure, plan_at, summary, table
 from ttt.masks.materialize import dense
-from ttt.model.attention import attention_maps, maps_bytes
 from ttt.objective.library import Ar
 from ttt.registry.families import MASK, OBJECTIVE
 
@@ -37,7 +36,7 @@ def eager():
 def test_rows_are_distributions_over_what_the_mask_allows(eager, name):
     plan = Ar(mask=MASK.build(name, "mask")).plan(one_row(), gen())
     allowed = dense(plan.mask, plan.layout)[0]
-    maps = attention_maps(eager, plan)
+    maps = eager.attention_maps(plan)
     assert len(maps) == 2 and maps[0].shape == (4, *allowed.shape)
     for heads in maps:
         assert torch.allclose(heads.sum(-1), torch.ones(()), atol=1e-5)
@@ -47,7 +46,7 @@ def test_rows_are_distributions_over_what_the_mask_allows(eager, name):
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_other_backbones(kind):
     plan = mid_plan()
-    (first, _) = attention_maps(tiny_model(kind, attention="eager"), plan)
+    (first, _) = tiny_model(kind, attention="eager").attention_maps(plan)
     assert torch.allclose(first.sum(-1), torch.ones(()), atol=1e-5)
     assert float((first * ~dense(plan.mask, plan.layout)[0]).max()) == 0
 
@@ -68,7 +67,7 @@ def test_the_first_layer_by_hand(eager):
         q, k = turned(layer.self_attn.q_proj(x), 4), turned(layer.self_attn.k_proj(x), 2).repeat_interleave(2, 1)
         score = (q @ k.transpose(2, 3)) / 8**0.5
         wanted = score.masked_fill(~dense(plan.mask, plan.layout)[:, None], -torch.inf).softmax(-1)[0]
-    assert torch.allclose(attention_maps(eager, plan)[0], wanted, atol=1e-5)
+    assert torch.allclose(eager.attention_maps(plan)[0], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("objective", sorted(SYSTEMS))
@@ -140,7 +139,7 @@ def test_times():
 
 def test_other_attention_is_refused():
     with pytest.raises(ConfigError, match="need model.attention=eager; this model runs 'sdpa'"):
-        attention_maps(tiny_model(), mid_plan())
+        tiny_model().attention_maps(mid_plan())
 
 
 @pytest.mark.parametrize("system", ["dual_stream", "ar"])
@@ -176,7 +175,7 @@ def test_the_verb(system, tmp_path, capsys):
 
 def test_memory_is_counted_in_squares():
     model = tiny_model()
-    assert maps_bytes(model, 200) == 4 * maps_bytes(model, 100) == 4 * (2 + 4) * 4 * 200 * 200
+    assert model.attention_map_bytes(200) == 4 * model.attention_map_bytes(100) == 4 * (2 + 4) * 4 * 200 * 200
 
 
 def test_results_never_go_into_a_checkpoint(tmp_path):

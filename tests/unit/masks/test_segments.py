@@ -7,7 +7,7 @@ from ttt.errors import ConfigError, DataError
 from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid, Prefix
 from ttt.masks.materialize import block_mask, carry, dense, materialize
 from ttt.masks.segments import Segments, segments
-from ttt.model.compiled import compile_layers
+from ttt.model.backbone import compile_layers
 from ttt.model.lm import SpeechTextLM
 from ttt.model.packed_attention import attend, register
 from ttt.objective.library import TtT

@@ -14,9 +14,9 @@ from tests.conftest import random_streams
 from ttt.config.schema import LoraSection, ModelSection, RunConfig, RunSection, TrainSection
 from ttt.data.batches.loader import Loader
 from ttt.errors import ConfigError
+from ttt.model.causal_lm import load_lm, start_lm
 from ttt.model.frozen import first_added
 from ttt.model.lm import SpeechTextLM
-from ttt.model.start import starting_model
 from ttt.registry.families import OBJECTIVE
 from ttt.train.checkpoint import latest_complete
 from ttt.train.trainer import Trainer
@@ -47,7 +47,7 @@ def trained(model: SpeechTextLM, folder: Path, steps: int = 3, **more) -> Speech
 def whole(model: SpeechTextLM, folder: Path) -> dict[str, torch.Tensor]:
     """The weights as a file holds them: by the names of a plain model."""
     model.save(folder)
-    return dict(SpeechTextLM.load(folder).hf.state_dict())
+    return dict(load_lm(folder).hf.state_dict())
 
 
 @pytest.mark.parametrize("optimizer", ("adamw", "muon"))
@@ -56,7 +56,7 @@ def whole(model: SpeechTextLM, folder: Path) -> dict[str, torch.Tensor]:
 def test_what_is_frozen_stays_bit_equal_under_weight_decay_and_all_else_moves(
     kind, freeze, optimizer, folders, tmp_path
 ):
-    made = starting_model(section(folders[kind], freeze=freeze), extended(folders[kind]), 1)
+    made = start_lm(section(folders[kind], freeze=freeze), extended(folders[kind]), 1)
     before = whole(made, tmp_path / "before")
     after = whole(trained(made, tmp_path / "run", optimizer=optimizer), tmp_path / "after")
     first = first_added(made.tokenizer)
@@ -77,7 +77,7 @@ def test_before_training_nothing_has_changed_and_gradients_of_the_rest_are_those
     from ttt.types import ModelInputs
 
     def gradients(freeze: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        model = starting_model(section(folders["qwen3"], freeze=freeze), extended(folders["qwen3"]), 1)
+        model = start_lm(section(folders["qwen3"], freeze=freeze), extended(folders["qwen3"]), 1)
         v = model.tokenizer.vocab
         ids = torch.tensor([[v.im_start_id, 70, 71, v.soa_id, *range(v.code_start, v.code_start + 5), v.im_end_id]])
         mask = materialize(Causal(), layout_of(ids[0].tolist(), v.audio_start), model.attention, model.dtype)
@@ -98,7 +98,7 @@ def test_before_training_nothing_has_changed_and_gradients_of_the_rest_are_those
 
 def test_an_interrupted_run_goes_on_exactly_and_may_go_on_from_its_weights(folders, tmp_path):
     def fresh() -> SpeechTextLM:
-        return starting_model(section(folders["qwen3"], freeze="text_rows"), extended(folders["qwen3"]), 1)
+        return start_lm(section(folders["qwen3"], freeze="text_rows"), extended(folders["qwen3"]), 1)
 
     straight = trained(fresh(), tmp_path / "whole", steps=4)
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on_exactly_and_may_go_on_from_its_weights(folde
         assert torch.equal(one, other), name
     folder = latest_complete(tmp_path / "whole/checkpoints")
     assert folder is not None
-    more = starting_model(ModelSection(freeze="text_model"), straight.tokenizer, 1, start=folder / "model")
+    more = start_lm(ModelSection(freeze="text_model"), straight.tokenizer, 1, start=folder / "model")
     assert [n for n, p in more.hf.named_parameters() if p.requires_grad] == ["model.embed_tokens.new.weight"]
 
 
@@ -118,6 +118,6 @@ def test_refusals_name_the_key(folders):
     pytest.importorskip("peft")
     lora = LoraSection(rank=2)
     with pytest.raises(ConfigError, match=r"^model\.freeze: 'body' contradicts model\.lora"):
-        starting_model(section(folders["qwen3"], lora, freeze="body"), extended(folders["qwen3"]), 1)
-    model = starting_model(section(folders["qwen3"], lora, freeze="text_rows"), extended(folders["qwen3"]), 1)
+        start_lm(section(folders["qwen3"], lora, freeze="body"), extended(folders["qwen3"]), 1)
+    model = start_lm(section(folders["qwen3"], lora, freeze="text_rows"), extended(folders["qwen3"]), 1)
     assert not any(p.requires_grad for n, p in model.named_parameters() if ".old." in n)

@@ -13,7 +13,7 @@ from tests.conftest import NUM_CODES, tiny_tokenizer
 from ttt.cli.main import main
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.backbone import _refuse_sliding, build_backbone, load_hf
-from ttt.model.lm import SpeechTextLM
+from ttt.model.causal_lm import build_lm, load_lm
 
 OWN = text_tokenizer().get_vocab_size(with_added_tokens=True)
 
@@ -59,14 +59,14 @@ def test_rows_in_excess_of_the_vocabulary_stay(tmp_path):
 
 def test_rope_scaling_survives_extension_and_saving(folders, tmp_path):
     tokenizer = extended(folders["llama"])
-    model = SpeechTextLM.build(section(folders["llama"]), tokenizer, 1)
+    model = build_lm(section(folders["llama"]), tokenizer, 1)
     model.save(tmp_path)
-    for config in (model.hf.config, SpeechTextLM.load(tmp_path).hf.config):
+    for config in (model.hf.config, load_lm(tmp_path).hf.config):
         assert dict(config.rope_parameters) == KINDS["llama"]["rope_parameters"]
 
 
 def test_bfloat16_weights(folders):
-    model = SpeechTextLM.build(section(folders["qwen2"], dtype="bfloat16"), extended(folders["qwen2"]), 1)
+    model = build_lm(section(folders["qwen2"], dtype="bfloat16"), extended(folders["qwen2"]), 1)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
@@ -83,7 +83,7 @@ def test_twist_copies_text_rows_the_same_in_both_tables(folders):
 
 def test_a_tokenizer_of_another_model_is_refused(folders):
     with pytest.raises(CheckpointError, match=r"data\.tokenizer: id \d+ is .* there and .* in .*qwen2.*ttt tokenizer"):
-        SpeechTextLM.build(section(folders["qwen2"]), tiny_tokenizer(), 1)
+        build_lm(section(folders["qwen2"]), tiny_tokenizer(), 1)
 
 
 def test_windows_are_refused(tmp_path):

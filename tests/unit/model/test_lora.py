@@ -17,6 +17,7 @@ from ttt.data.batches.loader import Loader
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.masks.library import Hybrid
 from ttt.masks.materialize import materialize
+from ttt.model.causal_lm import build_lm, load_lm
 from ttt.model.lm import SpeechTextLM
 from ttt.model.lora import AdaptedLM, load_merged
 from ttt.registry.families import OBJECTIVE
@@ -35,7 +36,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 def adapted(folder: Path, seed: int = 1, lora: LoraSection = LORA, **fields) -> AdaptedLM:
-    model = SpeechTextLM.build(section(folder, lora, **fields), extended(folder), seed)
+    model = build_lm(section(folder, lora, **fields), extended(folder), seed)
     assert isinstance(model, AdaptedLM)
     return model
 
@@ -65,7 +66,7 @@ def logits(model: SpeechTextLM) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_before_training_adapters_change_nothing(kind, folders):
-    plain = SpeechTextLM.build(section(folders[kind]), extended(folders[kind]), 1)
+    plain = build_lm(section(folders[kind]), extended(folders[kind]), 1)
     assert torch.allclose(logits(adapted(folders[kind])), logits(plain), atol=1e-6)
 
 
@@ -89,9 +90,9 @@ def test_merged_logits_equal_the_adapted_ones_and_plain_transformers_reads_them(
     expected = logits(model)
     checkpoint = latest_complete(tmp_path / "run/checkpoints") / "model"
     assert not torch.allclose(
-        expected, logits(SpeechTextLM.build(section(folders[kind]), extended(folders[kind]), 1)), atol=0.1
+        expected, logits(build_lm(section(folders[kind]), extended(folders[kind]), 1)), atol=0.1
     )
-    merged = SpeechTextLM.load(checkpoint)
+    merged = load_lm(checkpoint)
     assert torch.allclose(logits(merged), expected, atol=1e-5, rtol=1e-5)
     merged.save(tmp_path / "whole")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
@@ -149,17 +150,17 @@ def test_other_base_weights_and_other_shapes_are_refused(folders, tmp_path):
     record = json.loads((folder / "adapter.json").read_text())
     (folder / "adapter.json").write_text(json.dumps({**record, "base": str(tmp_path / "moved")}))
     with pytest.raises(CheckpointError, match=r"moved, which is not there; .*ttt model merge .* --base DIR"):
-        SpeechTextLM.load(folder)
+        load_lm(folder)
     assert torch.allclose(logits(load_merged(folder, base=folders["qwen2"])), logits(model), atol=1e-5)
     (folder / "adapter.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"adapter\.json: not readable"):
-        SpeechTextLM.load(folder)
+        load_lm(folder)
 
 
 def test_an_adapter_folder_is_no_backbone(folders, tmp_path):
     adapted(folders["qwen2"]).save(folder := _folder(tmp_path / "saved"))
     with pytest.raises(CheckpointError, match="adapters without their base; .*ttt model merge"):
-        SpeechTextLM.build(section(folder), extended(folders["qwen2"]), 1)
+        build_lm(section(folder), extended(folders["qwen2"]), 1)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_refusals(fields, pattern, folders):
 
 def test_random_weights_are_no_base(tokenizer):
     with pytest.raises(ConfigError, match=r"^model\.lora: needs model\.path"):
-        SpeechTextLM.build(dataclasses.replace(section("", LORA), preset="toy"), tokenizer, 1)
+        build_lm(dataclasses.replace(section("", LORA), preset="toy"), tokenizer, 1)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_qlora_trains_on_four_bit_weights(tmp_path):
     trained(model, tmp_path / "run")
     assert all(torch.equal(p, before[n]) for n, p in frozen.items())
     assert not any(torch.equal(p, before[n]) for n, p in model.named_parameters() if p.requires_grad)
-    merged = SpeechTextLM.load(latest_complete(tmp_path / "run/checkpoints") / "model")
+    merged = load_lm(latest_complete(tmp_path / "run/checkpoints") / "model")
     error = (logits(merged) - logits(model)).abs().mean() / logits(model).std()
     assert float(error) < 0.3, "the merged model is the unquantised base: off by the rounding to four bits"
 

@@ -13,6 +13,7 @@ from ttt.masks.library import Causal, Hybrid
 from ttt.masks.materialize import materialize
 from ttt.model.backbone import build_backbone, load_hf
 from ttt.model.cache import PackedCall, SlotCache, attend
+from ttt.model.causal_lm import load_lm
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER
 from ttt.types import ModelInputs
@@ -109,7 +110,7 @@ def test_save_and_load_in_plain_transformers(tmp_path):
     model = SpeechTextLM(tiny_hf(), TOKENIZER)
     model.save(tmp_path)
     plain, batch = AutoModelForCausalLM.from_pretrained(tmp_path), random_batch()
-    again = SpeechTextLM.load(tmp_path)
+    again = load_lm(tmp_path)
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == V.size and again.tokenizer.vocab == V
     n = int(batch.visible[0].sum())
     ids, at = batch.ids[:1, :n], torch.arange(n)

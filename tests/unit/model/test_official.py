@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ttt.cli.main import main
 from ttt.errors import CheckpointError, ConfigError, DataError
-from ttt.model.lm import SpeechTextLM
+from ttt.model.causal_lm import build_lm, load_lm
 from ttt.model.official import DEFAULTS, export, import_official, spelled_for_transformers_4, weight_files
 
 
@@ -21,7 +21,7 @@ def make_official(folder: Path, kind: str = "qwen2-untied", shard: str = "1GB") 
     """What the official program saves: transformers 4's spelling, five keys more, a fast tokenizer."""
     base = make_backbone(folder / "base", kind)
     tokenizer = extended(base)
-    model = SpeechTextLM.build(section(base), tokenizer, 1)
+    model = build_lm(section(base), tokenizer, 1)
     out = folder / "official"
     model.hf.save_pretrained(out, max_shard_size=shard)
     config = spelled_for_transformers_4(json.loads((out / "config.json").read_text()))
@@ -67,8 +67,8 @@ def test_round_trip_is_bit_equal_tensors_and_config(kind, shard, tmp_path):
 
 def test_an_imported_folder_is_a_model_and_a_backbone(official, tmp_path):
     tokenizer = import_official(official, tmp_path / "ours")
-    model = SpeechTextLM.load(tmp_path / "ours")
-    again = SpeechTextLM.build(section(tmp_path / "ours"), tokenizer, 5)
+    model = load_lm(tmp_path / "ours")
+    again = build_lm(section(tmp_path / "ours"), tokenizer, 5)
     expected = tensors(official)["model.embed_tokens.weight"]
     for found in (model, again):
         assert torch.equal(found.hf.get_input_embeddings().weight, expected), "no row counts as new"
@@ -78,7 +78,7 @@ def test_an_imported_folder_is_a_model_and_a_backbone(official, tmp_path):
 def test_a_trained_model_is_exported_with_its_recipe_and_readable_by_transformers_4(official, tmp_path):
     import_official(official, tmp_path / "ours")
     checkpoint = tmp_path / "step-00000003"
-    SpeechTextLM.load(tmp_path / "ours").save(checkpoint / "model")
+    load_lm(tmp_path / "ours").save(checkpoint / "model")
     written = json.loads((checkpoint / "model/config.json").read_text())
     assert "rope_theta" not in written, "version 5 spells it otherwise"
     (checkpoint / "config.yaml").write_text(
@@ -230,7 +230,7 @@ def test_adapters_are_merged_on_the_way(tmp_path, capsys):
     from ttt.config.schema import LoraSection
 
     base = make_backbone(tmp_path / "base", "qwen2")
-    model = SpeechTextLM.build(section(base, LoraSection(rank=2)), extended(base), 1)
+    model = build_lm(section(base, LoraSection(rank=2)), extended(base), 1)
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))) * 0.05)

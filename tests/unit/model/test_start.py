@@ -8,15 +8,15 @@ import torch
 from tests.conftest import tiny_hf, tiny_tokenizer
 from ttt.config.schema import LoraSection, ModelSection
 from ttt.errors import ConfigError
+from ttt.model.causal_lm import start_lm
 from ttt.model.lm import SpeechTextLM
-from ttt.model.start import starting_model
 
 
 def test_the_sections_type_and_checkpointing_hold_for_other_weights_too(tmp_path):
     before = SpeechTextLM(tiny_hf(), tiny_tokenizer())
     before.save(tmp_path)
     section = ModelSection(dtype="bfloat16", gradient_checkpointing=True)
-    model = starting_model(section, tiny_tokenizer(), 1, start=tmp_path)
+    model = start_lm(section, tiny_tokenizer(), 1, start=tmp_path)
     assert model.training and model.dtype == torch.bfloat16
     assert all(torch.equal(p, q.bfloat16()) for p, q in zip(model.parameters(), before.parameters(), strict=True))
     calls = []
@@ -30,4 +30,4 @@ def test_the_sections_type_and_checkpointing_hold_for_other_weights_too(tmp_path
 def test_adapters_need_a_base_of_their_own(tmp_path):
     section = ModelSection(lora=dataclasses.replace(LoraSection(), rank=4))
     with pytest.raises(ConfigError, match=r"^train\.init_from: adapters .* name it with model\.path="):
-        starting_model(section, tiny_tokenizer(), 1, start=tmp_path)
+        start_lm(section, tiny_tokenizer(), 1, start=tmp_path)

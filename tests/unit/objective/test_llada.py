@@ -17,6 +17,7 @@ from ttt.diffusion.schedules import Linear
 from ttt.diffusion.strategies import RandomLength, first_columns
 from ttt.errors import ConfigError, DataError
 from ttt.masks.materialize import materialize
+from ttt.model.causal_lm import build_lm
 from ttt.model.lm import SpeechTextLM
 from ttt.objective.library import Nar
 from ttt.objective.padding import with_padding
@@ -44,7 +45,7 @@ def world(form: str = "interleaved") -> SpeechTextLM:
         tokenizer = TextTokenizer(train_bpe(SENTENCES * 3, 300, BOOKS * CODES).backend, num_codebooks=BOOKS)
     shape = {"hidden_size": 16, "intermediate_size": 24, "initializer_range": 0.4}
     section = ModelSection(preset="toy", overrides=shape, init=INITIALIZER.build("normal", "init"))
-    return SpeechTextLM.build(section, tokenizer, seed=0).eval()
+    return build_lm(section, tokenizer, seed=0).eval()
 
 
 def spoken(model, uid: str, frames: int, seed: int = 0) -> Example:

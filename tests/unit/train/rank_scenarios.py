@@ -203,7 +203,7 @@ def variants(root: Path) -> dict[str, Any]:
     """Offloading, a published set of options, adapters, and a rank that falls silent."""
     from ttt.check.world import batch, network, tokenizer
     from ttt.config.schema import LoraSection, ModelSection
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.causal_lm import build_lm
     from ttt.registry.families import INITIALIZER, OBJECTIVE
 
     found: dict[str, Any] = {}
@@ -252,7 +252,7 @@ def variants(root: Path) -> dict[str, Any]:
             from ttt.train.trainer import Trainer
 
             rank, ranks = world()
-            model = SpeechTextLM.build(section, tokenizer(), 0).train()
+            model = build_lm(section, tokenizer(), 0).train()
             made = config(root / name, **settings(engine, root, size))
             return Trainer(made, model, objective, Loader(rank, ranks), [batch(7)]).run().exit_code
 
@@ -274,7 +274,7 @@ def frozen(root: Path) -> dict[str, Any]:
     import ttt.model.cross_entropy
     from ttt.check.world import batch, network, tokenizer
     from ttt.config.schema import ModelSection
-    from ttt.model.start import starting_model
+    from ttt.model.causal_lm import start_lm
     from ttt.registry.families import OBJECTIVE
 
     ttt.model.cross_entropy.CHUNK_BYTES["cpu"] = 1
@@ -296,7 +296,7 @@ def frozen(root: Path) -> dict[str, Any]:
             from ttt.train.trainer import Trainer
 
             rank, ranks = world()
-            model = starting_model(section, tokenizer(), 0, start=base)
+            model = start_lm(section, tokenizer(), 0, start=base)
             made = config(root / name, **{**settings(engine, root, size), "weight_decay": 0.5})
             return Trainer(made, model, objective, Loader(rank, ranks), [batch(7)]).run().exit_code
 

@@ -113,11 +113,11 @@ def test_frozen_parts_have_no_gradient(tmp_path, kind, freeze):
     sys.path.insert(0, str(ROOT / "tests/unit/model"))
     from local_backbones import extended, make_backbone, section
 
-    from ttt.model.start import starting_model
+    from ttt.model.causal_lm import start_lm
 
     folder = make_backbone(tmp_path, kind, width=64)
     c = config(f"model.path={folder}", f"model.freeze={freeze}", "data.num_codes=32", "model.overrides={}")
-    model = starting_model(section(folder, freeze=freeze), extended(folder), 1)
+    model = start_lm(section(folder, freeze=freeze), extended(folder), 1)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(estimate.trained_parameters(c, estimate.shape_of(c)).values()) == trained
     assert estimate.state_bytes(c, estimate.shape_of(c), 0, 1)["optimizer"] == 8 * trained
@@ -129,12 +129,12 @@ def test_adapters_hold_little(tmp_path):
     from local_backbones import extended, make_backbone, section
 
     from ttt.config.schema import LoraSection
-    from ttt.model.lm import SpeechTextLM
+    from ttt.model.causal_lm import build_lm
 
     folder = make_backbone(tmp_path, "qwen2-untied", width=64)
     c = config(f"model.path={folder}", "model.lora.rank=8", "data.num_codes=32", "model.overrides={}")
     shape = estimate.shape_of(c)
-    model = SpeechTextLM.build(section(folder, LoraSection(rank=8)), extended(folder), 1)
+    model = build_lm(section(folder, LoraSection(rank=8)), extended(folder), 1)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(estimate.trained_parameters(c, shape).values()) == trained
     byte = estimate.state_bytes(c, shape, 0, 1)

@@ -6,8 +6,8 @@ import torch
 from tests.unit.valle.small_valle import BOOKS, CODES, batch, network
 from ttt.data.batches.codec_frames import frames_of
 from ttt.errors import CheckpointError, ConfigError
-from ttt.model.arch import open_model
-from ttt.model.lm import SpeechTextLM
+from ttt.model.arch import open_network
+from ttt.model.causal_lm import load_lm
 from ttt.model.valle.blocks import AdaptiveNorm, Block, SinePositions, Stack, rotations, turned
 from ttt.model.valle.network import FrameInputs, _scores
 from ttt.model.valle.targets import ar_inputs_labels, ar_targets
@@ -275,13 +275,13 @@ def test_shared_tables_are_one_parameter():
 def test_folder_round_trip(tmp_path, fields):
     net = network(**fields)
     net.save(tmp_path)
-    again = open_model(tmp_path)
+    again = open_network(tmp_path)
     assert not again.training  # whoever asks it, for answers or for statistics, asks it without dropout
     assert again.arch == net.arch and again.num_ids == net.num_ids
     for (name, a), (_, b) in zip(net.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(a, b), name
-    with pytest.raises(CheckpointError, match="class 'valle'; this works with 'causal_lm'"):
-        SpeechTextLM.load(tmp_path)
+    with pytest.raises(CheckpointError, match="architecture 'valle'; this works with 'causal_lm'"):
+        load_lm(tmp_path)
     with pytest.raises(CheckpointError, match="weights of another model"):
         network(dim=32).load_weights(tmp_path)
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import materialize
-from ttt.model.stored import KEY, refuse_other_arch
-from ttt.model.valle.arch import Valle
+from ttt.model.folder import KEY, refuse_other_arch
 from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
+from ttt.model.valle.masks import check_rule, frame_layout
+from ttt.model.valle.session import FrameSession
 from ttt.model.valle.targets import IGNORED, EosRule, ar_inputs_labels
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Kind, Layout
+
+if TYPE_CHECKING:
+    from ttt.model.valle.arch import Valle
 
 TOP = 10  # a code counts as hit when it is among so many likeliest
-AHEAD = ("prompt", "nothing")  # rules under which a target frame sees nothing behind it
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class ValleNetwork(nn.Module):
     """AR decoder of the first codebook, NAR decoder of the others; see `Valle` for the fields of ``arch``."""
 
     attention = "sdpa"
+    max_positions = 0  # sines and rotations go on for ever
 
     def __init__(self, arch: Valle, tokenizer: TextTokenizer) -> None:
         super().__init__()
@@ -200,8 +203,6 @@ class ValleNetwork(nn.Module):
 
     def session(self, mask: MaskRule, *, cache: str = "exact", room: int = 0, slots: int = 1) -> Any:
         """The decoding state (`FrameSession`)."""
-        from ttt.model.valle.session import FrameSession
-
         return FrameSession(self, mask, cache=cache, slots=slots)
 
     # ---------------------------------------------------------------------------------------------- training
@@ -323,26 +324,6 @@ class ValleNetwork(nn.Module):
         # A padded prompt whose keys are all padding would have nothing to look at.
         mask |= torch.eye(n, dtype=torch.bool, device=mask.device)
         return mask
-
-
-def check_rule(rule: MaskRule) -> None:
-    """Raise `ConfigError` for a mask under which the AR decoder could see what it is to predict."""
-    if rule.looks_ahead not in AHEAD:
-        name = getattr(type(rule), "registered_name", type(rule).__name__)
-        raise ConfigError(
-            f"objective.mask: {name!r} lets answers look ahead, and the first codebook is written from left to right; choose "
-            "prefix or causal"
-        )
-
-
-def frame_layout(visible: Tensor, prompt: int) -> Layout:
-    """Frames as a mask rule knows positions: ``visible`` bool [B, n], the first ``prompt`` of them the prompt."""
-    zeros = torch.zeros(visible.shape, dtype=torch.long, device=visible.device)
-    at = torch.arange(visible.shape[1], device=visible.device).expand_as(zeros)
-    return Layout(
-        kind=zeros.to(torch.uint8) + int(Kind.AUDIO), run_id=zeros, doc=zeros, position=at, prompt=at < prompt,
-        visible=visible, stream=zeros,
-    )  # fmt: skip
 
 
 def _summed(tables: Sequence[nn.Module], codes: Tensor) -> Tensor:

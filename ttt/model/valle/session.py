@@ -9,6 +9,7 @@ still hold, so a sampler may change codes that it wrote before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,11 @@ from ttt.errors import ConfigError, DataError
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.valle.blocks import KeyValue
-from ttt.model.valle.network import ValleNetwork, check_rule, frame_layout
+from ttt.model.valle.masks import check_rule, frame_layout
 from ttt.types import LogitsRequest, Prompt
+
+if TYPE_CHECKING:
+    from ttt.model.valle.network import ValleNetwork
 
 
 class FrameSession:

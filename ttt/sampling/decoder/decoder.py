@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from ttt.config.schema import Cache, Speak
-from ttt.interfaces import Constraint, LengthRule, MaskRule, SpanSampler
-from ttt.model.lm import SpeechTextLM
+from ttt.interfaces import Constraint, LengthRule, MaskRule, Network, SpanSampler
 from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, checked
 from ttt.rng import generator
 from ttt.sampling.decoder.checks import check_answer_settings, check_constraint, check_prompts
@@ -90,7 +89,7 @@ class Decoder:
     """
 
     def __init__(
-        self, model: SpeechTextLM, mask: MaskRule, sampler: SpanSampler, settings: DecodeSettings | None = None
+        self, model: Network, mask: MaskRule, sampler: SpanSampler, settings: DecodeSettings | None = None
     ) -> None:
         self.model, self.mask, self.sampler = model, mask, sampler
         self.settings = settings or DecodeSettings()

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ttt.config.schema import Cache
-from ttt.interfaces import MaskRule
+from ttt.interfaces import LanguageModel, MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.cache import PackedCall, SlotCache
-from ttt.model.lm import SpeechTextLM
 from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, Layout, LogitsRequest, Prompt
 
@@ -31,7 +30,7 @@ class Session:
     """
 
     def __init__(
-        self, model: SpeechTextLM, mask: MaskRule, prompts: Sequence[Prompt] = (), cache: Cache = "exact",
+        self, model: LanguageModel, mask: MaskRule, prompts: Sequence[Prompt] = (), cache: Cache = "exact",
         room: int = 64, slots: int = 0,
     ) -> None:  # fmt: skip
         self.model, self.mask, self.keeps, self.room = model, mask, cache, room

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ttt.errors import ConfigError
-from ttt.interfaces import Constraint, LengthRule
-from ttt.model.lm import SpeechTextLM
+from ttt.interfaces import Constraint, LengthRule, Network
 from ttt.text.forms import ABSENT
 from ttt.text.vocab import Vocabulary
 
@@ -40,7 +39,7 @@ class AllowedIds:
     constraint: SpanConstraint | None = None
 
     @classmethod
-    def of(cls, model: SpeechTextLM, strict: bool, constraint: Constraint | None = None) -> AllowedIds:
+    def of(cls, model: Network, strict: bool, constraint: Constraint | None = None) -> AllowedIds:
         """From the model's vocabulary; ids that only fill its embedding up are never written.
 
         Raises `ConfigError` for a constraint without ``strict``.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ttt.errors import ConfigError
-from ttt.model.read import read_into
+from ttt.model.folder import read_into
 from ttt.train.engines.ranks import Ranks
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import CheckpointError
+from ttt.model.causal_lm import load_lm
 from ttt.model.frozen import first_added
-from ttt.model.lm import SpeechTextLM
 
 
 def save_text_model(source: Path, out: Path) -> int:
@@ -19,7 +19,7 @@ def save_text_model(source: Path, out: Path) -> int:
 
     Body and text rows are copied as they are.  Raises `CheckpointError` when tokens of speech stand between those of text.
     """
-    model = SpeechTextLM.load(source, "sdpa")
+    model = load_lm(source, "sdpa")
     first = first_added(model.tokenizer)
     backend = text_tokenizer(model.tokenizer.backend, first, source)
     model.hf.resize_token_embeddings(first, mean_resizing=False)
