@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
@@ -142,3 +143,31 @@ def layout_of(ids: Sequence[int], audio_start: int = 100, prompt_length: int = 0
 
 def gen(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@cache
+def small_lm():
+    """The module ``examples/plugin/ttt_example/archs.py``; its architecture is registered by `registered_small_lm` only."""
+    import importlib.util
+    from pathlib import Path
+
+    from ttt.registry.families import ARCH
+
+    ARCH.names()  # the built-in ones first
+    path = Path(__file__).parents[1] / "examples/plugin/ttt_example/archs.py"
+    spec = importlib.util.spec_from_file_location("small_lm_for_tests", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    module.entry = ARCH._entries.pop("small_lm")
+    return module
+
+
+@pytest.fixture
+def registered_small_lm(monkeypatch):
+    """`small_lm`, with its architecture registered until the test is over."""
+    from ttt.registry.families import ARCH
+
+    module = small_lm()
+    monkeypatch.setattr(ARCH, "_entries", {**ARCH._entries, "small_lm": module.entry})
+    return module

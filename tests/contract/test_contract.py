@@ -35,6 +35,7 @@ FIELDS: dict[str, list[dict]] = {
     "block_causal": [{}, {"block_length": 3}],
     "hybrid": [{}, {"bidirectional_prompt_audio": False}],
     "dual_stream": [{}],
+    "valle": [{"dim": 16, "heads": 2, "layers": 1}],
     "polynomial": [{}, {"power": 1.0}],
     "linear": [{}, {"eps": 0.001}],
     "mel_kmeans": [{"num_codes": 16, "pca_dim": 6, "mels": 20, "iterations": 3, "griffin_lim_iterations": 4}],

@@ -20,7 +20,7 @@ MODULES = {
     "mask": "ttt.check.masks", "noise": "ttt.check.noise", "weighting": "ttt.check.noise", "strategy": "ttt.check.strategies",
     "objective": "ttt.check.objectives", "sampler": "ttt.check.samplers", "remask": "ttt.check.samplers",
     "length": "ttt.check.samplers", "codec": "ttt.check.codecs", "task": "ttt.check.scoring", "metric": "ttt.check.scoring",
-    "converter": "ttt.check.converters", "constraint": "ttt.check.constraints", "rate": "ttt.check.noise",
+    "converter": "ttt.check.converters", "constraint": "ttt.check.constraints", "rate": "ttt.check.noise", "arch": "ttt.check.arch",
 }  # fmt: skip
 
 

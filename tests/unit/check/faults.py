@@ -10,7 +10,9 @@ import torch
 from ttt.check.core import check
 from ttt.registry.core import build_dataclass
 
-FIELDS = {"sampler": {"block_length": 4, "gen_length": 16, "diffusion_steps": 16}}
+FIELDS = {
+    "sampler": {"block_length": 4, "gen_length": 16, "diffusion_steps": 16}, "arch": {"dim": 16, "heads": 2, "layers": 1},
+}  # fmt: skip
 
 
 def planted() -> tuple[list, Callable]:

@@ -9,7 +9,7 @@ import pytest
 from ttt.check.core import MODULES, family_key, properties
 from ttt.errors import RegistryError
 
-SUBJECTS = ("masks", "noise", "training", "decoding", "data", "tasks")
+SUBJECTS = ("archs", "masks", "noise", "training", "decoding", "data", "tasks")
 
 
 def test_there_is_a_fault_for_every_property():
