@@ -23,6 +23,7 @@ from ttt.registry.families import CODEC, LENGTH, MASK, OBJECTIVE, SAMPLER, STRAT
 
 V = tiny_tokenizer().vocab
 # Fields with which a plug-in is quick (codecs) or shows all it does (many blocks, every coin falling).
+# By name, or by family and name.
 FIELDS: dict[str, list[dict]] = {
     "blockwise": [
         {},
@@ -35,7 +36,7 @@ FIELDS: dict[str, list[dict]] = {
     "block_causal": [{}, {"block_length": 3}],
     "hybrid": [{}, {"bidirectional_prompt_audio": False}],
     "dual_stream": [{}],
-    "valle": [{"dim": 16, "heads": 2, "layers": 1}],
+    "arch valle": [{"dim": 16, "heads": 2, "layers": 1}],
     "polynomial": [{}, {"power": 1.0}],
     "linear": [{}, {"eps": 0.001}],
     "mel_kmeans": [{"num_codes": 16, "pca_dim": 6, "mels": 20, "iterations": 3, "griffin_lim_iterations": 4}],
@@ -56,7 +57,7 @@ CASES = [
     pytest.param(key, name, fields, id=f"{key}-{name}-{number}")
     for key in MODULES
     for name in family(key).names()
-    for number, fields in enumerate(FIELDS.get(name, [{}]))
+    for number, fields in enumerate(FIELDS.get(f"{key} {name}", FIELDS.get(name, [{}])))
 ]
 
 
@@ -141,7 +142,7 @@ def test_decoding_leaves_nothing_masked_and_rows_alone(sampler, mask, length):
 
 @pytest.mark.parametrize("name", [n for n in CODEC.names() if issubclass(CODEC.get(n), TrainableCodec)])
 def test_what_was_learnt_survives_the_folder(name, tmp_path):
-    fields = FIELDS.get(name, [{}])[0]
+    fields = FIELDS.get(f"{key} {name}", FIELDS.get(name, [{}]))[0]
     codec = prepare(CODEC.build({"name": name, **fields}, "codec"))
     codec.save(tmp_path / "c")
     again = CODEC.build({"name": name, **fields, "path": str(tmp_path / "c")}, "codec").load()

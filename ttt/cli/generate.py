@@ -44,17 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
             jobs.append((path, target, trace, stage))
     if not jobs:
         return 0
-    from ttt.api import pick_device
+    from ttt.api import open_model
     from ttt.eval.answer import answer, forced_statistics
     from ttt.io.atomic import write_json_lines
-    from ttt.model.arch import open_model
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.sampling.trace.record import Tracer, header, write_trace
 
     tasks = {task.label: task for task in config.tasks}
     files = read_files(config.eval.examples, config.eval.limit, set(tasks))
-    attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
-    model = open_model(folder, attention).to(pick_device(config))
+    model = open_model(config, folder)
     decoder = Decoder(model, config.objective.mask, config.eval.sampler, decode_settings(config))
     for path, target, trace, stage in jobs:
         examples, started = files[path], time.perf_counter()

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.train.trainer import Trainer
 
     check_engine(config.train)
-    check_arch(config.model.arch.registered_name, objective.arch, f"objective {name!r}")
+    check_arch(config.model.arch, objective.arch, f"objective {name!r}")
     if arguments.overwrite:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
     data, seed = config.data, config.run.seed
@@ -68,10 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
     codec = config.codec.load() if config.codec is not None else None
     judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
     model = start_model(config, tokenizer, codec)
-    if config.model.compile:
-        from ttt.model.compiled import compile_layers
-
-        compile_layers(model.hf)
     callbacks = []
     if config.train.generate_items:
         from ttt.api import decode_settings

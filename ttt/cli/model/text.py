@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the text model."""
     from ttt.model.official import written_aside
-    from ttt.model.text_only import save_text_model
+    from ttt.model.text_export import save_text_model
 
     source, out = source_and_out(arguments)
     with written_aside(out, arguments.overwrite) as partial:
