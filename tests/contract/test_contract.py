@@ -142,7 +142,7 @@ def test_decoding_leaves_nothing_masked_and_rows_alone(sampler, mask, length):
 
 @pytest.mark.parametrize("name", [n for n in CODEC.names() if issubclass(CODEC.get(n), TrainableCodec)])
 def test_what_was_learnt_survives_the_folder(name, tmp_path):
-    fields = FIELDS.get(f"{key} {name}", FIELDS.get(name, [{}]))[0]
+    fields = FIELDS.get(name, [{}])[0]
     codec = prepare(CODEC.build({"name": name, **fields}, "codec"))
     codec.save(tmp_path / "c")
     again = CODEC.build({"name": name, **fields, "path": str(tmp_path / "c")}, "codec").load()
