@@ -20,6 +20,7 @@ from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
+from ttt.registry import name_of
 from ttt.types import AudioCodes, Example, Generation, Span, Turn, Waveform
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Model:
         mask = getattr(self.config.objective, "mask", None)
         if mask is None:
             raise ConfigError(
-                f"objective: {type(self.config.objective).registered_name!r} has no mask rule to decode with"
+                f"objective: {name_of(self.config.objective)!r} has no mask rule to decode with"
             )
         return Decoder(self.lm, mask, self.config.eval.sampler, decode_settings(self.config))
 
@@ -335,7 +336,7 @@ def decode_settings(config: RunConfig) -> Any:
     if config.objective.canvas != "span" and e.sampler.canvas not in learnt:
         what = "whole answers, text included" if "answer" in learnt else "the codes of answers that are speech alone"
         raise ConfigError(
-            f"eval.sampler.canvas: objective {type(config.objective).registered_name!r} diffuses {what}; choose a sampler with "
+            f"eval.sampler.canvas: objective {name_of(config.objective)!r} diffuses {what}; choose a sampler with "
             f"this field (not 'ar') and set eval.sampler.canvas={' or '.join(learnt)}"
         )
     if e.sampler.canvas == "speech" and not getattr(config.objective, "learns_ends", True) and e.length.exact_codes(True) is None:
@@ -343,7 +344,7 @@ def decode_settings(config: RunConfig) -> Any:
             "eval.length: objective.ends=keep never teaches where speech ends; say how long it is with "
             "eval.length='{name: fixed, last_codes: N}', or train with objective.ends=learn"
         )
-    check_arch(config.model.arch, e.sampler.arch, f"eval.sampler {type(e.sampler).registered_name!r}")
+    check_arch(config.model.arch, e.sampler.arch, f"eval.sampler {name_of(e.sampler)!r}")
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,

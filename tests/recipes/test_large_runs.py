@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ttt.registry import name_of
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/unit/model"))
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NNODES", "NODE_RANK", "TTT"))}
@@ -93,12 +95,12 @@ def test_recipes_hold_the_papers_settings(name, millions):
 
     config = load_config([ROOT / f"recipes/ttt/conf/qwen2.5_{name}.yaml"], [f"model.preset=qwen2.5-{name}"])
     train = config.train
-    assert (train.lr, tuple(train.betas), train.weight_decay, train.schedule.registered_name) == (
+    assert (train.lr, tuple(train.betas), train.weight_decay, name_of(train.schedule)) == (
         2e-5, (0.9, 0.95), 0.01, "cosine",
     )  # fmt: skip
     assert (train.engine, train.zero_stage, train.autocast) == ("deepspeed", 3, "bfloat16")
     assert train.warmup_steps == round(0.01 * train.steps) and train.steps * 2048 == pytest.approx(10 * 6.3e6, rel=1e-3)
-    assert [(type(s).registered_name, s.p) for s in config.objective.strategies] == [
+    assert [(name_of(s), s.p) for s in config.objective.strategies] == [
         ("banom", 0.3),
         ("ppm", 0.3),
         ("sst", 0.5),

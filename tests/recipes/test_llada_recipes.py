@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ttt.registry import name_of
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/unit/model"))
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NNODES", "NODE_RANK", "TTT"))}
@@ -39,7 +41,7 @@ def test_configurations_load_and_can_decode_what_they_train(name):
     speech = name in ("tts", "mixed")
     assert settings.constraint.restricts == speech and config.eval.sampler.canvas == ("speech" if speech else "answer")
     assert config.objective.noised == {"pretrain": "answer", "sft": "answer", "tts": "speech", "mixed": "by_kind"}[name]
-    assert type(config.objective.mask).registered_name == "full" and config.objective.min_mask_prob == 1e-3
+    assert name_of(config.objective.mask) == "full" and config.objective.min_mask_prob == 1e-3
     assert (config.train.clip_norm, config.train.weight_decay, tuple(config.train.betas)) == (1.0, 0.1, (0.9, 0.95))
     lr, steps, warmup = {"pretrain": (5e-4, 100_000, 2000), "sft": (1e-5, 10_000, 500)}.get(name, (5e-5, 0, 0))
     assert (config.train.lr, config.train.steps, config.train.warmup_steps) == (lr, steps, warmup)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ttt.registry import name_of
+
 ROOT = Path(__file__).resolve().parents[2]
 MINI, TOY = ROOT / "egs/mini_talk/run.sh", ROOT / "egs/toy/run.sh"
 
@@ -137,7 +139,7 @@ def test_other_methods_share_the_stages_and_have_settings_of_their_own(method):
     needed = ["run.dir=x", "data.train=x", "data.tokenizer=x", "model.path=x", "train.steps=5"]
     config = load_config([ROOT / f"recipes/{method}/conf/base.yaml"], needed)
     paper = load_config([ROOT / "recipes/ttt/conf/base.yaml"], needed)
-    assert type(config.objective).registered_name == method
+    assert name_of(config.objective) == method
     assert config.objective.canvas == config.eval.sampler.canvas
     assert config.train == paper.train and config.data == paper.data
     done = run(ROOT / f"recipes/{method}/run.sh", "--conf", "nothing")

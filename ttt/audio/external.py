@@ -18,7 +18,7 @@ from ttt.audio.codecs import check_codes, check_wave, standardize
 from ttt.audio.streaming import WindowStream
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.interfaces import Codec, StreamDecoder
-from ttt.registry import NonNegativeInt
+from ttt.registry import NonNegativeInt, name_of
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
@@ -45,7 +45,7 @@ class PublishedCodec(Codec):
     @property
     def name(self) -> str:
         """Its registered name."""
-        return getattr(type(self), "registered_name", type(self).__name__)
+        return name_of(self)
 
     def load(self, device: str = "cpu") -> PublishedCodec:
         """Bring the model from ``path``; returns self."""

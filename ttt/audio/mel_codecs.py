@@ -25,7 +25,7 @@ from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
 from ttt.interfaces import StreamDecoder, TrainableCodec
-from ttt.registry import NonNegativeInt, PositiveFloat, PositiveInt
+from ttt.registry import NonNegativeInt, PositiveFloat, PositiveInt, name_of
 from ttt.registry.core import with_new_names
 from ttt.registry.families import CODEC
 from ttt.rng import generator
@@ -98,7 +98,7 @@ class MelCodec(TrainableCodec):
 
     @property
     def _name(self) -> str:
-        return getattr(type(self), "registered_name", type(self).__name__)
+        return name_of(self)
 
     # -- folder
 

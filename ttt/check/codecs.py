@@ -11,6 +11,7 @@ import numpy as np
 from ttt.check.core import PREPARE, Broken, NotSaid, need, prop
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Codec, TrainableCodec
+from ttt.registry import name_of
 from ttt.types import AudioCodes, Waveform
 
 
@@ -35,7 +36,7 @@ def prepare(codec: Codec) -> Codec:
     try:
         codec.encode([noise(codec.rate_hz, 0.5)])
     except ConfigError as error:
-        raise ConfigError(f"codec {getattr(type(codec), 'registered_name', '')!r} cannot be checked: {error}") from error
+        raise ConfigError(f"codec {name_of(codec)!r} cannot be checked: {error}") from error
     return codec
 
 
@@ -54,7 +55,7 @@ def _codes(codec: Codec, duration_s: float = 1.5) -> AudioCodes:
 def _facts(codec: Codec) -> None:
     for name in ("rate_hz", "frame_rate_hz", "num_codes", "num_codebooks"):
         need(getattr(codec, name) > 0, f"{name} is {getattr(codec, name)}")
-    name = getattr(type(codec), "registered_name", "")
+    name = name_of(codec)
     need(codec.codec_id.startswith(name), f"codec_id {codec.codec_id!r} does not begin with {name!r}")
 
 

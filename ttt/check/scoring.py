@@ -14,6 +14,7 @@ from ttt.check.core import need, prop
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import example_from_json, example_to_json
 from ttt.interfaces import Metric, Task
+from ttt.registry import name_of
 from ttt.registry.families import METRIC
 from ttt.types import Example
 
@@ -22,7 +23,7 @@ CODES = {u: np.arange(world.NUM_CODES, dtype=np.int32)[:, None] for u in ("u1", 
 
 def _item(task: Task) -> dict[str, Any]:
     return {
-        "id": "i", "task": getattr(type(task), "registered_name", ""), "input": "u1", "output": "u2", "split": "test",
+        "id": "i", "task": name_of(task), "input": "u1", "output": "u2", "split": "test",
         "text_in": "what is it", "text_out": "a cat sat", "answer_key": "cat", "kind": "x",
     }  # fmt: skip
 

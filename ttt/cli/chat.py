@@ -21,6 +21,7 @@ from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 from ttt.interfaces import LanguageModel
+from ttt.registry import name_of
 
 if TYPE_CHECKING:
     from ttt.chat.conversation import AnswerReader, Piece
@@ -89,7 +90,7 @@ class Chat:
 
     def greet(self) -> None:
         """What is being talked to, and how to begin."""
-        names = [getattr(type(c), "registered_name", "?") for c in (self.config.objective, self.config.eval.sampler)]
+        names = [name_of(c) for c in (self.config.objective, self.config.eval.sampler)]
         sound = self.codec.codec_id if self.codec is not None else "none"
         self.screen.note(
             f"{self.folder}: objective {names[0]}, sampler {names[1]}, room for {self.talk.room} tokens, codec {sound}"

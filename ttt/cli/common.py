@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttt.registry import name_of
+
 if TYPE_CHECKING:
     from ttt.config.schema import RunConfig
 
@@ -101,7 +103,7 @@ def fit_component(
     manifests = [Path(config.data.corpus) / f"{split}.jsonl" for split in splits]
     if not hasattr(component, method):
         raise ConfigError(
-            f"{key}: {type(component).registered_name!r} is not trainable; point {key}.path at its weights"
+            f"{key}: {name_of(component)!r} is not trainable; point {key}.path at its weights"
         )
     if dry_run(arguments, config, [f"read wavs of {manifests[0]}", f"fit and save to {folder}"]):
         return 0

@@ -15,6 +15,7 @@ from ttt.cli.opening import open_config, results_folder
 from ttt.config.load import to_plain
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import ShowsAttention
+from ttt.registry import name_of
 
 if TYPE_CHECKING:
     from ttt.config.schema import RunConfig
@@ -204,4 +205,4 @@ def _board(folder: Path) -> Any:
 
 
 def _name(component: Any) -> str:
-    return getattr(type(component), "registered_name", type(component).__name__)
+    return name_of(component)

@@ -18,6 +18,7 @@ from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.interfaces import LanguageModel
+from ttt.registry import name_of
 
 if TYPE_CHECKING:
     from ttt.inspection.samplers import Answered
@@ -199,7 +200,7 @@ def one_line(config: RunConfig) -> str:
     given = {k: v for k, v in to_plain(sampler).items() if k != "name" and v != default.get(k)}
     given = {k: v["name"] if isinstance(v, Mapping) and v == {"name": v.get("name")} else v for k, v in given.items()}
     text = f"; text at temperature {config.eval.temperature:g}" if config.eval.temperature else ""
-    name = getattr(type(sampler), "registered_name", type(sampler).__name__)
+    name = name_of(sampler)
     fields = ", ".join(f"{k} {v}" for k, v in given.items() if v != default.get(k))
     return f"{name}: {fields or 'defaults'}{text}"
 

@@ -15,6 +15,7 @@ from ttt.config.load import to_plain
 from ttt.data.manifest import write_jsonl
 from ttt.eval.inputs import eval_folder, read_files
 from ttt.interfaces import LanguageModel
+from ttt.registry import name_of
 from ttt.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def likelihood(arguments: argparse.Namespace) -> int:
         return 0
     folder = model_folder(config.eval.checkpoint or config.run.dir)
     settings = {
-        "objective": getattr(type(config.objective), "registered_name", ""),
+        "objective": name_of(config.objective),
         "mask": to_plain(getattr(config.objective, "mask", None)), "draws": dataclasses.asdict(draws),
         "block_length": arguments.block, "seed": config.run.seed, "limit": config.eval.limit, "bootstrap": config.eval.bootstrap,
     }  # fmt: skip

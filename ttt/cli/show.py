@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ttt.cli.common import add_common, configure
 from ttt.errors import DataError
+from ttt.registry import name_of
 
 if TYPE_CHECKING:
     from ttt.config.schema import RunConfig
@@ -61,7 +62,7 @@ def draw_mask(config: RunConfig, batch: PackedBatch, uid: str, png: str) -> None
     from ttt.rng import generator
 
     plan = config.objective.clean_plan(batch, generator(config.run.seed, "show"))
-    layout, name = plan.layout, getattr(type(plan.mask), "registered_name", type(plan.mask).__name__)
+    layout, name = plan.layout, name_of(plan.mask)
     print(f"mask: {to_plain(plan.mask)}")
     print(mask_text(dense(plan.mask, layout)[0], layout.kind[0], stream=layout.stream[0]))
     if png:

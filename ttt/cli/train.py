@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ttt.cli.common import add_common, configure, dry_run
 from ttt.errors import ConfigError
+from ttt.registry import name_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = configure(arguments, ("run.dir", "data.train", "data.tokenizer"))
     check_section(config.train)
-    objective, name = config.objective, type(config.objective).registered_name
+    objective, name = config.objective, name_of(config.objective)
     steps = config.train.steps
     length = f"{steps} updates" if not in_epochs(config.train) else f"{config.train.epochs:g} epochs"
     plan = [

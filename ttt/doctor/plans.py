@@ -23,6 +23,7 @@ from ttt.doctor.finding import (
     Finding,
 )
 from ttt.doctor.truth import Planned, make_plans, terms_of
+from ttt.registry import name_of
 from ttt.rng import generator
 from ttt.types import PackedBatch, Plan
 
@@ -131,7 +132,7 @@ def _weights(objective: Any, plans: Sequence[Planned], seed: int) -> list[Findin
         hasattr(objective, a) for a in ("plan_from", "maskable", "weighting", "noise", "min_mask_prob", "audio_normalize")
     ):
         return []
-    label = getattr(type(objective.weighting), "registered_name", type(objective.weighting).__name__)
+    label = name_of(objective.weighting)
     inverse = isinstance(objective.weighting, InverseP)
     worst, flat, n = 0.0, True, 0
     for i, p in enumerate(plans):

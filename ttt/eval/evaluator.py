@@ -31,6 +31,7 @@ from ttt.eval.metrics import metric_id, rests_on
 from ttt.eval.recordings import Recordings
 from ttt.eval.sounds import Comparison, compare, prompt_codes
 from ttt.interfaces import Codec, Judge, Metric, Normalizer, SpeakerEncoder
+from ttt.registry import name_of
 from ttt.registry.families import METRIC
 from ttt.types import AudioCodes, Example, Waveform
 
@@ -380,7 +381,7 @@ def _names(
     return {
         "judge": judge.judge_id if judge is not None else "",
         "codec": codec.codec_id if codec is not None else "",
-        "normalizer": getattr(type(normalizer), "registered_name", type(normalizer).__name__),
+        "normalizer": name_of(normalizer),
         "speaker": speaker.speaker_id if speaker is not None else "",
     }
 

@@ -23,6 +23,7 @@ from ttt.eval.intervals import bootstrap
 from ttt.eval.keys import key_prefix
 from ttt.eval.metrics import JudgedWer, word_edits
 from ttt.interfaces import Codec, Judge, Normalizer
+from ttt.registry import name_of
 from ttt.types import Waveform
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def measure_floor(
             v: _rates([row for row in mine if row["speaker"] == v], resamples, seed)
             for v in sorted({row["speaker"] for row in mine})
         }
-    name = getattr(type(normalizer), "registered_name", type(normalizer).__name__)
+    name = name_of(normalizer)
     result = plain(
         {
             "format": FORMAT, "judge": judge.judge_id, "codec": codec.codec_id, "normalizer": name,

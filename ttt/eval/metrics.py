@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ttt.interfaces import Metric
+from ttt.registry import name_of
 from ttt.registry.families import METRIC
 
 UNITS = ("rate", "ratio", "s", "1/s", "score")
@@ -38,7 +39,7 @@ UNITS = ("rate", "ratio", "s", "1/s", "score")
 
 def metric_id(metric: Metric, judge_id: str, normalizer: str, speaker_id: str = "", reference: str = "codec") -> str:
     """Name of a metric with all that its number rests on: ``judged_wer[ctc-1a2b3c4d,words]``."""
-    name = getattr(type(metric), "registered_name", type(metric).__name__)
+    name = name_of(metric)
     parts = {"judge": judge_id, "normalizer": normalizer, "speaker": speaker_id, "reference": reference}
     resting = [parts.get(r, r) for r in rests_on(metric)]
     return f"{name}[{','.join(resting)}]" if resting else name

@@ -16,6 +16,7 @@ import torch
 
 from ttt.errors import ConfigError
 from ttt.masks.materialize import dense
+from ttt.registry import name_of
 from ttt.types import Kind, PackedBatch, Plan
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def plan_at(objective: Objective, batch: PackedBatch, time: float | None, gen: t
     if not 0 <= time <= 1:
         raise ConfigError(f"--time: must lie in [0, 1], got {time}")
     if not has_time(objective):
-        name = getattr(type(objective), "registered_name", type(objective).__name__)
+        name = name_of(objective)
         raise ConfigError(f"--time: objective {name!r} has no diffusion time; leave the option out")
     maskable = objective.maskable(batch)  # type: ignore[attr-defined]
     u = torch.rand(tuple(batch.ids.shape), generator=gen)

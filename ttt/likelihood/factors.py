@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttt.errors import ConfigError
+from ttt.registry import name_of
 from ttt.types import CodeSpace, Kind, TokenStream, audio_runs
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def factorise(
         return Factors(at[:0], (Part(stream, at, len(at)),) if len(at) else ())
     if not isinstance(objective, TtT):
         raise ConfigError(
-            f"objective: {getattr(type(objective), 'registered_name', type(objective).__name__)!r} has no likelihood: "
+            f"objective: {name_of(objective)!r} has no likelihood: "
             "its class must derive from Ar, Nar or TtT (ttt.objective.library)"
         )
     if block_length is None:

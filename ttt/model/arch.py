@@ -11,6 +11,7 @@ from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
 from ttt.interfaces import Arch, Network
 from ttt.model.folder import stored_arch
+from ttt.registry import name_of
 from ttt.registry.families import ARCH
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def open_network(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype
 
 def check_arch(arch: Arch, wanted: str, who: str) -> None:
     """Raise `ConfigError` unless ``who`` (a key and a plug-in), which works with architecture ``wanted``, suits ``arch``."""
-    name = arch.registered_name  # type: ignore[attr-defined]
+    name = name_of(arch)
     if wanted not in ("", name, arch.works_like):
         raise ConfigError(f"{who} works with architecture {wanted!r}, the run has {name!r}; set model.arch={wanted}")
 

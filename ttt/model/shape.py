@@ -11,6 +11,7 @@ from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError
 from ttt.model.backbone import PRESETS, quiet
 from ttt.model.folder import refuse_other_arch
+from ttt.registry import name_of
 from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS
 
 QWEN_TOKENS = 151_665  # ids of the Qwen2.5 tokenizer
@@ -50,7 +51,7 @@ def meta_model(config: Any) -> Any:
 def described(section: ModelSection, vocab_size: int) -> Any:
     """The configuration object of ``section`` with ``vocab_size`` ids at least; reads ``config.json``, no weights."""
     arch = section.arch
-    name = arch if isinstance(arch, str) else arch.registered_name
+    name = arch if isinstance(arch, str) else name_of(arch)
     if name != "causal_lm":
         raise ConfigError(f"model.arch: the shape of a {name!r} stands in its own fields; this counts causal LMs only")
     if section.path:

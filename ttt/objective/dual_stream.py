@@ -22,7 +22,7 @@ from ttt.interfaces import MaskingRate, Strategy
 from ttt.masks.library import run_offsets
 from ttt.objective.library import TtT
 from ttt.objective.pairs import next_token_term
-from ttt.registry import component, components
+from ttt.registry import component, components, name_of
 from ttt.registry.families import OBJECTIVE
 from ttt.types import Kind, PackedBatch, Plan
 
@@ -47,10 +47,10 @@ class DualStreamTtT(TtT):
         for strategy in self.strategies:
             if type(strategy).on_maskable is not Strategy.on_maskable:
                 raise ConfigError(
-                    f"objective.strategies: {type(strategy).registered_name!r} decides which spans stay clean; dual_stream "
+                    f"objective.strategies: {name_of(strategy)!r} decides which spans stay clean; dual_stream "
                     "always has all of them clean and all of them noisy, so leave it out"
                 )
-        if getattr(type(self.mask), "registered_name", "") != "dual_stream":
+        if name_of(self.mask) != "dual_stream":
             raise ConfigError(
                 "objective.mask: dual_stream needs the mask dual_stream; put yours inside: {name: dual_stream, clean: ...}"
             )

@@ -18,6 +18,7 @@ from ttt.data.read.examples import read_records, write_examples
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
 from ttt.io.atomic import write_json_lines
+from ttt.registry import name_of
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.types import Example
@@ -91,7 +92,7 @@ def build_examples(
     """
     by_name: dict[str, list[Task]] = {}
     for task in tasks:
-        by_name.setdefault(getattr(task, "items", "") or getattr(type(task), "registered_name", ""), []).append(task)
+        by_name.setdefault(getattr(task, "items", "") or name_of(task), []).append(task)
     examples: list[Example] = []
     counts: Counter[str] = Counter()
     for where, item in read_records(items):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
+from ttt.registry import name_of
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 
@@ -77,6 +78,6 @@ def plan_tokenizer(config: RunConfig) -> TokenizerPlan:
         source = Path(config.model.path) / "tokenizer.json"
         if Path(data.tokenizer).resolve() == Path(config.model.path).resolve():
             raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
-    elif config.model.arch.registered_name == "causal_lm":
+    elif name_of(config.model.arch) == "causal_lm":
         raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
     return TokenizerPlan(source, data.num_codes, 1, data.form, data.bpe_size, data.codes_of, data.codes_hz)

@@ -14,6 +14,7 @@ from ttt.api import decode_settings
 from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError
+from ttt.registry import name_of
 from ttt.stage import Stage
 from ttt.textbench import guard, mmlu_redux
 from ttt.textbench.mmlu_redux import Protocol
@@ -69,7 +70,7 @@ class Target:
         """What decides how the model reads and writes, for markers and cards."""
         c = self.config
         return {
-            "objective": getattr(type(c.objective), "registered_name", ""),
+            "objective": name_of(c.objective),
             "mask": to_plain(getattr(c.objective, "mask", None)), "dtype": c.model.dtype,
             "sampler": to_plain(c.eval.sampler) if c.objective.canvas == "answer" else None,
             **dataclasses.asdict(self.settings),

@@ -14,6 +14,7 @@ from torch import nn
 from ttt.config.schema import MISSING, TrainSection
 from ttt.errors import ConfigError
 from ttt.interfaces import LrSchedule, OptimizerSpec, ScheduleState
+from ttt.registry import name_of
 from ttt.registry.families import LR_SCHEDULE, OPTIMIZER
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def optimizer_of(train: TrainSection) -> OptimizerSpec:
 def optimizer_name(train: TrainSection) -> str:
     """The name ``train.optimizer`` is registered under."""
     spec = optimizer_of(train)
-    return getattr(type(spec), "registered_name", type(spec).__name__)
+    return name_of(spec)
 
 
 def schedule_of(train: TrainSection) -> LrSchedule:

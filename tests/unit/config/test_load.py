@@ -7,6 +7,7 @@ import yaml
 from ttt.config import load
 from ttt.config.load import SECTIONS, build_config, load_config, merge, read_layers, resolved_yaml
 from ttt.errors import ConfigError, RegistryError, UnknownNameError
+from ttt.registry import name_of
 from ttt.registry.fields import fault, field_types
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,9 +39,9 @@ def write(tmp_path):
 
 def test_defaults_need_no_file():
     config = load_config([])
-    assert type(config.objective).registered_name == "ttt" and config.codec is None
+    assert name_of(config.objective) == "ttt" and config.codec is None
     assert config.run.dir == "???" and config.train.steps == "???"
-    assert [type(t).registered_name for t in config.tasks] == ["asr", "tts", "qa"]
+    assert [name_of(t) for t in config.tasks] == ["asr", "tts", "qa"]
 
 
 def test_layers_later_wins_and_command_line_wins_over_all(write):
@@ -80,9 +81,9 @@ def test_changed_component_replaces_its_block(write):
     kept = load_config([a], ["objective.noise.power=4"]).objective
     assert kept.noise.power == 4 and kept.min_mask_prob == 0.5
     swapped = load_config([a], ["objective.noise=cosine"]).objective
-    assert type(swapped.noise).registered_name == "cosine" and swapped.min_mask_prob == 0.5
-    assert type(load_config([a], ["objective={name: ar}"]).objective).registered_name == "ar"
-    assert type(load_config([a], ["objective.name=ar"]).objective).registered_name == "ar"
+    assert name_of(swapped.noise) == "cosine" and swapped.min_mask_prob == 0.5
+    assert name_of(load_config([a], ["objective={name: ar}"]).objective) == "ar"
+    assert name_of(load_config([a], ["objective.name=ar"]).objective) == "ar"
     assert load_config([a], ["objective.noise=polynomial"]).objective.noise.power == 3, "the same name keeps its fields"
 
 

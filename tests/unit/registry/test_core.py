@@ -8,7 +8,7 @@ import pytest
 
 from ttt.config.load import build_config
 from ttt.errors import ConfigError, DuplicateNameError, RegistryError, UnknownNameError
-from ttt.registry import Registry, component, components
+from ttt.registry import Registry, component, components, name_of
 from ttt.registry import plugins as plugin_module
 from ttt.registry.core import FAMILIES, build_dataclass, family
 from ttt.registry.families import MASK, NOISE, STRATEGY
@@ -104,8 +104,8 @@ def test_nested_components_are_built_from_the_leaves_up_with_their_path():
         return {"objective": {"name": "ttt", "strategies": strategies}}
 
     config = build_config(of([{"name": "sst", "p": 0.25}, "banom"]))
-    assert [type(s).registered_name for s in config.objective.strategies] == ["sst", "banom"]
-    assert config.objective.strategies[0].p == 0.25 and type(config.objective.mask).registered_name == "hybrid"
+    assert [name_of(s) for s in config.objective.strategies] == ["sst", "banom"]
+    assert config.objective.strategies[0].p == 0.25 and name_of(config.objective.mask) == "hybrid"
     with pytest.raises(ConfigError, match=r"^objective\.strategies\[0\]\.lowr: .*'low'"):
         build_config(of([{"name": "sst", "lowr": 0.25}]))
     with pytest.raises(UnknownNameError, match=r"^objective\.strategies\[1\]: .*'banom'"):
@@ -118,7 +118,7 @@ def test_nested_components_are_built_from_the_leaves_up_with_their_path():
 
 def test_fields_without_a_name_go_to_the_default_plug_in():
     config = build_config({"objective": {"mask": {"bidirectional_prompt_audio": False}}})
-    assert type(config.objective.mask).registered_name == "hybrid"
+    assert name_of(config.objective.mask) == "hybrid"
     assert config.objective.mask.bidirectional_prompt_audio is False
 
 

@@ -11,6 +11,7 @@ from ttt.check.core import MODULES, check
 from ttt.cli.main import main
 from ttt.config.load import load_config, resolved_yaml
 from ttt.errors import ConfigError
+from ttt.registry import name_of
 from ttt.registry.core import FAMILIES, family
 from ttt.registry.plugins import load_plugins
 from ttt.scaffold.recipe import KINDS, read_kind, recipe_files
@@ -81,9 +82,9 @@ def test_a_fresh_recipe_is_a_whole_configuration(kind, tmp_path, monkeypatch, ca
     assert main(["new", "recipe", "mine", str(folder), "--from", kind]) == 0
     assert main(["config", "--config", str(folder / "conf/base.yaml")]) == 0
     config = load_config([folder / "conf/base.yaml"], need=("run.dir", "data.train", "data.tokenizer", "data.corpus"))
-    assert type(config.objective).registered_name == {"llada": "nar"}.get(kind, kind)
+    assert name_of(config.objective) == {"llada": "nar"}.get(kind, kind)
     plugged = config.eval.length if kind == "ar" else config.objective.noise
-    assert type(plugged).registered_name == f"mine_{read_kind(kind).family}"
+    assert name_of(plugged) == f"mine_{read_kind(kind).family}"
     assert type(plugged).__module__.startswith("ttt_plugin_")
     monkeypatch.chdir(folder)
     capsys.readouterr()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import MaskRule
+from ttt.registry import name_of
 from ttt.types import Kind, Layout
 
 AHEAD = ("prompt", "nothing")  # rules under which a target frame sees nothing behind it
@@ -15,7 +16,7 @@ AHEAD = ("prompt", "nothing")  # rules under which a target frame sees nothing b
 def check_rule(rule: MaskRule) -> None:
     """Raise `ConfigError` for a mask under which the AR decoder could see what it is to predict."""
     if rule.looks_ahead not in AHEAD:
-        name = getattr(type(rule), "registered_name", type(rule).__name__)
+        name = name_of(rule)
         raise ConfigError(
             f"objective.mask: {name!r} lets answers look ahead, and the first codebook is written from left to right; choose "
             "prefix or causal"

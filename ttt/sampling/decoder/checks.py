@@ -7,6 +7,7 @@ from typing import Any
 
 from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
+from ttt.registry import name_of
 from ttt.sampling.samplers.allowed import SpanConstraint
 from ttt.text.forms import ABSENT
 from ttt.text.vocab import Vocabulary
@@ -29,7 +30,7 @@ def check_constraint(constraint: SpanConstraint | None, vocab: Vocabulary, sampl
         raise ConfigError("eval.sampler.canvas: speech needs a token that opens a span; this vocabulary has none")
     if constraint is None:
         return
-    name = type(constraint.rule).registered_name  # type: ignore[attr-defined]
+    name = name_of(constraint.rule)
     if sampler.canvas == "answer" and not constraint.period:
         raise ConfigError(
             f"eval.constraint: {name!r} has no period, so it serves spans only; set eval.sampler.canvas=span"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import Constraint, LengthRule, Network
+from ttt.registry import name_of
 from ttt.text.forms import ABSENT
 from ttt.text.vocab import Vocabulary
 
@@ -46,7 +47,7 @@ class AllowedIds:
         """
         if constraint is not None and constraint.restricts and not strict:
             raise ConfigError(
-                f"eval.strict: false restricts nothing, constraint {type(constraint).registered_name!r} does; "  # type: ignore[attr-defined]
+                f"eval.strict: false restricts nothing, constraint {name_of(constraint)!r} does; "
                 "set eval.strict=true, or eval.constraint=none"
             )
         v = model.tokenizer.vocab

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttt.registry import NonNegativeFloat, component
+from ttt.registry import NonNegativeFloat, component, name_of
 from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.blocks import RemaskSampler, Step, best
 
@@ -43,7 +43,7 @@ class Certain(RemaskSampler):
 
     @property
     def _rule(self) -> Any:
-        return getattr(type(self.remask), "registered_name", self.remask)
+        return self.remask if isinstance(self.remask, str) else name_of(self.remask)
 
 
 @SAMPLER.register("threshold")

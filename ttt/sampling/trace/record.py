@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.errors import DataError
+from ttt.registry import name_of
 from ttt.text.delta import TextStream
 from ttt.text.tokenizer import TextTokenizer
 
@@ -242,7 +243,7 @@ def header(tokenizer: TextTokenizer, sampler: Any, settings: Mapping[str, Any]) 
 
     v = tokenizer.vocab
     rule = getattr(sampler, "remask", None)
-    name = getattr(type(rule if rule is not None else sampler), "registered_name", "")
+    name = name_of(rule if rule is not None else sampler)
     return {
         "format": FORMAT, "version": VERSION, "ttt": ttt.__version__, "kinds": KINDS, "columns": COLUMNS,
         "confidence": {"t": "probability", "a": "probability", "c": name, "r": name},
