@@ -13,10 +13,8 @@ from ttt.cli.common import add_common
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which plug-in, with which fields."""
-    families = (
-        "mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, codec, task, metric, "
-        "converter, arch"
-    )
+    families = "mask, noise (or schedule), weighting, strategy, objective, sampler, remask, length, codec, task, metric, "
+    families += "converter, rate, constraint, arch"
     parser.add_argument("family", metavar="FAMILY", help=families)
     parser.add_argument("name", metavar="NAME", help="registered name (see 'ttt list FAMILY')")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the plug-in")

@@ -20,16 +20,17 @@ _ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "config": ("--config", {
         "action": "append", "default": [], "metavar": "FILE", "help": "recipe YAML; may be repeated, later ones win"}),
     "settings": ("overrides", {"nargs": "*", "metavar": "section.key=value", "help": "settings over the files"}),
-    "dry_run": ("--dry-run", {"action": "store_true", "help": "print the resolved configuration and the plan, then stop"}),
+    "dry_run": ("--dry-run", {"action": "store_true", "help": "print configuration and plan, then stop"}),
     "overwrite": ("--overwrite", {"action": "store_true", "help": "do it again although the result is there"}),
     "plugins": ("--plugins", {"action": "append", "default": [], "metavar": "PATH", "help": "plug-in file or module"}),
 }  # fmt: skip
 
 
 def add_common(parser: argparse.ArgumentParser, *names: str, **help_lines: str) -> None:
-    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins; all when none is named.
+    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins.
 
-    A keyword adds the argument of that name with another help line: ``add_common(parser, "plugins", settings="fields")``.
+    All of them when none is named.  A keyword adds the argument of that name with another help line, as in
+    ``add_common(parser, "plugins", settings="fields of the plug-in")``.
     """
     for name in (*names, *help_lines) or _ARGUMENTS:
         flag, options = _ARGUMENTS[name]

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write ``NAME_continuation.wav`` (what was made) and ``NAME_full.wav`` (the prompt and it in one piece) of every file."""
+    """Continue every file and write the sounds.  Exit code 1 when the model stopped at once on all of them."""
     settings = [s for s in arguments.sounds if "=" in s and not Path(s).is_file()]
     paths = [Path(s) for s in arguments.sounds if s not in settings]
     settings += arguments.overrides
@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     assert codec is not None
     if 0 < arguments.prompt_seconds * codec.frame_rate_hz < 1:
         raise ConfigError(
-            f"--prompt-seconds: {arguments.prompt_seconds:g} s are less than a frame of the codec ({1 / codec.frame_rate_hz:g} s)"
+            f"--prompt-seconds: {arguments.prompt_seconds:g} s are less than a frame of the codec "
+            f"({1 / codec.frame_rate_hz:g} s)"
         )
     if arguments.seconds:
         model = _as_long(model, arguments.seconds, codec.frame_rate_hz)
@@ -119,8 +120,8 @@ def _check_run(model: Model, run: str) -> None:
     if not any(isinstance(task, Continuation) for task in model.config.tasks):
         learnt = ", ".join(model.tasks) or "none"
         raise ConfigError(
-            f"{run}: was not trained to go on (its tasks: {learnt}; needed: continuation); 'ttt chat' and 'ttt stream' ask such a "
-            "model"
+            f"{run}: was not trained to go on (its tasks: {learnt}; needed: continuation); "
+            "'ttt chat' and 'ttt stream' ask such a model"
         )
 
 

@@ -51,9 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.global_batch:
         check_global_batch(config, arguments.gpus, arguments.global_batch)
     result = estimate(
-        config, gpus=arguments.gpus, gpu=arguments.gpu, mfu=arguments.mfu, tokens=arguments.tokens, price=arguments.price,
-        vocab=arguments.vocab, loss_share=arguments.loss_share,
-    )  # fmt: skip
+        config,
+        gpus=arguments.gpus,
+        gpu=arguments.gpu,
+        mfu=arguments.mfu,
+        tokens=arguments.tokens,
+        price=arguments.price,
+        vocab=arguments.vocab,
+        loss_share=arguments.loss_share,
+    )
     checkpointing = config.model.gradient_checkpointing
     print(json.dumps(result, indent=1) if arguments.json else estimate_page(result, checkpointing, arguments.price))
     return 0

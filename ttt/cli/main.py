@@ -7,7 +7,7 @@ A verb is one file, ``ttt/cli/VERB.py``:
 - ``run(arguments)`` does the work and returns the exit code.
 
 A group of verbs (``ttt data convert``) is a package, ``ttt/cli/GROUP/__init__.py``, with ``VERBS``, the names of its verbs; each
-is a file of that package.  Verb modules import nothing heavy (torch, transformers, omegaconf, numpy) at module level, because
+is a file of that package.  Verb modules import nothing heavy (torch, transformers, omegaconf, numpy) at module level, as
 ``ttt --help`` imports them all.
 """
 
@@ -125,7 +125,7 @@ def parser_of(path: Sequence[str], verb: ModuleType) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """The arguments of a verb.
 
-    argparse takes positional arguments in one run only; here settings (``section.key=value``) may stand anywhere between options.
+    argparse takes positional arguments in one run only; settings (``section.key=value``) may stand anywhere.
     """
     arguments, rest = parser.parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides")]

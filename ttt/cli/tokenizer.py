@@ -1,7 +1,7 @@
 """Make a text tokenizer with audio tokens (recordings to codes: 'ttt tokenize').
 
-Extends the tokenizer of model.path by the audio tokens of data.form.  Architectures without a backbone get a small tokenizer of
-bytes, template words and audio tokens.  'ttt examples' makes its own tokenizer, from the texts of the corpus.
+Extends the tokenizer of model.path by the audio tokens of data.form.  Architectures without a backbone get a small
+tokenizer of bytes, template words and audio tokens.  'ttt examples' makes its own, from the texts of the corpus.
 """
 
 from __future__ import annotations

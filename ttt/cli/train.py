@@ -1,6 +1,6 @@
 """Train the configured objective; resumes from the latest checkpoint of run.dir.
 
-Reads data.train and data.tokenizer, validates on data.dev, writes checkpoints, metrics and the configuration to run.dir.
+Reads data.train and data.tokenizer, validates on data.dev, writes checkpoints and metrics to run.dir.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ from ttt.registry.core import Registry
 
 
 def plugin_source(registry: Registry, name: str) -> str:
-    """The source of a plug-in of ``registry`` under ``name``.  Raises `ConfigError` for a name that is taken or cannot be one."""
+    """The source of a plug-in of ``registry`` under ``name``.
+
+    Raises `ConfigError` for a name that is taken or cannot be one.
+    """
     check_name(name, "plug-in name")
     if name in registry.names():
         taken = next(entry.where for entry in registry.entries() if entry.name == name)

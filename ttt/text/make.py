@@ -70,8 +70,8 @@ class TokenizerPlan:
 def plan_tokenizer(config: RunConfig) -> TokenizerPlan:
     """The plan of ``data.tokenizer``, with the code sizes of section ``data``.
 
-    Raises `ConfigError` when the architecture needs a backbone and ``model.path`` names none, or when ``data.tokenizer`` is the
-    backbone's own folder.
+    Raises `ConfigError` when the architecture needs a backbone and ``model.path`` names none, or when ``data.tokenizer``
+    is the backbone's own folder.
     """
     data, source = config.data, None
     if config.model.path:

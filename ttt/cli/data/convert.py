@@ -108,7 +108,7 @@ def tasks_that_read_text(tasks: Sequence[str]) -> set[str]:
 
 
 def spelled(name: str, names: Sequence[str]) -> str:
-    """The one of ``names`` that is ``name`` but for hyphens, underscores and capitals; ``name`` itself if none or several are.
+    """The one of ``names`` that equals ``name`` but for hyphens, underscores and capitals; else ``name`` itself.
 
     >>> spelled("SlamOmni", ["sharegpt", "slam_omni"])
     'slam_omni'

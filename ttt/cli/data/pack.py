@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1 or arguments.shard_tokens < 1:
         raise ConfigError("--jobs and --shard-tokens must be >= 1")
     inputs = [*dict.fromkeys([*(Path(p) for p in arguments.inputs if is_mix(p)), *(s.path for s in sources)])]
-    stage = Stage(
-        "data pack", out.with_name(f"{out.name}.pack.done.json"), [*inputs, Path(arguments.tokenizer)], [out / "store.json"],
-        {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens,
-         "sources": [[s.name, s.ratio] for s in sources]},
-    )  # fmt: skip
+    inputs = [*inputs, Path(arguments.tokenizer)]
+    decisive = {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens}
+    decisive["sources"] = [[s.name, s.ratio] for s in sources]
+    marker = out.with_name(f"{out.name}.pack.done.json")
+    stage = Stage("data pack", marker, inputs, [out / "store.json"], decisive)
     if stage.is_done(arguments.overwrite):
         return 0
     store, report = pack(

@@ -1,4 +1,4 @@
-"""Measure a trained model on text benchmarks.
+"""Run text benchmarks (generated answers: 'ttt score').
 
 Answers to the examples of the run's own tasks are measured by 'ttt generate' and 'ttt score'.
 """
