@@ -21,14 +21,13 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
 from ttt.registry import name_of
-from ttt.types import AudioCodes, Example, Generation, Span, Turn, Waveform
+from ttt.types import AudioCodes, Example, Generation, Prompt, Span, Turn, Waveform
 
 if TYPE_CHECKING:
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.sampling.decoder.stream import StreamEvent
     from ttt.sampling.trace.record import TraceRecord
     from ttt.text.tokenizer import TextTokenizer
-    from ttt.types import Prompt
 
     # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
     Question = str | Waveform | Path | Sequence[Turn] | Example
