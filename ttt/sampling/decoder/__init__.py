@@ -1,1 +1,1 @@
-"""From a prompt to an answer: sessions with a key cache, text and audio spans, streaming."""
+"""The decoder: rows of text and audio, the session that runs the model for them, streaming."""

@@ -1,1 +1,1 @@
-"""Samplers: how a span or an answer is filled, given a function that returns logits."""
+"""Samplers: how an audio span or a whole answer is filled, given its logits."""

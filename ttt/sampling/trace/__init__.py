@@ -1,1 +1,1 @@
-"""Recording and drawing what a decoder did, call by call."""
+"""Traces: what a decoder did at each network call, recorded, and as pictures."""
