@@ -460,7 +460,7 @@ class LogitsRequest:
     places: Tensor
     window: int
     ids: slice | None = None
-    guidance: str = ""
+    guidance: GuidanceMode | Literal[""] = ""
     kind: CallKind = "diffusion"
     settled_as_prompt: bool = False
 

@@ -12,7 +12,7 @@ from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import RemaskRule
 from ttt.registry.families import LENGTH, REMASK, SAMPLER
 from ttt.sampling.samplers.blocks import BlockSampler
-from ttt.sampling.samplers.iterative import Iterative, remasked
+from ttt.sampling.samplers.iterative import IterativeSampler, num_remasked
 
 NAMES = [n for n in SAMPLER.names() if not (SAMPLER.get(n).autoregressive or SAMPLER.get(n).arch)]
 EVERY = pytest.mark.parametrize("name", NAMES)
@@ -110,7 +110,7 @@ def test_calls_as_promised(name, limit):
         assert len(toy.calls) == most or name in ("threshold", "entropy_bound")
         assert name != "first_hitting" or len(toy.calls) == limit
     else:
-        assert isinstance(sampler, Iterative)
+        assert isinstance(sampler, IterativeSampler)
         step = getattr(sampler, "length_increment", None)
         if name == "fixed_length":
             sizes = [limit]
@@ -234,7 +234,7 @@ def slow_refine(toy, canvas, window, iterations, ratio):
         for i in window:
             canvas[i] = int(probs[i].argmax())
         if iteration + 1 < iterations:
-            window = sorted(window, key=lambda i: float(probs[i].max()))[: remasked(len(window), ratio)]
+            window = sorted(window, key=lambda i: float(probs[i].max()))[: num_remasked(len(window), ratio)]
             for i in window:
                 canvas[i] = MASK
     return canvas
@@ -320,7 +320,7 @@ def test_impossible_refinements(name, fields, pattern):
 def test_sizes_of_a_refinement():
     sizes = [100]
     for _ in range(9):
-        sizes.append(remasked(sizes[-1], 0.8))
+        sizes.append(num_remasked(sizes[-1], 0.8))
     assert sizes == [100, 80, 64, 51, 40, 32, 25, 20, 16, 12]
     assert SAMPLER.build({"name": "fixed_length", "num_iterations": 10}, "s").most_calls(100) == 10
     assert SAMPLER.build({"name": "fixed_length", "remasking_ratio": 0.5}, "s").most_calls(8) == 4, "8, 4, 2, 1"

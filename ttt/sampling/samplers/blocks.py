@@ -1,8 +1,8 @@
-"""Samplers that fill spans, or whole answers, block by block.  They say which logits they want and never see a model: a
-table of logits is enough to test them.
+"""Samplers that fill audio spans, or whole answers, block by block from mask tokens (masked diffusion decoding).
 
-`BlockSampler` owns what all of them share (blocks, guidance, restriction, the forced end, cutting); a sampler adds in
-which order candidates rank (`rank`) and which of them a step commits (`commit`).
+They request logits and never see a model, so a table of logits is enough to test them.  `BlockSampler` does what all of
+them share: blocks, guidance, restriction to allowed ids, the forced end token, cutting at the end.  A sampler adds two
+methods: ``rank`` scores the candidates of a denoising step, ``commit`` chooses which of them are written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -22,18 +22,18 @@ from ttt.registry.families import SAMPLER
 from ttt.sampling.samplers.logits import choose_audio, guide, transfer_counts
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
-from ttt.types import LogitsRequest
+from ttt.types import Canvas, GuidanceMode, LogitsRequest
 
-Canvas = Literal["span", "answer", "speech"]  # what is written at once
 LATE = 1.0e6  # subtracted from a score (float64) so that everything else comes first
 
 
 @dataclass(frozen=True)
-class Step:
-    """One denoising step on the rows that still have open places.
+class DenoisingStep:
+    """One denoising step of a block of w places, on the L rows that still have open (masked) places.
 
-    ``chosen`` i64 [L, w] candidates; ``score`` f [L, w], -inf where nothing is open; ``open`` bool [L, w]; ``ends`` i64:
-    all end ids; ``number``: steps of this block before; ``open_at_start``: places that were open when the block began.
+    ``chosen`` i64 [L, w]: the candidate for each place.  ``score`` f64 [L, w]: what `BlockSampler.rank` gave, -inf where
+    nothing is open.  ``open`` bool [L, w].  ``ends`` i64 [e]: all end tokens.  ``number``: steps of this block before this
+    one.  ``open_at_start``: places that were open when the block began.
     """
 
     chosen: Tensor
@@ -59,7 +59,7 @@ class Step:
         return self.score.masked_fill(self.is_end & (positions > self.first(self.open)), -torch.inf)
 
 
-def best(score: Tensor, count: int) -> Tensor:
+def top_scored(score: Tensor, count: int) -> Tensor:
     """bool [L, w]: the ``count`` highest finite scores of each row."""
     index = score.topk(min(count, score.shape[1]), dim=1).indices
     return torch.zeros_like(score, dtype=torch.bool).scatter(1, index, True) & score.isfinite()
@@ -67,20 +67,20 @@ def best(score: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockSampler(SpanSampler):
-    """Mask tokens are appended ``block_length`` at a time and denoised together, up to ``gen_length`` tokens.
+    """Appends ``block_length`` mask tokens at a time and denoises them together, up to ``gen_length`` tokens in all.
 
-    ``canvas``: ``span`` fills audio spans that text opened; ``answer`` writes the whole answer, text included;
-    ``speech``: the answer is one span, open from the start.
-    ``whole_canvas``: the mask tokens of all later blocks are visible from the start (LLaDA) instead of nothing.
-    ``drop_after_end``: once an end token is committed, later positions of the block are no longer worked on (strict mode
-    only).  Guidance: ``cfg_scale`` 0 is off; see `ttt.sampling.decoder.session.Session.logits` for ``cfg_mode``.
+    ``temperature``: of the candidates (0: the likeliest ids).  ``cfg_scale``: weight of classifier-free guidance, 0: off;
+    ``cfg_mode``: what its unconditional pass hides (`ttt.types.GuidanceMode`).  ``drop_after_end``: once an end token is
+    committed, later positions of the block are given up (strict mode only).  ``canvas``: ``span`` fills audio spans that
+    text opened, ``answer`` writes the whole answer, text included, ``speech`` an answer that is one span.
+    ``whole_canvas``: the mask tokens of all later blocks are visible from the start (as in LLaDA), else only the block's.
     """
 
     block_length: PositiveInt = 26
     gen_length: PositiveInt = 2600
     temperature: NonNegativeFloat = 0.0
     cfg_scale: NonNegativeFloat = 0.0
-    cfg_mode: Literal["mask_all", "mask_prompt_content"] = "mask_all"
+    cfg_mode: GuidanceMode = "mask_all"
     drop_after_end: bool = True
     canvas: Canvas = "span"
     whole_canvas: bool = False
@@ -97,18 +97,17 @@ class BlockSampler(SpanSampler):
     def rank(
         self, request: SpanRequest, logits: Tensor, chosen: Tensor, state: Any, gens: Sequence[Generator]
     ) -> Tensor:
-        """Scores [L, p] of the candidates ``chosen`` i64 [L, p] at the p open places of each row; the highest are committed
-        first.
+        """Scores [L, p] of the candidates ``chosen`` i64 [L, p] at the p open places of each row; the highest come first.
 
-        ``logits`` [L, p, columns]; candidates are columns of it (ids less ``request.first``); ``state``: see `begin`.
+        ``logits`` f32 [L, p, columns]; candidates are columns of it (ids less ``request.first``); ``state``: see `begin`.
         """
 
     @abstractmethod
-    def commit(self, step: Step) -> Tensor:
+    def commit(self, step: DenoisingStep) -> Tensor:
         """bool [L, w]: which open positions are written in this step."""
 
     def begin(self, gens: Sequence[Generator], width: int, device: Any) -> Tensor | None:
-        """What a block draws once, [R, w]; `rank` is handed the open places' share, [L, p].  By default nothing."""
+        """Numbers that are drawn once for a block, [R, w]; `rank` gets those of the open places, [L, p].  None: no such."""
         return None
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
@@ -117,8 +116,8 @@ class BlockSampler(SpanSampler):
 
     def steps(self, request: SpanRequest) -> Steps:
         """`span` as a coroutine (`ttt.sampling.samplers.steps`)."""
-        nothing = torch.empty((request.rows, 0), dtype=torch.long, device=request.device)
-        yield from run_together(self._groups(request, list(range(request.rows)), nothing))
+        none_written = torch.empty((request.rows, 0), dtype=torch.long, device=request.device)
+        yield from run_together(self._groups(request, list(range(request.rows)), none_written))
 
     def _groups(self, request: SpanRequest, rows: Sequence[int], done: Tensor) -> list[Steps]:
         """The next blocks of ``rows``, which have written ``done`` i64 [R, n]; rows with blocks of one shape go together."""
@@ -171,7 +170,7 @@ class BlockSampler(SpanSampler):
             chosen, score = yield from self._candidates(
                 request, rows, tails, open_, live, before.shape[1], gens, state
             )  # [L, w]
-            commit = self.commit(Step(chosen, score, open_[live], ends, number, open_at_start)) & open_[live]
+            commit = self.commit(DenoisingStep(chosen, score, open_[live], ends, number, open_at_start)) & open_[live]
             if request.strict and not bool(commit.any(1).all()):
                 raise ConfigError("eval.sampler: no candidate has a finite score, so the block would never end")
             canvas = canvas.index_copy(0, live, torch.where(commit, chosen, canvas[live]))
@@ -204,10 +203,10 @@ class BlockSampler(SpanSampler):
             if self.cfg_scale > 0:
                 logits = guide(logits, next(parts), self.cfg_scale)
             logits = self._allowed(request, rows[g], logits, at + start)
-            some = [gens[i] for i in g.tolist()]
-            columns = choose_audio(logits, self.temperature, some)  # [G, p]
+            gens_of_group = [gens[i] for i in g.tolist()]
+            columns = choose_audio(logits, self.temperature, gens_of_group)  # [G, p]
             drawn = None if state is None else state[g].gather(1, at)
-            rank = self.rank(request, logits, columns, drawn, some)
+            rank = self.rank(request, logits, columns, drawn, gens_of_group)
             chosen[g[:, None], at] = columns.to(device) + request.first
             score[g[:, None], at] = rank.to(device, torch.float64)
         return chosen[live], score[live]
@@ -229,11 +228,11 @@ class BlockSampler(SpanSampler):
 
 @dataclass(frozen=True)
 class RemaskSampler(BlockSampler):
-    """Block samplers whose candidates rank by a remasking rule's score.
+    """Block samplers whose candidates rank by the score of a remasking rule (`ttt.sampling.samplers.remask`).
 
-    ``end_guard``: an end token is committed only when nothing before it stays open.  Two switches of LLaDA's published
-    sampler: ``logits_eos_inf`` never writes the token that fills answers up; ``confidence_eos_eot_inf`` commits it and end
-    tokens only where no other candidate is left.
+    ``end_guard``: an end token is committed only when nothing before it stays open.  Two switches of LLaDA's official
+    sampler (generate.py): ``logits_eos_inf`` never writes the token that fills answers up; ``confidence_eos_eot_inf``
+    commits it and end tokens only where no other candidate is left.
     """
 
     remask: Any = component("remask", "low_confidence")
@@ -264,8 +263,8 @@ class Blockwise(RemaskSampler):
     """Block-wise diffusion decoding: a fixed number of steps a block, the best-scored candidates first.
 
     ``diffusion_steps`` is the total for a span of ``gen_length`` tokens, so a block gets
-    ``diffusion_steps // (gen_length // block_length)`` steps; both divisions must be exact.  The paper's TtT sampler (spec,
-    sections 8.1 and 8.3); with ``canvas: answer`` and ``whole_canvas`` LLaDA's (arXiv 2502.09992).
+    ``diffusion_steps // (gen_length // block_length)`` steps; both divisions must be exact.  The sampler of TtT (arXiv
+    2509.20072; inference_TtT.py); with ``canvas: answer`` and ``whole_canvas`` that of LLaDA (arXiv 2502.09992).
     """
 
     diffusion_steps: PositiveInt = 2600
@@ -287,12 +286,12 @@ class Blockwise(RemaskSampler):
         """The steps of a block; ``open_`` where that is less, or where the end guard leaves quotas unused."""
         return open_ if self.end_guard else min(self.steps_per_block, open_)
 
-    def commit(self, step: Step) -> Tensor:
+    def commit(self, step: DenoisingStep) -> Tensor:
         """The step's quota, by score."""
         counts = transfer_counts(step.open_at_start, self.steps_per_block)
         # A guarded end may leave a quota unused; strict spans go on until nothing is open.
         count = counts[step.number] if step.number < len(counts) else 1
-        return best(step.guarded() if self.end_guard and len(step.ends) else step.score, count)
+        return top_scored(step.guarded() if self.end_guard and len(step.ends) else step.score, count)
 
 
 @SAMPLER.register("first_hitting")
@@ -323,9 +322,9 @@ class FirstHitting(BlockSampler):
         """The times drawn when the block began."""
         return state
 
-    def commit(self, step: Step) -> Tensor:
+    def commit(self, step: DenoisingStep) -> Tensor:
         """The next one."""
-        return best(step.score, 1)
+        return top_scored(step.score, 1)
 
 
 @SAMPLER.register("ar")
@@ -339,5 +338,5 @@ class Autoregressive(SpanSampler):
     top_p: PositiveShare = 1.0
 
     def span(self, request: SpanRequest) -> Iterator[Block]:
-        """Never called: the interleaving loop writes audio itself."""
+        """Never called: the decoder writes audio itself."""
         raise RuntimeError("the ar sampler fills no spans")

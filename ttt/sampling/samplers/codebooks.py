@@ -1,6 +1,7 @@
-"""Samplers of frames of codes: the first codebook from left to right, the other codebooks by stages or by masked diffusion.
+"""Samplers for codecs with several codebooks: the first from left to right, the others by stages or masked diffusion.
 
-A row is filled by a coroutine of its own (`ttt.sampling.samplers.steps`); rows that want something at the same time share a call.
+Each row is filled by a generator of its own (`ttt.sampling.samplers.steps`); what several rows request at the same time is
+one network call.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from ttt.types import CallKind, LogitsRequest
 
 @dataclass(frozen=True)
 class _FrameSampler(SpanSampler):
-    """What both samplers share: the first codebook (specification of AudioLM, section 8), limits, chunks.
+    """What both samplers share: the first codebook, code by code (VALL-E, arXiv 2301.02111), limits, chunks.
 
-    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n the upper codebooks of n frames are filled as soon as
-    their first codebook is there, which lets sound stream; it is an approximation: the NAR decoder was trained on whole targets.
+    ``max_frames`` is the most that is ever written.  With ``chunk_frames`` n, the upper codebooks of n frames are filled as
+    soon as their first codebook is there, which lets sound stream.  This is an approximation: the NAR decoder was trained
+    on whole targets.
     """
 
     canvas = "answer"  # no field: nothing to choose
@@ -76,7 +78,7 @@ class _FrameSampler(SpanSampler):
                 ended = True
                 break
             past.append(code)
-            self._heard(request, row, len(frames) * q, code, logits)
+            self._report_code(request, row, len(frames) * q, code, logits)
             new = torch.full((1, q), request.mask_id, dtype=torch.long)
             new[0, 0] = code + request.first
             frames = torch.cat([frames, new])
@@ -114,7 +116,7 @@ class _FrameSampler(SpanSampler):
             drawn = int(torch.multinomial((logits / self.temperature).softmax(-1), 1, generator=gen))
         return drawn
 
-    def _heard(self, request: SpanRequest, row: int, at: int, column: int, logits: Tensor) -> None:
+    def _report_code(self, request: SpanRequest, row: int, at: int, column: int, logits: Tensor) -> None:
         if request.on_commit is not None:
             score = logits.softmax(-1)[column : column + 1].float()
             request.on_commit(row, torch.tensor([at]), torch.tensor([column + request.first]), score)
@@ -147,12 +149,12 @@ class ValleSampler(_FrameSampler):
 @SAMPLER.register("valle_masked")
 @dataclass(frozen=True)
 class ValleMaskedSampler(_FrameSampler):
-    """Coarse-to-fine confidence decoding of masked codebooks (MaskGIT's, arXiv 2202.04200, over frames and codebooks).
+    """Coarse-to-fine confidence decoding of masked codebooks: MaskGIT's (arXiv 2202.04200), over frames and codebooks.
 
-    All masked codes compete in every step; a code's confidence is multiplied by its book's weight, so that coarse codebooks settle
-    first.  With model.arch.nar=masked the first codebook is written before, from left to right; with masked_all it is masked
-    too, and the answer has ``max_frames`` frames (or what is left of eval.max_tokens), or those a prompt's ``known`` leaves open
-    (in-filling).
+    All masked codes compete in every step.  A code's confidence is multiplied by the weight of its codebook, so that coarse
+    codebooks are written first.  With model.arch.nar=masked the first codebook is written before, from left to right.  With
+    masked_all it is masked too; the answer then has ``max_frames`` frames (or what is left of eval.max_tokens), or those
+    of a prompt's ``known`` (in-filling).
     """
 
     steps_total: PositiveInt = 16  # calls for the masked codebooks

@@ -1,7 +1,7 @@
-"""Iterative refinement: predict everything, keep the best share for good, mask the rest again.
+"""Iterative refinement: predict all masked positions, keep the highest-scored share, mask the rest again, repeat.
 
 The three samplers of a public LLaDA re-implementation (github.com/anshkumar/LLaDA).  They differ in which positions are
-refined together: all at once, a canvas that grows, or windows from left to right.  ``official`` brings back what that
+refined together: all at once, a canvas that grows, or windows from left to right.  ``official`` reproduces what that
 program does where it looks unintended; each class says what that is.
 """
 
@@ -20,28 +20,29 @@ from ttt.errors import ConfigError
 from ttt.interfaces import SpanSampler
 from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, Share, component
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.blocks import Canvas
 from ttt.sampling.samplers.logits import choose_each
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
+from ttt.types import Canvas
 
 
-def remasked(size: int, ratio: float) -> int:
+def num_remasked(size: int, ratio: float) -> int:
     """How many of ``size`` refined positions are masked again: floor(size * ratio), the product in float32.
 
-    >>> remasked(64, 0.8), remasked(10, 0.7)
+    >>> num_remasked(64, 0.8), num_remasked(10, 0.7)
     (51, 7)
     """
     return int(np.float32(size) * np.float32(ratio))
 
 
 @dataclass(frozen=True)
-class Iterative(SpanSampler):
-    """A refinement of a set of masked positions predicts all of them ``num_iterations`` times.
+class IterativeSampler(SpanSampler):
+    """A refinement predicts a set of masked positions ``num_iterations`` times.
 
-    After each prediction but the last, the share ``remasking_ratio`` with the lowest score is masked again and is the next
-    set; what survives once is final within this refinement.  ``gen_length``: most new tokens.  Drawing: ``temperature``
-    (0: greedy), then ``top_k``, then nucleus ``top_p``.  ``canvas``: see `ttt.sampling.samplers.blocks.BlockSampler`.
+    After each prediction but the last, the share ``remasking_ratio`` with the lowest scores is masked again and is the set
+    of the next prediction; the others are final within this refinement.  ``gen_length``: most new tokens.  Tokens are
+    drawn with ``temperature`` (0: greedy), then ``top_k``, then nucleus ``top_p``.  ``canvas``: see
+    `ttt.sampling.samplers.blocks.BlockSampler`.
     """
 
     gen_length: PositiveInt = 512
@@ -58,7 +59,7 @@ class Iterative(SpanSampler):
         """Network calls of a refinement of ``size`` positions: it ends early when nothing is masked again."""
         calls = 0
         while size and calls < self.num_iterations:
-            size, calls = remasked(size, self.remasking_ratio), calls + 1
+            size, calls = num_remasked(size, self.remasking_ratio), calls + 1
         return calls
 
     @abstractmethod
@@ -105,7 +106,7 @@ class Iterative(SpanSampler):
             canvas = canvas.scatter(1, at, chosen)
             again = torch.zeros_like(chosen, dtype=torch.bool)
             if iteration + 1 < self.num_iterations:
-                lowest = score.argsort(dim=1, stable=True)[:, : remasked(at.shape[1], self.remasking_ratio)]
+                lowest = score.argsort(dim=1, stable=True)[:, : num_remasked(at.shape[1], self.remasking_ratio)]
                 again = again.scatter(1, lowest, True)
             self._report(request, index, at, again, chosen, score)
             at = torch.stack([a[g] for a, g in zip(at, again, strict=True)])
@@ -132,7 +133,7 @@ class Iterative(SpanSampler):
 
 @SAMPLER.register("fixed_length")
 @dataclass(frozen=True)
-class FixedLength(Iterative):
+class FixedLength(IterativeSampler):
     """All ``gen_length`` positions are refined together.
 
     ``official``: an end token does not cut the answer.
@@ -148,7 +149,7 @@ class FixedLength(Iterative):
 
 @SAMPLER.register("semi_ar_origin")
 @dataclass(frozen=True)
-class SemiArOrigin(Iterative):
+class SemiArOrigin(IterativeSampler):
     """A canvas of ``initial_length`` masks grows by ``length_increment`` until a refinement writes an end token.
 
     Each refinement predicts everything after the prompt anew, what was decided before included (it is visible in the
@@ -187,7 +188,7 @@ class SemiArOrigin(Iterative):
 
 @SAMPLER.register("semi_ar_padding")
 @dataclass(frozen=True)
-class SemiArPadding(Iterative):
+class SemiArPadding(IterativeSampler):
     """A canvas of ``gen_length`` masks, refined in windows of ``initial_length`` from left to right up to the end token.
 
     ``official``: one row's end token stops all rows; what follows an end token becomes padding instead of being cut off.

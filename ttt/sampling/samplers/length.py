@@ -1,4 +1,4 @@
-"""How long a span may be and how it ends."""
+"""Length rules: how many codes an audio span may or must have, and how it ends."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance l_u + (w + 1)(l_c - l_u) (spec of TtT, section 8.3)."""
+    """Classifier-free guidance l_u + (w + 1)(l_c - l_u), as in LLaDA's and TtT's official samplers."""
     return unconditional + (scale + 1) * (conditional - unconditional)
 
 

@@ -1,4 +1,4 @@
-"""By which score a step's candidates are committed."""
+"""Remasking rules: the score by which the candidates of a denoising step are committed, highest first."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from ttt.errors import CheckpointError, ConfigError
 from ttt.sampling.samplers.allowed import AnswerConstraint, SpanConstraint
 from ttt.sampling.samplers.steps import Run
-from ttt.types import CallKind, LogitsRequest
+from ttt.types import CallKind, GuidanceMode, LogitsRequest
 
 # Called with (row, places in the span i64 [m], ids i64 [m], scores f32 [m]).
 Listener = Callable[[int, Tensor, Tensor, Tensor], None]
@@ -55,14 +55,14 @@ class SpanRequest:
         return 0 if self.ids is None else self.ids.start
 
     def logits_request(
-        self, rows: Tensor, tails: Tensor, places: Tensor, window: int, guidance: str = "",
+        self, rows: Tensor, tails: Tensor, places: Tensor, window: int, guidance: GuidanceMode | Literal[""] = "",
         kind: CallKind = "diffusion", settled_as_prompt: bool = False,
     ) -> LogitsRequest:  # fmt: skip
         """A request for ``rows`` i64 [R] of this object; a row's tail begins where its span does (see `LogitsRequest`)."""
         slots = torch.tensor([self.slots[row] for row in rows.tolist()]) if self.slots else rows
         return LogitsRequest(slots, tails, places, window, self.ids, guidance, kind, settled_as_prompt)
 
-    def predict(self, rows: Tensor, tails: Tensor, last: int, guidance: str = "") -> Tensor:
+    def predict(self, rows: Tensor, tails: Tensor, last: int, guidance: GuidanceMode | Literal[""] = "") -> Tensor:
         """Logits f32 [R, last, columns] of the last columns of ``tails`` i64 [R, m], by a network call of its own."""
         places = torch.arange(tails.shape[1] - last, tails.shape[1]).expand(len(rows), -1)
         return self.run([self.logits_request(rows, tails, places, last, guidance)])[0]
