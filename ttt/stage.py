@@ -5,7 +5,6 @@ A rerun with the same digest is a no-op; with another one it says what changed a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -13,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttt.config.diff import differences
 from ttt.errors import ConfigError, DataError
+from ttt.io.atomic import write_json
+from ttt.io.digests import digest_of_file, digest_of_listing
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,8 @@ class Stage:
             log.info("%s: %s is gone; doing it again", self.name, gone[0])
             return False
         changed = [
-            *(f"setting {k}" for k in _differing(before.get("settings", {}), self.settings)),
-            *(f"input {k}" for k in _differing(before.get("inputs", {}), self.state["inputs"])),
+            *(f"setting {c.key}" for c in differences(before.get("settings", {}), self.settings)),
+            *(f"input {c.key}" for c in differences(before.get("inputs", {}), self.state["inputs"])),
         ]
         if changed:
             raise ConfigError(
@@ -71,31 +73,9 @@ class Stage:
             "seconds": round(seconds, 2),
             "time": time.time(),
         }
-        self.marker.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.marker.with_name(self.marker.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
-        temporary.replace(self.marker)
+        write_json(self.marker, record)
 
 
 def fingerprint(path: Path) -> str:
-    """Content digest of a file; of a folder, of its marker, or of its files' names and sizes."""
-    if path.is_file():
-        digest = hashlib.blake2b(digest_size=8)
-        with path.open("rb") as data:
-            while block := data.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-    listing = sorted((p.relative_to(path).as_posix(), p.stat().st_size) for p in path.rglob("*") if p.is_file())
-    listing = [entry for entry in listing if not entry[0].endswith(".done.json")]
-    return hashlib.blake2b(json.dumps(listing).encode(), digest_size=8).hexdigest()
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    out: list[str] = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            out += _differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            out.append(f"{prefix}{key}")
-    return out
+    """Digest of a file's content; of a folder, of its files' names and sizes (markers of stages left out)."""
+    return digest_of_file(path) if path.is_file() else digest_of_listing(path, leave_out=".done.json")

@@ -7,13 +7,13 @@ A bare list is read too.  Several codes a frame stand one behind the other, fram
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ttt.errors import DataError
+from ttt.io.json_input import read_json
 
 
 def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec: str = "") -> dict[str, Any]:
@@ -33,12 +33,7 @@ def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec:
 def read_tokens(path: str | Path, num_codes: int, num_codebooks: int = 1, frame_rate_hz: float = 0.0) -> np.ndarray:
     """Codes i32 [F, Q] of a file.  Raises `DataError` for what is no token of a codec of this size and rate."""
     path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+    found = read_json(path, "name a file of tokens", kind=None)
     said = found if isinstance(found, dict) else {}
     tokens = found.get("speech_tokens") if isinstance(found, dict) else found
     if not isinstance(tokens, list) or not tokens or any(type(t) is not int for t in tokens):

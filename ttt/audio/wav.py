@@ -6,12 +6,12 @@ Letters: ``S`` wav samples, ``C`` channels.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 
 from ttt.errors import DataError
+from ttt.io.atomic import file_aside
 from ttt.types import Waveform
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Wa
 
 
 def write(path: str | Path, waveform: Waveform) -> None:
-    """Write 16-bit PCM under a temporary name, then rename: a reader never meets half a file.
+    """Write 16-bit PCM, whole or not at all.
 
     Samples beyond [-1, 1] are clipped and the log says how many; NaN and infinity are refused.
     """
@@ -73,13 +73,8 @@ def write(path: str | Path, waveform: Waveform) -> None:
     if over:
         log.warning("%s: %d of %d samples lie beyond [-1, 1] and are clipped", path, over, samples.size)
         samples = np.clip(samples, -1.0, 1.0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with file_aside(path) as temporary:
         soundfile.write(str(temporary), samples, waveform.rate_hz, subtype="PCM_16", format="WAV")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def level_db(waveform: Waveform) -> float:

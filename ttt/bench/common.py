@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import statistics
 import sys
@@ -20,7 +19,9 @@ from types import ModuleType
 from typing import Any
 
 import ttt
+from ttt.config.record import command_line
 from ttt.errors import ConfigError, DataError, TttError
+from ttt.io import atomic, provenance
 
 LEAST_ROUNDS = 5  # below this, a median and a spread say little: the table says so
 
@@ -94,8 +95,6 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data, with versions, git state and hardware."""
-        from ttt.train.environment import collect
-
         rows = [
             {
                 "name": t.name, "unit": t.unit, "seconds": list(t.seconds), "work": list(t.work), "rate": t.rate,
@@ -105,7 +104,7 @@ class Report:
         ]  # fmt: skip
         return {
             "title": self.title, "ratios": dict(self.ratios), "work": dict(self.work), "rows": rows,
-            "notes": list(self.notes), **self.extra, "environment": collect(),
+            "notes": list(self.notes), **self.extra, "environment": provenance.environment(command_line()),
         }  # fmt: skip
 
 
@@ -206,16 +205,12 @@ def write_json(report: Report, path: Path) -> None:
     """Write the report whole, or raise `TttError` naming the folder that is missing."""
     if not path.parent.is_dir():
         raise TttError(f"--json: no folder {path.parent} to write {path.name} to")
-    from ttt.train.environment import write_whole
-
-    write_whole(path, json.dumps(report.to_json(), indent=1) + "\n")
+    atomic.write_json(path, report.to_json())
 
 
 def hardware_line() -> str:
     """``AMD EPYC, 1 thread, torch 2.13``: what the numbers hold for."""
-    from ttt.train.environment import collect
-
-    found = collect()
+    found = provenance.environment(command_line())
     threads = found["threads"]
     parts = [found["cpu"], f"{threads} thread{'s' * (threads != 1)} of {found['cpus']} CPUs", *found["gpus"]]
     return ", ".join([*parts, *(f"{name} {found['packages'][name]}" for name in ("torch", "transformers"))])

@@ -36,7 +36,8 @@ def stream_questions(
     ``chunks``: codes of each piece of sound (empty: no sound, so no codec is needed); ``warmup``: first questions asked once
     before, untimed; ``out``: folder for sounds and times; ``quiet``: print no answers.
     """
-    from ttt.train.environment import collect
+    from ttt.config.record import command_line
+    from ttt.io import provenance
 
     def ask(number: int) -> Iterator[StreamEvent]:
         uid, question = questions[number]
@@ -46,7 +47,7 @@ def stream_questions(
         for _ in ask(number):
             pass
     timings = [_take(uid, ask(number), out, quiet) for number, (uid, _) in enumerate(questions)]
-    environment = collect()
+    environment = provenance.environment(command_line())
     results = report(timings, _conditions(model, chunks, warmup, environment), environment)
     if out is not None:
         write_json(out / RESULTS, results)

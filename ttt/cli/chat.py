@@ -21,6 +21,7 @@ from ttt.config.load import resolved_yaml, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 from ttt.interfaces import LanguageModel
+from ttt.io.atomic import write_text
 from ttt.registry import name_of
 
 if TYPE_CHECKING:
@@ -246,8 +247,8 @@ class Chat:
         if len(codes):  # for other programs; rates and sizes are the vocabulary's and the codec's
             v = self.model.tokenizer.vocab
             told = (self.codec.frame_rate_hz, self.codec.codec_id) if self.codec is not None else (v.frame_rate_hz, v.codec)
-            replace_text(stem.with_suffix(".tokens.json"), json.dumps(token_record(codes, v.num_codes, *told)) + "\n")
-        replace_text(stem.with_suffix(".json"), json.dumps(record, ensure_ascii=False) + "\n")
+            write_text(stem.with_suffix(".tokens.json"), json.dumps(token_record(codes, v.num_codes, *told)) + "\n")
+        write_text(stem.with_suffix(".json"), json.dumps(record, ensure_ascii=False) + "\n")
         return wav
 
     def _play(self, wav: Path) -> None:
@@ -399,10 +400,3 @@ def room_of(model: LanguageModel, asked: int = 0) -> int:
     if not (asked or found):
         raise ConfigError("the model does not say how many positions it has; give --room TOKENS")
     return asked or found
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

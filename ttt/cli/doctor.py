@@ -16,6 +16,9 @@ from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
 from ttt.interfaces import LanguageModel
+from ttt.io.atomic import write_text
+from ttt.io.json_input import read_json
+from ttt.io.metrics_log import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     from ttt.data.batches.text_ratio import AnyLoader
@@ -34,7 +37,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     from ttt.doctor import check_bands, faults
 
     folders = [Path(p) for p in arguments.runs]
-    rows = {folder: read_metrics(folder) for folder in folders}
+    rows = {folder: read_metrics(folder / METRICS_FILE) for folder in folders}
     if arguments.write_bands:
         return _write_bands(arguments, rows)
     if len(folders) > 1:
@@ -58,23 +61,6 @@ def doctor(arguments: argparse.Namespace) -> int:
         count = f"{len(named)} fault{'s' * (len(named) != 1)}: {'; '.join(named)}" if named else "no fault found"
         print(f"{folder}: {count}")
     return 1 if named else 0
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that was cut short at the end is left out."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise DataError(f"{path}: missing; name the folder of a run that was trained")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"])})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise DataError(f"{path}:{number}: not a line of a training log") from error
-    return rows
 
 
 def examine(
@@ -144,7 +130,7 @@ def _loader(folder: Path, config: RunConfig, tokenizer: TextTokenizer) -> tuple[
     found = [Finding("data/examples", WARN if dropped > 0.01 * total else OK, text)]
     stored = folder / "data.json"
     if stored.is_file():
-        before = json.loads(stored.read_text(encoding="utf-8")).get("data_digest")
+        before = read_json(stored, "run 'ttt train' again").get("data_digest")
         same = before == loader.digest
         text = "the run's own" if same else f"digest {loader.digest}, the run had {before}: other examples than it was trained on"
         found.append(Finding("data/digest", OK if same else NOTE, text))
@@ -293,9 +279,6 @@ def _write_bands(arguments: argparse.Namespace, rows: Mapping[Path, Sequence[Map
         for key, steps in known[recipe].items():
             inner = ", ".join(f"{s}: [{b[0]:g}, {b[1]:g}]" for s, b in steps.items())
             lines.append(f"  {key}: {{{inner}}}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "\n".join(lines) + "\n")
     print(f"{path}: {name}: {sum(map(len, bands.values()))} bands of {len(bands)} keys from {len(rows)} runs")
     return 0

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,8 @@ from ttt.cli.opening import open_config, results_folder
 from ttt.config.load import to_plain
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import ShowsAttention
+from ttt.io.atomic import folder_aside, write_json
+from ttt.io.names import file_name
 from ttt.registry import name_of
 
 if TYPE_CHECKING:
@@ -36,18 +35,10 @@ def attention(arguments: argparse.Namespace) -> int:
     refuse_large(model, plans, arguments.max_gib)
     layers = layers_of(model, arguments.layers)
 
-    partial = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with folder_aside(out) as partial:
         report = _look(model, config, plans, layers, arguments, partial)
         report |= {"checkpoint": str(checkpoint), "examples": [e.uid for e in examples]}
-        (partial / MARKER).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(out, ignore_errors=True)
-    partial.replace(out)
+        write_json(partial / MARKER, report)
     print(f"{sum(1 for p in out.glob('*.png'))} pictures, {MARKER} and TensorBoard in {out}")
     return 0
 
@@ -167,7 +158,7 @@ def _pictures(
 
     allowed = dense(plan.mask, plan.layout)[0].cpu().numpy()
     kinds = kinds_of(plan, model.tokenizer.vocab.mask_id)
-    stem = re.sub(r"[^\w.-]+", "_", example.uid) + ("" if time is None else f".t{time:.2f}")
+    stem = file_name(example.uid) + ("" if time is None else f".t{time:.2f}")
     about = f"{example.uid}, {_name(config.objective)}, mask {_name(plan.mask)}" + (
         "" if time is None else f", t = {time:g}"
     )

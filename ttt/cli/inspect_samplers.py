@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.interfaces import LanguageModel
+from ttt.io.atomic import folder_aside, write_json, write_json_lines, write_text
 from ttt.registry import name_of
 
 if TYPE_CHECKING:
@@ -240,25 +239,19 @@ def written(spans: Sequence[Any], most: int = 8) -> str:
 def _write(out: Path, report: Mapping[str, Any], answers: Mapping[str, Sequence[Answered]], shown: str) -> None:
     from ttt.inspection.samplers import markdown_table
 
-    partial = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    lines = [
-        json.dumps({
+    records = [
+        {
             "sampler": name, "uid": a.uid, "draw": a.draw, "text": a.made.text, "codes": a.made.codes.tolist(),
             "calls": dict(a.made.calls), "seconds": a.made.seconds, "stopped": a.made.stopped,
             "nats": {k: v[0] for k, v in a.nats.items()} if a.nats is not None else None,
-        }, ensure_ascii=False)
+        }
         for name, some in answers.items() for a in some
     ]  # fmt: skip
-    (partial / "answers.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     what = "".join(f"* {name}: {line}\n" for name, line in report["what"].items())
     text = f"# Samplers\n\n{len(report['uids'])} prompts, {report['draws']} answers each.\n\n{what}\n"
     text += f"{markdown_table(report['samplers'])}\n"
     text += f"\n## Answers\n\n```text\n{shown}\n```\n" if shown else ""
-    (partial / "samplers.md").write_text(text, encoding="utf-8")
-    (partial / MARKER).write_text(
-        json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-    )
-    shutil.rmtree(out, ignore_errors=True)
-    partial.replace(out)
+    with folder_aside(out) as partial:
+        write_json_lines(partial / "answers.jsonl", records)
+        write_text(partial / "samplers.md", text)
+        write_json(partial / MARKER, report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import time
 from pathlib import Path
@@ -12,9 +11,10 @@ from pathlib import Path
 from ttt.api import model_folder, open_model
 from ttt.cli.common import configure, dry_run
 from ttt.config.load import to_plain
-from ttt.data.manifest import write_jsonl
 from ttt.eval.inputs import eval_folder, read_files
 from ttt.interfaces import LanguageModel
+from ttt.io.atomic import write_json_lines
+from ttt.io.json_input import read_json
 from ttt.registry import name_of
 from ttt.stage import Stage
 
@@ -43,11 +43,12 @@ def likelihood(arguments: argparse.Namespace) -> int:
     inputs = [*map(Path, config.eval.examples), folder]
     stage = Stage("likelihood", out / "likelihood.done.json", inputs, [target, lines], settings)
     if stage.is_done(arguments.overwrite):
-        print(table(json.loads(target.read_text(encoding="utf-8"))["values"]))
+        print(table(read_json(target, "give --overwrite to make it again")["values"]))
         return 0
     files = read_files(config.eval.examples, config.eval.limit, {t.label for t in config.tasks})
     examples = [e for found in files.values() for e in found]
-    from ttt.eval.cards import git_state, hardware, versions, write_json
+    from ttt.eval.cards import git_state, hardware, versions
+    from ttt.io.atomic import write_json
 
     model = open_model(config, folder, LanguageModel, "likelihood")
     started = time.perf_counter()
@@ -58,7 +59,7 @@ def likelihood(arguments: argparse.Namespace) -> int:
     values = summarise(items, config.eval.bootstrap, config.run.seed)
     seconds = time.perf_counter() - started
     out.mkdir(parents=True, exist_ok=True)
-    write_jsonl(lines, map(item_record, items))
+    write_json_lines(lines, map(item_record, items))
     write_json(target, {
         "format": "ttt-likelihood-1", "values": values, "settings": settings, "checkpoint": str(folder), "items": len(items),
         "config": to_plain(config), "versions": versions(), "git": git_state(), "hardware": hardware(), "seconds": seconds,

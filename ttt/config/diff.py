@@ -6,6 +6,7 @@ card is there (`NOT_IDENTITY`)?
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Change(NamedTuple):
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[Change]:
-    """Every leaf that differs, sorted by key; lists of one length are compared entry by entry.
+    """Every leaf that differs, sorted by key; lists are compared entry by entry.
 
     >>> [str(c) for c in differences({"train": {"steps": 5, "lr": 1}}, {"train": {"steps": 6, "lr": 1}})]
     ['train.steps: 5 -> 6']
@@ -51,8 +52,8 @@ def differences(old: Any, new: Any, key: str = "") -> list[Change]:
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         pairs = [(f"{key}.{k}" if key else str(k), old.get(k, ABSENT), new.get(k, ABSENT)) for k in sorted({*old, *new})]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(f"{key}[{i}]", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
+    elif isinstance(old, list) and isinstance(new, list):
+        pairs = [(f"{key}[{i}]", a, b) for i, (a, b) in enumerate(itertools.zip_longest(old, new, fillvalue=ABSENT))]
     else:
         return [] if old == new else [Change(key, old, new)]
     return [change for inner, a, b in pairs for change in differences(a, b, inner)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ttt.errors import DataError
+from ttt.io.atomic import write_json_lines
+from ttt.io.json_input import parse_json
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,8 @@ def iter_manifest(path: str | Path, check_files: bool = True) -> Iterator[tuple[
 
 
 def write_manifest(path: str | Path, items: Iterable[Utterance]) -> None:
-    """Write under a temporary name, then rename.  Ids must be unique."""
-    write_jsonl(path, (asdict(item) for item in _unique(path, items)))
-
-
-def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object per line, keys in the given order, under a temporary name, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            for record in records:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a manifest, whole or not at all.  Ids must be unique."""
+    write_json_lines(path, (asdict(item) for item in _unique(path, items)))
 
 
 def _lines(path: str | Path) -> Iterator[str]:
@@ -116,10 +102,7 @@ def _lines(path: str | Path) -> Iterator[str]:
 
 
 def _parse(text: str, place: str) -> Utterance:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not a JSON line ({error.msg}, column {error.colno}): mend or drop it") from error
+    record = parse_json(text, place)
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected a JSON object, got {type(record).__name__}: mend or drop the line")
     known = [f.name for f in fields(Utterance)]

@@ -7,13 +7,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +18,12 @@ from typing import Any
 
 from ttt.config.record import command_line
 from ttt.errors import DataError
+from ttt.io import provenance
+from ttt.io.atomic import write_text
+from ttt.io.digests import sha256_digest
+from ttt.io.json_input import read_json
+from ttt.io.json_output import plain
+from ttt.io.provenance import cpu_model, package_versions
 from ttt.types import Value
 
 FORMAT = "ttt-card-1"
@@ -118,45 +120,9 @@ def read_card(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such result card; run 'ttt score' first")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; run 'ttt score' again") from error
+    card = read_json(path, "run 'ttt score' again", kind=None)
     _check(card, str(path))
     return card
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, complete or not at all; NaN and infinity become null."""
-    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file under a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plain(value: Any) -> Any:
-    """Mappings, sequences and numbers as JSON has them.
-
-    >>> plain({"a": (1, float("nan"))})
-    {'a': [1, None]}
-    """
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):  # numpy
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def value_to_json(value: Value) -> dict[str, Any]:
@@ -164,75 +130,35 @@ def value_to_json(value: Value) -> dict[str, Any]:
     return {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
 
 
-def digest(path: str | Path) -> str:
-    """First 16 hex digits of the SHA-256 of a file, or of the sorted (name, digest) pairs of a folder."""
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: cannot take its digest, it is not there")
-    total = hashlib.sha256()
-    if path.is_dir():
-        for one in sorted(p for p in path.rglob("*") if p.is_file()):
-            total.update(f"{one.relative_to(path).as_posix()} {digest(one)}\n".encode())
-        return total.hexdigest()[:16]
-    with path.open("rb") as data:
-        while block := data.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()[:16]
-
-
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
     """By file name, with the folder's name where two files share one."""
     names = [path.name for path in paths]
-    return {p.name if names.count(p.name) == 1 else f"{p.parent.name}/{p.name}": digest(p) for p in paths}
+    return {p.name if names.count(p.name) == 1 else f"{p.parent.name}/{p.name}": sha256_digest(p) for p in paths}
 
 
 def versions() -> dict[str, str]:
     """Python, ttt and the packages that numbers depend on; "-" for those that are not installed."""
     import ttt
 
-    found = {"python": platform.python_version(), "ttt": ttt.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "-"
-    return found
+    packages = {name: version or "-" for name, version in package_versions(PACKAGES).items()}
+    return {"python": platform.python_version(), "ttt": ttt.__version__, **packages}
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether tracked files were changed, of the code that runs; {} outside a git checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        call = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10)
-        return call.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(changed.splitlines())}
-    except (OSError, subprocess.SubprocessError):
-        return {}
+    """Commit of the code that runs, and how many tracked files were changed; {} outside a git checkout."""
+    state = provenance.git_state()
+    return {} if state is None else {"commit": state.commit, "changed_files": state.changed_files}
 
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads and, where there is one, the GPU; no machine names."""
-    found: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count() or 0, "system": platform.system()}
+    about: dict[str, Any] = {"processor": cpu_model(), "cores": os.cpu_count() or 0, "system": platform.system()}
     torch = sys.modules.get("torch")
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
+        about["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name(0)
-    return found
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+            about["gpu"] = torch.cuda.get_device_name(0)
+    return about
 
 
 def _check(card: Any, place: str) -> None:

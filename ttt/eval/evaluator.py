@@ -10,7 +10,6 @@ Letters: ``F`` audio frames, ``Q`` codebooks, ``S`` wav samples.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -24,13 +23,15 @@ import numpy as np
 from ttt.data.read.examples import read_records
 from ttt.errors import ConfigError, DataError
 from ttt.eval import samples as samples_of
-from ttt.eval.cards import plain, value_to_json
+from ttt.eval.cards import value_to_json
 from ttt.eval.intervals import bootstrap
 from ttt.eval.keys import key_prefix
 from ttt.eval.metrics import metric_id, rests_on
 from ttt.eval.recordings import Recordings
 from ttt.eval.sounds import Comparison, compare, prompt_codes
 from ttt.interfaces import Codec, Judge, Metric, Normalizer, SpeakerEncoder
+from ttt.io.atomic import write_json_lines
+from ttt.io.json_output import plain
 from ttt.registry import name_of
 from ttt.registry.families import METRIC
 from ttt.types import AudioCodes, Example, Waveform
@@ -447,15 +448,13 @@ def _write_items(
     files: Mapping[int, Mapping[str, str]],
 ) -> None:  # fmt: skip
     """Every item with its texts, statistics and own scores; complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as lines:
-        for i, ((example, record), row, mine) in enumerate(zip(pairs, rows, statistics)):
-            item = {k: v for k, v in row.items() if k not in ("normalize", "distractors", "forced")}
-            item["calls"] = dict(record.calls)
-            item |= {"kind": example.meta.get("kind", ""), "stopped": record.stopped, "n_tokens": record.n_tokens}
-            item["scores"] = {name: metrics[example.task][name].total(s) for name, s in mine.items()}
-            item["statistics"] = dict(mine)
-            item |= files.get(i, {})
-            lines.write(json.dumps(plain(item), ensure_ascii=False) + "\n")
-    temporary.replace(path)
+
+    def item_of(i: int, example: Example, record: Generated, own: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        item = {k: v for k, v in rows[i].items() if k not in ("normalize", "distractors", "forced")}
+        item["calls"] = dict(record.calls)
+        item |= {"kind": example.meta.get("kind", ""), "stopped": record.stopped, "n_tokens": record.n_tokens}
+        item["scores"] = {name: metrics[example.task][name].total(s) for name, s in own.items()}
+        item["statistics"] = dict(own)
+        return plain({**item, **files.get(i, {})})
+
+    write_json_lines(path, (item_of(i, *pair, own) for i, (pair, own) in enumerate(zip(pairs, statistics, strict=True))))

@@ -6,7 +6,6 @@ speech, ``codec/floor_wer`` what it gets wrong once a perfect model's codes are 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,14 @@ import numpy as np
 from ttt.audio.wav import read
 from ttt.data.manifest import Utterance, read_manifest, wav_path
 from ttt.errors import DataError
-from ttt.eval.cards import check_entry, plain, value_to_json, write_json
+from ttt.eval.cards import check_entry, value_to_json
 from ttt.eval.intervals import bootstrap
 from ttt.eval.keys import key_prefix
 from ttt.eval.metrics import JudgedWer, word_edits
 from ttt.interfaces import Codec, Judge, Normalizer
+from ttt.io.atomic import write_json, write_json_lines
+from ttt.io.json_input import read_json
+from ttt.io.json_output import plain
 from ttt.registry import name_of
 from ttt.types import Waveform
 
@@ -91,11 +93,7 @@ def measure_floor(
         }
     )  # fmt: skip
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    items = out.with_name(f"{out.stem}.items.jsonl")
-    temporary = items.with_name(f".{items.name}.tmp")
-    temporary.write_text("".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(items)
+    write_json_lines(out.with_name(f"{out.stem}.items.jsonl"), map(plain, rows))
     write_json(out, result)
     for key, value in result["values"].items():
         log.info("floor: %s %.4f [%.4f, %.4f] n=%d", key, value["value"], value["low"], value["high"], value["n"])
@@ -105,13 +103,8 @@ def measure_floor(
 def read_floor(path: str | Path) -> dict[str, Any]:
     """Read what `measure_floor` wrote, with checks."""
     path = Path(path)
-    try:
-        floor = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; run 'ttt floor' first") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; run 'ttt floor' again") from error
-    if not isinstance(floor, Mapping) or floor.get("format") != FORMAT or not isinstance(floor.get("values"), Mapping):
+    floor = read_json(path, "run 'ttt floor'")
+    if floor.get("format") != FORMAT or not isinstance(floor.get("values"), Mapping):
         raise DataError(f"{path}: not a floor of format {FORMAT!r}; run 'ttt floor' again")
     for key, entry in floor["values"].items():
         check_entry(entry, f"{path}: values[{key!r}]")

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.eval.cards import plain
 from ttt.eval.keys import key_prefix
 from ttt.eval.tables import Row, markdown_table, number
+from ttt.io.json_input import read_json_lines
+from ttt.io.json_output import plain
 
 _MELS_SHOWN = 2  # pictures per task and split inside the report; the rest is linked
 
@@ -75,10 +76,8 @@ def _samples(card_path: Path, out: Path) -> list[str]:
     if not path.is_file():
         return []
     groups: dict[str, list[dict[str, Any]]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            item = json.loads(line)
-            groups.setdefault(key_prefix(item["split"]) + item["task"], []).append(item)
+    for _, item in read_json_lines(path, "run 'ttt score' again"):
+        groups.setdefault(key_prefix(item["split"]) + item["task"], []).append(item)
     everything = f"[{path.name}]({_link(path, out)})"
     page = ["## Samples", "", f"The first answers of each task that speak, not chosen; all items: {everything}.", ""]
     for group, items in groups.items():

@@ -5,7 +5,6 @@ Letters: ``T`` positions, ``M`` mel bands, ``F`` frames.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from ttt.errors import DataError
 from ttt.eval.tables import GridCell, GridColumn, GridRow
+from ttt.io.atomic import file_aside
 from ttt.types import Kind
 
 FrontierPanel = tuple[GridColumn, Sequence[tuple[str, GridCell, GridCell]]]
@@ -22,31 +22,6 @@ TEXT, AUDIO, REST, INK = "#2b6cb0", "#dd6b20", "#718096", "#1a202c"
 _KIND_COLORS = {int(Kind.PAD): "#e2e8f0", int(Kind.TEXT): TEXT, int(Kind.AUDIO): AUDIO}
 _TWIN = "unseen_voice/"
 _MODALITY = {"ar": ("text (ar)", TEXT), "nar": ("audio (nar)", AUDIO)}
-
-
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Records of a ``metrics.jsonl``: flat objects with ``step``; nested objects are joined by '/'.
-
-    The last line may be half written (a run that goes on); any other broken line is an error.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such training log; it is written by 'ttt train'")
-    records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
-        if not isinstance(record, Mapping):
-            raise DataError(f"{path}:{number}: expected an object, got {type(record).__name__}")
-        records.append(_flat(record))
-    return records
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -328,11 +303,8 @@ def write_png(figure: Any, out: str | Path) -> bool:
     """Write it, whole or not at all; always True."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    FigureCanvasAgg(figure).print_png(str(temporary), metadata={"Software": None})
-    temporary.replace(out)
+    with file_aside(out) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary), metadata={"Software": None})
     return True
 
 
@@ -346,13 +318,3 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     hi = np.minimum(np.arange(len(values)) + half + 1, len(values))
     number = counts[hi] - counts[lo]
     return np.where(number > 0, (sums[hi] - sums[lo]) / np.maximum(number, 1), np.nan)
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}/")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

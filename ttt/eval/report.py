@@ -15,11 +15,13 @@ import numpy as np
 
 from ttt.errors import DataError
 from ttt.eval import plots
-from ttt.eval.cards import read_card, write_json
+from ttt.eval.cards import read_card
 from ttt.eval.floor import read_floor
 from ttt.eval.keys import key_prefix
 from ttt.eval.page import markdown_page
 from ttt.eval.tables import Row, text_table
+from ttt.io.atomic import write_json, write_text
+from ttt.io.metrics_log import read_metrics
 
 FORMAT = "ttt-report-1"
 _FLOOR_NAMES = {
@@ -62,7 +64,7 @@ def build_report(
     log_path = (
         Path(log) if log is not None else min(run.glob("**/metrics.jsonl"), key=lambda p: len(p.parts), default=None)
     )
-    records = plots.read_log(log_path) if log_path is not None else []
+    records = read_metrics(log_path) if log_path is not None else []
     values = _values(read, measured)
     title = title or f"{run.resolve().parent.name}/{run.resolve().name}"
     alert = "; ".join(dict.fromkeys(c["limited"] for _, c in read if c["limited"]))
@@ -82,9 +84,7 @@ def build_report(
     }  # fmt: skip
     write_json(out / "report.json", {**values, "about": about})
     page = markdown_page(title, alert, read, tables, measured, pictures, out, notes)
-    temporary = out / ".report.md.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out / "report.md")
+    write_text(out / "report.md", page)
     (out / "report").mkdir(exist_ok=True)
     (out / "report" / "table.txt").write_text(text + "\n", encoding="utf-8")
     return text

@@ -6,7 +6,6 @@ Letters: ``F`` audio frames, ``Q`` codebooks, ``M`` mel bands, ``S`` wav samples
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from ttt.eval.keys import key_prefix
 from ttt.interfaces import Codec
+from ttt.io.names import file_name
 from ttt.types import AudioCodes, Example, Waveform
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def write_samples(
     files: dict[int, dict[str, str]] = {}
     for i, wave in waves.items():
         example, row = examples[i], rows[i]
-        base = Path("samples") / _safe(row["split"] or "all") / _safe(row["task"]) / _safe(example.uid)
+        base = Path("samples") / file_name(row["split"] or "all") / file_name(row["task"]) / file_name(example.uid)
         if not len(wave.samples):
             log.warning("%s: codec %s made no sound of its codes", example.uid, codec.codec_id)
             continue
@@ -110,7 +110,3 @@ def log_to_tensorboard(
             writer.add_image(tag, imread(out / made["png"])[..., :3], step, dataformats="HWC")
             texts = {k: row[k] for k in ("uid", "text_ref", "text", "speech_ref", "judged_text") if row[k] is not None}
             writer.add_text(tag, "  \n".join(f"{k}: {v}" for k, v in texts.items()), step)
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name) or "_"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ttt.inspection.attention import KINDS
+from ttt.io.atomic import file_aside
 
 COLOURS = {"prompt": "#718096", "text": "#2b6cb0", "audio": "#dd6b20", "mask": "#805ad5"}
 _UNSEEN, _INK = "#e2e8f0", "#1a202c"
@@ -29,14 +30,12 @@ def pixels(figure: Any) -> np.ndarray:
 
 
 def save_pixels(image: np.ndarray, out: str | Path) -> None:
-    """Write what `pixels` gave as a PNG, under a temporary name first (drawing takes long, so it is done once)."""
+    """Write what `pixels` gave as a PNG (drawing takes long, so it is done once)."""
     from matplotlib.image import imsave
 
-    out = Path(out)
-    temporary = out.with_name(f".{out.name}.tmp")
-    nothing: dict[str, Any] = {"Software": None}  # no version in the file: the same picture is the same bytes
-    imsave(temporary, image, format="png", metadata=nothing)
-    temporary.replace(out)
+    no_version: dict[str, Any] = {"Software": None}  # so that the same picture is the same bytes
+    with file_aside(out) as temporary:
+        imsave(temporary, image, format="png", metadata=no_version)
 
 
 def map_figure(maps: np.ndarray, allowed: np.ndarray, kinds: np.ndarray, names: Sequence[str], title: str = "") -> Any:

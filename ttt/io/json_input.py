@@ -15,7 +15,7 @@ def parse_json(text: str | bytes, where: str, mend: str = "mend or drop the line
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise error(f"{where}{_line(fault)}: {reason(fault)}; {mend}") from fault
+        raise error(f"{where}: {reason(fault)}; {mend}") from fault
 
 
 def read_json(path: str | Path, mend: str, kind: type | None = dict, error: type[TttError] = DataError) -> Any:
@@ -80,4 +80,4 @@ def reason(fault: Exception) -> str:
 
 
 def _line(fault: Exception) -> str:
-    return f":{fault.lineno}" if isinstance(fault, json.JSONDecodeError) and fault.doc.count("\n", 0, -1) else ""
+    return f":{fault.lineno}" if isinstance(fault, json.JSONDecodeError) else ""

@@ -19,7 +19,7 @@ from ttt.io.json_input import read_json_lines
 
 log = logging.getLogger(__name__)
 
-FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:

@@ -6,11 +6,39 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ttt
+
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "numpy", "torchaudio", "soundfile", "omegaconf", "deepspeed",
+)  # fmt: skip
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Everything, as the ``env.json`` of a run has it; ``command``: how the program was started."""
+    import torch
+
+    git = git_state()
+    return {
+        "ttt": ttt.__version__,
+        "python": platform.python_version(),
+        "packages": {name: version for name, version in package_versions(PACKAGES).items() if version is not None},
+        "git": None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.changed_files > 0},
+        "command": command,
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cpus": usable_cpus(),
+        "memory_bytes": memory_bytes(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
 
 
 class GitState(NamedTuple):

@@ -23,7 +23,7 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError
 from ttt.eval import cards
 from ttt.io.atomic import write_json, write_text
-from ttt.io.digests import digest_of_json
+from ttt.io.digests import digest_of_json, sha256_digest
 from ttt.io.json_input import read_json
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def inputs_of(config: RunConfig, digests: dict[str, str], decode_only: bool = Fa
         if not Path(name).exists():
             raise DataError(f"{key}: {name} is missing; make it first (run.sh of the corpus says which stage does)")
         if name not in digests:
-            digests[name] = cards.digest(name)
+            digests[name] = sha256_digest(name)
         inputs[key] = {"path": name, "digest": digests[name]}
     return inputs
 
@@ -193,8 +193,8 @@ def training_of(folder: Path) -> dict[str, Any]:
     state = read_state(checkpoint)
     about: dict[str, Any] = {"updates": state.step, "tokens": state.tokens, "seconds": round(state.elapsed_s, 2)}
     try:
-        env = json.loads((checkpoint / "env.json").read_text(encoding="utf-8"))
+        env = read_json(checkpoint / "env.json", "the machine of the training stays unknown")
         about["hardware"] = {k: env.get(k) for k in ("cpu", "cpus", "gpus", "threads", "world_size")}
-    except (OSError, json.JSONDecodeError) as error:
-        log.warning("%s: machine of the training unknown: %s", checkpoint, error)
+    except DataError as error:
+        log.warning("%s", error)
     return about

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ttt.eval.keys import key_prefix
+from ttt.io.digests import hash64
 from ttt.likelihood.draws import Draws, estimate, patterns
 from ttt.likelihood.factors import factorise
 from ttt.likelihood.scoring import MODALITIES, chain_nll, masked_nll
@@ -100,4 +100,4 @@ def likelihoods(
 
 def uid_number(uid: str) -> int:
     """A number that stands for a name in `ttt.rng`."""
-    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest(), "big")
+    return hash64(uid.encode(), "big")

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ttt.errors import DataError
+from ttt.io.atomic import file_aside
 from ttt.masks.library import run_offsets
 from ttt.masks.materialize import dense
 from ttt.types import Kind, Layout
@@ -60,9 +61,8 @@ def mask_png(rule: Any, layout: Layout, out: str | Path, row: int = 0, title: st
         raise DataError(f"{out}: no folder {out.parent} to write the picture to")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    temporary = out.with_name(f".{out.name}.tmp")
-    FigureCanvasAgg(mask_figure(rule, layout, row, title)).print_png(str(temporary), metadata={"Software": None})
-    temporary.replace(out)
+    with file_aside(out) as temporary:
+        FigureCanvasAgg(mask_figure(rule, layout, row, title)).print_png(str(temporary), metadata={"Software": None})
 
 
 def mask_figure(rule: Any, layout: Layout, row: int = 0, title: str = "") -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ttt.config.schema import LoraSection, ModelSection
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError, suggest
+from ttt.io.json_input import read_json
 from ttt.model.backbone import bitsandbytes, build_backbone, load_hf
 from ttt.model.folder import own_tokens
 from ttt.model.lm import SpeechTextLM
@@ -110,11 +111,11 @@ def is_adapter(folder: str | Path) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """``adapter.json``.  Raises `CheckpointError`."""
+    record = read_json(folder / RECORD, "name an adapter folder, or copy it again", error=CheckpointError)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         LoraSection(**{k: record[k] for k in asdict(LoraSection())})
         return {**record, "base": str(record["base"]), "first_new": int(record["first_new"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / RECORD}: not readable: {type(error).__name__}: {error}") from error
 
 

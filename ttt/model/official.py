@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import CheckpointError, ConfigError, DataError, suggest
+from ttt.io.atomic import folder_aside
+from ttt.io.json_input import read_json
 from ttt.model.backbone import check_folder
 from ttt.model.shape import expected_weights
 from ttt.text.tokenizer import TextTokenizer
@@ -110,11 +112,7 @@ def spelled_for_transformers_4(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json``.  Raises `CheckpointError`."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return dict(found)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: not readable: {error}") from error
+    return read_json(folder / "config.json", "name a model folder, or copy it again", error=CheckpointError)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -122,10 +120,11 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not readable: {error}") from error
+    mend = "copy the folder again"
+    weight_map = read_json(index, mend, error=CheckpointError).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: lists no weights (no object 'weight_map'); {mend}")
+    names = sorted(set(weight_map.values()))
     for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{index}: lists {name}, which is not there; copy the folder again")
@@ -168,7 +167,7 @@ def check_weights(folder: Path) -> None:
 def copy_weights(source: Path, out: Path, dtype: str = "") -> None:
     """Copy the safetensors, and their index, byte by byte; with ``dtype`` shard by shard through memory."""
     index = source / INDEX
-    record = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else None
+    record = read_json(index, "copy the folder again", error=CheckpointError) if index.is_file() else None
     size = 0
     for path in weight_files(source):
         if not dtype:
@@ -194,16 +193,8 @@ def written_aside(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside ``out`` to write to; it takes its place when the block ends well, and is gone when it does not."""
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise ConfigError(f"{out}: is there already; name another folder, or give --overwrite")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with folder_aside(out) as partial:
         yield partial
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _qwen2(config: Mapping[str, Any], folder: Path) -> None:

@@ -5,7 +5,6 @@ A plug-in that fails to import stops the run: a run without the plug-in it asked
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ttt.errors import RegistryError, TttError
+from ttt.io.digests import digest_of_bytes
 
 ENTRY_POINT_GROUP = "ttt.plugins"
 _installed_loaded = False
@@ -54,7 +54,7 @@ def load_plugins(items: Iterable[str], base: Path | None = None) -> list[str]:
 
 
 def _import_file(path: Path) -> None:
-    name = f"ttt_plugin_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    name = f"ttt_plugin_{path.stem}_{digest_of_bytes(str(path).encode(), 4)}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

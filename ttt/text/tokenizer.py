@@ -7,13 +7,13 @@ transformers loads the tokenizer.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from ttt.errors import ConfigError, DataError
+from ttt.io.digests import digest_of_bytes
 from ttt.text.forms import BASE_SPECIALS, DEFAULT_FORM, form_named, recognise
 from ttt.text.template import NO_THOUGHT, Template
 from ttt.text.vocab import Vocabulary, derive
@@ -109,7 +109,7 @@ class TextTokenizer:
     @cached_property
     def digest(self) -> str:
         """Short digest of everything that decides ids: two tokenizers with one digest give the same ids."""
-        return hashlib.blake2b(self.backend.to_str().encode(), digest_size=8).hexdigest()
+        return digest_of_bytes(self.backend.to_str().encode())
 
     def encode(self, text: str) -> list[int]:
         """Ids of one piece of text; special tokens spelled in it become their ids."""

@@ -5,7 +5,6 @@ What the forms of `ttt.text.forms` have in common: text, then codes in one range
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import DataError, suggest
+from ttt.io.digests import digest_of_json
+from ttt.io.json_input import read_json
 from ttt.text.forms import ABSENT, DEFAULT_FORM, FORMS, Form, TokenId, recognise
 from ttt.types import CodeSpace
 
@@ -161,7 +162,7 @@ class Vocabulary:
         for name, default in (("form", DEFAULT_FORM), ("text_open_id", ABSENT), ("text_close_id", ABSENT)):
             if layout[name] == default:
                 del layout[name]
-        return hashlib.blake2b(json.dumps(layout, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return digest_of_json(layout)
 
     def summary(self) -> dict[str, Any]:
         """The layout under the names that other toolkits' ``vocab.json`` use."""
@@ -177,16 +178,14 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
         """Read what `save` wrote.  Raises `DataError` when the summary or the digest contradicts the fields."""
+        if not path.is_file():
+            raise DataError(f"{path}: no vocabulary here; make it with 'ttt tokenizer' or name another folder")
+        raw = read_json(path, "not a vocabulary file; make it with 'ttt tokenizer'")
         try:
-            raw = json.loads(path.read_text())
             names = {f.name for f in fields(cls)}
             derived = {k: raw.pop(k) for k in list(raw) if k not in names}
             vocab = cls(**raw)
-        except FileNotFoundError:
-            raise DataError(
-                f"{path}: no vocabulary here; make it with 'ttt tokenizer' or name another folder"
-            ) from None
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except TypeError as error:
             raise DataError(f"{path}: not a vocabulary file: {error}") from error
         expected = {**vocab.summary(), "digest": vocab.digest}
         for name, value in derived.items():
@@ -202,10 +201,9 @@ class Vocabulary:
     def is_saved(path: Path) -> bool:
         """Is this a file of `save` (and not the token table of a Hugging Face tokenizer, which has the same name)?"""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return {"code_start", "digest"} <= set(read_json(path, ""))
+        except DataError:
             return False
-        return isinstance(raw, dict) and {"code_start", "digest"} <= set(raw)
 
 
 def derive(

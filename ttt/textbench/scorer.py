@@ -6,8 +6,6 @@ uses it as it is.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections import Counter
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttt.errors import ConfigError, DataError, suggest
+from ttt.io.digests import digest_of_json
 from ttt.likelihood import Draws
 from ttt.textbench.bound import bound_scores
 from ttt.textbench.chain import Scored, chain_scores
@@ -178,9 +177,9 @@ class TextScorer:
         seen: Counter[str] = Counter()
         asks = []
         for context, how in requests:
-            key = hashlib.blake2b(json.dumps([context, dict(how)], sort_keys=True, default=str).encode(), digest_size=8)
-            asks.append(self._ask(context, how, f"{key.hexdigest()}/{seen[key.hexdigest()]}"))
-            seen[key.hexdigest()] += 1
+            key = digest_of_json([context, dict(how)], default=str)
+            asks.append(self._ask(context, how, f"{key}/{seen[key]}"))
+            seen[key] += 1
         out = [""] * len(asks)
         training = self.model.training
         self.model.eval()

@@ -7,8 +7,6 @@ not exist.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.errors import CheckpointError, TttError
+from ttt.io.atomic import is_disk_full, sync_path
+from ttt.io.digests import digest_of_file
+from ttt.io.json_input import read_json
 from ttt.train.engines.ranks import PeerFailedError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MARKER = "COMPLETE"
+DIGEST_BYTES = 16
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -116,12 +118,9 @@ def load_checkpoint(folder: Path, engine: Engine, vocab_digest: str = "") -> Tra
 
 def read_state(folder: Path) -> TrainState:
     """``state.json`` of a checkpoint."""
-    try:
-        raw = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        known = {f.name for f in fields(TrainState)}
-        return TrainState(**{k: v for k, v in raw.items() if k in known})
-    except (OSError, json.JSONDecodeError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'}: not readable: {error}; {_advice(folder)}") from error
+    raw = read_json(folder / "state.json", _advice(folder), error=CheckpointError)
+    known = {f.name for f in fields(TrainState)}
+    return TrainState(**{k: v for k, v in raw.items() if k in known})
 
 
 def complete_checkpoints(root: str | Path) -> list[Path]:
@@ -147,12 +146,11 @@ def remove_leftovers(root: Path) -> None:
 def verify(folder: Path) -> None:
     """Compare every file with ``COMPLETE``: its size, then its digest.  Raises `CheckpointError` naming the file."""
     marker = folder / MARKER
-    try:
-        listed = json.loads(marker.read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no {MARKER} file: it was not written to the end; {_advice(folder)}") from None
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{marker}: not readable; {_advice(folder)}") from error
+    if not marker.is_file():
+        raise CheckpointError(f"{folder}: no {MARKER} file: it was not written to the end; {_advice(folder)}")
+    listed = read_json(marker, _advice(folder), error=CheckpointError).get("files")
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{marker}: lists no files; {_advice(folder)}")
     for name, entry in listed.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
@@ -163,7 +161,7 @@ def verify(folder: Path) -> None:
                 f"{folder}: file {name} is {size} bytes, {MARKER} says {entry['bytes']}; {_advice(folder)}"
             )
     for name, entry in listed.items():
-        if digest_of(folder / name) != entry["blake2b"]:
+        if digest_of_file(folder / name, DIGEST_BYTES) != entry["blake2b"]:
             raise CheckpointError(
                 f"{folder}: file {name} has other contents than when it was written (its digest differs from "
                 f"{MARKER}); {_advice(folder)}"
@@ -181,38 +179,19 @@ def check_model_folder(folder: Path, vocab_digest: str = "") -> None:
     if not vocab_digest:
         return
     path = folder / "vocab.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["digest"]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        reason = type(error).__name__
-        raise CheckpointError(f"{path}: no vocabulary digest here ({reason}); is this a model folder?") from error
-    if found != vocab_digest:
+    stored = read_json(path, "is this a model folder?", error=CheckpointError).get("digest")
+    if not isinstance(stored, str):
+        raise CheckpointError(f"{path}: no vocabulary digest here; is this a model folder?")
+    if stored != vocab_digest:
         raise CheckpointError(
-            f"{path}: the weights were trained with vocabulary {found}, this run has {vocab_digest}; "
+            f"{path}: the weights were trained with vocabulary {stored}, this run has {vocab_digest}; "
             "use the tokenizer folder they were trained with (data.tokenizer)"
         )
 
 
-def digest_of(path: Path) -> str:
-    """BLAKE2b of a file's bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as data:
-        while block := data.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Does this error, however wrapped, mean that there is no room?"""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # safetensors reports the operating system's error as text only.
-    return "No space left on device" in str(error) or f"os error {errno.ENOSPC})" in str(error)
-
-
 def _entry(path: Path) -> dict[str, int | str]:
-    _sync(path)
-    return {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
+    sync_path(path)
+    return {"bytes": path.stat().st_size, "blake2b": digest_of_file(path, DIGEST_BYTES)}
 
 
 def _publish(partial: Path, target: Path, step: int, known: Mapping[str, Mapping[str, int | str]]) -> None:
@@ -220,19 +199,11 @@ def _publish(partial: Path, target: Path, step: int, known: Mapping[str, Mapping
     files = {name: known[name] if name in known else _entry(partial / name) for name in sorted(here | set(known))}
     marker = partial / MARKER
     marker.write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=1) + "\n", encoding="utf-8")
-    _sync(marker)
+    sync_path(marker)
     if target.exists():  # without a marker: it does not exist
         shutil.rmtree(target)
     os.rename(partial, target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_path(target.parent)
 
 
 def _advice(folder: Path) -> str:

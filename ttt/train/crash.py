@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttt.errors import DataError
 from ttt.interfaces import Objective
+from ttt.io.json_input import read_json
 from ttt.rng import derive_seed
 from ttt.train.step import draw_plan, micro_batch_number, name_examples
 from ttt.types import CodeSpace, Kind, PackedBatch, Plan
@@ -102,10 +103,7 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
     """What `save_crash` wrote.  Raises `DataError` when there is nothing of this rank."""
     from safetensors.torch import load_file
 
-    try:
-        record = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{folder}/rank-{rank}.json: not readable: {error}") from error
+    record = read_json(folder / f"rank-{rank}.json", "name a folder crash-N of a run")
     path = folder / f"rank-{rank}.safetensors"
     tensors = load_file(path) if path.is_file() else {}
     names = {f.name for f in fields(PackedBatch)}

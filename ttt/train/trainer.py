@@ -27,7 +27,8 @@ from ttt.config.record import command_line
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
-from ttt.train import environment
+from ttt.io import atomic, provenance
+from ttt.train import run_folder
 from ttt.train.checkpoint import (
     TrainState,
     latest_complete,
@@ -150,7 +151,7 @@ class Trainer:
             try:
                 with self.engine.ranks.all_or_none():
                     if main:
-                        stack.enter_context(environment.hold(self.folder))
+                        stack.enter_context(run_folder.hold(self.folder))
                         self._prepare_folder()
                 stack.enter_context(self._listening())
                 self._resume()
@@ -286,16 +287,16 @@ class Trainer:
                 "run.overwrite=true starts over, another run.dir keeps both"
             )
         identity = {"data_digest": self.state.data_digest, "vocab_digest": self.state.vocab_digest}
-        for change in environment.check_same_run(self.folder, self._config_yaml, identity):
+        for change in run_folder.check_same_run(self.folder, self._config_yaml, identity):
             log.info("%s: the run goes on with %s", self.folder, change)
-            if change.startswith("train.steps:"):
+            if change.key == "train.steps":
                 log.warning("train.steps changed: the learning rate follows the new length from here on")
         remove_leftovers(self.checkpoints)
         self.checkpoints.mkdir(exist_ok=True)
-        self._environment = json.dumps(environment.collect(), indent=1) + "\n"
-        environment.write_whole(self.folder / "data.json", json.dumps(identity, indent=1) + "\n")
-        environment.write_whole(self.folder / "env.json", self._environment)
-        environment.write_whole(self.folder / "config.yaml", self._config_yaml)
+        self._environment = json.dumps(provenance.environment(command_line()), indent=1) + "\n"
+        atomic.write_json(self.folder / "data.json", identity)
+        atomic.write_text(self.folder / "env.json", self._environment)
+        atomic.write_text(self.folder / "config.yaml", self._config_yaml)
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}  {command_line()}\n")
 

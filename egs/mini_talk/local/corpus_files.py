@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ttt.data.manifest import Utterance, write_jsonl, write_manifest
+from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import DataError
+from ttt.io.atomic import folder_aside, write_json_lines
 
 REPORT = "corpus.json"
 
@@ -38,21 +37,14 @@ def made_aside(out: Path, overwrite: bool) -> Iterator[Path]:
             raise DataError(f"{out}: exists and is not empty: choose another --out, or pass --overwrite")
         if not (out / REPORT).is_file():
             raise DataError(f"{out}: no {REPORT} there, so --overwrite leaves it alone: choose another --out")
-    building = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    building.mkdir(parents=True)
-    try:
+    with folder_aside(out) as building:
         yield building
-        if out.exists():
-            shutil.rmtree(out)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def write_split(folder: Path, split: str, utterances: Iterable[Utterance], items: Iterable[Mapping[str, Any]]) -> None:
     """``SPLIT.jsonl`` and ``SPLIT.items.jsonl``."""
     write_manifest(folder / f"{split}.jsonl", utterances)
-    write_jsonl(folder / f"{split}.items.jsonl", items)
+    write_json_lines(folder / f"{split}.items.jsonl", items)
 
 
 def digest(folder: Path, splits: Sequence[str], more: Iterable[str] = ()) -> str:

@@ -23,6 +23,8 @@ from typing import Any
 
 import grammar
 
+from ttt.io.atomic import write_json_lines
+
 TEXT_ONLY = ("legs", "minus", "before")
 READ = "read aloud {}"
 GUARD = {"dev": 40, "test": 200}  # questions of TEXT_ONLY that are asked
@@ -103,12 +105,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=700, help="text-only questions per family")
     given = parser.parse_args()
     for folder, splits in plan(given.corpus, given.seed, given.most).items():
-        (given.out / folder).mkdir(parents=True, exist_ok=True)
         for split, items in splits.items():
             path = given.out / folder / f"{split}.items.jsonl"
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text("".join(json.dumps(i) + "\n" for i in items), encoding="utf-8")
-            temporary.replace(path)
+            write_json_lines(path, items, ensure_ascii=True)
             print(f"{path}: {len(items)}")
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ttt.audio.wav import write
 from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import DataError, TttError
 from ttt.interfaces import Codec, StreamDecoder
+from ttt.io.atomic import folder_aside
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
@@ -98,25 +98,22 @@ def make(out: Path, seed: int, items: int) -> None:
     """Write the corpus to ``out``, complete or not at all."""
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: not empty; remove it to make the corpus again")
-    temporary = out.with_name(out.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     rng, codec = random.Random(seed), Chords()
-    for split, count in (("train", items), ("dev", 24), ("test", 24)):
-        utterances, lines = [], []
-        for number in range(count):
-            uid = f"{split}-{number:04d}"
-            (wave,) = codec.decode([AudioCodes(melody(rng), codec.frame_rate_hz, codec.codec_id)])
-            path = temporary / "wav" / f"{uid}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, wave)
-            seconds = round(wave.duration_s, 4)
-            utterances.append(Utterance(uid, f"wav/{uid}.wav", "(melody)", seconds, "out", split, {}))
-            lines.append({"id": uid, "task": "continuation", "split": split, "kind": "melody", "output": uid})
-        write_manifest(temporary / f"{split}.jsonl", utterances)
-        (temporary / f"{split}.items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (temporary / "corpus.json").write_text(json.dumps({"corpus": "chords", "seed": seed, "items": items}) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with folder_aside(out) as work:
+        for split, count in (("train", items), ("dev", 24), ("test", 24)):
+            utterances, lines = [], []
+            for number in range(count):
+                uid = f"{split}-{number:04d}"
+                (wave,) = codec.decode([AudioCodes(melody(rng), codec.frame_rate_hz, codec.codec_id)])
+                path = work / "wav" / f"{uid}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path, wave)
+                seconds = round(wave.duration_s, 4)
+                utterances.append(Utterance(uid, f"wav/{uid}.wav", "(melody)", seconds, "out", split, {}))
+                lines.append({"id": uid, "task": "continuation", "split": split, "kind": "melody", "output": uid})
+            write_manifest(work / f"{split}.jsonl", utterances)
+            (work / f"{split}.items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (work / "corpus.json").write_text(json.dumps({"corpus": "chords", "seed": seed, "items": items}) + "\n")
 
 
 def main() -> int:

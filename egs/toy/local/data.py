@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ttt.audio.codecs import Toy
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import DataError, TttError
+from ttt.io.atomic import folder_aside
 from ttt.types import AudioCodes
 
 FRAMES_PER_WORD = 3
@@ -47,31 +47,28 @@ def make(out: Path, seed: int, items: int) -> None:
     """Write the corpus to ``out``, complete or not at all."""
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: not empty; remove it to make the corpus again")
-    temporary = out.with_name(out.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     rng = random.Random(seed)
     seen: set[tuple[int, ...]] = set()
-    for split, count in (("train", items), ("dev", 24), ("test", 30)):
-        utterances: dict[str, Utterance] = {}
-        lines = []
-        for number in range(count):
-            while (row := tuple(rng.choices(range(WORDS), k=rng.randint(2, 4)))) in seen and split != "train":
-                pass
-            seen.add(row)
-            task = ("asr", "tts", "qa")[number % 3]
-            answer = row[::-1] if task == "qa" else row
-            spoken = [_say(temporary, utterances, split, text) for text in (row, answer)]
-            lines.append(
-                {"id": f"{split}-{task}-{number:04d}", "task": task, "split": split, "kind": "tones",
-                 "input": None if task == "tts" else spoken[0], "output": spoken[1],
-                 "text_in": _text(row), "text_out": _text(answer),
-                 "answer_key": _text(answer) if task == "qa" else ""}
-            )  # fmt: skip
-        write_manifest(temporary / f"{split}.jsonl", list(utterances.values()))
-        (temporary / f"{split}.items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (temporary / "corpus.json").write_text(json.dumps({"corpus": "toy", "seed": seed, "items": items}) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with folder_aside(out) as work:
+        for split, count in (("train", items), ("dev", 24), ("test", 30)):
+            utterances: dict[str, Utterance] = {}
+            lines = []
+            for number in range(count):
+                while (row := tuple(rng.choices(range(WORDS), k=rng.randint(2, 4)))) in seen and split != "train":
+                    pass
+                seen.add(row)
+                task = ("asr", "tts", "qa")[number % 3]
+                answer = row[::-1] if task == "qa" else row
+                spoken = [_say(work, utterances, split, text) for text in (row, answer)]
+                lines.append(
+                    {"id": f"{split}-{task}-{number:04d}", "task": task, "split": split, "kind": "tones",
+                     "input": None if task == "tts" else spoken[0], "output": spoken[1],
+                     "text_in": _text(row), "text_out": _text(answer),
+                     "answer_key": _text(answer) if task == "qa" else ""}
+                )  # fmt: skip
+            write_manifest(work / f"{split}.jsonl", list(utterances.values()))
+            (work / f"{split}.items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (work / "corpus.json").write_text(json.dumps({"corpus": "toy", "seed": seed, "items": items}) + "\n")
 
 
 def _text(row: tuple[int, ...]) -> str:

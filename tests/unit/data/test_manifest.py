@@ -83,7 +83,7 @@ def test_bad_field_names_file_and_line(manifest, changes, expected):
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("{oops", ":3: not a JSON line"), ("", ":3: not a JSON line"), ("[1]", ":3: expected a JSON object, got list")],
+    [("{oops", ":3: not JSON"), ("", ":3: not JSON"), ("[1]", ":3: expected a JSON object, got list")],
 )
 def test_bad_json_names_file_and_line(manifest, line, expected):
     manifest.write_text(manifest.read_text() + line + "\n")

@@ -155,14 +155,14 @@ def test_two_processes_write_the_same_bytes(folder, tmp_path):
 
 
 def test_the_bytes_do_not_depend_on_the_place(folder, tmp_path):
-    from ttt.eval.cards import digest
+    from ttt.io.digests import sha256_digest
 
     found = []
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "a.jsonl").write_bytes((folder / "a.jsonl").read_bytes())
         pack(sources_of(tmp_path / place / "a.jsonl"), tmp_path / place / "store", Settings(str(folder / "tok")))
-        found.append(digest(tmp_path / place / "store"))
+        found.append(sha256_digest(tmp_path / place / "store"))
     assert found[0] == found[1]
 
 

@@ -156,7 +156,7 @@ def test_damage_is_named(tmp_path, streams):
     with pytest.raises(DataError, match="format 99, this version reads 1"):
         Store(folder)
     (folder / "store.json").write_text("{")
-    with pytest.raises(DataError, match=r"store\.json: not a store's manifest"):
+    with pytest.raises(DataError, match=r"store\.json:1: not JSON"):
         Store(folder)
 
 

@@ -484,13 +484,13 @@ def test_broken_runs_are_named(world, tmp_path, capsys, settings, fault):
 
 def test_mendable_errors(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 2
-    assert "metrics.jsonl: missing" in capsys.readouterr().err
+    assert "metrics.jsonl: no such training log" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n{"step": 2, "tra')
     assert main(["doctor", str(tmp_path)]) == 2
     assert "no config.yaml here" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     assert main(["doctor", str(tmp_path)]) == 2
-    assert "metrics.jsonl:2: not a line of a training log" in capsys.readouterr().err
+    assert "metrics.jsonl:2: not JSON: Expecting value (column 1); not a line of a training log" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
     assert main(["doctor", str(tmp_path), "--write-bands", str(tmp_path / "b.yaml")]) == 2
     assert "name one with --recipe" in capsys.readouterr().err

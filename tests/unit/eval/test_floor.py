@@ -62,7 +62,7 @@ def test_refusals(fakes, tmp_path):
     write_manifest(tmp_path / "test.jsonl", [Utterance("a", "a.wav", "", 1.0, "f1", "test")])
     with pytest.raises(DataError, match=r"utterance 'a' has no text, which the judge's floor \(.*test.jsonl\) reads"):
         measure_floor([tmp_path / "test.jsonl"], fakes.codec, fakes.judge, Words(), tmp_path / "floor.json")
-    with pytest.raises(DataError, match="run 'ttt floor' first"):
+    with pytest.raises(DataError, match="floor.json: no such file; run 'ttt floor'"):
         read_floor(tmp_path / "floor.json")
     (tmp_path / "floor.json").write_text('{"format": "x"}')
     with pytest.raises(DataError, match="not a floor of format"):

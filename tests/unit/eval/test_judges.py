@@ -127,7 +127,7 @@ def test_texts_longer_than_their_sound_are_counted_and_left_out(caplog):
     [
         (lambda f: (f / "judge.safetensors").unlink(), "judge.safetensors is missing"),
         (lambda f: (f / "judge.safetensors").write_bytes((f / "judge.safetensors").read_bytes()[:-9]), "damaged or cut short"),
-        (lambda f: (f / "judge.json").write_text("no"), "judge.json cannot be read"),
+        (lambda f: (f / "judge.json").write_text("no"), "judge.json:1: not JSON"),
         (lambda f: _edit(f, words=["one"]), "do not fit judge.json"),
         (lambda f: _edit(f, channels="many"), "do not fit judge.json"),
     ],
@@ -139,7 +139,7 @@ def test_bad_folder_is_refused_with_its_name_and_a_mend(fitted, tmp_path, spoil,
     with pytest.raises(CheckpointError) as caught:
         Ctc(path=str(tmp_path / "judge")).load()
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'judge'}: ") and expected in message
+    assert message.startswith(f"{tmp_path / 'judge'}") and expected in message
     assert "ttt judge" in message and "\n" not in message
 
 

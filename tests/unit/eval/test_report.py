@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from ttt.errors import DataError
-from ttt.eval.cards import make_card, write_card, write_json
+from ttt.eval.cards import make_card, write_card
 from ttt.eval.evaluator import score
 from ttt.eval.normalizers import Words
 from ttt.eval.report import build_report
 from ttt.eval.tables import WIDTH, Row, interval, markdown_table, number, text_table
+from ttt.io.atomic import write_json
 
 ENTRY = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 40}
 

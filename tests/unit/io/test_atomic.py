@@ -1,5 +1,6 @@
 """Files and folders are written whole or not at all, and no temporary stays behind."""
 
+import errno
 import json
 import os
 
@@ -108,3 +109,9 @@ def test_json_of_numpy(tmp_path):
 
     atomic.write_json(tmp_path / "a.json", {"a": np.arange(2), "b": np.float32("inf")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [0, 1], "b": None}
+
+
+def test_a_full_disk_is_recognised_through_wrappers():
+    assert atomic.is_disk_full(OSError(errno.ENOSPC, "x")) and atomic.is_disk_full(OSError(errno.EDQUOT, "x"))
+    assert atomic.is_disk_full(RuntimeError('Io Error: IoError(Os { code: 28, message: "No space left on device" })'))
+    assert not atomic.is_disk_full(OSError(errno.EACCES, "x"))

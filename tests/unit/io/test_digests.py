@@ -50,3 +50,12 @@ def test_a_listing_sees_names_and_sizes_only(folder):
 def test_sha256_of_nothing(tmp_path):
     with pytest.raises(DataError, match="none: cannot take its digest"):
         digests.sha256_digest(tmp_path / "none")
+
+
+def test_digest_of_a_folder_depends_on_names_and_contents(tmp_path):
+    for name, text in (("a", "1"), ("b", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(text)
+    before = digests.sha256_digest(tmp_path)
+    (tmp_path / "b" / "x").write_text("3")
+    assert digests.sha256_digest(tmp_path) != before

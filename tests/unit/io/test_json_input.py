@@ -12,7 +12,7 @@ FILES = [
 ]
 FAULTS = [
     (None, "x.json: no such file; make it"),
-    (b"", "x.json: not JSON: Expecting value (column 1); make it"),
+    (b"", "x.json:1: not JSON: Expecting value (column 1); make it"),
     (b'{"a": \n 1,}', "x.json:2: not JSON: "),
     (b"[1]", "x.json: expected an object, got list; make it"),
     (b'{"a": "\xff"}', "x.json: not UTF-8 at byte 7; make it"),

@@ -1,5 +1,6 @@
 """Versions, git state, machine."""
 
+import json
 import subprocess
 
 import torch
@@ -24,6 +25,12 @@ def test_git_state(tmp_path):
     (tmp_path / "a").write_text("2")
     (tmp_path / "untracked").write_text("")
     assert provenance.git_state(tmp_path) == (clean.commit, "main", 1)
+
+
+def test_the_environment_is_plain_json():
+    found = json.loads(json.dumps(provenance.environment("ttt train")))
+    assert found["packages"]["torch"] and "no-such-package" not in found["packages"] and found["command"] == "ttt train"
+    assert found["python"] and found["memory_bytes"] > 0 and found["git"].keys() == {"commit", "branch", "dirty"}
 
 
 def test_machine():

@@ -62,7 +62,7 @@ def test_round_trip_is_bit_equal_tensors_and_config(kind, shard, tmp_path):
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
     read = [json.loads((f / "config.json").read_text()) for f in (source, tmp_path / "back")]
     assert read[0] == read[1]
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_an_imported_folder_is_a_model_and_a_backbone(official, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 
@@ -16,7 +15,6 @@ from ttt.train.checkpoint import (
     TrainState,
     check_model_folder,
     complete_checkpoints,
-    is_disk_full,
     latest_complete,
     load_checkpoint,
     remove_leftovers,
@@ -98,7 +96,7 @@ def test_damage_is_named_with_a_way_out(tmp_path):
     with pytest.raises(CheckpointError, match="optimizer.safetensors is missing"):
         verify(folder)
     (folder / "COMPLETE").write_text('{"files"')
-    with pytest.raises(CheckpointError, match="COMPLETE: not readable"):
+    with pytest.raises(CheckpointError, match="COMPLETE:1: not JSON"):
         verify(folder)
 
 
@@ -122,7 +120,7 @@ def test_another_vocabulary_is_refused(tmp_path):
         load_checkpoint(folder, trained(), "vocab-b")
     (folder / "model/vocab.json").unlink()
     check_model_folder(folder / "model")
-    with pytest.raises(CheckpointError, match="no vocabulary digest here"):
+    with pytest.raises(CheckpointError, match="vocab.json: no such file; is this a model folder"):
         check_model_folder(folder / "model", "vocab-b")
 
 
@@ -154,9 +152,3 @@ def test_marker_lists_every_file(tmp_path):
     listed = json.loads((folder / "COMPLETE").read_text())["files"]
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"COMPLETE"}
     assert set(listed) == found
-
-
-def test_a_full_disk_is_recognised_through_wrappers():
-    assert is_disk_full(OSError(errno.ENOSPC, "x")) and is_disk_full(OSError(errno.EDQUOT, "x"))
-    assert is_disk_full(RuntimeError('Io Error: IoError(Os { code: 28, message: "No space left on device" })'))
-    assert not is_disk_full(OSError(errno.EACCES, "x"))

@@ -91,12 +91,12 @@ def test_values_that_agree_are_welcome(tmp_path):
         ({"fp16": {"enabled": True}}, r"fp16.enabled is True, the recipe has False"),
         ({"optimizer": {"type": "Lamb"}}, r"optimizer.type is 'Lamb', the recipe has 'AdamW' \(train.optimizer\)"),
         ({"optimizer": {"params": {"lr": 1e-4}}}, r"optimizer.params.lr is 0.0001, the recipe has 2e-05 \(train.lr\)"),
-        ({"train_micro_batch_size_per_gpu": 4}, r"is 4, the recipe has 1 \(data.batch_tokens .*write \"auto\"\)"),
-        ({"zero_optimization": {"stage": 3}}, r"zero_optimization.stage is 3, the recipe has train.zero_stage=2"),
-        ({"zero_optimization": {"stage": 0}}, r"zero_optimization.stage is 0, the recipe has train.zero_stage=2"),
+        ({"train_micro_batch_size_per_gpu": 4}, r"is 4, the recipe has 1 \(data.batch_tokens: .*write \"auto\"\)"),
+        ({"zero_optimization": {"stage": 3}}, r"zero_optimization.stage is 3, the recipe has 2 \(train.zero_stage\)"),
+        ({"zero_optimization": {"stage": 0}}, r"zero_optimization.stage is 0, the recipe has 2 \(train.zero_stage\)"),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
-            r"offload_optimizer.device is 'cpu', the recipe has 'nothing' \(train.offload\)",
+            r"offload_optimizer.device is 'cpu', the recipe has 'none' \(train.offload\)",
         ),
         ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, r"offload_param.device"),
         ({"zero_optimization": {"zero_hpz_partition_size": 8}}, r"zero_hpz_partition_size: not supported"),
@@ -131,7 +131,7 @@ def test_a_broken_file_names_its_line(tmp_path):
     path.write_text('{"bf16": {"enabled": "auto"},\n "x": }')
     with pytest.raises(ConfigError, match=r"ds.json:2: not JSON"):
         check_engine(section(deepspeed=str(path)))
-    with pytest.raises(ConfigError, match=r"train.deepspeed: .*none.json: No such file"):
+    with pytest.raises(ConfigError, match=r"none.json: no such file"):
         check_engine(section(deepspeed=str(tmp_path / "none.json")))
 
 

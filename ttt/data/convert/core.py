@@ -25,9 +25,10 @@ from ttt.data.read.examples import codes_array, example_from_json, interleave
 from ttt.data.read.records import RecordError, decode
 from ttt.data.read.tables import parquet
 from ttt.data.read.token_ids import is_ids
-from ttt.data.sources.store import hash_bytes
 from ttt.errors import DataError, suggest
 from ttt.interfaces import Converter
+from ttt.io.atomic import temporary_name
+from ttt.io.digests import hash64
 from ttt.text.forms import TAGS
 from ttt.text.template import IM_END, IM_START
 
@@ -139,7 +140,7 @@ def write_records(records: Iterator[Mapping[str, Any]], out: Path, shard: int = 
 
     ``shard``: records of a file (0: all in ``out``): NAME.0000.jsonl and so on beside ``out``, then NAME.json, the mix of them.
     """
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    work = temporary_name(out)
     keys = array("Q")
     work.mkdir(parents=True)
     try:
@@ -149,7 +150,7 @@ def write_records(records: Iterator[Mapping[str, Any]], out: Path, shard: int = 
                     files.close()
                     name = f"{out.stem}.{number // shard:04d}.jsonl" if shard else out.name
                     lines = files.enter_context((work / name).open("w", encoding="utf-8"))
-                keys.append(hash_bytes(str(record["uid"]).encode()))
+                keys.append(hash64(str(record["uid"]).encode()))
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
         made = sorted(work.iterdir())
         if not keys:

@@ -18,9 +18,10 @@ from ttt.audio.wav import MIN_DURATION_S, write
 from ttt.data.convert.core import Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
 from ttt.data.read.records import RecordError
-from ttt.data.sources.store import hash_bytes
 from ttt.errors import DataError
 from ttt.interfaces import Converter
+from ttt.io.atomic import temporary_name
+from ttt.io.digests import hash64
 from ttt.types import Waveform
 
 
@@ -43,8 +44,7 @@ def write_corpus(
     reading = [t for t in tasks if reads_text is None or t in reads_text]
     least_s, most_s = (float(getattr(converter, f"{name}_duration_s", 0.0)) for name in ("min", "max"))
     out.mkdir(parents=True, exist_ok=True)
-    work = out / f".{split}.{os.getpid()}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
+    work = temporary_name(out / split)
     (work / "wav").mkdir(parents=True)
     report, keys = Report(), array("Q")
 
@@ -64,7 +64,7 @@ def write_corpus(
     try:
         with (work / "m").open("w", encoding="utf-8") as manifest, (work / "i").open("w", encoding="utf-8") as items:
             for utterance in results(converter, path, report, skip_bad=skip_bad, limit=limit, finish=finish):
-                keys.append(hash_bytes(utterance.id.encode()))
+                keys.append(hash64(utterance.id.encode()))
                 report.without_text += not utterance.text
                 manifest.write(json.dumps(asdict(utterance), ensure_ascii=False) + "\n")
                 for task in tasks:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.manifest import write_jsonl
 from ttt.data.read.records import RecordError, decode, raw_records
 from ttt.data.read.records import read_records as read_records  # for callers that know one module only
 from ttt.errors import DataError
+from ttt.io.atomic import write_json_lines
 from ttt.types import Example, Span, Turn
 
 _BEGIN = re.compile(r"<\|begin_of_(audio|quad)\|>")
@@ -267,7 +267,7 @@ def read_examples(path: str | Path) -> list[Example]:
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write JSONL, complete or not at all."""
-    write_jsonl(path, (example_to_json(example) for example in examples))
+    write_json_lines(path, (example_to_json(example) for example in examples))
 
 
 def interleave(words: list[str], codes: np.ndarray, text_chunk: int, audio_chunk: int) -> tuple[Span, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ttt.data.read.tables import is_saved, parquet_rows, saved_rows
 from ttt.errors import DataError
+from ttt.io.json_input import reason
 
 CHUNK_CHARS = 1 << 20
 NUMBER_CHARS = 32
@@ -96,12 +97,10 @@ def decode(where: str, raw: Any) -> Any:
         return raw
     try:
         return json.loads(raw)
-    except json.JSONDecodeError as error:
-        raise RecordError(
-            where, "not JSON", f"not JSON: {error.msg} (column {error.colno}); mend or drop the line"
-        ) from error
     except UnicodeDecodeError as error:
-        raise RecordError(where, "not UTF-8", f"not UTF-8 at byte {error.start}; convert the file") from error
+        raise RecordError(where, "not UTF-8", f"{reason(error)}; convert the file") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(where, "not JSON", f"{reason(error)}; mend or drop the line") from error
 
 
 def _open(path: Path) -> Any:

@@ -6,7 +6,6 @@ and ``dataset_info.json``; a saved dictionary of splits is a folder with ``datas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import DataError, MissingExtraError
+from ttt.io.json_input import read_json
 
 BUFFER = 1 << 20
 ROWS = 256  # that are turned into Python values at a time
@@ -104,13 +104,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); save the dataset again") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: expected an object, got {type(found).__name__}; save the dataset again")
-    return found
+    return read_json(path, "save the dataset again")
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any]]:

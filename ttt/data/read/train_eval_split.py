@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import random
 from array import array
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from ttt.data.read.records import raw_records
 from ttt.errors import ConfigError, DataError
+from ttt.io.atomic import file_aside
 
 
 def held_out(n: int, ratio: float, seed: int) -> bytearray:
@@ -61,12 +61,7 @@ def split(source: Path, train: Path, evaluation: Path, ratio: float = 0.15, seed
 
 @contextmanager
 def _aside(path: Path) -> Iterator[Any]:
-    """A binary file under a temporary name that is given its own name at the end, or removed after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """A binary file (compressed for names in ``.gz``) that gets its name at the end, or is removed after an error."""
+    with file_aside(path) as temporary:
         with gzip.open(temporary, "wb") if path.name.endswith(".gz") else temporary.open("wb") as out:
             yield out
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

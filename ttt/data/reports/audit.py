@@ -25,8 +25,9 @@ from ttt.data.reports.lengths import histogram, summary
 from ttt.data.reports.overlap import CODES, WORDS, Table, code_runs, codes_key, text_key, word_runs, words
 from ttt.data.sources.build_store import chunks, in_order
 from ttt.data.sources.mix import Source, sources_of
-from ttt.data.sources.store import Store, hash_bytes, is_store
+from ttt.data.sources.store import Store, is_store
 from ttt.errors import ConfigError, DataError
+from ttt.io.digests import hash64
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, TokenStream, Turn
 
@@ -285,7 +286,7 @@ def _stream_facts(where: str, stream: TokenStream) -> Facts:
     ]
     text = stream.ids[stream.kind == 1]
     facts = _facts(where, stream.uid, len(stream), [], arrays, Counter(s.style for s in stream.segments), warnings)
-    facts.text = hash_bytes(text.tobytes())
+    facts.text = hash64(text.tobytes())
     return facts
 
 
@@ -296,7 +297,7 @@ def _facts(
     if settings.row_tokens and length > settings.row_tokens:
         warnings = [*warnings, f"longer than {settings.row_tokens}"]
     facts = Facts(
-        where, hash_bytes(uid.encode()), length, sum(len(a) for a in arrays), styles, tuple(warnings), text_key(texts),
+        where, hash64(uid.encode()), length, sum(len(a) for a in arrays), styles, tuple(warnings), text_key(texts),
         codes_key(arrays),
     )  # fmt: skip
     if tables is not None and not any(len(t.hashes) for t in tables):

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ttt.data.sources.store import hash_bytes
+from ttt.io.digests import hash64
 
 WORDS, CODES = 13, 26
 SHORT_WORDS, SHORT_CODES = 4, 8
@@ -74,13 +74,13 @@ def runs(values: np.ndarray, n: int, short: int) -> np.ndarray:
 def text_key(turns: Sequence[str]) -> int:
     """Hash of the words of all turns; 0 without any."""
     said = [" ".join(words(t)) for t in turns]
-    return hash_bytes("\0".join(said).encode()) if any(said) else 0
+    return hash64("\0".join(said).encode()) if any(said) else 0
 
 
 def codes_key(spans: Sequence[np.ndarray]) -> int:
     """Hash of the codes of all audio spans; 0 without any."""
     data = b"".join(len(s).to_bytes(4, "little") + s.astype("<i4").tobytes() for s in spans)
-    return hash_bytes(data) if any(len(s) for s in spans) else 0
+    return hash64(data) if any(len(s) for s in spans) else 0
 
 
 class Table:
@@ -115,7 +115,7 @@ class Table:
 
 @lru_cache(maxsize=1 << 17)
 def _word_hash(word: str) -> int:
-    return hash_bytes(word.encode())
+    return hash64(word.encode())
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -14,8 +14,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from array import array
 from collections.abc import Mapping, Sequence
@@ -27,6 +25,9 @@ import numpy as np
 
 from ttt.data.sources.streams import Digest, Streams, digest_of
 from ttt.errors import DataError
+from ttt.io.atomic import put_folder, temporary_name, write_json
+from ttt.io.digests import hash64
+from ttt.io.json_input import read_json
 from ttt.types import AUDIO_STYLES, Segment, TokenStream, audio_runs
 
 FORMAT = 1
@@ -88,8 +89,7 @@ class StoreWriter:
         self.folder, self.shard_tokens = Path(folder), shard_tokens
         if self.folder.exists() and not (self.folder / "store.json").is_file() and any(self.folder.iterdir()):
             raise DataError(f"{self.folder}: holds files that are no store; name another folder")
-        self.work = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.work = temporary_name(self.folder)
         self.work.mkdir(parents=True)
         self.shards: list[dict[str, int]] = []
         self.tasks: dict[str, int] = {}
@@ -129,7 +129,7 @@ class StoreWriter:
             uid = raw[row["uid"] : row["uid"] + row["uid_bytes"]]
             here = slice(row["token"], row["token"] + row["length"])
             self.digest.add(uid.decode(), block.arrays["ids"][here], target[here])
-            self.uid_keys.append(hash_bytes(source.encode() + b"\0" + uid))
+            self.uid_keys.append(hash64(source.encode() + b"\0" + uid))
         self.tokens += len(block.arrays["ids"])
 
     def finish(self, about: Mapping[str, Any]) -> Store:
@@ -143,17 +143,9 @@ class StoreWriter:
             "format": FORMAT, "examples": len(self), "tokens": self.tokens, "digest": self.digest.hexdigest(),
             "tasks": list(self.tasks), "shards": self.shards, **about,
         }  # fmt: skip
-        (self.work / "store.json").write_text(
-            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_json(self.work / "store.json", manifest)
         self._refuse_double_uids()
-        if self.folder.exists():
-            old = self.work.with_suffix(".old")
-            self.folder.rename(old)
-            self.work.rename(self.folder)
-            shutil.rmtree(old)
-        else:
-            self.work.rename(self.folder)
+        put_folder(self.work, self.folder)
         return Store(self.folder)
 
     def _refuse_double_uids(self) -> None:
@@ -196,14 +188,14 @@ class Store(Streams):
         if not path.is_file():
             raise DataError(f"{self.folder}: no store here (store.json is missing); make one with 'ttt data pack'")
         try:
-            self.about = json.loads(path.read_text(encoding="utf-8"))
+            self.about = read_json(path, "run 'ttt data pack' again")
             if self.about["format"] != FORMAT:
                 raise DataError(
                     f"{path}: format {self.about['format']}, this version reads {FORMAT}; run 'ttt data pack' again"
                 )
             self.digest, self.tasks = self.about["digest"], self.about["tasks"]
             counts = [s["examples"] for s in self.about["shards"]]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not a store's manifest ({error!r}); run 'ttt data pack' again") from error
         self.first = np.cumsum([0, *counts])
         self._maps: dict[tuple[int, str], np.ndarray] = {}
@@ -287,10 +279,3 @@ class StoreRange(Streams):
 def is_store(path: str | Path) -> bool:
     """Is there a store at ``path``?"""
     return (Path(path) / "store.json").is_file()
-
-
-def hash_bytes(data: bytes) -> int:
-    """64-bit hash, the same on every machine."""
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -7,7 +7,6 @@ of equal length.  Everything needed to show it (spellings, special ids, what the
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.errors import DataError
+from ttt.io.atomic import write_json_lines
+from ttt.io.json_input import parse_json
 from ttt.registry import name_of
 from ttt.text.delta import TextStream
 from ttt.text.tokenizer import TextTokenizer
@@ -257,13 +258,7 @@ def header(tokenizer: TextTokenizer, sampler: Any, settings: Mapping[str, Any]) 
 
 def write_trace(path: str | Path, head: Mapping[str, Any], records: Iterable[TraceRecord]) -> None:
     """Write `header` and records, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        for line in (head, *(r.to_json() for r in records)):
-            out.write(json.dumps(line, ensure_ascii=False, default=str, separators=(",", ":")) + "\n")
-    temporary.replace(path)
+    write_json_lines(path, (head, *(r.to_json() for r in records)), default=str, separators=(",", ":"))
 
 
 def read_trace(path: str | Path) -> tuple[dict[str, Any], list[TraceRecord]]:
@@ -276,10 +271,7 @@ def read_trace(path: str | Path) -> tuple[dict[str, Any], list[TraceRecord]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{path}:{number}"
-            try:
-                raw = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not JSON ({error.msg}); write the trace again") from None
+            raw = parse_json(line, where, "write the trace again")
             if number > 1:
                 records.append(TraceRecord.from_json(raw, where))
                 continue

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ttt.errors import CheckpointError
+from ttt.io.json_input import read_json
 
 STEP = "step"  # number of updates, a scalar per parameter
 
@@ -53,10 +54,10 @@ class Moments:
         from safetensors import safe_open
 
         self.folder = folder
+        record = read_json(folder / "optimizer.json", "copy the checkpoint again", error=CheckpointError)
         try:
-            record = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
             there = [n for g in record["groups"] for n in g["parameters"]]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise CheckpointError(f"{folder}/optimizer.json: not readable: {error}") from error
         kind = type(optimizer).__name__.lower()
         if record["optimizer"] != kind:

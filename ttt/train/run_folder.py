@@ -1,0 +1,118 @@
+"""The folder of a run: who holds it, and whether it belongs to the run that is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ttt.config.diff import MAY_CHANGE, Change, differences, flatten, is_under
+from ttt.errors import ConfigError, TttError
+from ttt.io.json_input import read_json
+
+log = logging.getLogger(__name__)
+
+
+class RunFolderError(TttError):
+    """A run folder that another process holds, or that belongs to another run."""
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder``.  Raises `RunFolderError` naming the process that is in it.
+
+    The lock is the operating system's, which ends with the process: one that was killed on this machine leaves nothing
+    behind.  The file also names process and machine, for folders that are shared between machines.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"{folder}: {_holder(handle)} is running in this folder; wait for it, or choose another run.dir"
+            ) from None
+        except OSError as error:
+            log.warning("%s: no file locks here (%s); two runs in one folder would go unnoticed", folder, error)
+        before = _read_lock(handle)
+        if before and before.get("host") != socket.gethostname():
+            raise RunFolderError(
+                f"{folder}: {_holder(handle)} was running in this folder and did not release it; if it is gone, delete {path}"
+            )
+        if before:
+            log.info("%s: taking over from process %s, which ended without releasing it", folder, before.get("pid"))
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) -> list[Change]:
+    """Refuse a folder whose stored configuration or data are of another run.  -> the differences that do no harm.
+
+    ``identity``: digests stored in ``data.json``.  A field that did not exist when the run began has its default there.
+    """
+    import yaml
+
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        return []
+    old, new = flatten(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}), flatten(yaml.safe_load(config_yaml))
+    if set(new) - set(old):
+        today = flatten(_as_read_today(stored))
+        # A plain value that has become a block with a name: `optimizer: adamw`.
+        blocks = {key for key in old if f"{key}.name" in today}
+        old = {**{k: today[k] for k in set(new) & set(today)}, **{k: v for k, v in old.items() if k not in blocks}}
+        old.update({k: v for k, v in today.items() if any(k.startswith(f"{b}.") for b in blocks)})
+    changes = differences(old, new)
+    serious = [str(c) for c in changes if not is_under(c.key, MAY_CHANGE)]
+    data = folder / "data.json"
+    before = read_json(data, "delete it if the data are the same") if data.is_file() else {}
+    serious += [
+        f"{key}: {before[key]} -> {value}" for key, value in identity.items() if before.get(key, value) != value
+    ]
+    if serious:
+        more = f" and {len(serious) - 5} more" if len(serious) > 5 else ""
+        raise ConfigError(
+            f"run.dir: {folder} holds another run; different: {'; '.join(serious[:5])}{more}. "
+            "Choose another run.dir, or run.overwrite=true to start over"
+        )
+    return [c for c in changes if is_under(c.key, MAY_CHANGE)]
+
+
+def _as_read_today(path: Path) -> dict[str, Any]:
+    """A stored configuration with the fields it could not know yet; as it stands if it cannot be read any more."""
+    import yaml
+
+    from ttt.config.load import load_config, resolved_yaml
+
+    try:
+        return yaml.safe_load(resolved_yaml(load_config([path])))
+    except ConfigError as error:  # a renamed key or a plug-in that is gone: the comparison names what differs
+        log.warning("%s: %s", path, error)
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _read_lock(handle: int) -> dict[str, Any]:
+    try:
+        return json.loads(os.pread(handle, 4096, 0) or b"{}")
+    except json.JSONDecodeError:
+        return {}
+
+
+def _holder(handle: int) -> str:
+    record = _read_lock(handle)
+    return f"process {record.get('pid', '?')} on {record.get('host', '?')}"
