@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/plugins.md from the registries (``make docs``); tests/docs compares it."""
+"""Write docs/plugins.md and docs/configuration.md from the code (``make docs``); tests/docs compares them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,19 @@ drawn for any example with `ttt show ... --png FILE`.
 """
 
 
+CONFIGURATION = """# Configuration keys
+
+Generated from the schema ([`ttt/config/schema.py`](../ttt/config/schema.py)) and the plug-ins by `make docs`. `ttt config
+--explain [KEY]` prints the same: `ttt config --explain train.lr`, `ttt config --explain eval.sampler.blockwise`.
+
+A default of `???` has to be set by those verbs that need the key. Choices and ranges are checked when a configuration is
+loaded; numbers are finite. A key that holds a plug-in takes its name, or a block with `name` and the plug-in's own keys.
+
+"""
+
+
 def main() -> int:
-    """Write the page."""
+    """Write the pages."""
     root = Path(__file__).resolve().parents[1]
     listed = subprocess.run(
         [sys.executable, "-m", "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=root
@@ -54,7 +65,16 @@ def main() -> int:
         print(listed.stderr, file=sys.stderr)
         return listed.returncode
     (root / "docs/plugins.md").write_text(HEADER + listed.stdout.rstrip() + "\n")
+    (root / "docs/configuration.md").write_text(configuration_page())
     return 0
+
+
+def configuration_page() -> str:
+    """The text of docs/configuration.md."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from ttt.config.explain import markdown
+
+    return CONFIGURATION + markdown()
 
 
 if __name__ == "__main__":

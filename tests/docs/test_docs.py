@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -62,6 +63,13 @@ def test_plugin_page_is_current():
     done = subprocess.run([sys.executable, "-m", "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in (ROOT / "docs/plugins.md").read_text(), "run 'make docs'"
+
+
+def test_page_of_configuration_keys_is_current():
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "tools/make_docs.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (ROOT / "docs/configuration.md").read_text() == tool.configuration_page(), "run 'make docs'"
 
 
 def test_links_lead_somewhere():

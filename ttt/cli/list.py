@@ -54,7 +54,9 @@ def markdown(key: str, registry: Registry) -> str:
 
 
 def fields(cls: type) -> list[str]:
-    """The settings of a plug-in, ``name`` or ``name=default``."""
+    """The settings of a plug-in: ``name``, ``name=default`` or ``name=default or another choice``."""
+    from ttt.registry.fields import choices, field_types
+
     listed = []
     for field in dataclasses.fields(cls):
         if not field.init or field.name.startswith("_"):
@@ -64,7 +66,9 @@ def fields(cls: type) -> list[str]:
             default = field.default_factory()
         if isinstance(default, tuple):
             default = list(default)
-        listed.append(field.name if default is dataclasses.MISSING else f"{field.name}={default}")
+        others = [str(c) for c in choices(field_types(cls)[field.name]) if c != default]
+        shown = field.name if default is dataclasses.MISSING else f"{field.name}={default}"
+        listed.append(" or ".join([shown, *others]))
     return listed
 
 

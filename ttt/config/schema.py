@@ -54,7 +54,7 @@ class DataSection:
     """The corpus, its codes, examples, and how they become batches."""
 
     corpus: str = MISSING  # folder with {split}.jsonl manifests and {split}.items.jsonl
-    splits: list[str] = field(default_factory=lambda: ["train", "dev", "test"])
+    splits: list[str] = field(default_factory=lambda: ["train", "dev", "test"])  # parts of the corpus, by name
     dir: str = MISSING  # prepared data: codes/, tokenizer/, {split}.jsonl
     bpe_size: PositiveInt = 512  # size of the trained text vocabulary before special tokens and codes
     jobs: PositiveInt = 1  # processes that encode audio
@@ -176,10 +176,10 @@ class EvalSection:
     examples: list[str] = field(default_factory=list)  # example JSONL files
     checkpoint: str = ""  # checkpoint or model folder; empty: the latest of run.dir
     out: str = ""  # folder for generations and cards; empty: run.dir/eval
-    sampler: Any = component("sampler", "blockwise")
-    length: Any = component("length", "until_eoa")
+    sampler: Any = component("sampler", "blockwise")  # how spans of speech are written
+    length: Any = component("length", "until_eoa")  # how long spans of speech may be
     constraint: Any = component("constraint", None)  # what may stand at which place of a span; null: the objective's
-    normalizer: Any = component("normalizer", "words")
+    normalizer: Any = component("normalizer", "words")  # what is done to texts before they are compared
     batch_size: PositiveInt = 16  # prompts decoded together
     max_tokens: Annotated[int, Range(ge=1, le=1_000_000)] = 512  # new tokens per answer
     strict: bool = True  # restrict the vocabulary by modality and the end token by the span; false: official behaviour
@@ -208,10 +208,10 @@ class RunConfig:
     run: RunSection = nested(RunSection)
     data: DataSection = nested(DataSection)
     model: ModelSection = nested(ModelSection)
-    objective: Any = component("objective", "ttt")
+    objective: Any = component("objective", "ttt")  # the loss: what is noised, the mask, what predicts what
     train: TrainSection = nested(TrainSection)
     eval: EvalSection = nested(EvalSection)
     tasks: Any = components("task", ("asr", "tts", "qa"))  # build the examples, prompt and score them
-    codec: Any = component("codec", None)
-    judge: Any = component("judge", None)
+    codec: Any = component("codec", None)  # between sound and codes
+    judge: Any = component("judge", None)  # speech recognizer that hears the answers, for metrics of speech
     speaker: Any = component("speaker", None)  # tells voices apart, for metrics that compare them
