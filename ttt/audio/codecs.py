@@ -1,8 +1,7 @@
-"""Codecs without weights (tones, codes that come with the data) and the checks that all codecs share.
+"""Codecs without weights (tones; codes that come with the data) and the checks that all codecs share.
 
-Letters: ``F`` frames, ``Q`` code positions per frame (codebooks), ``C`` codes per codebook, ``S`` wav samples, ``E``
-dimensions of a
-code vector.
+Letters: ``F`` frames, ``Q`` code positions per frame (codebooks), ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions
+of a code vector.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Toy(Codec):
         self.codec_id = f"toy-{self.num_codes}x{self._hop}@{self.rate_hz}"
 
     def load(self, device: str = "cpu") -> Toy:
-        """Nothing to bring."""
+        """Nothing to load; returns self."""
         return self
 
     def tone(self, ids: np.ndarray) -> np.ndarray:
@@ -106,11 +105,11 @@ class Toy(Codec):
         return [Waveform(self.tone(c.ids[:, 0]), self.rate_hz) for c in codes]
 
     def stream_decoder(self) -> StreamDecoder:
-        """Gives each frame as it comes."""
+        """Returns the samples of each frame at once."""
         return _ToyStream(self)
 
     def code_vectors(self) -> np.ndarray:
-        """Codes are told apart and otherwise unrelated: f32 [1, C, C], the identity, standardised."""
+        """The identity matrix, standardised, f32 [1, C, C]: no two codes are more similar than others."""
         return standardize(np.eye(self.num_codes, dtype=np.float32)[None])
 
 
@@ -143,7 +142,7 @@ class Precomputed(Codec):
         self.codec_id = self.label
 
     def load(self, device: str = "cpu") -> Precomputed:
-        """Nothing to bring."""
+        """Nothing to load; returns self."""
         return self
 
     def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:

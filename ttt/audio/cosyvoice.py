@@ -1,4 +1,4 @@
-"""CosyVoice's speech tokens made sound: a flow from tokens to mels in a prompt's voice, then a vocoder.
+"""CosyVoice's decoder: a flow-matching model turns speech tokens into mels in the voice of a prompt, a vocoder into sound.
 
 The package ``cosyvoice`` (arXiv 2407.05407) and its weights come from local folders; nothing is downloaded.  Only decoding:
 tokens come with the data, or from a model.
@@ -39,7 +39,7 @@ VERSIONS = {"cosyvoice3.yaml": "CosyVoice3", "cosyvoice2.yaml": "CosyVoice2", "c
 class CosyVoice(Codec):
     """CosyVoice's decoder: ``path`` the model folder, ``code`` the folder of its program (empty: it is installed).
 
-    ``prompt``: a wav of whom it shall sound like; ``speed`` 1.2 speaks a fifth faster.  Rates and the number of codes are the
+    ``prompt``: a wav of the voice to speak with; ``speed`` 1.2 speaks a fifth faster.  Rates and the number of codes are the
     model's own: v1 has 50 tokens of 4,096 a second and sounds at 22,050 Hz, v2 25 of 6,561 at 24,000 Hz.
     """
 
@@ -52,7 +52,7 @@ class CosyVoice(Codec):
     num_codebooks = 1
 
     def load(self, device: str = "cpu") -> CosyVoice:
-        """Bring model and prompt; returns self.  The program itself picks the device (a GPU where there is one)."""
+        """Load model and prompt; returns self.  CosyVoice itself picks the device (a GPU where there is one)."""
         folder = Path(self.path)
         version = next((v for v in VERSIONS if self.path and (folder / v).is_file()), None)
         if version is None:
@@ -91,7 +91,7 @@ class CosyVoice(Codec):
         return [Waveform(self._sound(c.ids), self.rate_hz) for c in codes]
 
     def stream_decoder(self) -> StreamDecoder:
-        """A moving window of two seconds; the joints are faded.  At speed 1 only."""
+        """Decodes a moving window of two seconds and cross-fades from window to window.  At speed 1 only."""
         if self.speed != 1.0:
             raise ConfigError(f"codec.speed: {self.speed:g} cannot be streamed; use 1, or decode whole answers")
         second = round(self.frame_rate_hz)
@@ -106,7 +106,7 @@ class CosyVoice(Codec):
         if not len(ids):
             return np.zeros(0, dtype=np.float32)
         token = torch.tensor(ids[:, 0][None].astype(np.int32))  # [1, F]
-        # Named `vc` where text and speech have jobs of their own, `tts` where one job takes either.
+        # Versions with separate methods for text and speech name this one `vc`; others have `tts` for both.
         job = getattr(self._model, "vc", None) or self._model.tts
         with torch.no_grad():
             parts = [
@@ -157,10 +157,10 @@ def _voice(frontend: Any, prompt: Waveform, rate_hz: int) -> dict[str, Any]:
 
     needs = list(inspect.signature(frontend.frontend_vc).parameters)
     with tempfile.TemporaryDirectory(prefix="ttt-prompt-") as scratch:
-        said: Any = torch.from_numpy(prompt.samples)[None]  # [1, S]
+        prompt_input: Any = torch.from_numpy(prompt.samples)[None]  # [1, S]
         if any("wav" in name for name in needs):  # later versions read the file themselves
             write(Path(scratch) / "prompt.wav", prompt)
-            said = str(Path(scratch) / "prompt.wav")
-        found = frontend.frontend_vc(said, said, *((rate_hz,) if len(needs) > 2 else ()))
+            prompt_input = str(Path(scratch) / "prompt.wav")
+        features = frontend.frontend_vc(prompt_input, prompt_input, *((rate_hz,) if len(needs) > 2 else ()))
     keys = ("flow_prompt_speech_token", "prompt_speech_feat", "flow_embedding")
-    return {key: found[key] for key in keys}
+    return {key: features[key] for key in keys}

@@ -1,4 +1,4 @@
-"""Published neural codecs by way of transformers, from a local folder; nothing is downloaded (SNAC: `ttt.audio.snac`).
+"""Published neural codecs through transformers, from a local folder; nothing is downloaded (SNAC: `ttt.audio.snac`).
 
 Letters: ``F`` frames, ``Q`` codebooks, ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions of a code vector.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PublishedCodec(Codec):
-    """What the adapters share: a transformers model saved in ``path``, mono, the first ``num_codebooks`` of its codebooks.
+    """Base class: a transformers codec saved in ``path``, mono, with the first ``num_codebooks`` of its codebooks.
 
     ``num_codebooks`` 0 takes all that the model has (at its highest bit rate).
     """
@@ -44,11 +44,11 @@ class PublishedCodec(Codec):
 
     @property
     def name(self) -> str:
-        """Its registered name."""
+        """The registered name of the codec."""
         return name_of(self)
 
     def load(self, device: str = "cpu") -> PublishedCodec:
-        """Bring the model from ``path``; returns self."""
+        """Load the model from ``path``; returns self."""
         mend = f"point codec.path at a folder with config.json and {self.weights_file} of a {self.model_class}"
         if not self.path:
             raise CheckpointError(f"codec.path: not set for codec {self.name!r}: {mend}")
@@ -108,8 +108,8 @@ class PublishedCodec(Codec):
             samples = np.zeros(len(c.ids) * self._hop, dtype=np.float32)
             if len(c.ids):
                 ids = torch.tensor(np.ascontiguousarray(c.ids.T), device=self._device).long()[None]  # [1, Q, F]
-                found = self._decode(model, ids).flatten().float().cpu().numpy()[: len(samples)]
-                samples[: len(found)] = found
+                decoded = self._decode(model, ids).flatten().float().cpu().numpy()[: len(samples)]
+                samples[: len(decoded)] = decoded
             out.append(Waveform(samples, self.rate_hz))
         return out
 
@@ -138,7 +138,7 @@ class PublishedCodec(Codec):
         return model, sorted(info["missing_keys"])
 
     def _config(self, model: Any) -> Any:
-        """What tells rates and sizes: ``sampling_rate``, ``codebook_size``, ..."""
+        """The object that holds rates and sizes: ``sampling_rate``, ``codebook_size``, ..."""
         return model.config
 
     def _samples_per_frame(self, config: Any) -> int:

@@ -1,7 +1,7 @@
-"""Books at several rates as one row of codes per frame: the order of SNAC (arXiv 2410.14411) and of models on top of it.
+"""Order of codes within a frame for codecs whose codebooks run at several rates, as in SNAC (arXiv 2410.14411).
 
-A codebook of stride s has one code for s sub-frames; a frame is as long as the largest stride, so it holds S / s codes of each
-codebook.  Above the codec there are only positions: codes [F, Q] with Q = sum of S / s, each position with ids of its own.
+A codebook of stride s has one code per s sub-frames.  A frame is as long as the largest stride S, so it holds S / s codes of
+each codebook.  The rest of the toolkit sees codes [F, Q] with Q = the sum of S / s positions, each with its own range of ids.
 
 Letters: ``F`` frames, ``S`` sub-frames per frame, ``Q`` code positions per frame.
 """
@@ -49,4 +49,4 @@ def split(codes: np.ndarray, strides: Sequence[int]) -> list[np.ndarray]:
     """
     order = positions(strides)
     columns = [[column for column, (codebook, _) in enumerate(order) if codebook == b] for b in range(len(strides))]
-    return [np.ascontiguousarray(codes[:, mine]).reshape(-1) for mine in columns]
+    return [np.ascontiguousarray(codes[:, own_columns]).reshape(-1) for own_columns in columns]

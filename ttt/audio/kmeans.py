@@ -1,4 +1,4 @@
-"""k-means, and tables that tell what a code's neighbours add.
+"""k-means, and additive tables that predict a frame's remainder from the codes of its neighbours.
 
 Letters: ``F`` frames, ``C`` codes, ``E`` dimensions in which codes are compared, ``D`` offsets of neighbours.
 """
@@ -21,7 +21,7 @@ def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
 def kmeans(vectors: Tensor, count: int, iterations: int, gen: torch.Generator) -> Tensor:
     """Lloyd's k-means from a k-means++ start on a sample: f32 [F, E] -> f32 [C, E].
 
-    A code that nobody uses moves to a random one of the vectors that are worst served.
+    A code that no vector uses moves to a random one of the vectors with the largest error.
     """
     sample = vectors[torch.randperm(len(vectors), generator=gen)[: max(8 * count, 4096)]]
     distance = torch.full((len(sample),), float("inf"))
@@ -57,7 +57,7 @@ def look_up(tables: Tensor, ids: Tensor, lengths: Sequence[int]) -> Tensor:
 def fit_neighbour_tables(
     rest: Tensor, ids: Tensor, lengths: Sequence[int], count: int, context: int
 ) -> tuple[Tensor, Tensor]:
-    """Additive tables f32 [2 * context + 1, C, E] that explain ``rest`` f32 [F, E], and what they leave.
+    """Additive tables f32 [2 * context + 1, C, E] fitted to ``rest`` f32 [F, E], and the residual that they leave.
 
     Alternating least squares with shrinkage (ten virtual zeros per entry), three rounds.
     """

@@ -1,4 +1,4 @@
-"""Codecs fitted on the spot: log-mels, PCA, residual k-means; Griffin-Lim turns mels back into sound.
+"""Codecs that are fitted on a corpus in seconds: log-mels, PCA, residual k-means; Griffin-Lim turns mels back into sound.
 
 Letters: ``F`` frames, ``S`` sub-frames per frame (1 unless codebooks have several rates), ``Q`` code positions per frame, ``C``
 codes per codebook, ``T`` mel frames, ``M`` mel channels, ``E`` dimensions of a sub-frame after PCA, ``D`` = S * E of a frame.
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class MelCodec(TrainableCodec):
-    """What the codecs of log-mels share: a frame's mels, cut into S sub-frames and reduced by PCA, are one vector, and each
-    codebook quantises what the codebooks before it left over.
+    """Base class: the mels of a frame, split into S sub-frames and reduced by PCA, are one vector; each codebook quantises the
+    residual of the codebooks before it.
 
-    The decoder adds to each frame what its first code and its ``context`` neighbours' first codes tell about its mels
-    (additive tables, fitted after the k-means), which mends the borders between frames.
+    The decoder adds to each frame a correction that depends on its first code and on those of its ``context`` neighbours
+    (additive tables, fitted after the k-means), which smooths the borders between frames.
     """
 
     renamed_fields: ClassVar = {"floor": "min_magnitude", "num_books": "num_codebooks"}
@@ -50,7 +50,7 @@ class MelCodec(TrainableCodec):
     num_codes: PositiveInt = 1024  # codes of a codebook
     pca_dim: PositiveInt = 40  # dimensions kept of a sub-frame
     mels: PositiveInt = 40
-    min_magnitude: PositiveFloat = 0.02  # mel magnitude below which nothing is told apart
+    min_magnitude: PositiveFloat = 0.02  # smaller mel magnitudes are raised to this before the log
     level: bool = False  # bring each utterance's loudest mel frame to the same level first
     context: NonNegativeInt = 2  # neighbours the decoder looks at, on either side
     max_frames: PositiveInt = 100_000  # frames (not mel frames) used for fitting
@@ -90,11 +90,11 @@ class MelCodec(TrainableCodec):
 
     @abstractmethod
     def _pack(self, codebooks: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Books [C, s * E] as they are stored."""
+        """Codebooks [C, s * E] in the form in which they are stored."""
 
     @abstractmethod
     def _codebooks(self) -> list[Tensor]:
-        """Books [C, s * E] of the weights."""
+        """Codebooks [C, s * E] of the weights."""
 
     @property
     def _name(self) -> str:
@@ -103,16 +103,16 @@ class MelCodec(TrainableCodec):
     # -- folder
 
     def load(self, device: str = "cpu") -> MelCodec:
-        """Bring what `save` wrote; the folder's settings win over configured ones, and the log says which differ."""
+        """Load what `save` wrote; settings of the folder replace configured ones, and the log names those that differ."""
         tensors, info = load_weights(
             self.path, "codec", "fit it with 'ttt codec', or point codec.path at a fitted codec"
         )
         damaged = f"{self.path}: codec.json and codec.safetensors do not describe a {self._name} codec"
         try:
             info = with_new_names(type(self), info, f"{self.path}/codec.json")
-            found = {name: info[name] for name in self._fitted}
-            other = [f"{k} {getattr(self, k)} -> {v}" for k, v in found.items() if getattr(self, k) != v]
-            for name, value in found.items():
+            settings = {name: info[name] for name in self._fitted}
+            changed = [f"{k} {getattr(self, k)} -> {v}" for k, v in settings.items() if getattr(self, k) != v]
+            for name, value in settings.items():
                 setattr(self, name, value)
             self.__post_init__()
         except (KeyError, TypeError, ValueError) as error:
@@ -126,8 +126,8 @@ class MelCodec(TrainableCodec):
         }  # fmt: skip
         if {k: tuple(v.shape) for k, v in tensors.items()} != shapes:
             raise CheckpointError(f"{damaged} (arrays of other shapes): fit it again with 'ttt codec'")
-        if other:
-            log.warning("codec: %s was fitted with other settings, which are used: %s", self.path, ", ".join(other))
+        if changed:
+            log.warning("codec: %s was fitted with other settings, which are used: %s", self.path, ", ".join(changed))
         self._weights = {k: v.to(device) for k, v in tensors.items()}
         self.codec_id = f"{self._name}-{weights_digest(tensors)}"
         return self
@@ -244,12 +244,12 @@ class MelCodec(TrainableCodec):
         return out
 
     def stream_decoder(self) -> StreamDecoder:
-        """Griffin-Lim on a moving window that continues the samples already given away."""
+        """Griffin-Lim on a moving window that continues the samples already output."""
         self._get()
         return _MelStream(self)
 
     def code_vectors(self) -> np.ndarray:
-        """What each code adds to its frame's vector, standardised: f32 [Q, C, D]; zero in the sub-frames it says nothing of."""
+        """The vector that each code adds to its frame, standardised: f32 [Q, C, D]; zero in sub-frames that it does not cover."""
         codebooks = [codebook.cpu().numpy() for codebook in self._codebooks()]
         vectors = np.zeros((self.num_codebooks, self.num_codes, self._parts * self.pca_dim), dtype=np.float32)
         for q, (codebook, n) in enumerate(positions(self._strides)):
@@ -297,8 +297,8 @@ _LOWEST = -6.0  # log units below the loudest frame that a levelled codec keeps
 class MelKmeans(MelCodec):
     """Log-mel frames, stacked to one vector per frame, PCA, k-means; Griffin-Lim turns mels back into sound.
 
-    ``num_codebooks`` > 1 quantises what the codebooks before left over.  The decoder adds to each code's centroid what its
-    ``context`` neighbours on either side tell about its mels (additive tables, fitted after the k-means).
+    With ``num_codebooks`` > 1 each codebook quantises the residual of those before it.  The decoder corrects each code's
+    centroid by its ``context`` neighbours on either side (additive tables, fitted after the k-means).
     """
 
     num_codebooks: PositiveInt = 1
@@ -350,14 +350,14 @@ class Rvq(MelCodec):
 
 
 class _MelStream(StreamDecoder):
-    """Holds back ``context`` frames and two mel frames, which later codes still change."""
+    """Holds back ``context`` frames and two mel frames, because later codes still change them."""
 
     _PAST = 24  # mel frames of given samples that a window starts with
 
     def __init__(self, codec: MelCodec):
         self.codec = codec
         self.ids = np.zeros((0, codec.num_codebooks), dtype=np.int32)
-        self.given = np.zeros(0, dtype=np.float32)  # what has been given away, in full: streams are short
+        self.given = np.zeros(0, dtype=np.float32)  # all samples output so far: streams are short
 
     def push(self, codes: np.ndarray) -> np.ndarray:
         """Codes [F, Q] -> the samples that are final by now."""

@@ -1,4 +1,4 @@
-"""Resampling, mel and Griffin-Lim: the one door to torchaudio, imported inside the functions that need it.
+"""Resampling, mel spectrograms and Griffin-Lim.  Only this module imports torchaudio, inside the functions that need it.
 
 Letters: ``B`` rows, ``S`` wav samples, ``T`` mel frames, ``M`` mel channels, ``K`` linear frequency channels.
 """
@@ -33,8 +33,8 @@ def torchaudio() -> Any:
 def resample(waveform: Waveform, rate_hz: int) -> Waveform:
     """The same sound at another rate: f32 [S] -> f32 [ceil(S * rate_hz / waveform.rate_hz)].
 
-    Made for thousands of calls: the filter of each pair of rates is kept, and the input is padded with zeros to one of
-    a few lengths, because the convolution is planned anew (some 5 ms) for each length it has not met.
+    Fast for many calls: the filter of each pair of rates is cached, and the input is zero-padded to one of a few lengths,
+    because the first convolution of each new length costs about 5 ms of planning.
     """
     if waveform.rate_hz == rate_hz:
         return waveform
@@ -46,8 +46,8 @@ def resample(waveform: Waveform, rate_hz: int) -> Waveform:
     padded[:length] = torch.tensor(waveform.samples)
     with torch.inference_mode():
         samples = _resampler(waveform.rate_hz, rate_hz)(padded)
-    wanted = -(-length * rate_hz // waveform.rate_hz)
-    return Waveform(samples[:wanted].numpy().copy(), rate_hz)
+    target_length = -(-length * rate_hz // waveform.rate_hz)
+    return Waveform(samples[:target_length].numpy().copy(), rate_hz)
 
 
 @lru_cache(maxsize=16)
@@ -99,9 +99,9 @@ def mel_to_linear(log_mels: Tensor, settings: MelSettings, iterations: int = 8) 
     filters, inverse = (m.to(log_mels.device) for m in _inverse(settings))
     mel = log_mels.exp()
     linear = (mel @ inverse).clamp(min=1e-4)
-    wanted = mel @ filters.T  # [..., T, K]
+    target = mel @ filters.T  # [..., T, K]
     for _ in range(iterations):
-        linear = linear * wanted / ((linear @ filters) @ filters.T + 1e-8)
+        linear = linear * target / ((linear @ filters) @ filters.T + 1e-8)
     return linear
 
 
@@ -121,14 +121,14 @@ def griffin_lim(
 
     Row b has ``frames[b]`` <= T frames and is zero after ``frames[b] * hop_samples`` samples; its result does not depend
     on the other rows.  Fast Griffin-Lim (Perraudin et al. 2013) of our own, because torchaudio's draws its first phase
-    from the global generator and cannot continue a sound: ``known`` f32 [B, P] holds samples already given away.
+    from the global generator and cannot continue a sound: ``known`` f32 [B, P] holds samples that were already output.
     """
     import torch
 
     rows, width, channels = magnitude.shape
     hop = settings.hop_samples
-    # frames behind the end whose windows reach into the sound: the first repeats the last frame, lest the last hop lie
-    # under the tail of a single window, the others are empty; a longer row has such frames there as well
+    # Windows of frames after the end reach into the sound.  The first such frame repeats the last one, because otherwise
+    # only the tail of one window would cover the last hop; the others are empty.  Shorter rows are padded in the same way.
     behind = -(-(settings.window_samples // 2) // hop)
     length = (width + behind - 1) * hop
     spectrum = torch.zeros(rows, width + behind, channels, device=magnitude.device)
@@ -143,9 +143,9 @@ def griffin_lim(
     phase = torch.polar(torch.ones_like(turn), 2 * torch.pi * turn)[None]
     if known is not None:
         start = torch.nn.functional.pad(known, (0, length - known.shape[1]))
-        sure = known.shape[1] // hop  # frames whose centre is known keep the phase they have
+        num_known = known.shape[1] // hop  # frames whose centre is known keep the phase they have
         phase = phase.repeat(rows, 1, 1)
-        phase[:, :, :sure] = _unit(_stft(start, settings))[:, :, :sure]
+        phase[:, :, :num_known] = _unit(_stft(start, settings))[:, :, :num_known]
     before: Tensor | float = 0.0
     samples = magnitude.new_zeros(rows, length)
     for step in range(iterations + 1):
@@ -154,9 +154,9 @@ def griffin_lim(
             samples = torch.cat([known, samples[:, known.shape[1] :]], dim=1)
         if step == iterations:
             break
-        found = _stft(samples, settings)
-        phase = _unit(found + momentum * (found - before)) if step else _unit(found)
-        before = found
+        spectrum_now = _stft(samples, settings)
+        phase = _unit(spectrum_now + momentum * (spectrum_now - before)) if step else _unit(spectrum_now)
+        before = spectrum_now
     return samples[:, : width * hop]
 
 

@@ -1,4 +1,4 @@
-"""SNAC (arXiv 2410.14411) by way of the package ``snac``, from a local folder; nothing is downloaded.
+"""SNAC (arXiv 2410.14411) through the package ``snac``, from a local folder; nothing is downloaded.
 
 Letters: ``F`` frames, ``Q`` code positions per frame, ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions
 of a code vector.
@@ -43,10 +43,10 @@ class Snac(PublishedCodec):
             raise MissingExtraError("codec 'snac' needs the package snac: pip install snac") from error
         model = snac.SNAC(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         weights = torch.load(folder / self.weights_file, map_location="cpu", weights_only=True)
-        found = model.load_state_dict(weights, strict=False)
-        if found.unexpected_keys:
-            raise ValueError(f"unknown array {found.unexpected_keys[0]!r} in {self.weights_file}")
-        return model, sorted(found.missing_keys)
+        keys = model.load_state_dict(weights, strict=False)
+        if keys.unexpected_keys:
+            raise ValueError(f"unknown array {keys.unexpected_keys[0]!r} in {self.weights_file}")
+        return model, sorted(keys.missing_keys)
 
     def _config(self, model: Any) -> Any:
         return model  # it holds its settings itself
@@ -64,8 +64,7 @@ class Snac(PublishedCodec):
         if self.num_codebooks not in (0, available):
             raise ConfigError(
                 f"codec.num_codebooks: {self.num_codebooks} asked for, but the {available} positions of a SNAC frame "
-                "belong together; "
-                "leave it at 0"
+                "belong together; leave it at 0"
             )
         return available
 

@@ -1,8 +1,8 @@
-"""Sound while codes still come: chunks that grow, windows that are cross-faded.
+"""Decoding codes to sound while they are generated: growing chunks, cross-faded windows.
 
 Letters: ``F`` frames, ``Q`` codebooks, ``S`` wav samples.
 
-A codec's `StreamDecoder` says which samples are final; `ChunkedSound` decides how many codes it is handed at a time.
+A codec's `StreamDecoder` returns the samples that are final; `ChunkedSound` decides how many codes it gets at a time.
 `WindowStream` is a stream decoder for any codec, made of its one-shot `decode`.
 """
 
@@ -17,14 +17,14 @@ from ttt.errors import ConfigError
 from ttt.interfaces import Codec, StreamDecoder
 from ttt.types import AudioCodes
 
-# Frames of the first, second, ... chunk; the last size goes on (GLM-4-Voice's demo, arXiv 2412.02612).
+# Frames of the first, second, ... chunk; the last size repeats (GLM-4-Voice's demo, arXiv 2412.02612).
 CHUNK_FRAMES = (25, 50, 100, 150, 200)
 
 
 class ChunkedSound:
     """Collects codes and decodes them in chunks of ``chunk_frames``: a small one for an early first sound, then larger.
 
-    The concatenation of all that `push` and `finish` give is what the codec's stream decoder gives for these chunks.
+    The concatenation of all results of `push` and `finish` is what the codec's stream decoder returns for these chunks.
     """
 
     def __init__(self, codec: Codec, chunk_frames: Sequence[int] = CHUNK_FRAMES) -> None:
@@ -63,9 +63,9 @@ class WindowStream(StreamDecoder):
     """A stream decoder for any codec: each push decodes the new frames anew together with ``past`` old ones.
 
     ``past`` and ``future``: frames before and behind a frame that its sound depends on.  ``future + fade`` frames are
-    held back; over ``fade`` frames the old window's continuation is faded into the new window's sound.  Where the codec
-    is linear and time-invariant and the two numbers are no smaller than its context, both are the one-shot sound, bit for
-    bit, and so is the concatenation; else the fade hides the joint.
+    held back; over ``fade`` frames the continuation of the old window is cross-faded into the new one.  If the codec is linear
+    and time-invariant and the two numbers cover its context, the result equals decoding in one go bit for bit; otherwise the
+    fade hides the transition.
     """
 
     def __init__(self, codec: Codec, past: int = 24, future: int = 1, fade: int = 1) -> None:
@@ -81,8 +81,8 @@ class WindowStream(StreamDecoder):
         self._hop = round(hop)  # samples per frame
         self._ids = np.zeros((0, codec.num_codebooks), dtype=np.int32)  # frames from `_first` on
         self._first = 0
-        self._done = 0  # frames given away
-        self._tail = np.zeros(0, dtype=np.float32)  # how the window before went on behind them
+        self._done = 0  # frames already output
+        self._tail = np.zeros(0, dtype=np.float32)  # continuation of the previous window after them
 
     def push(self, codes: np.ndarray) -> np.ndarray:
         """Codes [F, Q] -> the samples that are final by now.  Raises `DataError` for codes outside the codebook."""
@@ -103,7 +103,7 @@ class WindowStream(StreamDecoder):
         samples = self.codec.decode([window])[0].samples[(self._done - self._first) * self._hop :].copy()
         n = min(len(self._tail), self.fade * self._hop, len(samples))
         ramp = np.linspace(0.0, 1.0, n, dtype=np.float32)
-        # In this form two equal sounds are faded into exactly themselves.
+        # Written so that fading between two equal sounds changes no bit.
         samples[:n] = self._tail[:n] + ramp * (samples[:n] - self._tail[:n])
         given = samples[: (until - self._done) * self._hop]
         self._tail = samples[len(given) :]

@@ -2,7 +2,7 @@
 
     {"speech_tokens": [...], "num_tokens": n, "vocab_size": C, "frame_rate_hz": r, "duration_seconds": n / r, "codec": id}
 
-A bare list is read too.  Several codes a frame stand one behind the other, frame by frame.
+A bare list is accepted too.  With several codebooks the codes are listed frame by frame.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec:
 
 
 def read_tokens(path: str | Path, num_codes: int, num_codebooks: int = 1, frame_rate_hz: float = 0.0) -> np.ndarray:
-    """Codes i32 [F, Q] of a file.  Raises `DataError` for what is no token of a codec of this size and rate."""
+    """Codes i32 [F, Q] of a file.  Raises `DataError` for tokens that a codec of this size and rate cannot have."""
     path = Path(path)
-    found = read_json(path, "name a file of tokens", kind=None)
-    said = found if isinstance(found, dict) else {}
-    tokens = found.get("speech_tokens") if isinstance(found, dict) else found
+    content = read_json(path, "name a file of tokens", kind=None)
+    header = content if isinstance(content, dict) else {}
+    tokens = content.get("speech_tokens") if isinstance(content, dict) else content
     if not isinstance(tokens, list) or not tokens or any(type(t) is not int for t in tokens):
         raise DataError(
             f'{path}: expected a list of whole numbers, or {{"speech_tokens": [...]}} with one, and not an empty one'
         )
     for key, own in (("vocab_size", num_codes), ("frame_rate_hz", frame_rate_hz)):
-        if own and said.get(key) not in (None, own) and abs(float(said[key]) - own) > 1e-3:
+        if own and header.get(key) not in (None, own) and abs(float(header[key]) - own) > 1e-3:
             raise DataError(
-                f"{path}: {key} is {said[key]}, the codec's is {own}; name the codec the tokens were made for"
+                f"{path}: {key} is {header[key]}, the codec's is {own}; name the codec the tokens were made for"
             )
     bad = next((i for i, t in enumerate(tokens) if not 0 <= t < num_codes), None)
     if bad is not None:

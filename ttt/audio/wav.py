@@ -1,4 +1,4 @@
-"""Waveform files: read with checks, write in one move.
+"""Waveform files: checked when read, written completely or not at all.
 
 Letters: ``S`` wav samples, ``C`` channels.
 """
@@ -23,14 +23,14 @@ SILENCE_DB = -60.0
 def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Waveform:
     """Read a sound file -> f32 [S].  ``rate_hz``: the rate it must have; ``mono``: average the channels if several.
 
-    Every refusal is a `DataError` naming the file and the mend.
+    Raises `DataError` naming the file and what to do.
     """
     import soundfile
 
     if not Path(path).is_file():
         raise DataError(f"{path}: no such wav file: check the path, or make the file again")
     try:
-        samples, found_hz = soundfile.read(str(path), dtype="float32", always_2d=True)  # [S, C]
+        samples, file_hz = soundfile.read(str(path), dtype="float32", always_2d=True)  # [S, C]
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise DataError(f"{path}: not a readable sound file ({error}): make or convert it again") from error
     if samples.shape[0] == 0:
@@ -39,20 +39,20 @@ def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Wa
         raise DataError(
             f"{path}: {samples.shape[1]} channels, expected 1: convert the file to mono, or read it with mono=True"
         )
-    if rate_hz is not None and found_hz != rate_hz:
+    if rate_hz is not None and file_hz != rate_hz:
         raise DataError(
-            f"{path}: rate is {found_hz} Hz, expected {rate_hz} Hz: resample it with ttt.audio.signal.resample"
+            f"{path}: rate is {file_hz} Hz, expected {rate_hz} Hz: resample it with ttt.audio.signal.resample"
         )
-    if samples.shape[0] < MIN_DURATION_S * found_hz:
+    if samples.shape[0] < MIN_DURATION_S * file_hz:
         raise DataError(
-            f"{path}: {1000 * samples.shape[0] / found_hz:.0f} ms long, expected at least "
+            f"{path}: {1000 * samples.shape[0] / file_hz:.0f} ms long, expected at least "
             f"{1000 * MIN_DURATION_S:.0f} ms: drop the item or record it again"
         )
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise DataError(f"{path}: {bad} of {samples.size} samples are NaN or infinite: make the file again")
-    one = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    return Waveform(np.ascontiguousarray(one, dtype=np.float32), int(found_hz))
+    mono_samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    return Waveform(np.ascontiguousarray(mono_samples, dtype=np.float32), int(file_hz))
 
 
 def write(path: str | Path, waveform: Waveform) -> None:
@@ -84,10 +84,10 @@ def level_db(waveform: Waveform) -> float:
 
 
 def check_speech(waveform: Waveform, place: str = "waveform") -> None:
-    """Refuse what cannot be speech: silence all through (level below -60 dB of full scale)."""
-    found_db = level_db(waveform)
-    if found_db < SILENCE_DB:
+    """Raise `DataError` for a waveform that is silent throughout (level below -60 dB of full scale)."""
+    level = level_db(waveform)
+    if level < SILENCE_DB:
         raise DataError(
-            f"{place}: silent all through (level {found_db:.0f} dB, expected above {SILENCE_DB:.0f} dB): "
+            f"{place}: silent all through (level {level:.0f} dB, expected above {SILENCE_DB:.0f} dB): "
             "make it again or drop the item"
         )

@@ -1,4 +1,4 @@
-"""Example -> `TokenStream`: the one place where ids, kinds, audio runs and targets are made."""
+"""Example -> `TokenStream`: ids, kinds (text or audio), audio runs and targets."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def encode_example(
 ) -> TokenStream:
     """Tokens of one example.
 
-    ``open_answer``: a prompt for decoding (ends with the assistant header).  ``prompt_rule``: ``labels`` may noise
-    targets only; ``official`` uses the reference's ``prompt_length`` = system block + all user turns, compared with the
-    position, which is wrong for several turns (spec, section 12.4).  ``literal_specials`` lets ordinary text spell
-    special tokens, as the reference does; otherwise that is a `DataError`.
+    ``open_answer``: a prompt for decoding (ends with the assistant header).  ``prompt_rule``: which tokens diffusion may mask.
+    ``labels``: targets.  ``official``: positions from ``prompt_length`` on, the length of the system block and all user turns,
+    as in TtT's official preprocessing; with several turns that is not where the answers are.  ``literal_specials``: ordinary
+    text may spell special tokens, as in that program; otherwise that is a `DataError`.
     """
     vocab = tokenizer.vocab
     ids: list[int] = []

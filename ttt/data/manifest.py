@@ -1,4 +1,4 @@
-"""The utterance manifest: one JSON line per wav, read with checks, written in one move."""
+"""The utterance manifest: one JSON line per wav, checked when read, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ttt.io.json_input import parse_json
 class Utterance:
     """One wav and what is said in it.  ``wav`` is relative to the manifest's folder; ``duration_s`` in seconds.
 
-    ``text`` may be empty, and a line may leave it out: who reads it asks by `need_text`.  ``speaker`` names the voice,
+    ``text`` may be empty, and a line may leave it out; code that requires it calls `need_text`.  ``speaker`` names the voice,
     ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
     """
 
@@ -42,7 +42,7 @@ class Utterance:
             raise DataError(f"field 'meta' must be an object, got {self.meta!r}: mend the line")
 
     def need_text(self, reader: str) -> str:
-        """The text.  Raises `DataError` that names the utterance and ``reader``, who cannot do without, when there is none."""
+        """The text.  Raises `DataError` naming the utterance and ``reader`` (what requires text) when there is none."""
         if not self.text.strip():
             raise DataError(
                 f"utterance {self.id!r} has no text, which {reader} reads: write it into the manifest, or leave the "

@@ -1,4 +1,4 @@
-"""Text as it comes, token by token, never half a character."""
+"""Decoding text incrementally, token by token, without splitting characters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ INCOMPLETE = "\ufffd"  # what decoders write for bytes that are no whole charact
 
 
 class Decodes(Protocol):
-    """What is needed of a tokenizer."""
+    """The part of a tokenizer that `TextStream` needs."""
 
     def decode(self, ids: list[int], /) -> str:
         """Text of ids."""
@@ -16,11 +16,11 @@ class Decodes(Protocol):
 
 
 class TextStream:
-    """The pieces that `push` and `finish` give are, put together, the text of all ids.
+    """Incremental decoder: the concatenation of all results of `push` and `finish` is the text of all ids.
 
-    A character whose bytes lie in several tokens comes with the last of them.  Only a few ids are decoded again at each
-    push: those since the last but one place where the text was whole, because some tokenizers write a token after
-    another one differently than alone (a leading space).
+    A character whose bytes are spread over several tokens is returned with the last of them.  Each push decodes only the ids
+    since the second-last position at which all characters were complete: some tokenizers decode a token differently after
+    another one than alone (a leading space).
 
     >>> class Letters:
     ...     def decode(self, ids):
@@ -32,12 +32,12 @@ class TextStream:
 
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # from the last but one whole place on
-        self._read = 0  # of these, how many have been given out
-        self._before = ""  # their text
+        self._ids: list[int] = []  # since the second-last position with complete characters
+        self._read = 0  # number of these whose text was returned
+        self._before = ""  # the text of these
 
     def push(self, token_id: int) -> str:
-        """Take one id, give the text that is certain by now (possibly none)."""
+        """Take one id, return the text that is now complete (possibly none)."""
         self._ids.append(int(token_id))
         now = self._tokenizer.decode(self._ids)
         if len(now) <= len(self._before) or now.endswith(INCOMPLETE):
@@ -49,7 +49,7 @@ class TextStream:
         return new
 
     def finish(self) -> str:
-        """What is left: bytes that never became a character.  The stream then begins anew."""
+        """Return what is left (bytes that never became a character) and reset the stream."""
         rest = self._tokenizer.decode(self._ids)[len(self._before) :]
         self._ids, self._read, self._before = [], 0, ""
         return rest

@@ -1,7 +1,8 @@
-"""Which examples share a batch when rows hold one document each: of similar length, within a budget.
+"""Batches of rows with one document each: examples of similar length share a batch, within a budget of tokens.
 
-A row of n tokens counts as n + n² / q of the budget (``quadratic`` q; 0: as n), because attention costs its square.  A batch
-is closed when its longest row's count times its number of rows would exceed the budget: lhotse's rule, in tokens.
+A row of n tokens counts as n + n² / q of the budget (``quadratic`` q; 0: as n), because attention costs its square.  A
+batch is closed when its longest row's count times its number of rows would exceed the budget (as lhotse's dynamic bucketing
+does in seconds).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ POOL_BATCHES = 8
 
 
 def counts(lengths: np.ndarray, quadratic: float) -> np.ndarray:
-    """What rows of ``lengths`` tokens count, f64 [n].
+    """Cost of rows of ``lengths`` tokens against the budget, f64 [n].
 
     >>> counts(np.array([100, 200]), 100.0).tolist(), counts(np.array([100]), 0.0).tolist()
     ([200.0, 600.0], [100.0])
@@ -44,7 +45,7 @@ def pooled(order: Sequence[int], cost: np.ndarray, budget: float, pool: int) -> 
 def bucketed(order: Sequence[int], cost: np.ndarray, budget: float, buckets: int) -> list[Rows]:
     """Batches of examples ``order``, each from one of ``buckets`` buckets of like length (quantiles of these examples).
 
-    Inside a bucket examples keep their order, so batches are a fairer sample than sorted ones and hold more padding.
+    Examples keep their order inside a bucket, so batches are closer to a random sample than sorted ones, with more padding.
     """
     mine = cost[np.asarray(order, dtype=np.int64)]
     edges = np.quantile(mine, np.arange(1, buckets) / buckets)
@@ -67,7 +68,7 @@ def bucketed(order: Sequence[int], cost: np.ndarray, budget: float, buckets: int
 def one_a_row(order: list[int], cost: np.ndarray, budget: float, buckets: int) -> list[Rows]:
     """Batches of rows of one example each: from ``buckets`` buckets, or (0) from sorted pools of some batches.
 
-    Pools keep the rows of a batch alike and batches still a mixture.
+    Pools keep the rows of a batch similar while batches still mix examples.
     """
     if buckets:
         return bucketed(order, cost, budget, buckets)

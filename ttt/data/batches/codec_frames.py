@@ -1,4 +1,4 @@
-"""Flat ids -> frames: what a model of codebooks sees of a batch.  Text and delimiters are left behind.
+"""Flat ids of a batch -> frames of codes, for models that see all codebooks of a frame at once.  Text and delimiters are dropped.
 
 Letters: ``D`` documents, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks.
 """
@@ -20,8 +20,8 @@ class Frames:
     """Codes of some documents: ``prompt`` i64 [D, S, Q], ``target`` i64 [D, T, Q], 0 on padding; lengths i64 [D].
 
     ``prompt_at``, ``target_at`` i64 [D, S], [D, T]: flat position (row * width + column) of a frame's first code in the
-    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).  ``stretch``: so
-    many frames at every prompt's end are copies of target frames; positions do not count them.
+    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).  ``stretch``:
+    number of frames at the end of every prompt that are copies of target frames; positions do not count them.
     """
 
     prompt: Tensor
@@ -82,14 +82,14 @@ def resplit(frames: Frames, lengths: Tensor) -> Frames:
     total = frames.prompt_lens + frames.target_lens
     if bool(((lengths < 1) | (lengths >= total)).any()):
         raise DataError(f"cut: prompts of {lengths.tolist()} frames do not fit recordings of {total.tolist()}")
-    codes, at, slot, mine = [], [], [], []
+    codes, at, slot, in_prompt = [], [], [], []
     for d in range(len(total)):
         s, t = int(frames.prompt_lens[d]), int(frames.target_lens[d])
         codes.append(torch.cat([frames.prompt[d, :s], frames.target[d, :t]]))
         at.append(torch.cat([frames.prompt_at[d, :s], frames.target_at[d, :t]]))
         slot.append(torch.full((s + t,), d))
-        mine.append(torch.arange(s + t) < lengths[d])
-    whole, places, owner, of_prompt = (torch.cat(part) for part in (codes, at, slot, mine))
+        in_prompt.append(torch.arange(s + t) < lengths[d])
+    whole, places, owner, of_prompt = (torch.cat(part) for part in (codes, at, slot, in_prompt))
     parts = [_padded(whole, places, owner, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
     (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
     return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc)

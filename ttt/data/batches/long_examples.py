@@ -18,7 +18,7 @@ from ttt.types import TokenStream
 
 @dataclass(frozen=True)
 class Context:
-    """What a context of ``tokens`` does to examples."""
+    """How many examples are longer than a context of ``tokens``, and what is lost of them."""
 
     tokens: int
     examples: int  # that are longer
@@ -46,7 +46,7 @@ def _percent(share: float) -> str:
 
 
 def context(lengths: np.ndarray, tokens: int) -> Context:
-    """What a context of ``tokens`` does to examples of these lengths, i64 [n].
+    """Statistics of a context of ``tokens`` for examples of these lengths, i64 [n].
 
     >>> context(np.array([2, 2, 8]), 4)
     Context(tokens=4, examples=1, share=0.3333333333333333, dropped=0.6666666666666666, cut=0.3333333333333333)
@@ -70,20 +70,20 @@ def check_context(lengths: np.ndarray, tokens: int, key: str = "data.row_tokens"
 
 
 class Shortened(Streams):
-    """A source some of whose examples end early: ``cuts`` number -> (segment, codes that are kept)."""
+    """A source in which some examples are cut; ``cuts``: number of the example -> (segment to cut, codes kept of it)."""
 
     def __init__(self, source: Streams, cuts: Mapping[int, tuple[int, int]]) -> None:
         self.source, self.cuts = source, dict(cuts)
         self.lengths = source.lengths.copy()
         for number, (segment, kept) in self.cuts.items():
             self.lengths[number] = len(source[number].truncate(segment, kept))
-        told = ",".join(f"{i}:{s}:{k}" for i, (s, k) in sorted(self.cuts.items()))
-        self.digest = digest_of(source.digest, told) if self.cuts else source.digest
+        cuts_text = ",".join(f"{i}:{s}:{k}" for i, (s, k) in sorted(self.cuts.items()))
+        self.digest = digest_of(source.digest, cuts_text) if self.cuts else source.digest
 
     def stream(self, index: int) -> TokenStream:
-        """The example of this number, cut if it is one of those."""
-        found = self.source.stream(index)
-        return found.truncate(*self.cuts[index]) if index in self.cuts else found
+        """The example of this number, cut if ``cuts`` names it."""
+        whole = self.source.stream(index)
+        return whole.truncate(*self.cuts[index]) if index in self.cuts else whole
 
     def uid(self, index: int) -> str:
         """Name of the example of this number."""
@@ -95,9 +95,9 @@ class Shortened(Streams):
 
 
 def frame_cut(stream: TokenStream, longest: int, frame: int) -> tuple[int, int] | None:
-    """(segment, codes kept) with which a stream fits into ``longest`` tokens; None when no cut of whole frames does.
+    """(segment, codes kept) so that a stream fits into ``longest`` tokens; None if no cut after a whole frame does.
 
-    The longest audio segment that carries loss is cut; what follows it in its turn falls away (`TokenStream.truncate`).
+    The longest audio segment that carries loss is cut; the rest of its turn is dropped (`TokenStream.truncate`).
     """
     targets = [(s.stop - s.start, n) for n, s in enumerate(stream.segments) if s.target]
     if not targets:

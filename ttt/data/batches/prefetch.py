@@ -1,7 +1,7 @@
-"""Batches made ahead, in a thread beside the training loop.
+"""The next batches, made in a thread while the training loop uses the current one.
 
-A loader's batches are a pure function of (update, index), so making them early changes nothing: whatever is asked for is
-returned, in any order; what comes next in a run is just there already.
+A loader's batches are a pure function of (update, index), so making them early changes nothing.  Batches may be asked for in any
+order; only the usual order is faster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ttt.types import PackedBatch
 
 
 class Source(Protocol):
-    """What is read ahead from (`ttt.data.batches.loader.Loader`)."""
+    """What a `Prefetcher` reads from (`ttt.data.batches.loader.Loader`)."""
 
     digest: str
 
@@ -29,9 +29,9 @@ class Source(Protocol):
 
 
 class Prefetcher:
-    """``source`` with the next ``depth`` micro-batches under way; ``accumulate`` of them make an update.
+    """``source`` with the next ``depth`` micro-batches in preparation; ``accumulate`` of them make an update.
 
-    The source is only ever called from one thread.  Its errors appear where their batch is asked for.
+    The source is called from one thread only.  Its errors are raised when their batch is asked for.
     """
 
     def __init__(self, source: Source, accumulate: int, depth: int = 4) -> None:
@@ -52,13 +52,13 @@ class Prefetcher:
         if at not in self._ahead:  # the start, or a jump
             self._forget()
             self._ask(at)
-        wanted = self._ahead.pop(at)
+        batch = self._ahead.pop(at)
         following = at
         for _ in range(self.depth):
             following = self._after(following)
             if following not in self._ahead:
                 self._ask(following)
-        return wanted.result()
+        return batch.result()
 
     def costliest_batch(self, epoch: int) -> tuple[tuple[float, int], PackedBatch]:
         """That of the source."""

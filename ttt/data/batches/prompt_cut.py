@@ -1,4 +1,4 @@
-"""Where a recording is cut into prompt and continuation (specification of AudioLM, section 7)."""
+"""Where a recording is cut into the prompt and the continuation that is to be predicted (as in AudioLM, arXiv 2209.03143)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, Range, ch
 class Cut:
     """How long prompts are.
 
-    ``fixed``: ``share`` of the recording, at least ``least`` frames, at most half of the longest recording (which wins over
-    ``least``).  ``uniform``: a share drawn between ``low`` and ``high``.  ``seconds``: a time drawn between them.
-    ``by`` batch: all rows have the shortest of their prompts; ``row``: each its own.
+    ``mode``: ``stored``: as in the examples.  ``fixed``: ``share`` of the recording, at least ``least`` frames, but at most half
+    of the longest recording of the batch.  ``uniform``: a share drawn between ``low`` and ``high``.  ``seconds``: a number of
+    seconds drawn between ``low`` and ``high``.  ``by``: ``batch``: every row gets the shortest prompt of its batch; ``row``:
+    each row gets its own.
     """
 
     mode: Literal["stored", "fixed", "uniform", "seconds"] = "stored"  # stored: as the examples have it
@@ -36,13 +37,13 @@ class Cut:
             raise ValueError(f"uniform shares must lie below 1, got high = {self.high}")
 
     def at_rate(self, frame_rate_hz: float) -> Cut:
-        """The cut for codes of so many frames a second (0: unknown); what it says itself wins."""
+        """The same with this frame rate, unless one is set already (0: unknown)."""
         return self if self.frame_rate_hz else dataclasses.replace(self, frame_rate_hz=frame_rate_hz)
 
     def prompts(self, lengths: Sequence[int], draws: Sequence[float]) -> list[int]:
         """Frames of each row's prompt; ``lengths``: of the recordings, >= 2; ``draws``: one number in [0, 1) a row.
 
-        Raises `ConfigError` for mode ``seconds`` where nobody has said how many frames a second has.
+        Raises `ConfigError` for mode ``seconds`` when the frame rate is unknown.
 
         >>> Cut("fixed").prompts([500, 400], [0.0, 0.0])
         [160, 160]
@@ -57,13 +58,13 @@ class Cut:
                 "set cut.frame_rate_hz, or make the tokenizer with codec= (or data.codes_of, data.codes_hz)"
             )
         longest = max(lengths)
-        found = [self._prompt(n, longest, d) for n, d in zip(lengths, draws, strict=True)]
+        frames = [self._prompt(n, longest, d) for n, d in zip(lengths, draws, strict=True)]
         if self.by == "batch":
-            found = [min(found)] * len(found)
-        return [min(p, n - 1) for p, n in zip(found, lengths, strict=True)]  # something is left to say
+            frames = [min(frames)] * len(frames)
+        return [min(p, n - 1) for p, n in zip(frames, lengths, strict=True)]  # at least one frame is left to predict
 
     def _prompt(self, length: int, longest: int, draw: float) -> int:
         if self.mode == "fixed":
             return max(1, min(max(int(self.share * length), self.least), longest // 2))
-        wanted = self.low + (self.high - self.low) * draw
-        return max(1, int(wanted * (length if self.mode == "uniform" else self.frame_rate_hz)))
+        drawn = self.low + (self.high - self.low) * draw
+        return max(1, int(drawn * (length if self.mode == "uniform" else self.frame_rate_hz)))

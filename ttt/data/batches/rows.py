@@ -1,4 +1,4 @@
-"""Streams -> rows.  Documents are never cut and never look at each other; what does not fit is counted."""
+"""Token streams -> rows -> `PackedBatch`.  Documents are never cut and never attend to each other."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ def longest_first(lengths: Sequence[int], order: Sequence[int], pool_tokens: int
     >>> longest_first([1, 3, 2, 4], [0, 1, 2, 3], pool_tokens=5)
     [1, 2, 0, 3]
     """
-    found: list[int] = []
+    ordered: list[int] = []
     pool: list[int] = []
     tokens = 0
     for index in order:
         pool.append(int(index))
         tokens += int(lengths[index])
         if tokens >= pool_tokens:
-            found += sorted(pool, key=lambda i: -int(lengths[i]))
+            ordered += sorted(pool, key=lambda i: -int(lengths[i]))
             pool, tokens = [], 0
-    return found + sorted(pool, key=lambda i: -int(lengths[i]))
+    return ordered + sorted(pool, key=lambda i: -int(lengths[i]))
 
 
 def collate(

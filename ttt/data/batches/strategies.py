@@ -1,8 +1,8 @@
-"""What strategies make of one example, and how much room they may take for it.
+"""Applying strategies to one example, and the room that must be kept for what they add.
 
-Strategies of two kinds act on streams.  Some vary what training sees of an example (span truncation, random lengths); those
-that say so (`Strategy.shapes_canvas`) belong to the task: an answer filled up to the canvas that decoding begins with is the
-example, with or without training.  Validation applies the latter alone, with draws that are the same every time.
+There are two kinds of strategies on token streams.  Some vary an example for training (span truncation, random lengths).  The
+others (`Strategy.shapes_canvas`) are part of the task, for example filling an answer up to the canvas that decoding starts
+from.  Validation applies only these, with the same draws every time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ttt.types import TokenStream
 
 
 def shaping(strategies: Sequence[Strategy]) -> tuple[Strategy, ...]:
-    """Those that shape the canvas: what validation applies."""
+    """The strategies that shape the canvas: those that validation applies."""
     return tuple(s for s in strategies if s.shapes_canvas)
 
 
 def growths(strategies: Sequence[Strategy], streams: Iterable[TokenStream], n: int) -> np.ndarray:
     """By how many tokens each of ``n`` examples may grow at most, i64 [n].
 
-    Asks for the examples themselves where there is a strategy that lengthens: that reads all data once.
+    If a strategy can lengthen examples, all examples are read once.
     """
     growing = [s for s in strategies if type(s).growth is not Strategy.growth]
     if not growing:
@@ -37,7 +37,7 @@ def shaped(
 ) -> TokenStream:
     """The example after all strategies, in their order; each draws from (``seed``, ``name``, ``numbers``, its place).
 
-    What they add ends where the example has ``longest`` tokens (`Strategy.limited`); an example that is longer does not grow.
+    Strategies add tokens up to a length of ``longest`` (`Strategy.limited`); an example that is longer does not grow.
     """
     for place, strategy in enumerate(strategies):
         room = max(0, longest - len(stream))

@@ -1,6 +1,6 @@
 """What converters share: pieces of records, checks, and the loop that writes their output.
 
-An example record is plain JSON (`ttt.data.read.examples.example_to_json`).  One audio span may be codes, ``{"audio": [...]}``, or
+An example record is plain JSON (`ttt.data.read.examples.example_to_json`).  An audio span is codes, ``{"audio": [...]}``, or
 still a sound file, ``{"wav": "/abs/path.wav"}``: `ttt data encode` turns those into codes.
 """
 
@@ -38,12 +38,12 @@ MARKS = (IM_START, IM_END, "<|endoftext|>", *TAGS)
 
 
 class LeftOutError(RecordError):
-    """A good record that the converter's settings leave out; it is counted and stops nothing."""
+    """A valid record that the converter's settings leave out; it is counted, and the conversion goes on."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """A stretch of a sound file and what is said in it.
+    """A part of a sound file and its transcript.
 
     ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was looked for.
     ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has to be cut out.
@@ -86,10 +86,10 @@ def inputs_of(pattern: str | Path) -> list[Path]:
     path = Path(pattern)
     if path.exists() or not any(c in path.name for c in "*?["):
         return [path]
-    found = sorted(path.parent.glob(path.name))
-    if not found:
+    files = sorted(path.parent.glob(path.name))
+    if not files:
         raise DataError(f"{pattern}: no file fits; mend the pattern (its folder is taken as it is)")
-    return found
+    return files
 
 
 def results(

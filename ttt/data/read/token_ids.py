@@ -1,4 +1,4 @@
-"""Records that hold token ids instead of turns, as LLaDA and LLaDA-TTS data do -> `TokenStream` (spec of LLaDA-TTS, 3, 8).
+"""Records that hold token ids instead of turns -> `TokenStream`, as data of LLaDA (arXiv 2502.09992) and LLaDA-TTS do.
 
     {"input_ids": [...], "prompt_length": n}                       also prompt_lengths; n ids are prompt, the rest is the answer
     {"input_ids": [...], "data_type": "tts"}                       the answer begins where speech does
@@ -6,7 +6,7 @@
     {"instruction_ids": [...], "response_ids": [...]}
     {"conversations": [{"from": "human", "input_ids": [...]}, ...]}  up to the first answer, as the published loader does
 
-``attention_mask`` may say how many ids at the end are padding; ``labels`` (-100: no loss) win over prompt lengths.  Ids are
+``attention_mask`` may mark padding at the end.  Where there are ``labels`` (-100: no loss), they decide instead of prompt lengths.  Ids are
 checked against the tokenizer's vocabulary, codes against their position in the frame.
 """
 
@@ -34,7 +34,7 @@ def stream_of(
     where: str, raw: Any, source: str, tokenizer: TextTokenizer, *, prompt_rule: PromptRule = "labels",
     literal_specials: bool = False,
 ) -> TokenStream:  # fmt: skip
-    """Tokens of a raw record of any form; one without an id is called by its place in ``source``.
+    """Token stream of a raw record of any kind; one without an id is named by its place in ``source``.
 
     Raises `RecordError` naming place and uid.
     """
@@ -97,30 +97,30 @@ def stream_of_ids(where: str, record: Mapping[str, Any], vocab: Vocabulary, name
 
 
 def array_of(value: Any, name: str) -> np.ndarray:
-    """Whole numbers i64 [n].  Raises `DataError` for anything else."""
-    found = np.asarray(value)
-    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+    """Integers i64 [n].  Raises `RecordError` for anything else."""
+    values = np.asarray(value)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise RecordError(
             "", "not ids", f"{name} must be a list of whole numbers, got {str(value)[:40]}; mend the record"
         )
-    return found.astype(np.int64)
+    return values.astype(np.int64)
 
 
 def _ids_of(record: Mapping[str, Any]) -> tuple[np.ndarray, int | None]:
     """(ids, length of the prompt if the record's form says it)."""
     if "input_ids" in record:
-        told = next((record[k] for k in ("prompt_length", "prompt_lengths") if record.get(k) is not None), None)
-        if told is not None:
-            values = array_of(np.atleast_1d(np.asarray(told)), "prompt_length")
+        prompt_length = next((record[k] for k in ("prompt_length", "prompt_lengths") if record.get(k) is not None), None)
+        if prompt_length is not None:
+            values = array_of(np.atleast_1d(np.asarray(prompt_length)), "prompt_length")
             if len(values) != 1:
                 raise RecordError(
-                    "", "wrong prompt length", f"prompt_lengths must be one number, got {told}; mend the record"
+                    "", "wrong prompt length", f"prompt_lengths must be one number, got {prompt_length}; mend the record"
                 )
-            told = int(values[0])
-        return array_of(record["input_ids"], "input_ids"), told
+            prompt_length = int(values[0])
+        return array_of(record["input_ids"], "input_ids"), prompt_length
     if "response_ids" in record:
-        asked = array_of(record.get("instruction_ids", []), "instruction_ids")
-        return np.concatenate([asked, array_of(record["response_ids"], "response_ids")]), len(asked)
+        instruction = array_of(record.get("instruction_ids", []), "instruction_ids")
+        return np.concatenate([instruction, array_of(record["response_ids"], "response_ids")]), len(instruction)
     parts: list[np.ndarray] = []
     for number, turn in enumerate(record["conversations"]):
         sender = turn.get("from", turn.get("role"))
@@ -150,24 +150,24 @@ def _spans(ids: np.ndarray, vocab: Vocabulary) -> list[tuple[int, int]]:
     """[start, stop) of the codes behind every opener."""
     opens = np.flatnonzero(np.isin(ids, (vocab.soa_id, vocab.soa_last_id)))
     code = (ids >= vocab.code_start) & (ids < vocab.code_stop)
-    found = []
+    spans = []
     for at in opens.tolist():
         other = np.flatnonzero(~code[at + 1 :])
-        found.append((at + 1, at + 1 + int(other[0]) if len(other) else len(ids)))
-    return found
+        spans.append((at + 1, at + 1 + int(other[0]) if len(other) else len(ids)))
+    return spans
 
 
 def _is_speech(record: Mapping[str, Any], spans: list[tuple[int, int]]) -> bool:
-    told = record.get("data_type")
-    if told is None:
+    data_type = record.get("data_type")
+    if data_type is None:
         return any(stop > start for start, stop in spans) and record.get("prompt_length") is None
-    if told not in DATA_TYPES:
+    if data_type not in DATA_TYPES:
         raise RecordError(
             "",
             "unknown data_type",
-            f"data_type {told!r} is none of {', '.join(DATA_TYPES)}.{suggest(str(told), DATA_TYPES)}",
+            f"data_type {data_type!r} is none of {', '.join(DATA_TYPES)}.{suggest(str(data_type), DATA_TYPES)}",
         )
-    return told == "tts"
+    return data_type == "tts"
 
 
 def _labels(record: Mapping[str, Any], keep: int, target: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What is in data files, and what is wrong with them: counts, lengths, broken records, duplicates, train-test overlap.
+"""Audit of data files: counts, lengths, broken records, duplicates, overlap of training and test data.
 
-Records are read one at a time, by several processes if asked.  Memory per example: 36 bytes (place, length, hashes), and the
-runs of the test set; the training files may be of any size.
+Records are read one at a time, by several processes if asked.  Memory: 36 bytes per example (place, length, hashes) and the
+hashes of the test set, so training files may be of any size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Tables = tuple[Table, Table]  # runs of words, runs of codes of the test example
 
 @dataclass(frozen=True)
 class Settings:
-    """What records are held against."""
+    """What records are checked against."""
 
     tokenizer: str = ""  # folder or tokenizer.json; empty: lengths count words and codes, texts are not tokenized
     num_codes: int = 0  # size of the codebook without a tokenizer; 0: any code
@@ -97,10 +97,10 @@ def audit(paths: Sequence[str | Path], test: Sequence[str | Path], settings: Set
         owners: dict[str, list[np.ndarray]] = {"text": [], "codes": []}
         for report, facts in _examine(test, settings, jobs, None, test_reports):
             _count(report, facts, test_keys)
-            for name, found in (("text", facts.text_runs), ("codes", facts.code_runs)):
-                assert found is not None
-                runs[name].append(found)
-                owners[name].append(np.full(len(found), len(test_keys.length) - 1, dtype=np.int64))
+            for name, hashes in (("text", facts.text_runs), ("codes", facts.code_runs)):
+                assert hashes is not None
+                runs[name].append(hashes)
+                owners[name].append(np.full(len(hashes), len(test_keys.length) - 1, dtype=np.int64))
         tables = (Table.of(runs["text"], owners["text"]), Table.of(runs["codes"], owners["codes"]))
     reports: list[FileReport] = []
     first_hit: dict[str, dict[int, str]] = {"text": {}, "codes": {}}
@@ -203,7 +203,7 @@ def _start_worker(settings: Settings, tables: Tables | None) -> None:
 
 def _examine_block(work: tuple[Source, Any]) -> tuple[list[Facts], list[RecordError]]:
     source, items = work
-    found: list[Facts] = []
+    facts: list[Facts] = []
     bad: list[RecordError] = []
     if isinstance(items, range):
         store = _worker["stores"].setdefault(source.path, None) or Store(source.path)
@@ -212,14 +212,14 @@ def _examine_block(work: tuple[Source, Any]) -> tuple[list[Facts], list[RecordEr
     for where, raw in items:
         try:
             if isinstance(raw, TokenStream):
-                found.append(_stream_facts(where, raw))
+                facts.append(_stream_facts(where, raw))
             else:
-                found.append(_record_facts(where, decode(where, raw), source.name))
+                facts.append(_record_facts(where, decode(where, raw), source.name))
         except RecordError as error:
             bad.append(RecordError(where, error.reason, str(error).removeprefix(f"{where}: ")))
         except DataError as error:
             bad.append(RecordError(where, reason_of(error), str(error)))
-    return found, bad
+    return facts, bad
 
 
 def _record_facts(where: str, record: Any, source: str) -> Facts:

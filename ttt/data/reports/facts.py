@@ -1,4 +1,4 @@
-"""Counts of an audit: one example boiled down, one file's messages, hashes of all examples, lengths."""
+"""Parts of an audit: summary of one example, counts and messages of one file, hashes of all examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 5  # messages kept of each kind
 
 @dataclass
 class Facts:
-    """One example, boiled down."""
+    """Summary of one example: place, sizes, hashes."""
 
     where: str
     uid: int

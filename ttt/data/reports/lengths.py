@@ -22,7 +22,7 @@ from ttt.errors import ConfigError, DataError
 
 @dataclass
 class Lengths:
-    """Of each example: all ``tokens``, those that carry loss, and speech (codes), i64 [n]; and what could not be read."""
+    """Per example, i64 [n]: ``tokens``, ``targets`` (tokens that carry loss), ``speech`` (codes); and what could not be read."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -31,7 +31,7 @@ class Lengths:
     first_bad: dict[str, str] = field(default_factory=dict)  # reason -> first message
 
     def as_json(self, contexts: Sequence[int], codes_hz: float = 0.0) -> dict[str, Any]:
-        """Plain values: a summary of each, and what each of ``contexts`` costs.  ``codes_hz``: codes of a second of speech."""
+        """Plain values: a summary of each, and how each context length of ``contexts`` fits.  ``codes_hz``: codes per second of speech."""
         speech = summary(self.speech)
         seconds = {k: v if k == "n" else v / codes_hz for k, v in speech.items()} if codes_hz else {}
         return {

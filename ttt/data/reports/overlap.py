@@ -1,4 +1,4 @@
-"""When do two examples hold the same text or the same sound?  Hashes that fit in memory for millions of examples.
+"""Finding examples with the same text or the same sound, by hashes that fit in memory for millions of examples.
 
 *Words*: text in NFKC, case folded, letters and digits only; Chinese and Japanese characters are words of their own.
 *Duplicates*: all turns but the system's have the same words (``text``), or all audio spans the same codes (``codes``), or both.
@@ -50,10 +50,10 @@ def code_runs(codes: np.ndarray, n: int = CODES) -> np.ndarray:
     for codebook in codes.astype(np.uint64).T:
         frames = (frames << np.uint64(16)) ^ (frames >> np.uint64(48)) ^ (codebook + np.uint64(1))
     n_here = min(n, len(frames))
-    found = runs(frames, n, SHORT_CODES)
+    hashes = runs(frames, n, SHORT_CODES)
     changes = np.cumsum(np.concatenate([[0], frames[1:] != frames[:-1]]))
     moving = changes[n_here - 1 :] - changes[: len(changes) - n_here + 1] >= n_here // 4
-    return found[moving[: len(found)]]
+    return hashes[moving[: len(hashes)]]
 
 
 def runs(values: np.ndarray, n: int, short: int) -> np.ndarray:
@@ -67,14 +67,14 @@ def runs(values: np.ndarray, n: int, short: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         powers, inverses = _powers(len(values) + 1)
         prefix = np.concatenate([[np.uint64(0)], np.cumsum(_mix(values) * powers[: len(values)], dtype=np.uint64)])
-        found = (prefix[length:] - prefix[:-length]) * inverses[: len(prefix) - length]
-    return _mix(found + np.uint64(length))
+        hashes = (prefix[length:] - prefix[:-length]) * inverses[: len(prefix) - length]
+    return _mix(hashes + np.uint64(length))
 
 
 def text_key(turns: Sequence[str]) -> int:
     """Hash of the words of all turns; 0 without any."""
-    said = [" ".join(words(t)) for t in turns]
-    return hash64("\0".join(said).encode()) if any(said) else 0
+    texts = [" ".join(words(t)) for t in turns]
+    return hash64("\0".join(texts).encode()) if any(texts) else 0
 
 
 def codes_key(spans: Sequence[np.ndarray]) -> int:

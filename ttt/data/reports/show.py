@@ -1,4 +1,4 @@
-"""One example as it is trained on: decoded, with the borders between what is masked and what is learned."""
+"""One training example as text, with the borders between tokens that carry loss and tokens that do not."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ class Stretch:
 
 
 def stretches(stream: TokenStream) -> list[Stretch]:
-    """The stream as stretches that are masked and learned by turns."""
+    """The stream as alternating stretches with and without loss."""
     edges = np.flatnonzero(np.diff(stream.target.astype(np.int8))) + 1
     cuts = [0, *edges.tolist(), len(stream)]
     return [Stretch(a, b, bool(stream.target[a])) for a, b in zip(cuts, cuts[1:], strict=False)]
 
 
 def faults(stream: TokenStream, tokenizer: TextTokenizer) -> list[str]:
-    """What makes an example odd to train on; nothing for a good one."""
+    """Problems of an example as training data; none for a good one."""
     vocab = tokenizer.vocab
-    found: list[str] = []
+    problems: list[str] = []
     if stream.target.all():  # a document: no prompt, and no end
-        return found
+        return problems
     if not stream.target.any():
-        found.append("nothing is learned")
+        problems.append("nothing is learned")
     elif stream.target[0]:
-        found.append("the first token is learned: there is no prompt")
+        problems.append("the first token is learned: there is no prompt")
     if stream.target.any() and not stream.target[-1]:
-        found.append("the last token is not learned")
+        problems.append("the last token is not learned")
     if vocab.im_end_id not in stream.ids[-2:]:
-        found.append(f"does not end with {tokenizer.token(vocab.im_end_id)}: the model never learns to stop")
+        problems.append(f"does not end with {tokenizer.token(vocab.im_end_id)}: the model never learns to stop")
     answers = [s for s in stream.segments if s.target]
     if vocab.rules.text_first and answers:
         words = _words(stream, tokenizer)
         if not words[: answers[0].start].any():
-            found.append("speech comes before the answer's text")
+            problems.append("speech comes before the answer's text")
         if words[answers[0].start :].any():
-            found.append("text comes behind speech")
+            problems.append("text comes behind speech")
     if any(s.start == s.stop for s in stream.segments):
-        found.append("an audio span is empty")
-    return found
+        problems.append("an audio span is empty")
+    return problems
 
 
 def _words(stream: TokenStream, tokenizer: TextTokenizer) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Sources -> a store: tokenized once, by several processes, in bounded memory.
+"""Building a store: sources are tokenized once, by several processes, in bounded memory.
 
 The parent reads raw records and hands them out in blocks; workers parse and tokenize; the parent writes their blocks in the
-order of the files.  So the store is the same bytes for any number of processes, and what is in flight at a time is a few
-blocks per process.
+order of the files.  So the store has the same bytes for any number of processes, and memory holds a few blocks per process.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Settings:
 
 @dataclass
 class Report:
-    """What packing did, of all sources together."""
+    """Counts of a packing run, over all sources."""
 
     sources: list[dict[str, Any]] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
@@ -153,8 +152,8 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     [[0, 1], [2, 3], [4]]
     """
     source = iter(items)
-    while some := list(islice(source, size)):
-        yield some
+    while chunk := list(islice(source, size)):
+        yield chunk
 
 
 _worker: dict[str, Any] = {}

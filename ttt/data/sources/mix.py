@@ -1,9 +1,9 @@
-"""The official data-mix JSON: a list of ``{"path", "sample_ratio", "data_type"}`` (spec of TtT, section 2.2).
+"""Mixes of sources: TtT's data configuration, a JSON list of ``{"path", "sample_ratio", "data_type"}`` (arXiv 2509.20072).
 
-``sample_ratio`` is read in one of two ways (``data.mix``).  ``records``, the official one: a source of n records gives the
-first int(n * ratio) of a pseudo-random order, all of them from a ratio of 1 on, none at 0; the choice depends on the source's
-name and size alone, so it is the same in every epoch and for every seed (the official code shuffles before it seeds).
-``tokens``: the ratio is a weight, see `ttt.data.sources.streams.Mixture`.  ``data_type`` ("IT" or "PT") is kept and has no effect.
+``data.mix`` says what ``sample_ratio`` means.  ``records`` (as in TtT's official program): int(n * ratio) of the n records of a
+source, drawn once; all of them from a ratio of 1 on.  The draw depends on the source's name and size alone, so it is the same in
+every epoch and for every seed.  ``tokens``: the ratio is a weight, see `ttt.data.sources.streams.Mixture`.  ``data_type`` ("IT"
+or "PT") is kept and has no effect.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def read_mix(path: str | Path) -> list[Source]:
             raise DataError(f"{where}: sample_ratio must be a number >= 0, got {ratio!r}")
         if kind not in ("", "IT", "PT"):
             raise DataError(f"{where}: data_type must be IT or PT, got {kind!r}")
-        found = next((p for p in (Path(name), Path(path).parent / name) if p.exists()), None)
-        if found is None and ratio:
+        existing = next((p for p in (Path(name), Path(path).parent / name) if p.exists()), None)
+        if existing is None and ratio:
             raise DataError(f"{where}: {name}: no such file or store (looked from here and beside the mix)")
-        sources.append(Source(found or Path(name), float(ratio), kind))
+        sources.append(Source(existing or Path(name), float(ratio), kind))
     if not any(s.ratio for s in sources):
         raise DataError(f"{path}: every sample_ratio is 0; nothing to train on")
     return named(sources)

@@ -1,4 +1,4 @@
-"""A folder of token streams in flat files that are mapped into memory: opened at once, read where needed.
+"""A store: token streams in flat files that are mapped into memory, so that opening is instant and only what is used is read.
 
     store.json          what it was made of and what it holds; written last
     vocab.json          the ids' meaning, as in the tokenizer's folder (`ttt data pack` writes it)
@@ -9,7 +9,7 @@
     00000.index         `INDEX` [n]      where each example lies in the four files
     00001.ids ...
 
-5 bytes a token and 44 an example (uid and segments apart).  The number of shards depends on ``shard_tokens`` alone.
+Size: 5 bytes a token and 44 an example, plus uid and segments.  The number of shards depends on ``shard_tokens`` alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TARGET, NOISABLE, KIND_BITS = 4, 8, 3
 
 @dataclass
 class Block:
-    """Some streams as flat arrays, as they lie in a shard (`pack_streams`)."""
+    """Several streams as flat arrays, in the layout of a shard (`pack_streams`)."""
 
     arrays: dict[str, np.ndarray]
     tasks: list[str]  # names that ``index["task"]`` counts

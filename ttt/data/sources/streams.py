@@ -1,4 +1,4 @@
-"""Where a loader's token streams come from: a list in memory, a `Store` on disk, some of them, or a mix of sources.
+"""Sources of token streams for a loader: a list in memory, a `Store` on disk, a subset of one, or a mix of several.
 
 A source is a sequence of `TokenStream`s that knows all lengths without reading any tokens, a digest of its content, and
 which of its examples an epoch shows.
@@ -157,8 +157,8 @@ class Mixture(Joined):
         for i, (part, weight) in enumerate(zip(self.parts, self.weights, strict=True)):
             n = len(part)
             if n and weight:
-                wanted = weight / sum(self.weights) * total / float(part.lengths.mean(dtype=np.float64))
-                times, rest = divmod(round(wanted), n)
+                examples = weight / sum(self.weights) * total / float(part.lengths.mean(dtype=np.float64))
+                times, rest = divmod(round(examples), n)
                 drawn = np.random.default_rng(derive_seed(0, "mix", number, i)).permutation(n)[:rest]
                 chosen += [self.first[i] + np.tile(np.arange(n), times), self.first[i] + np.sort(drawn)]
         return np.concatenate(chosen).astype(np.int64)
