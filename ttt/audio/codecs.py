@@ -1,7 +1,7 @@
 """Codecs without weights (tones; codes that come with the data) and the checks that all codecs share.
 
-Letters: ``F`` frames, ``Q`` code positions per frame (codebooks), ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions
-of a code vector.
+Letters: ``F`` frames, ``Q`` code positions per frame (codebooks), ``C`` codes per codebook, ``S`` wav samples, ``E``
+dimensions of a code vector.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CosyVoice's decoder: a flow-matching model turns speech tokens into mels in the voice of a prompt, a vocoder into sound.
 
-The package ``cosyvoice`` (arXiv 2407.05407) and its weights come from local folders; nothing is downloaded.  Only decoding:
-tokens come with the data, or from a model.
+The package ``cosyvoice`` (arXiv 2407.05407) and its weights come from local folders; nothing is downloaded.  Only
+decoding: tokens come with the data, or from a model.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ VERSIONS = {"cosyvoice3.yaml": "CosyVoice3", "cosyvoice2.yaml": "CosyVoice2", "c
 class CosyVoice(Codec):
     """CosyVoice's decoder: ``path`` the model folder, ``code`` the folder of its program (empty: it is installed).
 
-    ``prompt``: a wav of the voice to speak with; ``speed`` 1.2 speaks a fifth faster.  Rates and the number of codes are the
-    model's own: v1 has 50 tokens of 4,096 a second and sounds at 22,050 Hz, v2 25 of 6,561 at 24,000 Hz.
+    ``prompt``: a wav of the voice to speak with; ``speed`` 1.2 speaks a fifth faster.  Rates and the number of codes
+    are the model's own: v1 has 50 tokens of 4,096 a second and sounds at 22,050 Hz, v2 25 of 6,561 at 24,000 Hz.
     """
 
     path: str = ""

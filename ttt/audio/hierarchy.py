@@ -1,7 +1,8 @@
 """Order of codes within a frame for codecs whose codebooks run at several rates, as in SNAC (arXiv 2410.14411).
 
-A codebook of stride s has one code per s sub-frames.  A frame is as long as the largest stride S, so it holds S / s codes of
-each codebook.  The rest of the toolkit sees codes [F, Q] with Q = the sum of S / s positions, each with its own range of ids.
+A codebook of stride s has one code per s sub-frames.  A frame is as long as the largest stride S, so it holds S / s
+codes of each codebook.  The rest of the toolkit sees codes [F, Q] with Q = the sum of S / s positions, each with its
+own range of ids.
 
 Letters: ``F`` frames, ``S`` sub-frames per frame, ``Q`` code positions per frame.
 """

@@ -1,7 +1,8 @@
 """Codecs that are fitted on a corpus in seconds: log-mels, PCA, residual k-means; Griffin-Lim turns mels back into sound.
 
-Letters: ``F`` frames, ``S`` sub-frames per frame (1 unless codebooks have several rates), ``Q`` code positions per frame, ``C``
-codes per codebook, ``T`` mel frames, ``M`` mel channels, ``E`` dimensions of a sub-frame after PCA, ``D`` = S * E of a frame.
+Letters: ``F`` frames, ``S`` sub-frames per frame (1 unless codebooks have several rates), ``Q`` code positions per
+frame, ``C`` codes per codebook, ``T`` mel frames, ``M`` mel channels, ``E`` dimensions of a sub-frame after PCA, ``D``
+= S * E of a frame.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class MelCodec(TrainableCodec):
     """Base class: the mels of a frame, split into S sub-frames and reduced by PCA, are one vector; each codebook quantises the
     residual of the codebooks before it.
 
-    The decoder adds to each frame a correction that depends on its first code and on those of its ``context`` neighbours
-    (additive tables, fitted after the k-means), which smooths the borders between frames.
+    The decoder adds to each frame a correction that depends on its first code and on those of its ``context``
+    neighbours (additive tables, fitted after the k-means), which smooths the borders between frames.
     """
 
     renamed_fields: ClassVar = {"floor": "min_magnitude", "num_books": "num_codebooks"}
@@ -144,8 +145,8 @@ class MelCodec(TrainableCodec):
         """Learn from waveforms in a random order until ``max_frames`` frames are seen.
 
         Returns ``frames`` used, mean squared errors per mel value after PCA (``mse_pca``), of the centroids
-        (``mse_codes``) and with neighbours (``mse_decoder``), and the ``perplexity`` of the first codebook (of later ones
-        ``perplexity_1``, ...).
+        (``mse_codes``) and with neighbours (``mse_decoder``), and the ``perplexity`` of the first codebook (of later
+        ones ``perplexity_1``, ...).
         """
         gen = generator(seed, "codec")
         stacks: list[Tensor] = []
@@ -297,8 +298,8 @@ _LOWEST = -6.0  # log units below the loudest frame that a levelled codec keeps
 class MelKmeans(MelCodec):
     """Log-mel frames, stacked to one vector per frame, PCA, k-means; Griffin-Lim turns mels back into sound.
 
-    With ``num_codebooks`` > 1 each codebook quantises the residual of those before it.  The decoder corrects each code's
-    centroid by its ``context`` neighbours on either side (additive tables, fitted after the k-means).
+    With ``num_codebooks`` > 1 each codebook quantises the residual of those before it.  The decoder corrects each
+    code's centroid by its ``context`` neighbours on either side (additive tables, fitted after the k-means).
     """
 
     num_codebooks: PositiveInt = 1
@@ -322,9 +323,9 @@ class Rvq(MelCodec):
     """Residual vector quantisation of log-mels with codebooks at several rates, as in SNAC; fitted in seconds on a CPU.
 
     ``strides``: sub-frames that one code of each codebook stands for; all must divide the largest, which is the frame.
-    ``(4, 2, 1)``: one code for four sub-frames, two for pairs, four single ones, Q = 7 positions in SNAC's order; all ones:
-    plain residual codebooks, one code of each per frame (EnCodec, AudioLM).  A code of stride s is a centroid of s sub-frames
-    side by side (SNAC repeats an average), so coarse codes know how their frame changes.
+    ``(4, 2, 1)``: one code for four sub-frames, two for pairs, four single ones, Q = 7 positions in SNAC's order; all
+    ones: plain residual codebooks, one code of each per frame (EnCodec, AudioLM).  A code of stride s is a centroid of
+    s sub-frames side by side (SNAC repeats an average), so coarse codes know how their frame changes.
     """
 
     frame_rate_hz: PositiveFloat = 25.0  # 100 / a whole number of 10 ms mel frames, a multiple of the largest stride

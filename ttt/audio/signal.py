@@ -33,8 +33,8 @@ def torchaudio() -> Any:
 def resample(waveform: Waveform, rate_hz: int) -> Waveform:
     """The same sound at another rate: f32 [S] -> f32 [ceil(S * rate_hz / waveform.rate_hz)].
 
-    Fast for many calls: the filter of each pair of rates is cached, and the input is zero-padded to one of a few lengths,
-    because the first convolution of each new length costs about 5 ms of planning.
+    Fast for many calls: the filter of each pair of rates is cached, and the input is zero-padded to one of a few
+    lengths, because the first convolution of each new length costs about 5 ms of planning.
     """
     if waveform.rate_hz == rate_hz:
         return waveform
@@ -62,7 +62,8 @@ def _resampler(from_hz: int, to_hz: int) -> Any:
 class MelSettings:
     """A mel spectrogram of magnitudes.  Frame t is centred on sample ``t * hop_samples``; the log is taken above ``min_magnitude``.
 
-    ``min_magnitude`` is a mel magnitude; with Hann windows of 400 samples a full-scale sine has a magnitude of about 100.
+    ``min_magnitude`` is a mel magnitude; with Hann windows of 400 samples a full-scale sine has a magnitude of about
+    100.
     """
 
     rate_hz: int = 16_000
@@ -119,9 +120,10 @@ def griffin_lim(
 ) -> Tensor:  # fmt: skip
     """Samples whose short-time magnitudes come near ``magnitude``: f32 [B, T, K] -> f32 [B, T * hop_samples].
 
-    Row b has ``frames[b]`` <= T frames and is zero after ``frames[b] * hop_samples`` samples; its result does not depend
-    on the other rows.  Fast Griffin-Lim (Perraudin et al. 2013) of our own, because torchaudio's draws its first phase
-    from the global generator and cannot continue a sound: ``known`` f32 [B, P] holds samples that were already output.
+    Row b has ``frames[b]`` <= T frames and is zero after ``frames[b] * hop_samples`` samples; its result does not
+    depend on the other rows.  Fast Griffin-Lim (Perraudin et al. 2013) of our own, because torchaudio's draws its first
+    phase from the global generator and cannot continue a sound: ``known`` f32 [B, P] holds samples that were already
+    output.
     """
     import torch
 

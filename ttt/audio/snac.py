@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Snac(PublishedCodec):
     """SNAC: codebooks at several rates, one coarse frame at a time (24 kHz: 7 positions of 4,096 codes, 11.7 frames/s).
 
-    Positions of a frame: code of the first codebook; of the second its first half, of the third its first two quarters; the
-    second half likewise.  The decoder's noise is drawn from a fixed seed, so that the same codes sound the same.
+    Positions of a frame: code of the first codebook; of the second its first half, of the third its first two quarters;
+    the second half likewise.  The decoder's noise is drawn from a fixed seed, so that the same codes sound the same.
     """
 
     model_class = "SNAC"

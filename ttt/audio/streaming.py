@@ -63,9 +63,9 @@ class WindowStream(StreamDecoder):
     """A stream decoder for any codec: each push decodes the new frames anew together with ``past`` old ones.
 
     ``past`` and ``future``: frames before and behind a frame that its sound depends on.  ``future + fade`` frames are
-    held back; over ``fade`` frames the continuation of the old window is cross-faded into the new one.  If the codec is linear
-    and time-invariant and the two numbers cover its context, the result equals decoding in one go bit for bit; otherwise the
-    fade hides the transition.
+    held back; over ``fade`` frames the continuation of the old window is cross-faded into the new one.  If the codec is
+    linear and time-invariant and the two numbers cover its context, the result equals decoding in one go bit for bit;
+    otherwise the fade hides the transition.
     """
 
     def __init__(self, codec: Codec, past: int = 24, future: int = 1, fade: int = 1) -> None:

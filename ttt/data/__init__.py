@@ -2,8 +2,8 @@
 
     files of other projects --convert--> examples --encode--> token streams --sources--> a source --batches--> `PackedBatch`
 
-An example (`ttt.types.Example`) is a list of turns of text and codes; a token stream (`ttt.types.TokenStream`) is the same as
-ids with targets; a source is a sequence of token streams (in memory, in a store on disk, or a mix).
+An example (`ttt.types.Example`) is a list of turns of text and codes; a token stream (`ttt.types.TokenStream`) is the
+same as ids with targets; a source is a sequence of token streams (in memory, in a store on disk, or a mix).
 
 =============================================== ===================================
 question                                        open

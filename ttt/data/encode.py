@@ -23,10 +23,10 @@ def encode_example(
 ) -> TokenStream:
     """Tokens of one example.
 
-    ``open_answer``: a prompt for decoding (ends with the assistant header).  ``prompt_rule``: which tokens diffusion may mask.
-    ``labels``: targets.  ``official``: positions from ``prompt_length`` on, the length of the system block and all user turns,
-    as in TtT's official preprocessing; with several turns that is not where the answers are.  ``literal_specials``: ordinary
-    text may spell special tokens, as in that program; otherwise that is a `DataError`.
+    ``open_answer``: a prompt for decoding (ends with the assistant header).  ``prompt_rule``: which tokens diffusion
+    may mask. ``labels``: targets.  ``official``: positions from ``prompt_length`` on, the length of the system block
+    and all user turns, as in TtT's official preprocessing; with several turns that is not where the answers are.
+    ``literal_specials``: ordinary text may spell special tokens, as in that program; otherwise that is a `DataError`.
     """
     vocab = tokenizer.vocab
     ids: list[int] = []

@@ -16,8 +16,8 @@ from ttt.io.json_input import parse_json
 class Utterance:
     """One wav and what is said in it.  ``wav`` is relative to the manifest's folder; ``duration_s`` in seconds.
 
-    ``text`` may be empty, and a line may leave it out; code that requires it calls `need_text`.  ``speaker`` names the voice,
-    ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
+    ``text`` may be empty, and a line may leave it out; code that requires it calls `need_text`.  ``speaker`` names the
+    voice, ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
     """
 
     id: str

@@ -18,9 +18,9 @@ class Decodes(Protocol):
 class TextStream:
     """Incremental decoder: the concatenation of all results of `push` and `finish` is the text of all ids.
 
-    A character whose bytes are spread over several tokens is returned with the last of them.  Each push decodes only the ids
-    since the second-last position at which all characters were complete: some tokenizers decode a token differently after
-    another one than alone (a leading space).
+    A character whose bytes are spread over several tokens is returned with the last of them.  Each push decodes only
+    the ids since the second-last position at which all characters were complete: some tokenizers decode a token
+    differently after another one than alone (a leading space).
 
     >>> class Letters:
     ...     def decode(self, ids):

@@ -1,4 +1,4 @@
-"""Vocabulary forms: which tokens are added to a text tokenizer, how chats are written, and what an answer may hold in which order.
+"""Vocabulary forms: the tokens added to a text tokenizer, the template of chats, and the order of an answer.
 
 ========================= =============================================== ==========================================
 form                      ids behind the text                             an answer
@@ -11,8 +11,8 @@ form                      ids behind the text                             an ans
 ``llada_tts[_audio]``     10 control tokens, codes, mask                  as interleaved; all spans open and end alike
 ========================= =============================================== ==========================================
 
-Sources: TtT (arXiv 2509.20072) for ``interleaved``; SLAM-Omni (arXiv 2412.15649) for text then speech; LLaDA (arXiv 2502.09992)
-for the template of ``roles``.  To add a form, write a subclass of `Form` and put an instance into `FORMS`.
+Sources: TtT (arXiv 2509.20072) for ``interleaved``; SLAM-Omni (arXiv 2412.15649) for text then speech; LLaDA (arXiv
+2502.09992) for the template of ``roles``.  To add a form, write a subclass of `Form` and put an instance into `FORMS`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def code_token(code: int) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """What an answer may go on with in one state: ordinary ``words``, ``codes`` of a span, and special ``tokens`` (ids).
+    """How an answer may continue in one state: ordinary ``words``, ``codes`` of a span, and special ``tokens`` (ids).
 
     Which codes, how many, and (in forms with delimiters) the token that ends them are the decoder's to decide.
     """
@@ -166,15 +166,16 @@ class Form(ABC):
         return SPEECH if in_span else TEXT
 
     def steps(self, v: Vocabulary, speak: str) -> Mapping[str, Step]:
-        """What may follow in each state; ``speak`` (free, always, never): whether speech may, must or must not follow text."""
+        """What may follow in each state; ``speak`` (free, always, never): may, must or must not speech follow the text."""
         return {TEXT: Step(words=True, tokens=(v.im_end_id, v.soa_id, v.soa_last_id)), SPEECH: Step(codes=True)}
 
 
 class Interleaved(Form):
     """Layout of TtT's official program: base vocabulary, `MULTIMODAL_SPECIALS`, codes, `FINAL_SPECIALS`.
 
-    A token is audio iff its id is at least that of ``<|audio|>``, the last of the multimodal specials.  So tokens that open a
-    span are text (predicted left to right), and those that end an answer's span are audio (predicted by diffusion).
+    A token is audio iff its id is at least that of ``<|audio|>``, the last of the multimodal specials.  So tokens that
+    open a span are text (predicted left to right), and those that end an answer's span are audio (predicted by
+    diffusion).
     """
 
     name = stored = "interleaved"
@@ -316,9 +317,9 @@ class LladaTts(Form):
         meaning  unused  start of speech  end of speech  human begin,  ai begin,  pad  reserved  code c at position q   mask
                                                          end           end
 
-    With a Llama-3 tokenizer (base 128,256) and SNAC (7 positions of 4,096 codes a coarse frame) these are the published 28,683
-    ids; any codec of Q positions and C codes fits.  In this spelling all tokens are ``<custom_token_i>``; the mask is the one
-    token more than the codes need.  A turn is ``<3> text <4>`` or ``<5> text or <1> codes <2> <6>``.
+    With a Llama-3 tokenizer (base 128,256) and SNAC (7 positions of 4,096 codes a coarse frame) these are the published
+    28,683 ids; any codec of Q positions and C codes fits.  In this spelling all tokens are ``<custom_token_i>``; the
+    mask is the one token more than the codes need.  A turn is ``<3> text <4>`` or ``<5> text or <1> codes <2> <6>``.
     """
 
     name = stored = "llada_tts"
@@ -408,7 +409,7 @@ class LladaTts(Form):
 
 
 class LladaTtsAudio(LladaTts):
-    """The same ids under other names: ``<special_token_i>`` for the first ten, then ``<audio_token_j>``, and a mask by name."""
+    """The same ids under other names: ``<special_token_i>`` for the first ten, then ``<audio_token_j>``, and the mask."""
 
     name = "llada_tts_audio"
     mask = "<|mdm_mask|>"

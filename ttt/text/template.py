@@ -6,8 +6,8 @@ ChatML, as TtT's official data preparation writes it (arXiv 2509.20072):
     <|im_start|> role "\\n" content <|im_end|> "\\n"          for each user and assistant turn
 
 Only an assistant's content, its ``<|im_end|>`` and the newline after it are targets.  A turn whose last span is open
-(truncated) ends there.  Documents have no template: every token is a target.  `ttt.text.forms` holds the templates of other
-forms, among them those of SLAM-Omni (arXiv 2412.15649); the bar shows where targets begin:
+(truncated) ends there.  Documents have no template: every token is a target.  `ttt.text.forms` holds the templates of
+other forms, among them those of SLAM-Omni (arXiv 2412.15649); the bar shows where targets begin:
 
     text_then_speech         ... assistant "\\n" | THOUGHT text codes <|im_end|>
     text_then_speech_tags    ... assistant "\\n" THOUGHT | <text> text </text> <speech> codes </speech> <|im_end|>
@@ -45,10 +45,11 @@ class Piece:
 class Template:
     """The marks around the content of turns.
 
-    ``empty_system``: write a system block even if there is no message.  ``thought``: whether an empty thought stands before
-    the last answer: "prompt": yes, as part of the prompt; "answer": yes, as a training target (decoding still puts it into the
-    prompt); "": no.  ``tags``: around each text of an answer.  ``last_newline``: a newline behind the last ``<|im_end|>``.
-    ``frames``: role -> marks before and behind a turn, for templates other than ChatML; roles it lacks are refused.
+    ``empty_system``: write a system block even if there is no message.  ``thought``: whether an empty thought stands
+    before the last answer: "prompt": yes, as part of the prompt; "answer": yes, as a training target (decoding still
+    puts it into the prompt); "": no.  ``tags``: around each text of an answer.  ``last_newline``: a newline behind the
+    last ``<|im_end|>``. ``frames``: role -> marks before and behind a turn, for templates other than ChatML; roles it
+    lacks are refused.
     """
 
     empty_system: bool = True

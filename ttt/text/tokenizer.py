@@ -180,8 +180,8 @@ def train_bpe(
 ) -> TextTokenizer:
     """A byte-level BPE with Qwen-style pre-tokenization learnt from ``texts``, extended by the audio tokens of a ``form``.
 
-    Any text can be encoded (all 256 bytes are in the base); deterministic.  ``num_codes``: of each of ``num_codebooks`` codebooks.
-    For the text-then-speech forms it also gets the ``<think>`` and ``</think>`` of Qwen3's template.
+    Any text can be encoded (all 256 bytes are in the base); deterministic.  ``num_codes``: of each of ``num_codebooks``
+    codebooks. For the text-then-speech forms it also gets the ``<think>`` and ``</think>`` of Qwen3's template.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 

@@ -23,10 +23,10 @@ from ttt.types import CodeSpace
 class Vocabulary:
     """Ids of everything that is not ordinary text.  ``size``: number of ids.
 
-    Codes of codebook q start at ``code_start + q * num_codes`` (one codebook: the official layout).  ``form``: name of the
-    `ttt.text.forms.Form` (`rules`), which decides what other tokens there are and how chats are written; ids that it does not
-    have are `ABSENT`.  ``codec`` and ``frame_rate_hz`` say what made the codes, where that is known; they are not part of the
-    layout.
+    Codes of codebook q start at ``code_start + q * num_codes`` (one codebook: the official layout).  ``form``: name of
+    the `ttt.text.forms.Form` (`rules`), which decides what other tokens there are and how chats are written; ids that
+    it does not have are `ABSENT`.  ``codec`` and ``frame_rate_hz`` say what made the codes, where that is known; they
+    are not part of the layout.
     """
 
     size: int
@@ -107,8 +107,8 @@ class Vocabulary:
         """Ids -> codes i32 [F, Q].
 
         Ids that are not codes are left out, and so is every code that is not part of a complete frame (one code of each
-        codebook, in order).  Decoding without constraints may write such codes, and a code of one codebook must not be read as
-        one of another.
+        codebook, in order).  Decoding without constraints may write such codes, and a code of one codebook must not be
+        read as one of another.
         """
         ids = np.asarray(ids, dtype=np.int64)
         ids = ids[(ids >= self.code_start) & (ids < self.code_stop)] - self.code_start
@@ -211,8 +211,8 @@ def derive(
 ) -> Vocabulary:
     """Vocabulary of a tokenizer that was extended (`ttt.text.tokenizer.extend`); its tokens tell which form it has.
 
-    ``token_id``: spelling -> id or None; ``num_codebooks``: of equal size (0: as usual in the form); ``mask_id``: an id to use
-    as mask, in forms that allow it.  Raises `DataError` naming the first token that is missing or out of order.
+    ``token_id``: spelling -> id or None; ``num_codebooks``: of equal size (0: as usual in the form); ``mask_id``: an id
+    to use as mask, in forms that allow it.  Raises `DataError` naming the first token that is missing or out of order.
     """
     form = recognise(token_id)
     ids: dict[str, Any] = form.derive(token_id, num_codebooks or form.default_codebooks, pad, mask_id)

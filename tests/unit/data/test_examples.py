@@ -226,7 +226,7 @@ def test_official_samples_convert(path):
         assert all(s.style == "user" for s in example.turns[1].spans if s.kind == "audio")
         if "text_chat" in path.stem:
             assert not styles
-        else:  # spec, section 2.3: text, 26 codes, text, 26 codes, ..., rest of the text, rest of the codes in a quad span
+        else:  # TtT (arXiv 2509.20072): text, 26 codes, text, 26 codes, ..., rest of the text, rest of the codes in a quad span
             assert styles == ["span"] * (len(styles) - 1) + ["last"] and answer[-1].style == "last"
             assert all(len(s.codes) == 26 for s in answer if s.kind == "audio" and s.style == "span")
         assert equal(example, example_from_json(json.loads(json.dumps(example_to_json(example))), "again"))

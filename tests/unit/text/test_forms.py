@@ -1,4 +1,4 @@
-"""The text-then-speech forms: ids, labels and spans against the published numbers (spec of SLAM-Omni, sections 3, 4, 17)."""
+"""The text-then-speech forms: ids, labels and spans against published numbers (SLAM-Omni, arXiv 2412.15649)."""
 
 import json
 from dataclasses import replace

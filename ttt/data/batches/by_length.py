@@ -1,8 +1,8 @@
 """Batches of rows with one document each: examples of similar length share a batch, within a budget of tokens.
 
 A row of n tokens counts as n + n² / q of the budget (``quadratic`` q; 0: as n), because attention costs its square.  A
-batch is closed when its longest row's count times its number of rows would exceed the budget (as lhotse's dynamic bucketing
-does in seconds).
+batch is closed when its longest row's count times its number of rows would exceed the budget (as lhotse's dynamic
+bucketing does in seconds).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def pooled(order: Sequence[int], cost: np.ndarray, budget: float, pool: int) -> 
 def bucketed(order: Sequence[int], cost: np.ndarray, budget: float, buckets: int) -> list[Rows]:
     """Batches of examples ``order``, each from one of ``buckets`` buckets of like length (quantiles of these examples).
 
-    Examples keep their order inside a bucket, so batches are closer to a random sample than sorted ones, with more padding.
+    Examples keep their order inside a bucket, so batches are closer to a random sample than sorted ones, with more
+    padding.
     """
     mine = cost[np.asarray(order, dtype=np.int64)]
     edges = np.quantile(mine, np.arange(1, buckets) / buckets)

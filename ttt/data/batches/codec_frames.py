@@ -20,8 +20,9 @@ class Frames:
     """Codes of some documents: ``prompt`` i64 [D, S, Q], ``target`` i64 [D, T, Q], 0 on padding; lengths i64 [D].
 
     ``prompt_at``, ``target_at`` i64 [D, S], [D, T]: flat position (row * width + column) of a frame's first code in the
-    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).  ``stretch``:
-    number of frames at the end of every prompt that are copies of target frames; positions do not count them.
+    batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).
+    ``stretch``: number of frames at the end of every prompt that are copies of target frames; positions do not count
+    them.
     """
 
     prompt: Tensor
@@ -42,8 +43,8 @@ class Frames:
 def frames_of(batch: PackedBatch) -> Frames:
     """The frames of every document that has some to predict: targets by ``batch.target``, all other codes as its prompt.
 
-    Raises `DataError` for a batch that does not say which ids are codes, for codes out of the order of codebooks, and for
-    documents without a prompt.
+    Raises `DataError` for a batch that does not say which ids are codes, for codes out of the order of codebooks, and
+    for documents without a prompt.
     """
     if batch.space is None:
         raise DataError("this batch does not say which ids are codes; make it with collate(..., vocab.code_space)")

@@ -1,9 +1,9 @@
 """Batches as a pure function of (seed, update, index, rank): nothing to save, nothing to restore.
 
-An epoch is a permutation of the examples, computed from (seed, epoch) alone.  It is laid out in batches one window of `WINDOW`
-examples at a time.  So resuming at any update costs what starting costs: one permutation (8 bytes an example) and the layout
-of one window.  Tokens are read when a batch needs them.  Strategies that change examples (span truncation) draw from (seed,
-epoch, example): their draws change every epoch and do not depend on the layout of rows.
+An epoch is a permutation of the examples, computed from (seed, epoch) alone.  It is laid out in batches one window of
+`WINDOW` examples at a time.  So resuming at any update costs what starting costs: one permutation (8 bytes an example)
+and the layout of one window.  Tokens are read when a batch needs them.  Strategies that change examples (span
+truncation) draw from (seed, epoch, example): their draws change every epoch and do not depend on the layout of rows.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Loader:
     ``micro_batch(update, index)`` is the ``index``-th of ``accumulate`` micro-batches of optimiser update ``update`` on
     this rank.
 
-    ``pack``: True fills rows of ``row_tokens`` with several documents (for attention kernels that skip masked blocks).  False
-    puts one document into a row and rows of similar length into a batch of at most ``batch_tokens`` with padding (for dense
-    masks, whose cost grows with the square of the row).  Similar lengths come from sorted pools, or with ``buckets`` > 0 from
-    that many buckets; ``quadratic``: see `ttt.data.batches.by_length`.
-    ``cut_long``: cut examples that are longer than a row after a whole frame, where possible, instead of leaving them out.
+    ``pack``: True fills rows of ``row_tokens`` with several documents (for attention kernels that skip masked blocks).
+    False puts one document into a row and rows of similar length into a batch of at most ``batch_tokens`` with padding
+    (for dense masks, whose cost grows with the square of the row).  Similar lengths come from sorted pools, or with
+    ``buckets`` > 0 from that many buckets; ``quadratic``: see `ttt.data.batches.by_length`. ``cut_long``: cut examples
+    that are longer than a row after a whole frame, where possible, instead of leaving them out.
 
-    Windows differ a little in their number of batches.  Each counts as ``updates_per_window`` updates: extra batches are
-    skipped, missing ones are taken from the window's start.  An epoch of at most `WINDOW` examples is one window.
+    Windows differ a little in their number of batches.  Each counts as ``updates_per_window`` updates: extra batches
+    are skipped, missing ones are taken from the window's start.  An epoch of at most `WINDOW` examples is one window.
     """
 
     def __init__(
@@ -167,9 +167,9 @@ def fitting(
 ) -> tuple[Streams, np.ndarray]:  # fmt: skip
     """Streams that fit in a row, and the tokens to plan for each [n]: its own and those that strategies may add (`growths`).
 
-    ``frame``: codes of a frame: long examples are cut after a whole frame, and strategies fill the row at most.  0: examples that
-    are too long, or may become so, are left out and counted in ``report``.  Raises `DataError` when too many do not fit, and
-    `ConfigError` when not even the shortest does.
+    ``frame``: codes of a frame: long examples are cut after a whole frame, and strategies fill the row at most.  0:
+    examples that are too long, or may become so, are left out and counted in ``report``.  Raises `DataError` when too
+    many do not fit, and `ConfigError` when not even the shortest does.
     """
     if not len(streams):
         raise DataError("no training examples: the file is empty")
@@ -225,8 +225,8 @@ def fixed_batches(
 ) -> list[PackedBatch]:  # fmt: skip
     """All streams in batches, in file order: validation data, laid out as in training.
 
-    Only ``strategies`` that shape the canvas are applied, with draws from (``seed``, number of the example) alone; the other
-    arguments are the `Loader`'s.
+    Only ``strategies`` that shape the canvas are applied, with draws from (``seed``, number of the example) alone; the
+    other arguments are the `Loader`'s.
     """
     report, acting = PackingReport(), shaping(strategies)
     kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.num_codebooks if cut_long else 0)

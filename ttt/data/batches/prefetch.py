@@ -1,7 +1,7 @@
 """The next batches, made in a thread while the training loop uses the current one.
 
-A loader's batches are a pure function of (update, index), so making them early changes nothing.  Batches may be asked for in any
-order; only the usual order is faster.
+A loader's batches are a pure function of (update, index), so making them early changes nothing.  Batches may be asked
+for in any order; only the usual order is faster.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, Range, ch
 class Cut:
     """How long prompts are.
 
-    ``mode``: ``stored``: as in the examples.  ``fixed``: ``share`` of the recording, at least ``least`` frames, but at most half
-    of the longest recording of the batch.  ``uniform``: a share drawn between ``low`` and ``high``.  ``seconds``: a number of
-    seconds drawn between ``low`` and ``high``.  ``by``: ``batch``: every row gets the shortest prompt of its batch; ``row``:
-    each row gets its own.
+    ``mode``: ``stored``: as in the examples.  ``fixed``: ``share`` of the recording, at least ``least`` frames, but at
+    most half of the longest recording of the batch.  ``uniform``: a share drawn between ``low`` and ``high``.
+    ``seconds``: a number of seconds drawn between ``low`` and ``high``.  ``by``: ``batch``: every row gets the shortest
+    prompt of its batch; ``row``: each row gets its own.
     """
 
     mode: Literal["stored", "fixed", "uniform", "seconds"] = "stored"  # stored: as the examples have it

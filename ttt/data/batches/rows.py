@@ -63,7 +63,8 @@ def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) 
 def longest_first(lengths: Sequence[int], order: Sequence[int], pool_tokens: int) -> list[int]:
     """``order`` in pools of about ``pool_tokens`` tokens, each with its longest first (ties in the given order).
 
-    Best-fit fills rows better when long examples come first; in pools, so that who shares a row still changes with the order.
+    Best-fit fills rows better when long examples come first; in pools, so that who shares a row still changes with the
+    order.
 
     >>> longest_first([1, 3, 2, 4], [0, 1, 2, 3], pool_tokens=5)
     [1, 2, 0, 3]

@@ -1,8 +1,8 @@
 """Applying strategies to one example, and the room that must be kept for what they add.
 
-There are two kinds of strategies on token streams.  Some vary an example for training (span truncation, random lengths).  The
-others (`Strategy.shapes_canvas`) are part of the task, for example filling an answer up to the canvas that decoding starts
-from.  Validation applies only these, with the same draws every time.
+There are two kinds of strategies on token streams.  Some vary an example for training (span truncation, random
+lengths).  The others (`Strategy.shapes_canvas`) are part of the task, for example filling an answer up to the canvas
+that decoding starts from.  Validation applies only these, with the same draws every time.
 """
 
 from __future__ import annotations

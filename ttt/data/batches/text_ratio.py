@@ -71,8 +71,8 @@ class Blend:
 class Alternating:
     """Micro-batches that hold one source each; a pure function of (update, index) like `Loader`, which makes them.
 
-    An epoch has as many micro-batches as one epoch of text and one of speech together; with ``legacy_10x`` it ends when the
-    first of the two sources ends.
+    An epoch has as many micro-batches as one epoch of text and one of speech together; with ``legacy_10x`` it ends when
+    the first of the two sources ends.
     """
 
     def __init__(self, text: Loader, speech: Loader, blend: Blend, accumulate: int) -> None:

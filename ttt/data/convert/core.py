@@ -1,7 +1,7 @@
 """What converters share: pieces of records, checks, and the loop that writes their output.
 
-An example record is plain JSON (`ttt.data.read.examples.example_to_json`).  An audio span is codes, ``{"audio": [...]}``, or
-still a sound file, ``{"wav": "/abs/path.wav"}``: `ttt data encode` turns those into codes.
+An example record is plain JSON (`ttt.data.read.examples.example_to_json`).  An audio span is codes, ``{"audio":
+[...]}``, or still a sound file, ``{"wav": "/abs/path.wav"}``: `ttt data encode` turns those into codes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class LeftOutError(RecordError):
 class Speech:
     """A part of a sound file and its transcript.
 
-    ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was looked for.
-    ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has to be cut out.
+    ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was
+    looked for. ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has
+    to be cut out.
     """
 
     id: str
@@ -98,8 +99,8 @@ def results(
 ) -> Iterator[Any]:  # fmt: skip
     """Converted rows of one or several files, one at a time; bad ones are counted, or raised unless ``skip_bad``.
 
-    ``limit``: rows read at most, of all files together (0: all).  ``finish`` makes the final form of (result, place), and
-    may refuse it like the converter itself.
+    ``limit``: rows read at most, of all files together (0: all).  ``finish`` makes the final form of (result, place),
+    and may refuse it like the converter itself.
     """
     paths = [path] if isinstance(path, Path) else path
     for where, row in (found for one in paths for found in converter.rows(one)):
@@ -138,7 +139,8 @@ def convert_row(converter: Converter, where: str, row: Any) -> Any:
 def write_records(records: Iterator[Mapping[str, Any]], out: Path, shard: int = 0) -> None:
     """JSONL, complete or not at all.  Raises `DataError` when nothing was usable or a uid comes twice.
 
-    ``shard``: records of a file (0: all in ``out``): NAME.0000.jsonl and so on beside ``out``, then NAME.json, the mix of them.
+    ``shard``: records of a file (0: all in ``out``): NAME.0000.jsonl and so on beside ``out``, then NAME.json, the mix
+    of them.
     """
     work = temporary_name(out)
     keys = array("Q")

@@ -1,7 +1,7 @@
 """Utterances of a converter -> a corpus folder: ``SPLIT.jsonl`` (manifest), ``SPLIT.items.jsonl``, ``wav/SPLIT`` (cuts).
 
-The folder is what `ttt tokenize` and `ttt examples` read.  Whole sound files stay where they are; stretches of longer ones
-are cut out.
+The folder is what `ttt tokenize` and `ttt examples` read.  Whole sound files stay where they are; stretches of longer
+ones are cut out.
 """
 
 from __future__ import annotations

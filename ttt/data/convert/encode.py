@@ -22,8 +22,8 @@ def encode_records(
 ) -> Iterator[dict[str, Any]]:
     """Records of ``path`` with every sound file replaced by the codes of a loaded ``codec``, in order.
 
-    Sound is averaged to one channel and resampled to the codec's rate.  ``batch``: sound files encoded together.  Raises the
-    first `RecordError` unless ``skip_bad``; then such records are left out and counted.
+    Sound is averaged to one channel and resampled to the codec's rate.  ``batch``: sound files encoded together.
+    Raises the first `RecordError` unless ``skip_bad``; then such records are left out and counted.
     """
     waiting: Waiting = []
     held = 0

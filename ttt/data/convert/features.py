@@ -1,7 +1,7 @@
 """Codes that another program has computed: lhotse cuts with stored features, and a manifest of arrays.
 
-Every record becomes one example of audio continuation: the first part of the recording is the prompt, the rest the answer
-(training may cut anew).  Arrays are read when their record is converted; one HDF5 file stays open at a time.
+Every record becomes one example of audio continuation: the first part of the recording is the prompt, the rest the
+answer (training may cut anew).  Arrays are read when their record is converted; one HDF5 file stays open at a time.
 """
 
 from __future__ import annotations

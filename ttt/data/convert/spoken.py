@@ -117,9 +117,9 @@ class SlamKit(_Spoken):
 class LlamaOmni(_Spoken):
     """LLaMA-Omni: ``conversations`` with ``<speech>`` or ``speech`` wavs and answers' ``units``; or its answer files.
 
-    A turn may hold ``value`` or ``text``, ``speech`` (a wav) and ``units`` (a list or "12 7 7"); a wav or units of the whole
-    row belong to the first ``<speech>`` and to the last answer.  Answer files: ``prediction`` + ``prediction_units``, put to
-    the question ``prompt``.
+    A turn may hold ``value`` or ``text``, ``speech`` (a wav) and ``units`` (a list or "12 7 7"); a wav or units of the
+    whole row belong to the first ``<speech>`` and to the last answer.  Answer files: ``prediction`` +
+    ``prediction_units``, put to the question ``prompt``.
     """
 
     num_codes: NonNegativeInt = 1000  # HuBERT k-means units

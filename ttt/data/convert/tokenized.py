@@ -1,7 +1,7 @@
 """Chats as records of ids: the prompt and its answer written in the tokenizer's template, cut to a length.
 
-The pieces of the template are tokenized one by one, so the border between prompt and answer is exact, and the header of the
-answer belongs to the prompt.
+The pieces of the template are tokenized one by one, so the border between prompt and answer is exact, and the header of
+the answer belongs to the prompt.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Tokenizers:
 def ids_record(record: Mapping[str, Any], where: str, tokenizer: TextTokenizer, max_tokens: int) -> dict[str, Any]:
     """``input_ids`` (at most ``max_tokens``) and ``prompt_length`` of a chat with one answer, and both as text.
 
-    ``cut``: how many tokens fell away, where some did.  Raises `RecordError` for a chat with several answers to learn, and
-    `LeftOutError` where the prompt alone fills ``max_tokens``.
+    ``cut``: how many tokens fell away, where some did.  Raises `RecordError` for a chat with several answers to learn,
+    and `LeftOutError` where the prompt alone fills ``max_tokens``.
     """
     from ttt.data.encode import encode_example
     from ttt.text.template import pieces

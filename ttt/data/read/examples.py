@@ -273,8 +273,8 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 def interleave(words: list[str], codes: np.ndarray, text_chunk: int, audio_chunk: int) -> tuple[Span, ...]:
     """Spans of an answer that alternates between ``text_chunk`` words and ``audio_chunk`` codes [F, Q], as in TtT's data.
 
-    Chunks are cut while more than ``text_chunk`` words and more than ``audio_chunk`` codes remain; the rest follows as one
-    text span and one span of style ``last``.  0 words a chunk: all text first.
+    Chunks are cut while more than ``text_chunk`` words and more than ``audio_chunk`` codes remain; the rest follows as
+    one text span and one span of style ``last``.  0 words a chunk: all text first.
 
     >>> spans = interleave(["a", "b", "c"], np.zeros((5, 1), dtype=np.int32), 2, 2)
     >>> [(s.text or len(s.codes), s.style) for s in spans]

@@ -1,9 +1,9 @@
 """Records of data files, one at a time: ``.jsonl``, ``.json`` (a list), ``.parquet``, the first two also as ``.gz``; and
 folders that Hugging Face `datasets` saved (`ttt.data.read.tables`).
 
-Memory stays flat: a list in one ``.json`` file is decoded piece by piece, parquet is read in batches of rows.  A line of a
-``.jsonl`` file is handed over unparsed, so that several processes can share the parsing and one broken line spoils only
-itself.
+Memory stays flat: a list in one ``.json`` file is decoded piece by piece, parquet is read in batches of rows.  A line
+of a ``.jsonl`` file is handed over unparsed, so that several processes can share the parsing and one broken line spoils
+only itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rows of tables: parquet files, and folders that Hugging Face `datasets` wrote (`save_to_disk`).
 
-Both are read through pyarrow alone.  A saved dataset is a folder with ``state.json`` (which names its Arrow files, in order)
-and ``dataset_info.json``; a saved dictionary of splits is a folder with ``dataset_dict.json`` and a dataset per split.
+Both are read through pyarrow alone.  A saved dataset is a folder with ``state.json`` (which names its Arrow files, in
+order) and ``dataset_info.json``; a saved dictionary of splits is a folder with ``dataset_dict.json`` and a dataset per
+split.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     {"instruction_ids": [...], "response_ids": [...]}
     {"conversations": [{"from": "human", "input_ids": [...]}, ...]}  up to the first answer, as the published loader does
 
-``attention_mask`` may mark padding at the end.  Where there are ``labels`` (-100: no loss), they decide instead of prompt lengths.  Ids are
-checked against the tokenizer's vocabulary, codes against their position in the frame.
+``attention_mask`` may mark padding at the end.  ``labels`` (-100: no loss) replace prompt lengths where they are given.
+Ids are checked against the tokenizer's vocabulary, codes against their position in the frame.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from ttt.io.atomic import file_aside
 def held_out(n: int, ratio: float, seed: int) -> bytearray:
     """Which of ``n`` lines are for evaluation (1) and which for training (0): int(n * ratio) of them.
 
-    The first int(n * ratio) line numbers after ``random.Random(seed).shuffle``, as in the published split of SLAM-Omni's data
-    (arXiv 2412.15649).  Memory: 5 bytes a line.
+    The first int(n * ratio) line numbers after ``random.Random(seed).shuffle``, as in the published split of
+    SLAM-Omni's data (arXiv 2412.15649).  Memory: 5 bytes a line.
 
     >>> sum(held_out(10, 0.15, 42)), sum(held_out(463071, 0.15, 42))
     (1, 69460)
@@ -35,8 +35,8 @@ def held_out(n: int, ratio: float, seed: int) -> bytearray:
 def split(source: Path, train: Path, evaluation: Path, ratio: float = 0.15, seed: int = 42) -> dict[str, int]:
     """Write both files, complete or not at all; returns the number of lines of each.
 
-    The source is read twice, line by line: once to count, once to write; blank lines are left out.  Raises `ConfigError` for a
-    ratio that leaves one of the files empty, `DataError` for a source that is no JSONL.
+    The source is read twice, line by line: once to count, once to write; blank lines are left out.  Raises
+    `ConfigError` for a ratio that leaves one of the files empty, `DataError` for a source that is no JSONL.
     """
     if not 0 < ratio < 1:
         raise ConfigError(f"--eval-ratio: must lie between 0 and 1, got {ratio:g}")

@@ -1,7 +1,7 @@
 """Audit of data files: counts, lengths, broken records, duplicates, overlap of training and test data.
 
-Records are read one at a time, by several processes if asked.  Memory: 36 bytes per example (place, length, hashes) and the
-hashes of the test set, so training files may be of any size.
+Records are read one at a time, by several processes if asked.  Memory: 36 bytes per example (place, length, hashes) and
+the hashes of the test set, so training files may be of any size.
 """
 
 from __future__ import annotations

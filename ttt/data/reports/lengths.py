@@ -31,7 +31,7 @@ class Lengths:
     first_bad: dict[str, str] = field(default_factory=dict)  # reason -> first message
 
     def as_json(self, contexts: Sequence[int], codes_hz: float = 0.0) -> dict[str, Any]:
-        """Plain values: a summary of each, and how each context length of ``contexts`` fits.  ``codes_hz``: codes per second of speech."""
+        """Plain values: a summary of each, and how each of ``contexts`` fits.  ``codes_hz``: codes per second of speech."""
         speech = summary(self.speech)
         seconds = {k: v if k == "n" else v / codes_hz for k, v in speech.items()} if codes_hz else {}
         return {

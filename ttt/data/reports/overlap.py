@@ -1,13 +1,14 @@
 """Finding examples with the same text or the same sound, by hashes that fit in memory for millions of examples.
 
 *Words*: text in NFKC, case folded, letters and digits only; Chinese and Japanese characters are words of their own.
-*Duplicates*: all turns but the system's have the same words (``text``), or all audio spans the same codes (``codes``), or both.
-*Overlap* of a test example with training data: a turn shares ``WORDS`` consecutive words with a turn of it, or an audio span
-``CODES`` consecutive frames with a span of it.  A turn (span) that is shorter counts when it is equal as a whole and has
-at least `SHORT_WORDS` words (`SHORT_CODES` frames).  Runs of frames that hardly change (silence) do not count: they need
-a change at a quarter of their frames.
+*Duplicates*: all turns but the system's have the same words (``text``), or all audio spans the same codes (``codes``),
+or both. *Overlap* of a test example with training data: a turn shares ``WORDS`` consecutive words with a turn of it, or
+an audio span ``CODES`` consecutive frames with a span of it.  A turn (span) that is shorter counts when it is equal as
+a whole and has at least `SHORT_WORDS` words (`SHORT_CODES` frames).  Runs of frames that hardly change (silence) do not
+count: they need a change at a quarter of their frames.
 
-Runs are compared by 64-bit polynomial hashes: with 10^8 training runs and 10^6 test runs a false hit is a 5 in 10^6 event.
+Runs are compared by 64-bit polynomial hashes: with 10^8 training runs and 10^6 test runs a false hit is a 5 in 10^6
+event.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Building a store: sources are tokenized once, by several processes, in bounded memory.
 
-The parent reads raw records and hands them out in blocks; workers parse and tokenize; the parent writes their blocks in the
-order of the files.  So the store has the same bytes for any number of processes, and memory holds a few blocks per process.
+The parent reads raw records and hands them out in blocks; workers parse and tokenize; the parent writes their blocks in
+the order of the files.  So the store has the same bytes for any number of processes, and memory holds a few blocks per
+process.
 """
 
 from __future__ import annotations

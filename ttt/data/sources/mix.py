@@ -1,9 +1,9 @@
 """Mixes of sources: TtT's data configuration, a JSON list of ``{"path", "sample_ratio", "data_type"}`` (arXiv 2509.20072).
 
-``data.mix`` says what ``sample_ratio`` means.  ``records`` (as in TtT's official program): int(n * ratio) of the n records of a
-source, drawn once; all of them from a ratio of 1 on.  The draw depends on the source's name and size alone, so it is the same in
-every epoch and for every seed.  ``tokens``: the ratio is a weight, see `ttt.data.sources.streams.Mixture`.  ``data_type`` ("IT"
-or "PT") is kept and has no effect.
+``data.mix`` says what ``sample_ratio`` means.  ``records`` (as in TtT's official program): int(n * ratio) of the n
+records of a source, drawn once; all of them from a ratio of 1 on.  The draw depends on the source's name and size
+alone, so it is the same in every epoch and for every seed.  ``tokens``: the ratio is a weight, see
+`ttt.data.sources.streams.Mixture`.  ``data_type`` ("IT" or "PT") is kept and has no effect.
 """
 
 from __future__ import annotations

@@ -131,9 +131,9 @@ class Joined(Streams):
 class Mixture(Joined):
     """Sources in the proportion of their weights, by tokens.
 
-    An epoch holds as many tokens as all sources together, w_i / sum(w) of them from source i: every example of it as often
-    as that needs (never, once or more), and the rest drawn without replacement, anew in every epoch.  Shares are exact up
-    to the spread of lengths in the part that is drawn.
+    An epoch holds as many tokens as all sources together, w_i / sum(w) of them from source i: every example of it as
+    often as that needs (never, once or more), and the rest drawn without replacement, anew in every epoch.  Shares are
+    exact up to the spread of lengths in the part that is drawn.
     """
 
     def __init__(self, parts: Sequence[Streams], weights: Sequence[float]) -> None:
