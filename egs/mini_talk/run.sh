@@ -38,7 +38,7 @@ if in_range 2; then
     need "$world/corpus/corpus.json" 1
     say 2 "codec, and the judge beside it"
     start_judge "$world/judge.log" "${common[@]}"  # beside stages 2 and 3; nothing before scoring needs it
-    OMP_NUM_THREADS=1 "$TTT" codec "${common[@]}"
+    OMP_NUM_THREADS=1 "$TTT" fit codec "${common[@]}"
 fi
 if in_range 3; then
     need "$world/codec/codec.json" 2

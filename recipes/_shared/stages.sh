@@ -94,7 +94,7 @@ only_task() {
 start_judge() {
     judge_log=$1; shift
     mkdir -p "$(dirname "$judge_log")"
-    OMP_NUM_THREADS=1 "$TTT" judge "$@" > "$judge_log" 2>&1 &
+    OMP_NUM_THREADS=1 "$TTT" fit judge "$@" > "$judge_log" 2>&1 &
     judge_pid=$!
     trap '[ -z "${judge_pid:-}" ] || kill "$judge_pid" 2>/dev/null || true' EXIT
 }

@@ -106,7 +106,7 @@ class MelCodec(TrainableCodec):
     def load(self, device: str = "cpu") -> MelCodec:
         """Load what `save` wrote; settings of the folder replace configured ones, and the log names those that differ."""
         tensors, info = load_weights(
-            self.path, "codec", "fit it with 'ttt codec', or point codec.path at a fitted codec"
+            self.path, "codec", "fit it with 'ttt fit codec', or point codec.path at a fitted codec"
         )
         damaged = f"{self.path}: codec.json and codec.safetensors do not describe a {self._name} codec"
         try:
@@ -117,7 +117,7 @@ class MelCodec(TrainableCodec):
                 setattr(self, name, value)
             self.__post_init__()
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{damaged} ({error}): fit it again with 'ttt codec'") from error
+            raise CheckpointError(f"{damaged} ({error}): fit it again with 'ttt fit codec'") from error
         width = self._stack // self._parts * self.mels
         codebooks = self._pack([torch.empty(self.num_codes, s * self.pca_dim, device="meta") for s in self._strides])
         shapes = {
@@ -126,7 +126,7 @@ class MelCodec(TrainableCodec):
             **{name: tuple(codebook.shape) for name, codebook in codebooks.items()},
         }  # fmt: skip
         if {k: tuple(v.shape) for k, v in tensors.items()} != shapes:
-            raise CheckpointError(f"{damaged} (arrays of other shapes): fit it again with 'ttt codec'")
+            raise CheckpointError(f"{damaged} (arrays of other shapes): fit it again with 'ttt fit codec'")
         if changed:
             log.warning("codec: %s was fitted with other settings, which are used: %s", self.path, ", ".join(changed))
         self._weights = {k: v.to(device) for k, v in tensors.items()}

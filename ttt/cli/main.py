@@ -30,7 +30,7 @@ from ttt.errors import TttError, suggest
 ABOUT = "Speech-text language models: autoregressive text and diffusion audio in one Transformer."
 HEADINGS = {
     "data: from recordings to training examples": (
-        "data", "codec", "judge", "speaker", "tokenizer", "tokenize", "examples", "floor",
+        "data", "fit", "tokenizer", "tokenize", "examples", "floor",
     ),
     "run: train a model and measure it": ("estimate", "train", "generate", "score", "report", "model"),
     "ask: use a trained model": ("chat", "stream", "continue", "vocode"),
@@ -40,7 +40,8 @@ HEADINGS = {
     "extend: configuration and plug-ins": ("list", "config", "check", "new"),
 }  # fmt: skip
 VERBS = tuple(name for names in HEADINGS.values() for name in names)
-ALIASES: dict[str, tuple[str, ...]] = {}  # former name -> the verb it is now; works, says so, is not listed
+# Former name -> the verb it is now.  It works, says so, and is not listed.
+ALIASES = {name: ("fit", name) for name in ("codec", "judge", "speaker")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

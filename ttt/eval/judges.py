@@ -65,7 +65,7 @@ class Ctc(Judge):
 
     def load(self, device: str = "cpu") -> Ctc:
         """Bring the weights from ``path``; returns self."""
-        tensors, info = load_weights(self.path, "judge", "run 'ttt judge', or point judge.path at a fitted judge")
+        tensors, info = load_weights(self.path, "judge", "run 'ttt fit judge', or point judge.path at a fitted judge")
         try:
             self.words = [str(w) for w in info["words"]]
             self.channels, self.blocks, self.mels = (int(info[k]) for k in ("channels", "blocks", "mels"))
@@ -74,7 +74,7 @@ class Ctc(Judge):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(
-                f"{self.path}: the weights do not fit judge.json ({reason}): run 'ttt judge' again"
+                f"{self.path}: the weights do not fit judge.json ({reason}): run 'ttt fit judge' again"
             ) from error
         self._net.to(device).eval()
         self.judge_id = f"ctc-{weights_digest(tensors)}"

@@ -60,7 +60,7 @@ class SmallSpeaker(SpeakerEncoder):
     def load(self, device: str = "cpu") -> SmallSpeaker:
         """Bring the weights from ``path``; returns self."""
         tensors, info = load_weights(
-            self.path, "speaker", "run 'ttt speaker', or point speaker.path at a fitted encoder"
+            self.path, "speaker", "run 'ttt fit speaker', or point speaker.path at a fitted encoder"
         )
         try:
             self.voices = [str(v) for v in info["voices"]]
@@ -70,7 +70,7 @@ class SmallSpeaker(SpeakerEncoder):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(
-                f"{self.path}: the weights do not fit speaker.json ({reason}): run 'ttt speaker' again"
+                f"{self.path}: the weights do not fit speaker.json ({reason}): run 'ttt fit speaker' again"
             ) from error
         self._net.to(device).eval()
         self.speaker_id = f"small-{weights_digest(tensors)}"

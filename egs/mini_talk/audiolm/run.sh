@@ -33,9 +33,9 @@ fi
 if in_range 2; then
     need "$world/corpus/corpus.json" 1
     say 2 "codec, judge and speaker encoder, each fitted on the corpus' recordings"
-    "$TTT" codec "${common[@]}"
-    "$TTT" speaker "${common[@]}"
-    "$TTT" judge "${common[@]}"
+    "$TTT" fit codec "${common[@]}"
+    "$TTT" fit speaker "${common[@]}"
+    "$TTT" fit judge "${common[@]}"
 fi
 if in_range 3; then
     need "$world/codec/codec.json" 2

@@ -33,7 +33,7 @@ if in_range 2; then
     need "$corpus/corpus.json" 1
     say 2 "codec, and the judge beside it"
     start_judge "$world/judge.log" "${common[@]}"
-    OMP_NUM_THREADS=1 "$TTT" codec "${common[@]}"
+    OMP_NUM_THREADS=1 "$TTT" fit codec "${common[@]}"
     wait_for_judge
 fi
 if in_range 3; then

@@ -172,7 +172,7 @@ def test_bad_folder_is_refused_in_one_line_with_its_name_and_a_mend(folder, spoi
         MelKmeans(path=str(folder)).load()
     message = str(caught.value)
     assert message.startswith(f"{folder}") and expected in message
-    assert "ttt codec" in message and "\n" not in message
+    assert "ttt fit codec" in message and "\n" not in message
 
 
 def _edit(folder, **values):

@@ -34,7 +34,7 @@ def world(tmp_path_factory):
 def verb(name, world, *settings):
     codec = f"{{name: rvq, path: {world}/codec, strides: [1, 1], frame_rate_hz: 20, num_codes: 8, mels: 20}}"
     folders = [f"data.corpus={world}/corpus", f"data.dir={world}/data"]
-    return main([name, f"codec={codec}", *folders, "data.bpe_size=300", *settings])
+    return main([*name.split(), f"codec={codec}", *folders, "data.bpe_size=300", *settings])
 
 
 def one_line(capsys):
@@ -47,7 +47,7 @@ def test_wavs_become_examples(world, capsys):
     lines = [json.loads(line) for line in (world / "corpus/train.jsonl").read_text().splitlines()]
     assert len(lines) == 6 and {u["text"] for u in lines} == {""} and {u["speaker"] for u in lines} == {"ann"}
     task = "tasks=[{name: continuation, cut: {least: 4}}]"
-    assert [verb(name, world, task) for name in ("codec", "tokenize", "examples")] == [0, 0, 0]
+    assert [verb(name, world, task) for name in ("fit codec", "tokenize", "examples")] == [0, 0, 0]
     for split in SPLITS:
         made = read_examples(world / f"data/{split}.jsonl")
         assert [e.task for e in made] == ["continuation"] * 6
@@ -71,7 +71,7 @@ def test_who_reads_text_says_so(world, capsys, tmp_path):
     assert main([*call, "--tasks", "continuation", "unheard_of", "--skip-bad"]) == 2
     assert "nothing was written (6 rows, 0 written" in one_line(capsys)
     assert not list((tmp_path / "out").iterdir())
-    assert verb("judge", world, f"judge={{name: ctc, path: {tmp_path}/judge}}") == 2
+    assert verb("fit judge", world, f"judge={{name: ctc, path: {tmp_path}/judge}}") == 2
     assert "utterance 'ann/train0' has no text, which the judge reads" in one_line(capsys)
 
 
@@ -84,7 +84,7 @@ def test_a_task_that_reads_text_refuses_such_an_item(world, capsys):
         items = other / f"{split}.items.jsonl"
         items.write_text(items.read_text().replace('"task": "continuation"', '"task": "tts"'))
     there = [f"data.corpus={other}", f"data.dir={world}/data2", "tasks=[{name: tts}]"]
-    assert verb("codec", world) == verb("tokenize", world, *there) == 0
+    assert verb("fit codec", world) == verb("tokenize", world, *there) == 0
     capsys.readouterr()
     assert verb("examples", world, *there) == 2
     assert "item 'ann/train0-continuation': task 'tts' reads 'text_in', which is empty" in one_line(capsys)

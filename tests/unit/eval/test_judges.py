@@ -140,7 +140,7 @@ def test_bad_folder_is_refused_with_its_name_and_a_mend(fitted, tmp_path, spoil,
         Ctc(path=str(tmp_path / "judge")).load()
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'judge'}") and expected in message
-    assert "ttt judge" in message and "\n" not in message
+    assert "ttt fit judge" in message and "\n" not in message
 
 
 def _edit(folder, **values):

@@ -103,7 +103,7 @@ def test_equal_error_rate_by_hand():
 
 
 def test_encoders_say_what_is_wrong(tmp_path, fitted):
-    with pytest.raises(CheckpointError, match="no fitted speaker here .*run 'ttt speaker'"):
+    with pytest.raises(CheckpointError, match="no fitted speaker here .*run 'ttt fit speaker'"):
         SmallSpeaker(path=str(tmp_path)).load()
     with pytest.raises(DataError, match="at least two voices"):
         SmallSpeaker().fit([voice(100, 500)], ["ann"], [], [], 1)

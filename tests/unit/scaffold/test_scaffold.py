@@ -116,14 +116,14 @@ def test_the_stages_of_a_fresh_recipe(tmp_path):
     def run(*options):
         log.write_text("")
         done = subprocess.run([folder / "run.sh", *options], env=env, capture_output=True, text=True, cwd=tmp_path)
-        return done, [line.split()[0] for line in log.read_text().splitlines()]
+        return done, [line.partition(" --")[0] for line in log.read_text().splitlines()]
 
     done, verbs = run("run.seed=3")
     assert done.returncode == 0, done.stderr
     assert verbs == [
-        "local/data.py",
+        "local/data.py exp/corpus",
         "config",
-        "codec",
+        "fit codec",
         "tokenize",
         "examples",
         "train",

@@ -1,4 +1,4 @@
-"""Fit the speaker encoder, which compares voices, on a corpus.
+"""Fit the speaker encoder, which compares voices.
 
 Reads the original recordings of the splits train and dev of data.corpus and saves the encoder to speaker.path.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from ttt.cli.common import add_common, fit_component
-from ttt.cli.judge import fit
+from ttt.cli.common import add_common
+from ttt.cli.fit import fit_component
+from ttt.cli.fit.judge import fit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

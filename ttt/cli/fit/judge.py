@@ -1,4 +1,4 @@
-"""Fit the judge, the speech recognizer that scores answers, on a corpus.
+"""Fit the judge, the speech recognizer that scores answers.
 
 Reads the original recordings of the splits train and dev of data.corpus and saves the judge to judge.path.
 """
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.cli.common import add_common, fit_component
+from ttt.cli.common import add_common
+from ttt.cli.fit import fit_component
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Fit the codec on a corpus, if it is one that learns.
+"""Fit the codec, for those that learn (mel_kmeans).
 
 Reads the train split of data.corpus and saves the codec to codec.path.
 """
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttt.cli.common import add_common, fit_component
+from ttt.cli.common import add_common
+from ttt.cli.fit import fit_component
 
 if TYPE_CHECKING:
     from ttt.interfaces import TrainableCodec
