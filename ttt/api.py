@@ -245,20 +245,18 @@ def open_model(config: RunConfig, folder: Path) -> Network: ...
 
 @overload
 def open_model(
-    config: RunConfig, folder: Path, needs: type[N], who: str, *, instead: str = "", attention: str = "",
-    dtype: str = "float32",
+    config: RunConfig, folder: Path, needs: type[N], *, instead: str = "", attention: str = "", dtype: str = "float32"
 ) -> N: ...  # fmt: skip
 
 
 def open_model(
-    config: RunConfig, folder: Path, needs: type = Network, who: str = "model", *, instead: str = "", attention: str = "",
+    config: RunConfig, folder: Path, needs: type = Network, *, instead: str = "", attention: str = "",
     dtype: str = "float32",
 ) -> Any:  # fmt: skip
     """The network of a model folder, of any architecture, on ``run.device`` and in evaluation mode.
 
-    ``needs``: the protocol of `ttt.interfaces` that the caller, named by ``who``, uses; raises `ConfigError` with one line
-    for a network that is not one (``instead``: what to do then).  ``attention``: an implementation other than
-    ``model.attention``.
+    ``needs``: the protocol of `ttt.interfaces` that the caller uses; raises `ConfigError` with one line for a network that
+    is not one (``instead``: what to do then).  ``attention``: an implementation other than ``model.attention``.
     """
     import torch
 
@@ -270,7 +268,7 @@ def open_model(
     network = open_network(folder, attention or usual, getattr(torch, dtype))
     if missing_members(network, needs):
         name = dict(stored_arch(folder) or {"name": "causal_lm"})["name"]
-        raise ConfigError(f"{who}: architecture {name!r} {_LACKS[needs]}" + (f"; {instead}" if instead else ""))
+        raise ConfigError(f"{folder}: architecture {name!r} {_LACKS[needs]}" + (f"; {instead}" if instead else ""))
     return network.to(pick_device(config))
 
 

@@ -155,7 +155,7 @@ def _probes(
     found = check_plans(objective, batches, vocab, seed)
     if checkpoint is None:
         return [*found, Finding("model", SKIP, "no complete checkpoint: the network is not checked")]
-    model = open_model(config, checkpoint / "model", LanguageModel, "doctor")
+    model = open_model(config, checkpoint / "model", LanguageModel)
     few = batches[:MODEL_BATCHES]
     found += check_model(model, objective, few, vocab, seed)
     try:

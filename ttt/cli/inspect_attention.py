@@ -30,7 +30,7 @@ def attention(arguments: argparse.Namespace) -> int:
     examples = choose(arguments.examples, arguments.uid, arguments.limit)
     times = times_of(config, arguments.time)
     out = results_folder(arguments, "attention", MARKER)
-    model = open_model(config, checkpoint, ShowsAttention, "inspect attention", attention="eager")
+    model = open_model(config, checkpoint, ShowsAttention, attention="eager")
     plans = [(e, t, plan_of(model, config, e, t)) for t in times for e in examples]
     refuse_large(model, plans, arguments.max_gib)
     layers = layers_of(model, arguments.layers)

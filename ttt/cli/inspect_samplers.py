@@ -39,7 +39,7 @@ def samplers(arguments: argparse.Namespace) -> int:
     draws = Draws(arguments.likelihood_draws) if arguments.likelihood_draws else None
     examples = _examples(config, arguments)
     out = results_folder(arguments, "samplers", MARKER)
-    model = open_model(config, checkpoint, LanguageModel, "inspect samplers")
+    model = open_model(config, checkpoint, LanguageModel)
     prompts = {e.uid: _prompt(config, e) for e in examples}
     answers = _decode(model, contenders, prompts, arguments.draws)
     if draws is not None:

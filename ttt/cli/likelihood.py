@@ -50,7 +50,7 @@ def likelihood(arguments: argparse.Namespace) -> int:
     from ttt.eval.cards import git_state, hardware, versions
     from ttt.io.atomic import write_json
 
-    model = open_model(config, folder, LanguageModel, "likelihood")
+    model = open_model(config, folder, LanguageModel)
     started = time.perf_counter()
     items = likelihoods(
         model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_tokens),

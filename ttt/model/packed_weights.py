@@ -1,29 +1,43 @@
-"""Linear layers whose weights lie in the order that oneDNN multiplies fastest: what decoding on a CPU runs on.
+"""Linear layers for decoding on a CPU: their weights are stored in the memory layout that oneDNN multiplies fastest.
 
-A call of the decoder multiplies a few dozen rows.  At that size a plain `linear` spends a third to two thirds of its time on
-rearranging the weight, in every call; here it is rearranged once.  One row's result also does not depend on how many
-rows come with it, which of `linear` cannot be said.  Costs a second copy of the weights.
+A decoding call multiplies a few dozen rows.  At that size a plain `linear` spends a third to two thirds of its time on
+converting the weight to that layout, in every call; here it is converted once.  The result of a row also does not depend
+on how many rows are multiplied with it, as it may with `linear`.  The price is a second copy of the weights.
+
+The two operators are private to PyTorch; `setup.py` names the versions they are known to work in.  Without them decoding
+gives the same answers, slower, and one line of the log says so.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# PyTorch's own compiler makes its CPU code with these two; there is no public name for them.
+log = logging.getLogger(__name__)
+
 _OPS = torch.ops.mkldnn
-ROWS = 32  # for how many rows the order is chosen; it serves other numbers as well
+_NAMES = ("_reorder_linear_weight", "_linear_pointwise")  # what torch.compile itself uses on a CPU
+ROWS = 32  # number of rows that the layout is chosen for; it works for other numbers as well
 
 
+@lru_cache(maxsize=1)
 def available() -> bool:
-    """Does this build of PyTorch have oneDNN and the two operators?"""
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(_OPS, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-    )
+    """Does this build of PyTorch have oneDNN and the two operators?  Logs one line when it has not."""
+    missing = [name for name in _NAMES if not hasattr(_OPS, name)]
+    if torch.backends.mkldnn.is_available() and not missing:
+        return True
+    reason = f"operators mkldnn::{', mkldnn::'.join(missing)} are missing" if missing else "it was built without oneDNN"
+    log.warning(
+        "torch %s: %s; decoding on a CPU is slower than it could be (install a version that setup.py names)",
+        torch.__version__, reason,
+    )  # fmt: skip
+    return False
 
 
 class Packed:

@@ -171,3 +171,16 @@ def test_other_types_and_weights_that_are_elsewhere_are_left_alone():
     for layer in (half, sharded):
         pack(layer)
         assert "forward" not in vars(layer)
+
+
+def test_a_pytorch_without_the_operators_is_named_once(monkeypatch, caplog):
+    available.cache_clear()
+    monkeypatch.setattr("ttt.model.packed_weights._NAMES", ("_reorder_linear_weight", "_gone"))
+    lm = model()
+    before = two_calls(lm)
+    lm.prepare()
+    assert lm._fast is None
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, two_calls(lm), strict=True))
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "ttt.model.packed_weights"]
+    assert f"torch {torch.__version__}: " in line and "mkldnn::_gone are missing" in line
+    available.cache_clear()

@@ -69,7 +69,7 @@ def test_samplers_are_compared_and_attention_is_refused(small_run, capsys):
     capsys.readouterr()
     assert main(["inspect", "attention", str(small_run), *files]) == 2
     error = capsys.readouterr().err
-    assert "inspect attention: architecture 'small_lm' shows no attention maps" in error and error.count("\n") == 1
+    assert "model: architecture 'small_lm' shows no attention maps" in error and error.count("\n") == 1
 
 
 def test_a_network_of_frames_is_refused_where_text_is_needed(valle_run, capsys):
@@ -79,10 +79,10 @@ def test_a_network_of_frames_is_refused_where_text_is_needed(valle_run, capsys):
     ]  # fmt: skip
     samplers = ["inspect", "samplers", str(valle_run), *files, "--samplers", "own"]
     for argv, line in (
-        (["chat", str(valle_run)], "chat: architecture 'valle' writes no text; use 'ttt continue'"),
-        (samplers, "inspect samplers: architecture 'valle' writes no text"),
-        (["inspect", "attention", str(valle_run), *files], "inspect attention: architecture 'valle' shows no attention"),
-        (["likelihood", *config], "likelihood: architecture 'valle' writes no text"),
+        (["chat", str(valle_run)], "model: architecture 'valle' writes no text; use 'ttt continue'"),
+        (samplers, "model: architecture 'valle' writes no text"),
+        (["inspect", "attention", str(valle_run), *files], "model: architecture 'valle' shows no attention"),
+        (["likelihood", *config], "model: architecture 'valle' writes no text"),
     ):
         assert main(argv) == 2, argv
         error = capsys.readouterr().err
@@ -96,8 +96,8 @@ def test_protocols_are_asked_by_name(valle_run):
         "head", "hidden", "hidden_of_rows", "token_tables"
     }  # fmt: skip
     assert {"save", "prepare", "tokenizer", "eval"} <= set(members(LanguageModel))
-    with pytest.raises(ConfigError, match="^here: architecture 'valle' writes no text; do that$"):
-        open_model(config, folder, LanguageModel, "here", instead="do that")
+    with pytest.raises(ConfigError, match="model: architecture 'valle' writes no text; do that$"):
+        open_model(config, folder, LanguageModel, instead="do that")
 
 
 def test_what_works_with_one_architecture_works_with_those_like_it(registered_small_lm):

@@ -241,9 +241,9 @@ def test_objectives_samplers_and_verbs_of_another_class_are_refused(world, tmp_p
         main(["likelihood", "--config", str(world / "run/config.yaml"), f"eval.examples=[{world}/data/test.jsonl]"])
         == 2
     )
-    assert "class 'valle'; this works with 'causal_lm' only" in capsys.readouterr().err
+    assert "architecture 'valle' writes no text" in capsys.readouterr().err
     assert main(["model", "show", str(world / "run")]) == 2
-    assert "class 'valle'; this works with 'causal_lm' only" in capsys.readouterr().err
+    assert "architecture 'valle'; this works with 'causal_lm' only" in capsys.readouterr().err
     assert (
         main(["estimate", str(ROOT / "recipes/audiolm/conf/base.yaml"), f"data.tokenizer={world}/data/tokenizer"]) == 2
     )
