@@ -459,7 +459,7 @@ class Metric(ABC):
 
     @abstractmethod
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
-        """Sufficient statistics f64 [k] of one item (see `ttt.eval.evaluator` for its keys); None: does not apply."""
+        """Sufficient statistics f64 [k] of one item (its keys: `ttt.eval.metrics`); None: does not apply."""
 
     @abstractmethod
     def total(self, statistics: np.ndarray) -> float:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Transcribe recordings and their resynthesis; write error rates."""
     from ttt.errors import ConfigError, DataError
-    from ttt.eval.floor import measure_floor
+    from ttt.eval.measure_floor import measure_floor
     from ttt.stage import Stage
 
     config = configure(arguments, ("codec", "judge", "data.corpus", "eval.out"))

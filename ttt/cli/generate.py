@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not jobs:
         return 0
     from ttt.api import open_model
-    from ttt.eval.answer import answer, forced_statistics
+    from ttt.eval.generate import forced_statistics
+    from ttt.eval.generate import generate as generate_answers
     from ttt.io.atomic import write_json_lines
     from ttt.sampling.decoder.decoder import Decoder
     from ttt.sampling.trace.record import Tracer, header, write_trace
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path, target, trace, stage in jobs:
         examples, started = files[path], time.perf_counter()
         tracer = Tracer() if arguments.trace else None
-        records = answer(decoder, examples, tasks, config.eval.batch_size, tracer)
+        records = generate_answers(decoder, examples, tasks, config.eval.batch_size, tracer)
         if config.eval.forced:
             statistics = forced_statistics(model, config.objective, examples, model.tokenizer, config.run.seed)
             records = [{**record, "forced": forced} for record, forced in zip(records, statistics, strict=True)]

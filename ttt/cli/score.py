@@ -28,9 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     if dry_run(arguments, config, [f"score {g}" for g in generations]):
         return 0
     from ttt.eval.cards import make_card, write_card
-    from ttt.eval.evaluator import read_generations
-    from ttt.eval.evaluator import score as score_records
+    from ttt.eval.evaluate import evaluate
+    from ttt.eval.generations import read_generations
+    from ttt.eval.listen import Instruments
     from ttt.eval.metrics import rests_on
+    from ttt.eval.score import Bootstrap
     from ttt.registry.families import METRIC
 
     codec = config.codec.load() if config.codec is not None else None
@@ -54,14 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
         check_words(files, tasks)
     examples = [example for listed in files.values() for example in listed]
     limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
-    result = score_records(
-        read_generations(*generations), examples, judge, codec, config.eval.normalizer,
-        {label: task.metrics for label, task in tasks.items()}, out, speaker=speaker, recordings=recordings_of(config),
-        floor=config.eval.floor, samples=config.eval.samples,
-        resamples=config.eval.bootstrap, seed=config.run.seed, limited=limited, tensorboard=out / "tensorboard",
+    instruments = Instruments(judge, codec, config.eval.normalizer, speaker, recordings_of(config))
+    evaluation = evaluate(
+        read_generations(*generations), examples, {label: task.metrics for label, task in tasks.items()}, instruments, out,
+        floor=config.eval.floor, samples=config.eval.samples, intervals=Bootstrap(config.eval.bootstrap, config.run.seed),
+        limited=limited,
     )  # fmt: skip
+    evaluation.log_to_tensorboard(out / "tensorboard", 0)
     seeds = {"run": config.run.seed}
-    card = make_card(result, config=to_plain(config), seeds=seeds, data=inputs, decode=settings_of(config))
+    card = make_card(evaluation.result, config=to_plain(config), seeds=seeds, data=inputs, decode=settings_of(config))
     write_card(out / "card.json", card)
-    stage.finish({"items": len(examples)}, result["timing"]["score_s"])
+    stage.finish({"items": len(examples)}, evaluation.result["timing"]["score_s"])
     return 0

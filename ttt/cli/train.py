@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     callbacks = []
     if config.train.generate_items:
         from ttt.api import decode_settings
-        from ttt.eval.answer import answers_in_training
+        from ttt.eval.during_training import answers_in_training
         from ttt.sampling.decoder.decoder import Decoder
 
         decoder = Decoder(model, objective.mask, config.eval.sampler, decode_settings(config))

@@ -1,0 +1,1 @@
+"""Masked (absorbing) diffusion: schedules, weightings, masking rates, noise, training strategies, constraints."""

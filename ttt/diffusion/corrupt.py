@@ -1,7 +1,7 @@
-"""Absorbing noise on the maskable positions: time, masking probability, which tokens become the mask token.
+"""Absorbing noise on the maskable positions: times, masking probabilities, masked tokens.
 
 p = (1 - min_mask_prob) (1 - alpha(t)) + min_mask_prob; a maskable position is masked when its own uniform number u < p
-(spec of TtT, section 5.1; LLaDA).  One t per *noise group*: a document, unless an objective says otherwise.
+(TtT, arXiv 2509.20072; LLaDA, arXiv 2502.09992).  One t per *noise group*: a document, unless an objective says otherwise.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ NO_MASK = (
 
 @dataclass(frozen=True)
 class Noised:
-    """``input_ids`` i64 [B, T]; ``masked``, ``maskable`` bool [B, T]; ``t``, ``p`` f32 [n_groups]; ``group`` i64 [B, T]: which
+    """A noised batch.
 
-    of them a position has (-1: none).
+    ``input_ids`` i64 [B, T]; ``masked``, ``maskable`` bool [B, T]; ``t``, ``p`` f32 [n_groups]; ``group`` i64 [B, T]: the noise
+    group of each position (-1: none).
     """
 
     input_ids: Tensor
@@ -65,7 +66,7 @@ def corrupt(
     batch: PackedBatch, maskable: Tensor, t: Tensor, u: Tensor, schedule: NoiseSchedule, min_mask_prob: float,
     group: Tensor | None = None,
 ) -> Noised:  # fmt: skip
-    """Noise ``batch`` with given draws (pure function); ``group`` i64 [B, T]: whose t a position has (default: its document's)."""
+    """Noise ``batch`` with given draws (a pure function); ``group`` i64 [B, T]: noise group of a position (default: document)."""
     if batch.mask_id < 0:
         raise ConfigError(NO_MASK)
     group = batch.doc if group is None else group
@@ -88,7 +89,7 @@ def per_document(values: Tensor, doc: Tensor, n_docs: int) -> Tensor:
 
 
 def span_starts(batch: PackedBatch) -> Tensor:
-    """bool [B, T]: audio positions that are first in their document's row or follow a text token."""
+    """bool [B, T]: audio positions that begin a document or follow a text token."""
     audio = batch.kind == Kind.AUDIO
     before = torch.zeros_like(audio)
     before[:, 1:] = audio[:, :-1] & (batch.doc[:, 1:] == batch.doc[:, :-1])

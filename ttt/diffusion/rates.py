@@ -1,6 +1,6 @@
-"""Masking rates: how much is masked as training goes on, told as times of the noise schedule.
+"""Masking rates: how the times of the noise schedule depend on the progress of training.
 
-With the linear schedule and a least masking probability eps the masking probability is p = (1 - eps) t + eps (LLaDA,
+With the linear schedule and a smallest masking probability eps the masking probability is p = (1 - eps) t + eps (LLaDA,
 arXiv 2502.09992).
 """
 
@@ -19,7 +19,7 @@ from ttt.registry.families import RATE
 @RATE.register("random")
 @dataclass(frozen=True)
 class RandomRate(MaskingRate):
-    """Uniform times, the same all through training: what the likelihood bound asks for (LLaDA, MDLM, TtT)."""
+    """Uniform times throughout training, as the likelihood bound requires (LLaDA, MDLM, TtT)."""
 
     def times(self, t: Tensor, progress: float, gen: Generator) -> Tensor:
         """As drawn."""
@@ -31,7 +31,8 @@ class RandomRate(MaskingRate):
 class ProgressRate(MaskingRate):
     """One time for all documents that rises with training: t = start + (stop - start) progress (LLaDA-TTS, "linear").
 
-    Early updates see hardly any masks and late ones nothing else; no bound, and 1 / p weights make the first updates large.
+    Early updates mask almost nothing, late ones almost everything.  The loss is no bound, and with 1 / p weights the first
+    updates are large.
     """
 
     start: Share = 0.0

@@ -18,8 +18,8 @@ from ttt.registry.families import NOISE
 class Linear(NoiseSchedule):
     """alpha(t) = (1 - eps) (1 - t): the masking probability is the time (TtT, LLaDA, MDLM).
 
-    With ``eps`` it runs from eps to 1, as LLaDA's p = (1 - eps) t + eps; an objective's ``min_mask_prob`` does the same to any
-    schedule, so give one of the two.
+    With ``eps`` it runs from eps to 1, as LLaDA's p = (1 - eps) t + eps; ``min_mask_prob`` of an objective does the same
+    for any schedule, so set only one of them.
 
     >>> Linear().alpha(torch.tensor([0.25]))
     tensor([0.7500])
@@ -46,7 +46,7 @@ class Linear(NoiseSchedule):
 class LogLinear(NoiseSchedule):
     """Total noise sigma(t) = -log(1 - (1 - eps) t), so alpha = exp(-sigma) = 1 - (1 - eps) t (SEDD, arXiv 2310.16834; MDLM).
 
-    ``eps`` keeps sigma finite at t = 1: a share of eps stays clean even there.
+    ``eps`` keeps sigma finite at t = 1, where the share eps stays clean.
     """
 
     eps: ShareBelow1 = 1.0e-3
@@ -68,9 +68,9 @@ class LogLinear(NoiseSchedule):
 @NOISE.register("clipped_uniform")
 @dataclass(frozen=True)
 class ClippedUniform(NoiseSchedule):
-    """Masking probability uniform on [beta, omega]: neither almost clean nor almost empty blocks (BD3-LM, arXiv 2503.09573).
+    """Masking probability uniform on [beta, omega]: no almost clean and no almost fully masked blocks (BD3-LM, arXiv 2503.09573).
 
-    Gradients of short blocks vary less; the loss is then the part of the bound between beta and omega.
+    Gradients have less variance for short blocks; the loss is then the part of the bound between beta and omega.
     """
 
     beta: Share = 0.3

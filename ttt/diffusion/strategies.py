@@ -1,7 +1,7 @@
-"""Training strategies: BANOM, PPM, SST (paper of TtT, section 3.4; spec, section 5), LLaDA's random lengths and
-padding, two of ours.
+"""Training strategies: BANOM, PPM, SST (TtT, arXiv 2509.20072, section 3.4), random lengths and padding (LLaDA, arXiv
+2502.09992), and two additions of this toolkit (`EndPadding`, `CleanHistory`).
 
-Each is drawn anew at every step or epoch.
+Each is drawn again at every step or epoch.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from ttt.types import Kind, PackedBatch, Segment, TokenStream
 class Banom(Strategy):
     """Batchwise AR & NAR objective mixing: with probability ``p`` audio stays clean and only the text loss trains.
 
-    ``scope``: ``batch`` draws one coin per micro-batch (official code), ``sample`` one per document (the paper's other
-    reading; the diffusion loss is still divided by all documents, which keeps the code's expectation).
+    ``scope``: ``batch`` draws one coin per micro-batch (official code), ``sample`` one per document (the
+    other reading of the paper; the diffusion loss is still divided by all documents, so that its expectation is that of the
+    code).
     """
 
     p: Share = 0.3
     scope: Literal["batch", "sample"] = "batch"
 
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
-        """Nothing may be noised where the coin fell."""
+        """No position may be noised where the coin says so."""
         coins = torch.rand(1 if self.scope == "batch" else batch.n_docs, generator=gen) < self.p
         return maskable & ~per_position(coins.expand(batch.n_docs), batch.doc)
 
@@ -43,21 +44,21 @@ class Banom(Strategy):
 class Ppm(Strategy):
     """Prefix preservation masking: with probability ``p`` (per document) the spans before a random one stay clean.
 
-    The split is uniform over the starts of maskable spans; choosing the first changes nothing (official code = paper).
+    The split is uniform over the starts of maskable spans; choosing the first changes nothing (official code and paper agree).
     """
 
     p: Share = 0.3
     scope: Literal["sample"] = "sample"
 
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
-        """Maskable positions left of the chosen start lose their maskability."""
+        """Positions before the chosen start are no longer maskable."""
         flags = torch.rand(batch.n_docs, generator=gen) < self.p
         choice = torch.rand(batch.n_docs, generator=gen)
         return preserve_prefix(batch, maskable, choose_splits(batch, maskable, flags, choice))
 
 
 def choose_splits(batch: PackedBatch, maskable: Tensor, flags: Tensor, choice: Tensor) -> Tensor:
-    """Flat position of the span start each flagged document splits at, -1 elsewhere.  i64 [n_docs].
+    """Flat position of the span start at which each flagged document is split, -1 elsewhere.  i64 [n_docs].
 
     ``flags`` bool [n_docs]; ``choice`` f32 [n_docs] in [0, 1) picks uniformly among the maskable starts.
     """
@@ -130,15 +131,15 @@ class Sst(Strategy):
 @STRATEGY.register("end_padding")
 @dataclass(frozen=True)
 class EndPadding(Strategy):
-    """With probability ``p`` the last answer span is followed by 0 to ``maximum`` copies of its end token, or, with ``length``,
-    by as many as fill it up to so many tokens.
+    """With probability ``p`` the last answer span is followed by 0 to ``maximum`` copies of its end token or, with ``length``, is
+    padded with it to that many tokens.
 
-    Ours, not the paper's.  Block-wise decoding asks for the tokens *behind* an end that falls inside a block, which
-    training on bare spans never shows: the end then always lands on a block's last position.  LLaDA's padding with EOS is the
-    same idea, with a canvas of fixed length (``length``).  Decoding keeps the first end token.
+    An addition of this toolkit.  Block-wise decoding predicts the tokens *after* an end that falls inside a block.  Without
+    padding these never occur in training, and ends are always written at the last position of a block.  LLaDA's padding with
+    EOS is the same idea for a canvas of fixed length (``length``).  Decoding keeps the first end token.
     """
 
-    shapes_canvas = True  # no field: the end token's copies are what decoding is asked for
+    shapes_canvas = True  # no field: decoding predicts these copies too
 
     p: Share = 0.5
     scope: Literal["sample"] = "sample"
@@ -146,7 +147,7 @@ class EndPadding(Strategy):
     length: NonNegativeInt = 0  # codes and end tokens together; 0: a random number of copies
 
     def growth(self, stream: TokenStream) -> int:
-        """The most that may be added, where there is a closed answer span."""
+        """Largest number of tokens that may be added; 0 without a closed answer span."""
         closed = self._closed(stream)
         if not closed or not self.length:
             return self.maximum if closed else 0
@@ -174,21 +175,21 @@ class EndPadding(Strategy):
 @STRATEGY.register("answer_padding")
 @dataclass(frozen=True)
 class AnswerPadding(Strategy):
-    """With probability ``p`` the last answer is filled up to ``length`` tokens with its last token (LLaDA, arXiv 2502.09992).
+    """With probability ``p`` the last answer is padded to ``length`` tokens with its last token (LLaDA, arXiv 2502.09992).
 
-    For models that write the whole answer at once: decoding begins with a canvas of masks longer than the answer, so where
-    an answer ends has to be learnt, and what stands behind the end too.  LLaDA pads with its end token; here the token behind
-    ``<|im_end|>``, a newline, is repeated.  Longer answers, unclosed ones and pre-training documents stay as they are.
+    For models that write the whole answer at once: decoding starts from a canvas of masks that is longer than the answer, so
+    the model has to learn where an answer ends and what follows.  LLaDA pads with its end token; here the token after
+    ``<|im_end|>``, a newline, is repeated.  Longer answers, unclosed ones and pre-training documents are not changed.
     """
 
-    shapes_canvas = True  # no field: the canvas decoding begins with
+    shapes_canvas = True  # no field: the canvas that decoding starts from
 
     p: Share = 1.0
     scope: Literal["sample"] = "sample"
     length: PositiveInt = 128
 
     def growth(self, stream: TokenStream) -> int:
-        """What the last answer lacks of ``length`` tokens."""
+        """Number of tokens by which the last answer is shorter than ``length``."""
         if stream.target.all() or not stream.target[-1] or stream.kind[-1] != Kind.TEXT:
             return 0
         before = (~stream.target).nonzero()[0]
@@ -200,7 +201,7 @@ class AnswerPadding(Strategy):
         return stream.repeat_last(missing) if missing and gen.random() < self.p else stream
 
     def limited(self, stream: TokenStream, room: int) -> Strategy:
-        """Filled up as far as there is room."""
+        """Padded only as far as there is room."""
         return replace(self, length=self.length - (self.growth(stream) - room))
 
 
@@ -209,15 +210,15 @@ class AnswerPadding(Strategy):
 class CleanHistory(Strategy):
     """With probability ``p`` (per document) everything before a random position of the last span stays clean.
 
-    Ours, not the paper's: prefix preservation carried inside the span.  It is the state block-wise decoding is in from the
-    second block on, where the blocks before are settled and nothing behind the block exists (together with SST).
+    An addition of this toolkit: prefix preservation inside a span.  Together with SST it is the state of block-wise decoding
+    from the second block on, where earlier blocks are finished and later ones do not exist yet.
     """
 
     p: Share = 0.5
     scope: Literal["sample"] = "sample"
 
     def on_maskable(self, batch: PackedBatch, maskable: Tensor, gen: Generator) -> Tensor:
-        """Maskable positions left of a position chosen uniformly in the document's last maskable run lose theirs."""
+        """Positions before one that is drawn uniformly from the document's last maskable run are no longer maskable."""
         flags = torch.rand(batch.n_docs, generator=gen) < self.p
         choice = torch.rand(batch.n_docs, generator=gen)
         flat = maskable.flatten()
@@ -238,10 +239,10 @@ class CleanHistory(Strategy):
 class RandomLength(Strategy):
     """With probability ``p`` a pre-training document is cut to a length uniform in [1, n] (LLaDA, arXiv 2502.09992).
 
-    So that a model with full attention meets short texts too.  A pre-training document is a stream whose every token is a
-    target; chats are left whole.  ``scope``: ``sample`` draws for every document (1 % of the sequences, as published);
-    ``batch`` draws once for a micro-batch and cuts all its rows to one length (what some re-implementations do), unless a
-    chat is among them.
+    So that a model with full attention is trained on short texts too.  A pre-training document is a stream in which every token
+    is a target; chats are not cut.  ``scope``: ``sample`` draws for every document (1 % of the sequences, as published);
+    ``batch`` draws once for a micro-batch and cuts all its rows to one length (as some re-implementations do), unless a chat
+    is among them.
     """
 
     p: Share = 0.01
@@ -263,7 +264,7 @@ class RandomLength(Strategy):
 
 
 def first_columns(batch: PackedBatch, n: int) -> PackedBatch:
-    """The first ``n`` positions of every row; documents that lie behind them are gone, the others keep their order."""
+    """The first ``n`` positions of every row; later documents are dropped, the others keep their order."""
     names = ("ids", "kind", "run_id", "doc", "position", "target", "noisable", "visible")
     cut = {name: getattr(batch, name)[:, :n] for name in names}
     kept = cut["doc"][cut["doc"] >= 0].unique()  # sorted
@@ -275,12 +276,12 @@ def first_columns(batch: PackedBatch, n: int) -> PackedBatch:
 
 
 def first_tokens(stream: TokenStream, n: int) -> TokenStream:
-    """The first ``n`` tokens of a stream; an audio segment that loses its end token becomes an open one."""
+    """The first ``n`` tokens of a stream; an audio segment that loses its end token becomes an open segment."""
     segments = []
     for s in stream.segments:
         if s.start > n:
             continue
-        whole = s.stop < n  # the end token at ``stop`` is still there
+        whole = s.stop < n  # the end token at ``stop`` is kept
         opened = "open_last" if s.style in ("last", "open_last") else "open_span"
         style = s.style if whole or s.style.startswith("open") else opened
         segments.append(Segment(s.start, min(s.stop, n), style, s.turn, min(s.turn_stop, n), s.target))

@@ -16,9 +16,10 @@ from ttt.registry.families import WEIGHTING
 @WEIGHTING.register("inverse_p")
 @dataclass(frozen=True)
 class InverseP(LossWeighting):
-    """1 / p with p the masking probability after the floor: the official TtT and LLaDA weight (TtT spec, section 6).
+    """1 / p with p the masking probability: the weight of TtT (arXiv 2509.20072) and LLaDA (arXiv 2502.09992).
 
-    The bound for schedules that are linear in t; for others it weighs noise levels by how often the schedule visits them.
+    The likelihood bound for schedules that are linear in t; with others, noise levels are weighted by how often the schedule
+    draws them.
     """
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -31,10 +32,9 @@ class InverseP(LossWeighting):
 class Elbo(LossWeighting):
     """Weight of the continuous-time bound, -alpha'(t) / p (MDLM, arXiv 2406.07524): the same loss under every schedule.
 
-    p is the probability tokens really were masked with, 1 - alpha(t) raised by the objective's ``min_mask_prob``;
-    ``min_prob`` bounds p
-    from below where the objective has none.  Expected loss: the integral of the cross-entropy over the masking
-    probability, wherever the schedule spends its time; 1/t for ``linear``.
+    p is the probability with which tokens were masked: 1 - alpha(t), raised by the objective's ``min_mask_prob``.
+    ``min_prob`` bounds p from below where the objective has none.  The expected loss is the integral of the cross-entropy over
+    the masking probability, whatever the schedule; the weight is 1 / t for ``linear``.
     """
 
     renamed_fields: ClassVar = {"floor": "min_prob"}
@@ -42,7 +42,7 @@ class Elbo(LossWeighting):
     min_prob: float = 1.0e-3
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """-alpha'(t) / max(p, floor)."""
+        """-alpha'(t) / max(p, min_prob)."""
         return -schedule.dalpha(t) / p.clamp(min=self.min_prob)
 
 
@@ -59,7 +59,7 @@ class Uniform(LossWeighting):
 @WEIGHTING.register("clipped")
 @dataclass(frozen=True)
 class Clipped(LossWeighting):
-    """min(1 / p, maximum): the official weight without its rare, huge values."""
+    """min(1 / p, maximum): the weight `inverse_p` without its rare, huge values."""
 
     maximum: PositiveFloat = 10.0
 

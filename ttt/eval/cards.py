@@ -1,4 +1,4 @@
-"""The result card: a number never travels without what it rests on.
+"""Result cards: metrics with everything that produced them (configuration, data, versions, hardware, command).
 
 ``card.json``: {"format", "name", "metrics": {"asr/wer": {value, low, high, n, metric_id, unit, ...}}, "by_kind",
 "counts", "limited", "judge", "codec", "normalizer", "config", "seeds", "versions", "git", "data", "decode",
@@ -36,6 +36,15 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 PACKAGES = ("torch", "transformers", "numpy", "torchaudio", "jiwer", "sacrebleu")
 
 
+def key_prefix(split: str) -> str:
+    """What the metric keys of a split begin with: nothing for ``test``.  Keys are an interface: ``unseen_voice/asr/wer``.
+
+    >>> [key_prefix(s) for s in ("test", "test_unseen_voice", "dev", "")]
+    ['', 'unseen_voice/', 'dev/', '']
+    """
+    return "" if split in ("test", "") else split.removeprefix("test_") + "/"
+
+
 def make_card(
     result: Mapping[str, Any],
     *,
@@ -47,17 +56,17 @@ def make_card(
     command: Sequence[str] | str = (),
     limited: str = "",
 ) -> dict[str, Any]:
-    """A card from what `ttt.eval.evaluator.score` returned.
+    """A card from what `ttt.eval.evaluate.evaluate` returned (its ``result``).
 
     ``name`` tells systems of one run apart and becomes the prefix of its keys in a report; ``config`` is the resolved
     configuration; ``data`` the files that were read (their digests are stored); ``limited`` says in words why the
     numbers are not of the full job; ``eval.note`` and ``eval.limit`` of the configuration are added.
     """
     command = command or command_line()
-    told = dict((config or {}).get("eval") or {})
-    reasons = [part for part in (limited, result.get("limited", ""), told.get("note", "")) if part]
-    if told.get("limit") and not limited and not result.get("limited"):
-        reasons.append(f"first {told['limit']} items of each file")
+    eval_section = dict((config or {}).get("eval") or {})
+    reasons = [part for part in (limited, result.get("limited", ""), eval_section.get("note", "")) if part]
+    if eval_section.get("limit") and not limited and not result.get("limited"):
+        reasons.append(f"first {eval_section['limit']} items of each file")
     return {
         "format": FORMAT,
         "name": name,

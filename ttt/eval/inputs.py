@@ -11,7 +11,7 @@ from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ttt.eval.recordings import Recordings
+    from ttt.eval.true_recordings import TrueRecordings
     from ttt.interfaces import Task
     from ttt.types import Example
 
@@ -55,11 +55,11 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
                 )
 
 
-def recordings_of(config: RunConfig) -> Recordings:
+def recordings_of(config: RunConfig) -> TrueRecordings:
     """The recordings of ``data.corpus``, for metrics that compare sounds."""
-    from ttt.eval.recordings import Recordings
+    from ttt.eval.true_recordings import TrueRecordings
 
-    return Recordings(None if config.data.corpus == MISSING else config.data.corpus)
+    return TrueRecordings(None if config.data.corpus == MISSING else config.data.corpus)
 
 
 def eval_folder(config: RunConfig) -> Path:

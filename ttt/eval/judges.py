@@ -1,6 +1,7 @@
-"""Judges: recognisers that hear what a model says.  `ctc` is fitted on a corpus, `toy` reads tones, one is an adapter.
+"""Judges: speech recognisers that transcribe what a model says.
 
-A judge never sees a codec: `ctc` is trained on original recordings only.  Letters: ``B`` rows, ``S`` wav samples, ``T``
+`ctc` is fitted on a corpus, `toy` reads the tones of the toy codec, `transformers_asr` loads a published recogniser.  A judge is
+independent of the codec: `ctc` is trained on original recordings only.  Letters: ``B`` rows, ``S`` wav samples, ``T``
 mel frames, ``U`` frames after the strided convolution, ``M`` mel channels, ``W`` words.
 """
 
@@ -22,6 +23,7 @@ from ttt.audio.codecs import Toy
 from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
+from ttt.eval.metrics import word_edits
 from ttt.interfaces import Judge
 from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelow1
 from ttt.registry.families import JUDGE
@@ -41,10 +43,10 @@ _RANGE = 7.0  # log units below an utterance's loudest frame that are kept
 class Ctc(Judge):
     """Small convolutional word recogniser for a closed vocabulary, fitted on original recordings by CTC.
 
-    Log-mels, levelled to the utterance's loudest frame, go through one strided and ``blocks`` residual convolutions to
-    one of the corpus' words or nothing every 40 ms; the transcript is the best path.  Training sees original waveforms
-    only, changed in level, noise, tempo, blur, mel channel (stretch, masks) and, with ``max_silence_s``, in what follows them;
-    never a codec's output.
+    Log-mels, normalised to the loudest frame of the utterance, go through one strided and ``blocks`` residual convolutions;
+    every 40 ms the output is a word of the corpus or the blank, and the transcript is the best path.  Training uses original
+    recordings only, never a codec's output; they are varied in level, noise, tempo, blur and mel channels (stretch, masks), and,
+    with ``max_silence_s``, silence is appended.
     """
 
     path: str = ""  # folder with judge.safetensors and judge.json
@@ -53,18 +55,16 @@ class Ctc(Judge):
     mels: PositiveInt = 48
     dropout: ShareBelow1 = 0.1
     max_epochs: PositiveFloat = 2.5  # the learning rate falls to zero over these
-    max_seconds: NonNegativeFloat = 150.0  # of wall time; 0: no limit.  A fit that meets it depends on the machine's speed
+    max_seconds: NonNegativeFloat = 150.0  # of wall time; 0: no limit.  If met, weights depend on the machine's speed
     target_wer: NonNegativeFloat = 0.008  # on the dev set; training stops below it
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 4.0e-3
-    max_silence_s: NonNegativeFloat = (
-        0.0  # training appends silence of up to this length; codecs with long frames do so at every end
-    )
+    max_silence_s: NonNegativeFloat = 0.0  # training appends up to so much silence, as codecs with long frames do
 
     # -- use
 
     def load(self, device: str = "cpu") -> Ctc:
-        """Bring the weights from ``path``; returns self."""
+        """Load the weights from ``path``; returns self."""
         tensors, info = load_weights(self.path, "judge", "run 'ttt fit judge', or point judge.path at a fitted judge")
         try:
             self.words = [str(w) for w in info["words"]]
@@ -116,16 +116,16 @@ class Ctc(Judge):
         labels = [torch.tensor([number[w] for w in text.split()], dtype=torch.long) for text in texts]
         short = [i for i, (x, y) in enumerate(zip(inputs, labels)) if len(x) // _STRIDE < _frames_needed(y)]
         if short:
-            log.warning("judge: %d of %d utterances are too short for their text and left out", len(short), len(waves))
-        kept = np.setdiff1d(np.arange(len(inputs)), short)
-        if not len(kept):
+            log.warning("judge: %d of %d utterances are too short for their text and are left out", len(short), len(waves))
+        usable = np.setdiff1d(np.arange(len(inputs)), short)
+        if not len(usable):
             raise DataError(
                 "judge: every utterance is too short for its text: check that texts and wavs belong together"
             )
         dev_inputs = [self._features(w) for w in dev_waves]
         with torch.random.fork_rng(devices=[]):  # initial weights and dropout draw from the global generator
             torch.manual_seed(derive_seed(seed, "judge"))
-            result = self._train(inputs, labels, kept, dev_inputs, dev_texts, seed, started)
+            result = self._train(inputs, labels, usable, dev_inputs, dev_texts, seed, started)
         self._info = {"dev_wer": result["dev_wer"], "dev_utterances": len(dev_texts), "seed": seed}
         self.judge_id = f"ctc-{weights_digest(self._net.state_dict())}"
         return result
@@ -231,7 +231,7 @@ class Ctc(Judge):
 @JUDGE.register("toy")
 @dataclass
 class ToyTones(Judge):
-    """Reads the tones of the `toy` codec: a run of code k is the word ``wk``; the last code and silence part words."""
+    """Reads the tones of the `toy` codec: a run of code k is the word ``wk``; the last code and silence separate words."""
 
     num_codes: PositiveInt = 32
 
@@ -240,7 +240,7 @@ class ToyTones(Judge):
         self.judge_id = f"toy-{self.num_codes}"
 
     def load(self, device: str = "cpu") -> ToyTones:
-        """Nothing to bring."""
+        """Returns self; there are no weights."""
         return self
 
     def transcribe(self, waves: Sequence[Waveform]) -> list[str]:
@@ -265,7 +265,7 @@ class TransformersAsr(Judge):
     max_new_tokens: PositiveInt = 128  # Whisper only
 
     def load(self, device: str = "cpu") -> TransformersAsr:
-        """Bring model and processor from ``path``; returns self."""
+        """Load model and processor from ``path``; returns self."""
         mend = "point judge.path at a folder saved by save_pretrained of a recogniser and of its processor"
         if not self.path:
             raise CheckpointError(f"judge.path: not set for judge 'transformers_asr': {mend}")
@@ -295,7 +295,7 @@ class TransformersAsr(Judge):
 
     @torch.inference_mode()
     def transcribe(self, waves: Sequence[Waveform]) -> list[str]:
-        """One transcript per waveform; each is heard by itself, so the result does not depend on its neighbours."""
+        """One transcript per waveform; waveforms are transcribed one by one, so that the result does not depend on the others."""
         if not hasattr(self, "_model"):
             raise CheckpointError("judge: transcribe() before load()")
         return [self._hear(resample(w, self._rate_hz).samples) for w in waves]
@@ -379,7 +379,7 @@ def _batches(kept: np.ndarray, lengths: Sequence[int], size: int, rng: np.random
 
 
 def _perturb(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Another tempo (0.87 to 1.15) and another vocal tract (mel channels stretched by up to 8 %)."""
+    """Change the tempo (0.87 to 1.15) and the vocal tract (mel channels stretched by up to 8 %)."""
     frames = max(_STRIDE, round(len(x) * float(rng.uniform(0.95, 1.15))))
     stretch = float(rng.uniform(0.92, 1.08))
     grid = torch.empty(1, frames, x.shape[1], 2)
@@ -400,8 +400,8 @@ def _augment(x: Tensor, gen: torch.Generator) -> Tensor:
     x = x + share * (blurred - x)
     x = x + 0.5 * draw(rows, 1, 1) * torch.randn(x.shape, generator=gen)
     x = x + 0.6 * (draw(rows, 1, 1) - 0.5)
-    floor = -_RANGE + 4.0 * draw(rows, 1, 1) * (draw(rows, 1, 1) < 0.5)
-    x = torch.maximum(x, floor)
+    lowest = -_RANGE + 4.0 * draw(rows, 1, 1) * (draw(rows, 1, 1) < 0.5)
+    x = torch.maximum(x, lowest)
     channel, frame = torch.arange(mels)[None, None], torch.arange(width)[None, :, None]
     for _ in range(2):
         start = draw(rows, 1, 1) * mels
@@ -410,21 +410,11 @@ def _augment(x: Tensor, gen: torch.Generator) -> Tensor:
     return x.masked_fill((frame >= start) & (frame < start + 10 * draw(rows, 1, 1)), -5.0)
 
 
-def _word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Edits over reference words, summed over all utterances."""
-    edits = sum(_distance(r.split(), h.split()) for r, h in zip(references, hypotheses))
-    return edits / max(1, sum(len(r.split()) for r in references))
+def _word_error_rate(references: Sequence[str], transcripts: Sequence[str]) -> float:
+    """Edits over reference words, summed over all utterances.
 
-
-def _distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Levenshtein distance.
-
-    >>> _distance("one two two".split(), "one two".split())
-    1
+    >>> _word_error_rate(["one two two", "four"], ["one two", ""])
+    0.5
     """
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        last, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
-    return row[-1]
+    counts = [word_edits(" ".join(r.split()), " ".join(t.split())) for r, t in zip(references, transcripts)]
+    return sum(s + d + i for s, d, i, _ in counts) / max(1, sum(n for *_, n in counts))

@@ -2,12 +2,12 @@
 
 A metric turns a scored item into sufficient statistics f64 [k]; the corpus score is a function of their *sum*, so that
 every metric is a micro average and intervals come from resampling rows.  Keys of a scored item (made by
-`ttt.eval.evaluator`):
+`ttt.eval.score`):
 
     uid task split            names
     text text_ref             what the model wrote, what it should have written
     answer_key distractors    the deciding words of the answer (or None), and words that must not be said
-    judged_text speech_ref    what the judge heard, what should have been said (judged_text None: nobody listened)
+    judged_text speech_ref    what the judge heard, what should have been said (judged_text None: no judge listened)
     audio_s ref_audio_s       seconds of speech made and of the reference's speech (None: the answer is not spoken)
     seconds first_block_s     decode time of the item, time until its first block of audio (or None)
     calls                     network calls by kind, {"ar": n, "diffusion": m}
@@ -15,9 +15,9 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     forced                    statistics of the true answer under the model, by name: (sum, count) (``eval.forced``)
     normalize                 the normaliser's function
 
-Beyond the interface a metric says its ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and what
-it ``rests_on`` (judge, normalizer, speaker, reference), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
-``best`` is the value to reach where neither more nor less is better.
+Besides the interface a metric has a ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and
+``rests_on`` (judge, normalizer, speaker, reference), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
+``best`` is the value to reach where neither higher nor lower is better.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def rests_on(metric: Metric) -> tuple[str, ...]:
     return getattr(metric, "rests_on", default)
 
 
-def ratio(over: float, under: float) -> float:
-    """``over / under``, NaN when there is nothing to divide by."""
-    return float(over / under) if under else float("nan")
+def ratio(numerator: float, denominator: float) -> float:
+    """``numerator / denominator``, NaN when the denominator is 0."""
+    return float(numerator / denominator) if denominator else float("nan")
 
 
 # ------------------------------------------------------------------------------------------------- error rates
@@ -67,11 +67,11 @@ class _ErrorRate(Metric):
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [4]: S, D, I, N; None when there is no reference (or, for speech, when nobody listened)."""
-        said, wanted = _said_and_wanted(scored, self.spoken)
-        if said is None or wanted is None:
+        answer, reference = _answer_and_reference(scored, self.spoken)
+        if answer is None or reference is None:
             return None
         normalize: Callable[[str], str] = scored["normalize"]
-        return np.array(self.edits(normalize(wanted), normalize(said)), dtype=np.float64)
+        return np.array(self.edits(normalize(reference), normalize(answer)), dtype=np.float64)
 
     def total(self, statistics: np.ndarray) -> float:
         """(S + D + I) / N; may exceed 1."""
@@ -79,31 +79,31 @@ class _ErrorRate(Metric):
 
     @staticmethod
     @abstractmethod
-    def edits(reference: str, said: str) -> tuple[int, int, int, int]:
+    def edits(reference: str, answer: str) -> tuple[int, int, int, int]:
         """S, D, I and N of one pair."""
 
 
-def word_edits(reference: str, said: str) -> tuple[int, int, int, int]:
+def word_edits(reference: str, answer: str) -> tuple[int, int, int, int]:
     """Substitutions, deletions, insertions and reference words, by jiwer.
 
     >>> word_edits("the sky is blue", "the sky was")
     (1, 1, 0, 4)
     """
     if not reference.split():
-        return 0, 0, len(said.split()), 0
+        return 0, 0, len(answer.split()), 0
     import jiwer
 
-    out = jiwer.process_words(reference, said)
+    out = jiwer.process_words(reference, answer)
     return out.substitutions, out.deletions, out.insertions, out.hits + out.substitutions + out.deletions
 
 
-def character_edits(reference: str, said: str) -> tuple[int, int, int, int]:
+def character_edits(reference: str, answer: str) -> tuple[int, int, int, int]:
     """The same over characters; the blank between words counts as one."""
     if not reference:
-        return 0, 0, len(said), 0
+        return 0, 0, len(answer), 0
     import jiwer
 
-    out = jiwer.process_characters(reference, said)
+    out = jiwer.process_characters(reference, answer)
     return out.substitutions, out.deletions, out.insertions, out.hits + out.substitutions + out.deletions
 
 
@@ -150,7 +150,7 @@ class JudgedCer(_ErrorRate):
 # ------------------------------------------------------------------------------------------------- right or wrong
 
 
-def is_right(said: str, wanted: str, key: str, rivals: Sequence[str]) -> bool:
+def is_right(answer: str, reference: str, key: str, rivals: Sequence[str]) -> bool:
     """Does a normalised answer give the key, and no other answer beside it?
 
     Right iff the answer equals the reference, or it *ends* with the key as whole words and no rival (an answer that is
@@ -163,7 +163,7 @@ def is_right(said: str, wanted: str, key: str, rivals: Sequence[str]) -> bool:
     >>> [is_right(s, "the sky is blue", "blue", colours) for s in ("red or blue", "blue no red", "bluebird", "")]
     [False, False, False, False]
     """
-    words, expected, deciding = said.split(), wanted.split(), key.split()
+    words, expected, deciding = answer.split(), reference.split(), key.split()
     if not words or not deciding:
         return False
     if words == expected:
@@ -194,14 +194,14 @@ class _Accuracy(_Share):
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]; None when the item has no ``answer_key``."""
-        said, wanted = _said_and_wanted(scored, self.spoken)
+        answer, reference = _answer_and_reference(scored, self.spoken)
         key = scored.get("answer_key")
-        if said is None or not key:
+        if answer is None or not key:
             return None
         normalize: Callable[[str], str] = scored["normalize"]
         rivals = [normalize(rival) for rival in scored.get("distractors") or ()]
         return np.array(
-            [is_right(normalize(said), normalize(wanted or ""), normalize(key), rivals), 1], dtype=np.float64
+            [is_right(normalize(answer), normalize(reference or ""), normalize(key), rivals), 1], dtype=np.float64
         )
 
 
@@ -306,13 +306,13 @@ class Chrf(Metric):
 
     def total(self, statistics: np.ndarray) -> float:
         """100 (1 + b^2) P R / (b^2 P + R), P and R averaged over the orders that both sides have."""
-        said, wanted, both = statistics.reshape(-1, 3).T
-        used = (said > 0) & (wanted > 0)
+        answer, reference, both = statistics.reshape(-1, 3).T
+        used = (answer > 0) & (reference > 0)
         if not used.any():
             return 0.0
-        precision, recall = (both[used] / said[used]).mean(), (both[used] / wanted[used]).mean()
-        under = self.beta**2 * precision + recall
-        return float(100 * (1 + self.beta**2) * precision * recall / under) if under else 0.0
+        precision, recall = (both[used] / answer[used]).mean(), (both[used] / reference[used]).mean()
+        denominator = self.beta**2 * precision + recall
+        return float(100 * (1 + self.beta**2) * precision * recall / denominator) if denominator else 0.0
 
 
 # ------------------------------------------------------------------------------------------------- length and cost
@@ -382,7 +382,7 @@ class FirstBlockLatency(_Ratio):
         return None if first is None else np.array([first, 1], dtype=np.float64)
 
 
-def _said_and_wanted(scored: Mapping[str, Any], spoken: bool) -> tuple[str | None, str | None]:
+def _answer_and_reference(scored: Mapping[str, Any], spoken: bool) -> tuple[str | None, str | None]:
     keys = ("judged_text", "speech_ref") if spoken else ("text", "text_ref")
     return scored[keys[0]], scored[keys[1]]
 
@@ -413,9 +413,9 @@ class Forced(Metric):
         return self.stat.startswith("top10/")
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
-        """f64 [2]: sum, count; None where the model said nothing about it."""
-        found = (scored.get("forced") or {}).get(self.stat)
-        return None if found is None else np.array(found, dtype=np.float64)
+        """f64 [2]: sum, count; None where the objective has no such statistic."""
+        pair = (scored.get("forced") or {}).get(self.stat)
+        return None if pair is None else np.array(pair, dtype=np.float64)
 
     def total(self, statistics: np.ndarray) -> float:
         """Sum over count."""
@@ -430,7 +430,7 @@ class _Mean(Metric):
 
     unit: ClassVar[str] = "score"
     needs_audio: ClassVar[bool] = True
-    compares: ClassVar[bool] = True  # needs the sounds of answer, reference and prompt (`ttt.eval.sounds`)
+    compares: ClassVar[bool] = True  # needs the sounds of answer, reference and prompt (`ttt.eval.sound_distance`)
 
     def total(self, statistics: np.ndarray) -> float:
         """Sum over items."""
@@ -449,8 +449,8 @@ class MelDistance(_Mean):
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: dB, 1; None without a spoken reference."""
-        found = scored.get("mel_distance_db")
-        return None if found is None else np.array([found, 1], dtype=np.float64)
+        value = scored.get("mel_distance_db")
+        return None if value is None else np.array([value, 1], dtype=np.float64)
 
 
 @METRIC.register("speaker_similarity")
@@ -466,5 +466,5 @@ class SpeakerSimilarity(_Mean):
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: cosine, 1; None without a spoken prompt."""
-        found = scored.get("speaker_similarity")
-        return None if found is None else np.array([found, 1], dtype=np.float64)
+        value = scored.get("speaker_similarity")
+        return None if value is None else np.array([value, 1], dtype=np.float64)

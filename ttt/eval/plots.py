@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 
 from ttt.errors import DataError
-from ttt.eval.tables import GridCell, GridColumn, GridRow
 from ttt.io.atomic import file_aside
 from ttt.types import Kind
-
-FrontierPanel = tuple[GridColumn, Sequence[tuple[str, GridCell, GridCell]]]
 
 TEXT, AUDIO, REST, INK = "#2b6cb0", "#dd6b20", "#718096", "#1a202c"
 _KIND_COLORS = {int(Kind.PAD): "#e2e8f0", int(Kind.TEXT): TEXT, int(Kind.AUDIO): AUDIO}
@@ -26,7 +23,7 @@ _MODALITY = {"ar": ("text (ar)", TEXT), "nar": ("audio (nar)", AUDIO)}
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Key -> (steps, values) of every loss in a log: keys with a part ``loss`` or ``loss_..``; null becomes NaN."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    series: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
         step = record.get("step")
         if not isinstance(step, (int, float)):
@@ -34,10 +31,10 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, 
         for key, value in record.items():
             parts = key.split("/")
             if isinstance(value, (int, float, type(None))) and any(p == "loss" or p.startswith("loss_") for p in parts):
-                steps, values = found.setdefault(key, ([], []))
+                steps, values = series.setdefault(key, ([], []))
                 steps.append(step)
                 values.append(float("nan") if value is None else value)
-    return {k: (np.asarray(s), np.asarray(v)) for k, (s, v) in found.items()}
+    return {k: (np.asarray(s), np.asarray(v)) for k, (s, v) in series.items()}
 
 
 def loss_curves(records: Sequence[Mapping[str, Any]], out: str | Path) -> bool:
@@ -84,7 +81,7 @@ def mel_pair(mels: Sequence[tuple[str, np.ndarray]], out: str | Path, frame_s: f
     high = max(float(mel.max()) for _, mel in shown)
     longest_s = max(mel.shape[1] for _, mel in shown) * frame_s
     width, height = float(np.clip(2.2 * longest_s + 1.5, 5, 12)), 1.7 * len(shown) + 0.7
-    figure = new_figure(width, height, layout=None)  # dozens are drawn: placed by hand, twice as fast
+    figure = new_figure(width, height, layout=None)  # placed by hand: twice as fast, and many are drawn
     figure.subplots_adjust(0.6 / width, 0.45 / height, 1 - 0.15 / width, 1 - 0.5 / height, hspace=0.25)
     for number, (name, mel) in enumerate(shown):
         axes = figure.add_subplot(len(shown), 1, number + 1)
@@ -106,9 +103,9 @@ def mel_pair(mels: Sequence[tuple[str, np.ndarray]], out: str | Path, frame_s: f
 
 
 def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: str = "attention mask") -> bool:
-    """Who looks at whom.  ``allowed`` bool [T, T] (rows look, columns are looked at), ``kind`` u8 [T].
+    """The attention mask.  ``allowed`` bool [T, T] (rows are queries, columns are keys), ``kind`` u8 [T].
 
-    A cell takes the colour of the modality looked at; the strips above and to the left show what each position is.
+    A cell has the colour of its key's modality; the strips above and to the left show the modality of each position.
     """
     allowed, kind = np.asarray(allowed, dtype=bool), np.asarray(kind)
     if allowed.ndim != 2 or allowed.shape != (len(kind), len(kind)):
@@ -127,7 +124,7 @@ def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: 
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 24), height_ratios=(1, 24), wspace=0.02, hspace=0.02)
     body = figure.add_subplot(grid[1, 1])
     body.imshow(cells, interpolation="nearest", aspect="auto")
-    body.set_xlabel("position looked at (key)")
+    body.set_xlabel("key position")
     body.set_yticks([])
     top, left = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 0])
     top.imshow(strip[None], interpolation="nearest", aspect="auto")
@@ -136,10 +133,10 @@ def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: 
     top.set_title(f"{title}, {len(kind)} positions", fontsize=10)
     left.imshow(strip[:, None], interpolation="nearest", aspect="auto")
     left.set_xticks([])
-    left.set_ylabel("position that looks (query)")
+    left.set_ylabel("query position")
     names = {Kind.TEXT: "text", Kind.AUDIO: "audio", Kind.PAD: "padding"}
     patches = [Patch(color=_KIND_COLORS[int(k)], label=n) for k, n in names.items() if (kind == int(k)).any()]
-    patches.append(Patch(facecolor="white", edgecolor="#a0aec0", label="not seen"))
+    patches.append(Patch(facecolor="white", edgecolor="#a0aec0", label="blocked"))
     figure.legend(handles=patches, loc="outside lower center", ncol=4, fontsize=8, frameon=False)
     return write_png(figure, out)
 
@@ -147,23 +144,23 @@ def mask_picture(allowed: np.ndarray, kind: np.ndarray, out: str | Path, title: 
 def metric_bars(values: Mapping[str, Mapping[str, Any]], out: str | Path, title: str = "") -> bool:
     """Rates with their intervals as bars in per cent.  ``values``: key -> {value, low, high, n, higher_is_better}.
 
-    Error rates and shares get a panel each; a key and its twin under ``unseen_voice/`` share one line.
+    Error rates and shares have a panel each; a key and the same key under ``unseen_voice/`` share one line.
     """
     known = {k: v for k, v in values.items() if v.get("value") is not None}
     panels = [
-        (name, mine)
+        (name, own)
         for name, good in (("lower is better", False), ("higher is better", True))
-        if (mine := {k: v for k, v in known.items() if bool(v.get("higher_is_better")) is good})
+        if (own := {k: v for k, v in known.items() if bool(v.get("higher_is_better")) is good})
     ]
     if not panels:
         return False
-    heights = [len({k.removeprefix(_TWIN) for k in mine}) for _, mine in panels]
+    heights = [len({k.removeprefix(_TWIN) for k in own}) for _, own in panels]
     figure = new_figure(7.0, 0.42 * sum(heights) + 0.9 * len(panels))
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
     widest = max(100.0 * (v.get("high") or v["value"]) for v in known.values())
-    for number, (name, mine) in enumerate(panels):
+    for number, (name, own) in enumerate(panels):
         axes = figure.add_subplot(grid[number, 0])
-        _bars(axes, mine)
+        _bars(axes, own)
         axes.set_xlim(0, max(1.12 * widest, 1.0))
         axes.set_title(name, fontsize=9, loc="left")
     if any(k.startswith(_TWIN) for k in known):
@@ -172,101 +169,6 @@ def metric_bars(values: Mapping[str, Mapping[str, Any]], out: str | Path, title:
     if title:
         figure.suptitle(title, fontsize=10)
     return write_png(figure, out)
-
-
-def ablation_panels(
-    columns: Sequence[GridColumn], rows: Sequence[GridRow], out: str | Path, title: str = "", baseline: str = ""
-) -> bool:
-    """Systems by metric: one panel a metric, one line a row; mean with its 95 % interval, a small dot per seed.
-
-    The dashed line is the baseline's mean.  Returns False, and writes nothing, when no cell holds a number.
-    """
-    columns = [c for c in columns if any(r.cells[c.key].value is not None for r in rows if c.key in r.cells)]
-    if not columns:
-        return False
-    wide = min(3, len(columns))
-    high = -(-len(columns) // wide)
-    figure = new_figure(1.6 + 2.9 * wide, high * (0.34 * len(rows) + 0.9) + 0.3)
-    for number, column in enumerate(columns):
-        axes = figure.add_subplot(high, wide, number + 1)
-        scale = 100.0 if column.unit == "rate" else 1.0
-        for y, row in enumerate(rows):
-            cell = row.cells.get(column.key)
-            if cell is None or cell.value is None:
-                continue
-            color = INK if row.name == baseline else TEXT
-            if cell.low is not None and cell.high is not None:
-                axes.plot([scale * cell.low, scale * cell.high], [y, y], color=color, linewidth=1.6)
-            seeds = [scale * x for x in cell.scores if x is not None]
-            if len(seeds) > 1:
-                axes.plot(seeds, [y + 0.22] * len(seeds), ".", color=REST, markersize=4)
-            axes.plot([scale * cell.value], [y], "o", color=color, markersize=5)
-            if row.name == baseline:
-                axes.axvline(scale * cell.value, color=INK, linestyle="--", linewidth=0.8, alpha=0.5)
-        axes.set_yticks(range(len(rows)), [r.label for r in rows] if number % wide == 0 else [""] * len(rows), fontsize=8)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(column.head, fontsize=9)
-        axes.tick_params(axis="x", labelsize=7)
-        axes.grid(axis="x", alpha=0.25)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return write_png(figure, out)
-
-
-def frontier(panels: Sequence[FrontierPanel], out: str | Path, title: str = "") -> bool:
-    """Quality against cost.  Each panel: a quality column, and (label, cost cell, quality cell) of every system.
-
-    Cost is network calls per second of audio (logarithmic axis); bars are 95 % intervals of the quality.
-    """
-    shown = [
-        (column, known)
-        for column, points in panels
-        if (known := [(n, c, q) for n, c, q in points if c.value is not None and c.value > 0 and q.value is not None])
-    ]
-    if not shown:
-        return False
-    from matplotlib import colormaps
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
-
-    names = list(dict.fromkeys(n for _, known in shown for n, _, _ in known))
-    colors = {name: colormaps["tab20"](2 * (i % 10) + i // 10 % 2) for i, name in enumerate(names)}
-    wide = min(3, len(shown))
-    high = -(-len(shown) // wide)
-    inches = 0.6 + 3.4 * wide
-    beside = legend_columns(names, inches)
-    figure = new_figure(inches, 3.0 * high + 0.2 * -(-len(names) // beside) + 0.3)
-    handles = {}
-    for number, (column, known) in enumerate(shown):
-        axes = figure.add_subplot(high, wide, number + 1)
-        scale = 100.0 if column.unit == "rate" else 1.0
-        for name, cost, quality in known:
-            x, y = float(cost.value or 0), scale * float(quality.value or 0)
-            if quality.low is not None and quality.high is not None:
-                axes.plot([x, x], [scale * quality.low, scale * quality.high], color=colors[name], linewidth=1.2, alpha=0.6)
-            (handles[name],) = axes.plot([x], [y], "o", color=colors[name], markersize=6, label=name)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter("")
-        axes.margins(x=0.1)
-        axes.set_xlabel("network calls per second of audio", fontsize=8)
-        axes.set_title(column.head, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25, which="both")
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncol=beside, fontsize=8, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return write_png(figure, out)
-
-
-def legend_columns(names: Sequence[str], inches: float) -> int:
-    """How many entries of a legend, in letters of 8 points, stand side by side in a figure of this width: 1 to 3.
-
-    >>> legend_columns(["a", "growing canvas, low confidence"], 4.0), legend_columns(["a", "b"], 4.0)
-    (1, 3)
-    """
-    widest = 0.45 + 0.07 * max(map(len, names))
-    return max(1, min(3, int(inches / widest)))
 
 
 def _bars(axes: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
@@ -293,14 +195,14 @@ def _bars(axes: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def new_figure(width: float, height: float, layout: Any = "constrained") -> Any:
-    """A figure of ``width`` x ``height`` inches that belongs to no display."""
+    """A figure of ``width`` x ``height`` inches without a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout=layout)
 
 
 def write_png(figure: Any, out: str | Path) -> bool:
-    """Write it, whole or not at all; always True."""
+    """Write the file completely or not at all; always True."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with file_aside(out) as temporary:

@@ -15,11 +15,10 @@ import numpy as np
 
 from ttt.errors import DataError
 from ttt.eval import plots
-from ttt.eval.cards import read_card
-from ttt.eval.floor import read_floor
-from ttt.eval.keys import key_prefix
-from ttt.eval.page import markdown_page
-from ttt.eval.tables import Row, text_table
+from ttt.eval.cards import key_prefix, read_card
+from ttt.eval.measure_floor import read_floor
+from ttt.eval.report_page import markdown_page
+from ttt.eval.report_tables import Row, text_table
 from ttt.io.atomic import write_json, write_text
 from ttt.io.metrics_log import read_metrics
 
@@ -44,7 +43,7 @@ def build_report(
 ) -> str:
     """Write ``report.md``, ``report.json`` and ``report/*.png`` to ``out`` (default: the run); return the table.
 
-    Not given, they are looked for: ``cards`` as ``run/eval/**/card.json``, ``floor`` as ``run/eval/floor.json`` or
+    Where they are not given they are searched: ``cards`` as ``run/eval/**/card.json``, ``floor`` as ``run/eval/floor.json`` or
     ``run/floor.json``, ``log`` as ``run/**/metrics.jsonl``.  ``mask``: bool [T, T] and kinds u8 [T] for the picture.
     The caller prints the returned text, last.
     """
@@ -71,7 +70,7 @@ def build_report(
     pictures = _pictures(out / "report", records, values, mask, title)
     tables = [(card, _rows(card, measured)) for _, card in read]
     shared = _notes(measured, records, any("/floor_" in key for _, card in read for key in card["metrics"]))
-    notes = [[*_rests(card), *shared, *_cost(card)] for card, _ in tables]
+    notes = [[*_basis(card), *shared, *_cost(card)] for card, _ in tables]
     text = "\n".join(
         text_table(rows, _heading(title, card), remarks, card["limited"])
         for (card, rows), remarks in zip(tables, notes)
@@ -138,22 +137,22 @@ def _rows(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> list[R
         cells.setdefault(row, {})[prefix] = entry
         about[row] = entry
     rows = []
-    for (task, name), mine in cells.items():
-        if any(e["n"] for e in mine.values()):
+    for (task, name), columns in cells.items():
+        if any(e["n"] for e in columns.values()):
             entry = about[task, name]
             shown = str(entry.get("metric_id", name)).replace(
                 str(entry.get("metric_id", name)).partition("[")[0], name, 1
             )
-            rows.append(Row(task, shown, str(entry.get("unit", "score")), mine, entry.get("higher_is_better")))
+            rows.append(Row(task, shown, str(entry.get("unit", "score")), columns, entry.get("higher_is_better")))
     rows.sort(key=lambda row: list(dict.fromkeys(t for t, _ in cells)).index(row.section))
     for key, label in _FLOOR_NAMES.items():
-        found = (
+        columns = (
             {p: measured["values"][p + key] for p in ("", "unseen_voice/") if p + key in measured["values"]}
             if measured
             else {}
         )
-        if found:
-            rows.append(Row("what the ruler itself errs (WER)", label, "rate", found, False))
+        if columns:
+            rows.append(Row("error of the judge itself (WER)", label, "rate", columns, False))
     return rows
 
 
@@ -161,7 +160,7 @@ def _heading(title: str, card: Mapping[str, Any]) -> str:
     return f"{title}: {card['name']}" if card["name"] else title
 
 
-def _rests(card: Mapping[str, Any]) -> list[str]:
+def _basis(card: Mapping[str, Any]) -> list[str]:
     used = [
         f"normaliser {card['normalizer']}",
         f"judge {card['judge']}" if card["judge"] else "",
@@ -175,7 +174,7 @@ def _notes(measured: Mapping[str, Any] | None, records: Sequence[Mapping[str, An
     notes = []
     if measured is None:
         if not scored:
-            notes.append("No floor: judged numbers cannot be read without the judge's own error; run 'ttt floor'.")
+            notes.append("No floor: judged numbers mean little without the judge's own error; run 'ttt floor'.")
     elif measured.get("limited"):
         notes.append(f"The floor is limited: {measured['limited']}.")
     if records:

@@ -1,7 +1,7 @@
-"""Speaker encoders: who speaks, as a vector of length 1; equal voices point the same way.
+"""Speaker encoders: a voice as a vector of length 1; recordings of one voice have a cosine near 1.
 
-`small` is fitted on the voices of a corpus, on original recordings only; `transformers_xvector` is an adapter of published
-ones.  Letters: ``B`` rows, ``T`` mel frames, ``M`` mel channels, ``E`` numbers of an embedding, ``V`` voices.
+`small` is fitted on the voices of a corpus, on original recordings only; `transformers_xvector` loads a published
+encoder.  Letters: ``B`` rows, ``T`` mel frames, ``M`` mel channels, ``E`` numbers of an embedding, ``V`` voices.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from ttt.data.manifest import Utterance
 
 log = logging.getLogger(__name__)
-_LEAST_S = 0.1  # shorter sounds are filled up with silence
+_MIN_S = 0.1  # shorter sounds are padded with silence
 _RANGE = 7.0  # log units below the loudest frame that are kept
 
 
 @SPEAKER.register("small")
 @dataclass
 class SmallSpeaker(SpeakerEncoder):
-    """Convolutions over log-mels, mean and spread over time, one linear layer; fitted to tell the corpus' voices apart.
+    """Convolutions over log-mels, mean and standard deviation over time, one linear layer; fitted on the voices of a corpus.
 
-    Fitted on random stretches of the recordings by a softmax over cosines (scaled), so that the angle says who speaks.
+    Trained on random crops of the recordings with a softmax over scaled cosines, so that the angle identifies the voice.
     """
 
     path: str = ""  # folder with speaker.safetensors and speaker.json
@@ -48,8 +48,8 @@ class SmallSpeaker(SpeakerEncoder):
     dim: PositiveInt = 64  # numbers of an embedding
     mels: PositiveInt = 48
     epochs: PositiveFloat = 4.0
-    utterances: PositiveInt = 1600  # recordings used at most, of all voices alike
-    crop_s: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)  # shortest and longest stretch
+    utterances: PositiveInt = 1600  # at most so many recordings are used, equally many of each voice
+    crop_s: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)  # shortest and longest crop
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 2.0e-3
 
@@ -58,7 +58,7 @@ class SmallSpeaker(SpeakerEncoder):
             raise ValueError(f"crop_s must be two times in seconds, the shorter first, got {list(self.crop_s)}")
 
     def load(self, device: str = "cpu") -> SmallSpeaker:
-        """Bring the weights from ``path``; returns self."""
+        """Load the weights from ``path``; returns self."""
         tensors, info = load_weights(
             self.path, "speaker", "run 'ttt fit speaker', or point speaker.path at a fitted encoder"
         )
@@ -78,7 +78,7 @@ class SmallSpeaker(SpeakerEncoder):
 
     @torch.inference_mode()
     def embed(self, waves: Sequence[Waveform]) -> np.ndarray:
-        """f32 [n, E]; each recording by itself, so the result does not depend on its neighbours."""
+        """f32 [n, E]; one recording at a time, so that the result does not depend on the others."""
         if not hasattr(self, "_net"):
             raise CheckpointError("speaker: embed() before load()")
         self._net.eval()
@@ -89,7 +89,7 @@ class SmallSpeaker(SpeakerEncoder):
     def fit_manifests(
         self, train: Sequence[Utterance], dev: Sequence[Utterance], corpus: str | Path, seed: int
     ) -> Mapping[str, float]:
-        """`fit` on manifests whose wavs lie under the folder ``corpus``; as many recordings of each voice."""
+        """`fit` on manifests whose wavs are under the folder ``corpus``; equally many recordings of each voice."""
         from ttt.audio.wav import read
 
         rng = np.random.default_rng(derive_seed(seed, "speaker_choice"))
@@ -97,10 +97,10 @@ class SmallSpeaker(SpeakerEncoder):
         for u in train:
             by_voice.setdefault(u.speaker, []).append(u)
         share = max(2, self.utterances // max(1, len(by_voice)))
-        chosen = [mine[i] for mine in by_voice.values() for i in rng.permutation(len(mine))[:share].tolist()]
-        known = [u for u in dev if u.speaker in by_voice]
-        waves = [[read(Path(corpus) / u.wav) for u in part] for part in (chosen, known)]
-        return self.fit(waves[0], [u.speaker for u in chosen], waves[1], [u.speaker for u in known], seed)
+        chosen = [of_voice[i] for of_voice in by_voice.values() for i in rng.permutation(len(of_voice))[:share].tolist()]
+        dev_chosen = [u for u in dev if u.speaker in by_voice]
+        waves = [[read(Path(corpus) / u.wav) for u in part] for part in (chosen, dev_chosen)]
+        return self.fit(waves[0], [u.speaker for u in chosen], waves[1], [u.speaker for u in dev_chosen], seed)
 
     def fit(
         self, waves: Sequence[Waveform], voices: Sequence[str], dev_waves: Sequence[Waveform], dev_voices: Sequence[str],
@@ -134,11 +134,11 @@ class SmallSpeaker(SpeakerEncoder):
             at = step % batches
             if at == 0:
                 order = rng.permutation(len(inputs))
-            mine = order[at * self.batch_size : (at + 1) * self.batch_size]
+            batch = order[at * self.batch_size : (at + 1) * self.batch_size]
             frames = max(10, round(100 * float(rng.uniform(*self.crop_s))))
-            x = torch.stack([_stretch(inputs[i], frames, rng) for i in mine])
-            x = x + 0.5 * torch.from_numpy(rng.normal(size=(len(mine), 1, 1)).astype(np.float32))  # level
-            loss = F.cross_entropy(self._net(x), labels[mine], label_smoothing=0.05)
+            x = torch.stack([_crop(inputs[i], frames, rng) for i in batch])
+            x = x + 0.5 * torch.from_numpy(rng.normal(size=(len(batch), 1, 1)).astype(np.float32))  # level
+            loss = F.cross_entropy(self._net(x), labels[batch], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -149,9 +149,9 @@ class SmallSpeaker(SpeakerEncoder):
         self.speaker_id = f"small-{weights_digest(self._net.state_dict())}"
         measured = {"num_voices": float(len(self.voices)), "seconds": time.perf_counter() - started}
         if len(dev_waves):
-            found = self.embed(dev_waves)
-            measured["dev_accuracy"] = self._accuracy(found, dev_voices)
-            measured["dev_eer"] = equal_error_rate(found, dev_voices)
+            embedded = self.embed(dev_waves)
+            measured["dev_accuracy"] = self._accuracy(embedded, dev_voices)
+            measured["dev_eer"] = equal_error_rate(embedded, dev_voices)
         self._info = {k: v for k, v in measured.items() if k != "seconds"} | {"seed": seed}
         return measured
 
@@ -162,18 +162,18 @@ class SmallSpeaker(SpeakerEncoder):
         info = {"name": "small", "channels": self.channels, "dim": self.dim, "mels": self.mels, "voices": self.voices}
         save_weights(folder, "speaker", self._net.state_dict(), {**info, **getattr(self, "_info", {})})
 
-    def _accuracy(self, found: np.ndarray, voices: Sequence[str]) -> float:
+    def _accuracy(self, embedded: np.ndarray, voices: Sequence[str]) -> float:
         with torch.inference_mode():
-            guessed = self._net.logits(torch.from_numpy(found)).argmax(1)
+            guessed = self._net.logits(torch.from_numpy(embedded)).argmax(1)
         return float(np.mean([self.voices[int(g)] == v for g, v in zip(guessed, voices, strict=True)]))
 
     def _features(self, wave: Waveform) -> Tensor:
         """Log-mels [T, M] from 0 (the loudest frame's mean) down."""
         settings = MelSettings(mels=self.mels, min_magnitude=1e-4)
         samples = torch.tensor(resample(wave, settings.rate_hz).samples)
-        least = round(_LEAST_S * settings.rate_hz)
-        if len(samples) < least:
-            samples = F.pad(samples, (0, least - len(samples)))
+        min_samples = round(_MIN_S * settings.rate_hz)
+        if len(samples) < min_samples:
+            samples = F.pad(samples, (0, min_samples - len(samples)))
         if not bool(torch.isfinite(samples).all()):
             raise DataError("speaker: a waveform holds NaN or infinite samples: check what made it")
         x = log_mel(samples, settings)
@@ -188,7 +188,7 @@ class TransformersXVector(SpeakerEncoder):
     path: str = ""
 
     def load(self, device: str = "cpu") -> TransformersXVector:
-        """Bring model and feature extractor from ``path``; returns self.  Nothing is downloaded."""
+        """Load model and feature extractor from ``path``; returns self.  Nothing is downloaded."""
         mend = (
             "point speaker.path at a folder saved by save_pretrained of an x-vector model and of its feature extractor"
         )
@@ -208,7 +208,7 @@ class TransformersXVector(SpeakerEncoder):
             raise CheckpointError(f"{folder}: the speaker encoder cannot be loaded ({reason}): {mend}") from error
         missing = [
             key for key in info["missing_keys"] if not key.startswith("objective.")
-        ]  # the training's own classes
+        ]  # classes of the training only
         if missing:
             raise CheckpointError(
                 f"{folder}: the weights lack {len(missing)} arrays, first {sorted(missing)[0]}: {mend}"
@@ -220,7 +220,7 @@ class TransformersXVector(SpeakerEncoder):
 
     @torch.inference_mode()
     def embed(self, waves: Sequence[Waveform]) -> np.ndarray:
-        """f32 [n, E]; each recording by itself; shorter ones than half a second are filled up with silence."""
+        """f32 [n, E]; one recording at a time; those shorter than half a second are padded with silence."""
         if not hasattr(self, "_model"):
             raise CheckpointError("speaker: embed() before load()")
         rows = []
@@ -232,19 +232,21 @@ class TransformersXVector(SpeakerEncoder):
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
-def equal_error_rate(found: np.ndarray, voices: Sequence[str]) -> float:
-    """Where as many pairs of one voice fall below the threshold as pairs of two voices above it; ``found`` f32 [n, E].
+def equal_error_rate(embedded: np.ndarray, voices: Sequence[str]) -> float:
+    """Error rate at the threshold where pairs of one voice are rejected as often as pairs of two voices are accepted.
+
+    ``embedded`` f32 [n, E]; NaN when there are only pairs of one kind.
 
     >>> equal_error_rate(np.eye(2, dtype=np.float32)[[0, 0, 1, 1]], ["a", "a", "b", "b"])
     0.0
     """
-    near = found @ found.T
-    at = np.triu_indices(len(found), 1)
+    cosines = embedded @ embedded.T
+    at = np.triu_indices(len(embedded), 1)
     names = np.asarray(voices)
     same: np.ndarray = names[at[0]] == names[at[1]]
     if not same.any() or same.all():
         return float("nan")
-    scores = near[at]
+    scores = cosines[at]
     thresholds = np.unique(scores)
     missed = np.searchsorted(np.sort(scores[same]), thresholds, side="left") / same.sum()
     other = np.logical_not(same)
@@ -279,16 +281,16 @@ class _Net(nn.Module):
         spread = (x.var(2, unbiased=False) + 1e-5).sqrt()
         return F.normalize(self.out(torch.cat([x.mean(2), spread], 1)), dim=-1)
 
-    def logits(self, found: Tensor) -> Tensor:
+    def logits(self, embedded: Tensor) -> Tensor:
         """Unit vectors [B, E] -> [B, V]."""
-        return 12.0 * found @ F.normalize(self.centres, dim=-1).T
+        return 12.0 * embedded @ F.normalize(self.centres, dim=-1).T
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(self.embed(x))
 
 
-def _stretch(x: Tensor, frames: int, rng: np.random.Generator) -> Tensor:
-    """A random stretch of ``frames`` frames [frames, M]; a shorter recording is repeated."""
+def _crop(x: Tensor, frames: int, rng: np.random.Generator) -> Tensor:
+    """A random crop of ``frames`` frames [frames, M]; a shorter recording is repeated."""
     if len(x) < frames:
         x = x.repeat(-(-frames // len(x)), 1)
     start = int(rng.integers(0, len(x) - frames + 1))

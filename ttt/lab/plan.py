@@ -103,7 +103,7 @@ def _check_examples(config: RunConfig, checked: set[tuple[str, frozenset[str]]])
 
 def measured(table: TableSpec, cells: Sequence[Cell]) -> tuple[list[Measured], list[Measured]]:
     """(The table's metrics, calls per second of the same tasks).  Raises `ConfigError` for a key that a row does not have."""
-    from ttt.eval.keys import key_prefix
+    from ttt.eval.cards import key_prefix
     from ttt.registry.families import METRIC
 
     known: dict[str, Any] = {}

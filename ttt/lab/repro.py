@@ -54,7 +54,7 @@ def repeat_card(
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[bool, list[str]]:
     """Every metric of a card beside the repeated one: (all lie in the card's intervals, lines to print)."""
-    from ttt.eval.tables import interval, number
+    from ttt.eval.report_tables import interval, number
 
     lines, kept = [], 0
     ok = True

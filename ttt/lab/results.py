@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.eval import cards, plots, tables
+from ttt.eval import cards
 from ttt.io.atomic import write_json, write_text
+from ttt.lab import grid_plots, grid_tables
 from ttt.lab.cells import Cell
 from ttt.lab.runner import Outcome
 from ttt.lab.statistics import Measured, column, read_items
 from ttt.lab.table_file import TableSpec
 
 FORMAT = "ttt-ablation-1"
-Columns = Mapping[str, Mapping[str, tables.GridCell]]  # metric key -> row -> value
+Columns = Mapping[str, Mapping[str, grid_tables.GridCell]]  # metric key -> row -> value
 Card = Mapping[str, Any]
 
 
@@ -37,7 +38,7 @@ def write_table(
         items[cell.row][cell.seed] = read_items(cell.folder / "eval" / "items.jsonl")
     values: Columns = {m.key: column(items, m, table.baseline, table.resamples) for m in (*shown, *costs)}
     rows = [
-        tables.GridRow(
+        grid_tables.GridRow(
             row.name, row.label, {m.key: values[m.key][row.name] for m in shown if row.name in values[m.key]},
             _status([c for c in cells if c.row == row.name], set(card_of), failed),
         )
@@ -45,15 +46,15 @@ def write_table(
     ]  # fmt: skip
     columns = [m.column() for m in shown]
     notes = _notes(table, list(card_of.values()))
-    text = tables.grid_text(columns, rows, table.title, notes)
+    text = grid_tables.grid_text(columns, rows, table.title, notes)
     write_text(out / "table.txt", text + "\n")
-    write_text(out / "table.md", tables.grid_markdown(columns, rows, table.title, notes))
-    write_text(out / "table.tex", tables.grid_latex(columns, rows, table.title, notes))
-    write_text(out / "table.csv", tables.grid_csv(columns, rows))
+    write_text(out / "table.md", grid_tables.grid_markdown(columns, rows, table.title, notes))
+    write_text(out / "table.tex", grid_tables.grid_latex(columns, rows, table.title, notes))
+    write_text(out / "table.csv", grid_tables.grid_csv(columns, rows))
     drawn = {
-        "plot.png": plots.ablation_panels(columns, rows, out / "plot.png", table.title, table.baseline),
+        "plot.png": grid_plots.ablation_panels(columns, rows, out / "plot.png", table.title, table.baseline),
         "frontier.png": any(r.decode_only_of for r in table.rows.values())
-        and plots.frontier(_frontier(table, shown, costs, values), out / "frontier.png", table.title),
+        and grid_plots.frontier(_frontier(table, shown, costs, values), out / "frontier.png", table.title),
     }
     for name in [name for name, is_drawn in drawn.items() if not is_drawn]:
         (out / name).unlink(missing_ok=True)  # of an earlier call

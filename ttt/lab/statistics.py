@@ -18,10 +18,11 @@ import numpy as np
 
 from ttt.data.read.examples import read_records
 from ttt.errors import DataError
+from ttt.eval.cards import key_prefix
 from ttt.eval.intervals import Total, bootstrap_two_level
-from ttt.eval.keys import key_prefix
-from ttt.eval.tables import GridCell, GridColumn, cell_text
+from ttt.eval.report_tables import bound
 from ttt.interfaces import Metric
+from ttt.lab.grid_tables import GridCell, GridColumn
 from ttt.rng import derive_seed
 
 Items = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]  # group ("unseen_voice/asr") -> uid -> metric -> [k]
@@ -243,5 +244,5 @@ def repeated_value(old: Mapping[str, Any], new: Mapping[str, Any] | None, name: 
     below, above = old["low"] - new["value"], new["value"] - old["high"]
     if below <= slack and above <= slack:
         return True, "inside the 95 % interval"
-    far = f"{cell_text(max(below, above), unit)} {'below' if below > above else 'above'} the 95 % interval"
+    far = f"{bound(max(below, above), unit)} {'below' if below > above else 'above'} the 95 % interval"
     return (True, f"{far} (a time: not counted)") if name in TIMED else (False, f"outside: {far}")

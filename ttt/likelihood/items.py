@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ttt.eval.keys import key_prefix
+from ttt.eval.cards import key_prefix
 from ttt.io.digests import hash64
 from ttt.likelihood.draws import Draws, estimate, patterns
 from ttt.likelihood.factors import factorise

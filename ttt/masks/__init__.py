@@ -1,0 +1,1 @@
+"""Attention masks: rules (library.py), their form for each attention implementation (materialize.py, segments.py), drawing."""

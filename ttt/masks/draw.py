@@ -1,4 +1,4 @@
-"""A mask as text for a terminal and as PNG: who looks at whom, what each position is, where blocks begin."""
+"""Attention masks as text for a terminal and as PNG, with the kind of every position and the borders of blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLORS = {".": "#e2e8f0", "t": "#2b6cb0", "a": "#dd6b20", "n": "#805ad5"}
 
 
 def letters(kind: Any, stream: Any = None) -> np.ndarray:
-    """What each position is, one letter: ``.`` padding, ``t`` text, ``a`` audio, ``n`` the noisy copy of a dual stream.
+    """The kind of each position as a letter: ``.`` padding, ``t`` text, ``a`` audio, ``n`` the noisy copy of a dual stream.
 
     >>> "".join(letters(np.array([1, 2, 2, 0]), np.array([0, 0, 1, 0])))
     'tan.'
@@ -33,10 +33,10 @@ def letters(kind: Any, stream: Any = None) -> np.ndarray:
 def mask_text(
     allowed: Tensor, kind: Any, width: int = 64, stream: Any = None, mark: Sequence[tuple[int, int]] = ()
 ) -> str:
-    """Rows are queries, columns keys; ``#`` allowed, ``.`` blocked; longer masks are thinned to ``width``.
+    """Rows are queries, columns keys; ``#`` allowed, ``.`` blocked; longer masks are sampled down to ``width`` rows and columns.
 
-    ``allowed`` bool [T, T]; ``kind`` u8 [T]; ``stream`` [T] of the layout.  The strip above and beside shows `letters`.
-    ``mark``: cells (query, key) drawn as ``X`` (allowed) or ``o`` (blocked), never thinned away.
+    ``allowed`` bool [T, T]; ``kind`` u8 [T]; ``stream`` [T] of the layout.  The strips above and to the left show `letters`.
+    ``mark``: cells (query, key) drawn as ``X`` (allowed) or ``o`` (blocked), always shown.
     """
     t = allowed.shape[0]
     marked = {int(i) for cell in mark for i in cell}
@@ -51,7 +51,7 @@ def mask_text(
 
 
 def mask_png(rule: Any, layout: Layout, out: str | Path, row: int = 0, title: str = "") -> None:
-    """Draw one row of a layout.  A cell takes the colour of what is looked at; strips above and left say what positions are.
+    """Draw one row of a layout.  A cell has the colour of its key; the strips above and to the left show the kind of each position.
 
     Thin lines: borders of audio runs and of blocks (`MaskRule.block_length`); heavy lines: borders of documents and of the
     noisy copy.  The file is written under a temporary name first.
@@ -66,7 +66,7 @@ def mask_png(rule: Any, layout: Layout, out: str | Path, row: int = 0, title: st
 
 
 def mask_figure(rule: Any, layout: Layout, row: int = 0, title: str = "") -> Any:
-    """The figure of `mask_png`; its axes are the body, the strip above, the strip to the left."""
+    """The figure of `mask_png`; its axes are the mask, the strip above, the strip to the left."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -83,7 +83,7 @@ def mask_figure(rule: Any, layout: Layout, row: int = 0, title: str = "") -> Any
         for x in at:
             body.axvline(x - 0.5, linewidth=width, color=color)
             body.axhline(x - 0.5, linewidth=width, color=color)
-    body.set_xlabel("position looked at (key)")
+    body.set_xlabel("key position")
     body.set_yticks([])
     top, left = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 0])
     top.imshow(colors[None], interpolation="nearest", aspect="auto")
@@ -94,17 +94,17 @@ def mask_figure(rule: Any, layout: Layout, row: int = 0, title: str = "") -> Any
     middles, names = labels(strip)
     top.set_xticks(middles, names, fontsize=7)
     left.set_yticks(middles, names, fontsize=7)
-    left.set_ylabel("position that looks (query)")
+    left.set_ylabel("query position")
     if title:
         figure.suptitle(title, fontsize=10)
     patches = [Patch(color=_COLORS[x], label=NAMES[x]) for x in NAMES if (strip == x).any()]
-    patches.append(Patch(facecolor="white", edgecolor="#a0aec0", label="not seen"))
+    patches.append(Patch(facecolor="white", edgecolor="#a0aec0", label="blocked"))
     figure.legend(handles=patches, loc="outside lower center", ncol=5, fontsize=8, frameon=False)
     return figure
 
 
 def labels(strip: np.ndarray, least: float = 0.06) -> tuple[list[float], list[str]]:
-    """Middle and name of each stretch of one letter that is at least a share ``least`` of the whole.
+    """Centre and name of each run of one letter that covers at least the share ``least`` of the whole.
 
     >>> labels(np.array(list("tttaaa")))
     ([1.0, 4.0], ['text', 'audio'])
@@ -127,5 +127,5 @@ def borders(layout: Layout, block_length: int, row: int = 0) -> tuple[list[int],
         offset = run_offsets(layout)[row].cpu()
         begins = (kind == Kind.AUDIO) & ~layout.prompt[row].cpu() & (offset % block_length == 0)
         thin |= begins[1:]
-    found = [(mask.nonzero().flatten() + 1).tolist() for mask in (thin & ~heavy, heavy)]
-    return found[0], found[1]
+    positions = [(mask.nonzero().flatten() + 1).tolist() for mask in (thin & ~heavy, heavy)]
+    return positions[0], positions[1]

@@ -1,4 +1,4 @@
-"""Attention rules.  ``allow(layout)`` gives one predicate (b, h, q, k) -> bool that serves every implementation."""
+"""Attention rules: ``allow(layout)`` returns one predicate (b, h, q, k) -> bool, used by every attention implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _same_document(layout: Layout) -> MaskMod:
-    """Keys that exist: visible, and of the query's own document."""
+    """Keys that are visible and in the query's document."""
     doc, visible = layout.doc, layout.visible
     return lambda b, h, q, k: (doc[b, q] == doc[b, k]) & visible[b, k]
 
@@ -31,7 +31,7 @@ def _visible_prefix(layout: Layout) -> Tensor:
 @MASK.register("causal")
 @dataclass(frozen=True)
 class Causal(MaskRule):
-    """Every position looks at itself and everything before it: the pure autoregressive baseline."""
+    """Every position attends to itself and everything before it: the autoregressive baseline."""
 
     looks_ahead = "nothing"
 
@@ -41,14 +41,14 @@ class Causal(MaskRule):
         return lambda b, h, q, k: (k <= q) & exists(b, h, q, k)
 
     def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
-        """Everything: nothing ever looks ahead."""
+        """Everything: no position attends to later ones."""
         return _visible_prefix(layout)
 
 
 @MASK.register("full")
 @dataclass(frozen=True)
 class Full(MaskRule):
-    """Every position looks at its whole document: masked diffusion over everything (LLaDA, pure NAR baseline)."""
+    """Every position attends to its whole document: masked diffusion over everything (LLaDA, NAR baseline)."""
 
     text_sees_future = True
     looks_ahead = "document"
@@ -61,9 +61,9 @@ class Full(MaskRule):
 @MASK.register("prefix")
 @dataclass(frozen=True)
 class Prefix(MaskRule):
-    """The prompt sees itself in both directions, everything after it is causal: a prefix language model (arXiv 1910.10683).
+    """The prompt is bidirectional, everything after it causal: a prefix language model (arXiv 1910.10683).
 
-    In a dialogue every unbroken stretch of prompt (a user turn) sees itself as a whole and what came before it, never a
+    In a dialogue every contiguous part of the prompt (a user turn) attends to itself and to what came before it, never to a
     later turn.  Without a prompt this is ``causal``.
     """
 
@@ -71,36 +71,36 @@ class Prefix(MaskRule):
     looks_ahead = "prompt"
 
     def allow(self, layout: Layout) -> MaskMod:
-        """(k <= q) or (q, k of one stretch of prompt), same document."""
+        """(k <= q) or (q, k of one contiguous part of the prompt), same document."""
         exists = _same_document(layout)
         prompt = layout.prompt
-        answered = torch.cumsum((~prompt).long(), 1)  # equal on two prompt positions iff no answer lies between them
+        part = torch.cumsum((~prompt).long(), 1)  # equal for two prompt positions iff no answer lies between them
 
         def predicate(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            one_stretch = prompt[b, q] & prompt[b, k] & (answered[b, q] == answered[b, k])
-            return ((k <= q) | one_stretch) & exists(b, h, q, k)
+            same_part = prompt[b, q] & prompt[b, k] & (part[b, q] == part[b, k])
+            return ((k <= q) | same_part) & exists(b, h, q, k)
 
         return predicate
 
     def frozen_prefix(self, layout: Layout, closed: Tensor) -> Tensor:
-        """Everything: what is appended is never prompt."""
+        """Everything: appended tokens never belong to the prompt."""
         return _visible_prefix(layout)
 
 
 @MASK.register("hybrid")
 @dataclass(frozen=True)
 class Hybrid(MaskRule):
-    """TtT's mask: causal, and inside one maximal run of audio tokens bidirectional (spec of TtT, section 4).
+    """TtT's mask (arXiv 2509.20072): causal, and bidirectional inside every maximal run of audio tokens.
 
-    ``bidirectional_prompt_audio``: whether the user's audio runs are bidirectional too (the official code) or plain
-    causal context (the paper's wording).
+    ``bidirectional_prompt_audio``: whether audio runs of the user are bidirectional too (the official code) or causal (the
+    paper's text).
     """
 
     bidirectional_prompt_audio: bool = True
 
     @property
     def looks_ahead(self) -> str:  # type: ignore[override]
-        """``runs``, or ``answer_runs`` when the user's audio is plain context."""
+        """``runs``, or ``answer_runs`` when audio of the user is causal."""
         return "runs" if self.bidirectional_prompt_audio else "answer_runs"
 
     def allow(self, layout: Layout) -> MaskMod:
@@ -130,10 +130,10 @@ class Hybrid(MaskRule):
 @MASK.register("block_causal")
 @dataclass(frozen=True)
 class BlockCausal(MaskRule):
-    """Causal text; an answer's audio run in blocks of ``block_length``: bidirectional inside, earlier blocks only before.
+    """Causal text; audio runs of an answer in blocks of ``block_length``: bidirectional inside a block, causal between blocks.
 
-    Settled blocks never look at later ones, so block-wise decoding may keep their keys (block diffusion, arXiv 2503.09573).
-    The user's audio is there as a whole and stays bidirectional, as in ``hybrid``.
+    Finished blocks do not attend to later ones, so block-wise decoding can cache their keys (block diffusion, arXiv
+    2503.09573).  Audio of the user is complete from the start and stays bidirectional, as in ``hybrid``.
     """
 
     block_length: PositiveInt = 26
@@ -166,10 +166,11 @@ class BlockCausal(MaskRule):
 @MASK.register("dual_stream")
 @dataclass(frozen=True)
 class DualStream(MaskRule):
-    """A clean sample and, behind it, a noisy copy of its answer audio (`Layout.stream` 1).
+    """A clean sample followed by a noisy copy of its answer audio (`Layout.stream` 1); layout of arXiv 2503.09573.
 
-    Clean positions follow ``clean`` and never see the copy.  A noisy position sees its own span's copy (its own block's, if
-    ``clean`` has blocks) and the clean positions before that.  Without a copy, as in decoding, this is ``clean``.
+    Clean positions follow ``clean`` and do not attend to the copy.  A noisy position attends to the copy of its own span (of
+    its own block, if ``clean`` has blocks) and to the clean positions before it.  Without a copy, as in decoding, this is
+    ``clean``.
     """
 
     clean: Any = component("mask", "block_causal")
@@ -186,11 +187,11 @@ class DualStream(MaskRule):
 
     @property
     def looks_ahead(self) -> str:  # type: ignore[override]
-        """That of ``clean``: said of the clean sample."""
+        """That of ``clean``, for the clean sample."""
         return self.clean.looks_ahead
 
     def allow(self, layout: Layout) -> MaskMod:
-        """Four cases by the streams of q and k."""
+        """One rule for each combination of the streams of q and k."""
         exists = _same_document(layout)
         clean = self.clean.allow(layout)
         noisy, span, position = layout.stream == 1, layout.run_id, layout.position
@@ -198,7 +199,7 @@ class DualStream(MaskRule):
             return clean
         offset = run_offsets(layout)
         block = offset // self.block_length if self.block_length else torch.zeros_like(offset)
-        begin = position - (offset - block * self.block_length)  # position in the document where the q's block starts
+        begin = position - (offset - block * self.block_length)  # position in the document at which the block of q starts
 
         def predicate(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             own = noisy[b, k] & (span[b, q] == span[b, k]) & (block[b, q] == block[b, k])
@@ -215,7 +216,7 @@ class DualStream(MaskRule):
 
 
 def run_offsets(layout: Layout) -> Tensor:
-    """i64 [B, T]: how many positions of the same audio run (and stream) lie before each audio position; 0 elsewhere."""
+    """i64 [B, T]: number of positions of the same audio run (and stream) before each audio position; 0 elsewhere."""
     audio = layout.kind == Kind.AUDIO
     same = torch.zeros_like(audio)
     same[:, 1:] = audio[:, 1:] & audio[:, :-1]

@@ -1,8 +1,7 @@
-"""A rule becomes what one attention implementation takes.
+"""Mask rule -> the form that an attention implementation takes.
 
 sdpa: dense bool.  eager: additive floats (a bool would be *added* to the scores without an error).  flex_attention: a
-`BlockMask` (which those refuse).  packed: `Segments`, rows without padding.  auto: a `BlockMask` on CUDA, `Segments`
-elsewhere.  One place decides, keyed by the model's own attention implementation.
+`BlockMask`.  packed: `Segments`, rows without padding.  auto: a `BlockMask` on CUDA, `Segments` elsewhere.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from ttt.masks.segments import segments
 from ttt.types import Layout
 
 IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager", "flex_attention")
-BLOCK = 128  # positions of a side of a block, as FlexAttention's kernels want them
-_CHUNK_CELLS = 1 << 24  # cells of the dense mask that are looked at together while a block mask is made
+BLOCK = 128  # side of a block in positions, as FlexAttention's kernels need it
+_CHUNK_CELLS = 1 << 24  # cells of the dense mask in memory at a time while a block mask is made
 
 
 def dense(rule: MaskRule, layout: Layout, queries: Tensor | None = None) -> Tensor:
-    """The rule as bool [B, Tq, T]; ``queries`` i64 [B, Tq] asks for some query columns only (default: all)."""
+    """The rule as bool [B, Tq, T]; ``queries`` i64 [B, Tq]: only these query positions (default: all)."""
     b_size, t_size = layout.shape
     device = layout.kind.device
     allow = rule.allow(layout)
@@ -38,8 +37,8 @@ def materialize(
 ) -> Any:
     """Mask for ``implementation``: bool or float [B, 1, Tq, T], a `BlockMask`, or `Segments`.
 
-    With ``queries`` (decoding) always a tensor.  A query without any allowed key (padding) is let look at itself: what it
-    computes is never read, and softmax over nothing would be NaN.  Raises `ConfigError` for implementations that take no
+    With ``queries`` (decoding) always a tensor.  A query without any allowed key (padding) attends to itself: its
+    output is never read, and a softmax over no key would be NaN.  Raises `ConfigError` for implementations that take no
     custom mask.
     """
     if implementation not in IMPLEMENTATIONS:
@@ -57,9 +56,9 @@ def materialize(
 
 
 def block_mask(rule: MaskRule, layout: Layout) -> Any:
-    """The rule as FlexAttention's `BlockMask`: which blocks of `BLOCK` x `BLOCK` hold nothing, something, everything.
+    """The rule as FlexAttention's `BlockMask`: which blocks of `BLOCK` x `BLOCK` are blocked, mixed or fully allowed.
 
-    Made some rows of blocks at a time: the dense mask never exists as a whole, and nothing is compiled for it.
+    Built a few rows of blocks at a time, so that the dense mask never exists as a whole; nothing is compiled.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -84,9 +83,9 @@ def block_mask(rule: MaskRule, layout: Layout) -> Any:
             tiled = padded.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))  # [B, q blocks, BLOCK, k blocks, BLOCK]
             return tiled.any(4).any(2) if not fill else tiled.all(4).all(2)
 
-        here = slice(first, first + -(-len(at) // BLOCK))
-        some[:, here], every[:, here] = reduced(allowed, False), reduced(allowed, True)
-    # A kernel reads whole blocks as unmasked: one that reaches beyond the rows must keep its mask.
+        block_rows = slice(first, first + -(-len(at) // BLOCK))
+        some[:, block_rows], every[:, block_rows] = reduced(allowed, False), reduced(allowed, True)
+    # Kernels skip the mask of fully allowed blocks; a block that reaches past the end of the rows must keep its mask.
     if pad:
         every[:, -1] = False
         every[:, :, -1] = False
@@ -101,7 +100,7 @@ def block_mask(rule: MaskRule, layout: Layout) -> Any:
 
 
 def carry(allowed: Tensor, implementation: str, dtype: torch.dtype, queries: Tensor | None = None) -> Tensor:
-    """Bool [B, Tq, T] -> [B, 1, Tq, T] as sdpa (bool) or eager (additive) takes it; empty rows see themselves."""
+    """Bool [B, Tq, T] -> [B, 1, Tq, T] for sdpa (bool) or eager (additive); empty rows attend to themselves."""
     at = torch.arange(allowed.shape[1], device=allowed.device)[None] if queries is None else queries
     keys = torch.arange(allowed.shape[2], device=allowed.device)
     itself = at[:, :, None] == keys[None, None, :]

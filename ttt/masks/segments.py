@@ -1,8 +1,8 @@
-"""A mask as small dense tiles over rows without padding: what attention needs where no kernel skips masked blocks.
+"""A mask as small dense tiles over rows without padding, for attention without a kernel that skips masked blocks.
 
-A batch [B, T] becomes one row of its N real positions, document after document.  Documents never look at each other
-(`ttt.interfaces.MaskRule`), so attention is computed for each on its own; a long one in tiles of `TILE` queries, each
-against those keys only that some query of the tile may look at: half of a causal document is never computed.
+A batch [B, T] becomes one row of its N real positions, document after document.  Documents do not attend to each other
+(`ttt.interfaces.MaskRule`), so attention is computed per document; a long document is split into tiles of `TILE` queries,
+each with only those keys that some query of the tile attends to: half of a causal document is never computed.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ttt.errors import DataError
 from ttt.interfaces import MaskRule
 from ttt.types import Layout
 
-# Queries of a tile: fewer skip more of the mask, more give larger matrix products; flat between 64 and 256 on a CPU.
+# Queries per tile: few skip more of the mask, many give larger matrix products; no difference from 64 to 256 on a CPU.
 TILE = 128
-# Keys that are not one stretch are copied together when that leaves out at least this share of the stretch.
+# Keys with gaps are copied together when the gaps are at least this share of the range they span.
 SPARSE = 0.25
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Some queries of a group against some of its keys.
+    """Queries of a group with the keys they attend to.
 
-    ``queries``: how many, following the tile before; ``keys``: a stretch of the group (slice), or the chosen keys i64 [K];
+    ``queries``: their number; they follow those of the previous tile.  ``keys``: a slice of the group, or key positions i64 [K];
     ``bias`` [1, 1, q, K]: 0 where allowed, -inf elsewhere; None: all are allowed.
     """
 
@@ -40,8 +40,8 @@ class Tile:
 class Segments:
     """The mask of a batch [B, T] for packed attention.
 
-    ``order`` i64 [N]: flat positions (row * T + column) of the real tokens, by document; ``place`` i64 [B * T]: where a flat
-    position went in that order, -1 for padding; ``groups``: tiles of one document (or some short ones), in that order.
+    ``order`` i64 [N]: flat positions (row * T + column) of the real tokens, by document; ``place`` i64 [B * T]: index of a
+    flat position in that order, -1 for padding; ``groups``: tiles of one document (or of several short ones), in that order.
     """
 
     shape: tuple[int, int]
@@ -88,13 +88,13 @@ class Segments:
 def segments(rule: MaskRule, layout: Layout, dtype: torch.dtype, tile: int = TILE) -> Segments:
     """The rule's mask over the real positions of ``layout``; ``dtype``: that of the additive biases.
 
-    Real: visible and of a document.  A query that may look at nothing looks at itself, as in `materialize`.
+    Real: visible and part of a document.  A query without any allowed key attends to itself, as in `materialize`.
     """
     rows, columns = layout.shape
     doc = layout.doc.flatten()
     real = (layout.visible.flatten() & (doc >= 0)).nonzero().flatten()
-    # By document, in the order in which documents begin; a noisy copy behind its row joins its document here.  Numbers
-    # of documents are unique in a batch, but rows without them (one document each, all numbered 0) are legal too.
+    # Sorted by document, in the order in which documents begin, so that a noisy copy follows its document.  Document numbers
+    # are unique in a batch; rows that hold one document each, all numbered 0, are allowed too.
     key = doc[real] + (real // columns) * (int(doc.max()) + 1 if len(doc) else 1)
     order = real[torch.argsort(key, stable=True)]
     place = torch.full_like(doc, -1)
@@ -105,14 +105,14 @@ def segments(rule: MaskRule, layout: Layout, dtype: torch.dtype, tile: int = TIL
     groups = []
     at = 0
     for length in _grouped(lengths, tile):
-        here = order[at : at + length]
-        groups.append(tuple(_tiles(allow, here, columns, dtype, tile)))
+        members = order[at : at + length]
+        groups.append(tuple(_tiles(allow, members, columns, dtype, tile)))
         at += length
     return Segments((rows, columns), order, place, tuple(groups))
 
 
 def _grouped(lengths: list[int], tile: int) -> Iterator[int]:
-    """Neighbouring documents that fit into one tile together share it: a call costs more than the masked part."""
+    """Neighbouring documents that fit into one tile share it: one more call costs more than the masked cells."""
     size = 0
     for length in lengths:
         if size and size + length > tile:
@@ -123,20 +123,20 @@ def _grouped(lengths: list[int], tile: int) -> Iterator[int]:
         yield size
 
 
-def _tiles(allow, here: Tensor, columns: int, dtype: torch.dtype, tile: int) -> Iterator[Tile]:
-    row, column = here // columns, here % columns  # [L]
-    zero = torch.zeros((), dtype=torch.long, device=here.device)
+def _tiles(allow, members: Tensor, columns: int, dtype: torch.dtype, tile: int) -> Iterator[Tile]:
+    row, column = members // columns, members % columns  # [L]
+    zero = torch.zeros((), dtype=torch.long, device=members.device)
     one_row = bool((row == row[0]).all())
-    for start in range(0, len(here), tile):
-        at = slice(start, min(start + tile, len(here)))
+    for start in range(0, len(members), tile):
+        at = slice(start, min(start + tile, len(members)))
         q_row, q = row[at, None], column[at, None]
-        allowed = allow(row[0] if one_row else q_row, zero, q, column[None, :]).expand(len(q), len(here))
-        if not one_row:  # a predicate has one row number, that of the query
+        allowed = allow(row[0] if one_row else q_row, zero, q, column[None, :]).expand(len(q), len(members))
+        if not one_row:  # the predicate knows the query's row only
             allowed = allowed & (q_row == row[None, :])
-        itself = torch.arange(at.start, at.stop, device=here.device)[:, None] == torch.arange(
-            len(here), device=here.device
+        itself = torch.arange(at.start, at.stop, device=members.device)[:, None] == torch.arange(
+            len(members), device=members.device
         )
-        allowed = allowed | (itself & ~allowed.any(1, keepdim=True))  # softmax over nothing would be NaN
+        allowed = allowed | (itself & ~allowed.any(1, keepdim=True))  # a softmax over no key would be NaN
         used = allowed.any(0).nonzero().flatten()
         first, last = int(used[0]), int(used[-1]) + 1
         keys: slice | Tensor = slice(first, last)
@@ -145,7 +145,7 @@ def _tiles(allow, here: Tensor, columns: int, dtype: torch.dtype, tile: int) -> 
         allowed = allowed[:, keys]
         bias = None
         if not bool(allowed.all()):
-            bias = torch.zeros(allowed.shape, dtype=dtype, device=here.device).masked_fill_(~allowed, -torch.inf)[
+            bias = torch.zeros(allowed.shape, dtype=dtype, device=members.device).masked_fill_(~allowed, -torch.inf)[
                 None, None
             ]
         yield Tile(len(q), keys, bias)

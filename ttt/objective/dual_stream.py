@@ -1,9 +1,9 @@
-"""Dual stream: the exact factorisation in one forward pass.
+"""Dual stream: the exact factorisation in one forward pass (an objective of this toolkit).
 
-TtT's own objective noises the answer's audio in place, so text behind a span is trained on noisy history while decoding
-shows it clean audio; BANOM and PPM repair that mismatch (paper of TtT, section 3.4).  Here the clean sample stays as it is
-and every span gets a noisy copy behind it that sees only the clean positions before its block.  Ours; the layout is that of
-block diffusion (Arriola et al., arXiv 2503.09573, section 3.2), the history is TtT's hybrid one.
+TtT's own objective noises the answer's audio in place, so text after a span is trained on noisy history, while in decoding
+its history is clean; BANOM and PPM reduce that mismatch (TtT, arXiv 2509.20072, section 3.4).  Here the clean sample is kept,
+and a noisy copy of every span is appended that attends only to clean positions before its block.  The layout is that of block
+diffusion (arXiv 2503.09573, section 3.2), the history that of TtT's hybrid mask.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ttt.types import Kind, PackedBatch, Plan
 class DualStreamTtT(TtT):
     """Next-token loss on clean text + diffusion on a noisy copy of each audio span that sees clean history only.
 
-    With a mask of blocks every block has its own time and is denoised given the clean blocks before it: what block-wise
-    decoding does.  ``fill_blocks``: the last block of a span is filled up with its end token, the state decoding is in when
-    a span ends inside a block.  ``times`` are drawn over all blocks of a batch.
+    With a mask of blocks every block has its own time and is denoised given the clean blocks before it, as in block-wise
+    decoding.  ``fill_blocks``: the last block of a span is padded with its end token, as in decoding when a span ends inside a
+    block.  ``times`` are drawn over all blocks of a batch.
     """
 
     mask: Any = component("mask", "dual_stream")
@@ -48,7 +48,7 @@ class DualStreamTtT(TtT):
             if type(strategy).on_maskable is not Strategy.on_maskable:
                 raise ConfigError(
                     f"objective.strategies: {name_of(strategy)!r} decides which spans stay clean; dual_stream "
-                    "always has all of them clean and all of them noisy, so leave it out"
+                    "always has a clean and a noisy copy of every span: leave it out"
                 )
         if name_of(self.mask) != "dual_stream":
             raise ConfigError(
@@ -56,13 +56,13 @@ class DualStreamTtT(TtT):
             )
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Copy the spans, draw one time per block (per span without blocks), list both terms."""
+        """Copy the spans, draw one time per block (per span without blocks), build both terms."""
         for strategy in self.strategies:
             batch = strategy.on_batch(batch, gen)
         return self._plan(batch, gen, self.rate)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Validation: no strategy but those that shape the canvas (they have acted already), times as drawn."""
+        """Validation: only strategies that shape the canvas (already applied), times as drawn."""
         return self._plan(batch, gen, RandomRate())
 
     def _plan(self, batch: PackedBatch, gen: Generator, rate: MaskingRate) -> Plan:
@@ -98,7 +98,7 @@ class DualStreamTtT(TtT):
 def with_copies(
     batch: PackedBatch, maskable: Tensor, block_length: int, fill: bool
 ) -> tuple[PackedBatch, Tensor, int]:
-    """The batch with a copy of its maskable audio behind every row, in order.
+    """The batch with a copy of its maskable audio after every row, in order.
 
     -> (batch [B, T + C], group i64 [B, T + C], number of groups): the group of a copied position numbers its block (its
     span if ``block_length`` is 0) over the whole batch, -1 elsewhere.  ``fill`` adds copies of a span's last token up to
@@ -129,7 +129,7 @@ def with_copies(
     tail_group = torch.full(size, -1, dtype=torch.long)
     for row, (at, off, group) in enumerate(zip(rows, offsets, groups, strict=True)):
         source[row, : len(at)] = at
-        moved[row, : len(at)] = off - offset[row, at]  # filled positions go on counting
+        moved[row, : len(at)] = off - offset[row, at]  # padded positions continue the count
         tail_group[row, : len(at)] = group
     real = tail_group >= 0
 
@@ -151,7 +151,7 @@ def _filled(batch: PackedBatch, row: int, at: Tensor, off: Tensor, block_length:
     last = torch.ones_like(at, dtype=torch.bool)
     last[:-1] = (at[1:] != at[:-1] + 1) | (batch.run_id[row, at][1:] != batch.run_id[row, at][:-1])
     last[:-1] |= batch.doc[row, at][1:] != batch.doc[row, at][:-1]
-    # A truncated span has no end token: nothing of its row follows it, or another document does.
+    # A truncated span has no end token: it is followed by another document or by the end of the row.
     after = at + 1
     inside = after < batch.ids.shape[1]
     follows = torch.zeros_like(last)

@@ -1,4 +1,4 @@
-"""Objectives: what is noised, which mask is used, and which position predicts what."""
+"""Objectives: which tokens are noised, which mask is used, which position predicts which token."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class _Planned(Objective):
 @OBJECTIVE.register("ttt")
 @dataclass(frozen=True)
 class TtT(_Planned):
-    """Text-to-Talk: next-token loss on text + absorbing diffusion on answer audio, one forward (spec, sections 4-6).
+    """Text-to-Talk: next-token loss on text + absorbing diffusion on answer audio, in one forward pass (arXiv 2509.20072).
 
     L = text_scale * L_AR + audio_scale * L_diff.  The text loss reads the same (noisy) forward pass, as in the official
     code; ``text_normalize`` / ``audio_normalize``: ``sample`` (official) or ``token``; ``min_mask_prob`` is the epsilon of the
     masking probability; ``strategies`` act in the order listed; ``times``: how the documents' times are drawn
-    (`ttt.diffusion.corrupt.draw_times`), ``rate``: what training progress makes of them (validation: as drawn);
-    ``constraint``: which ids the softmax of a code goes over.
+    (`ttt.diffusion.corrupt.draw_times`), ``rate``: how they depend on the progress of training (validation: as drawn);
+    ``constraint``: the ids over which the softmax of a code runs.
     """
 
     renamed_fields: ClassVar = {"floor": "min_mask_prob"}
@@ -59,7 +59,7 @@ class TtT(_Planned):
 
     def __post_init__(self) -> None:
         for name, family in (("rate", RATE), ("constraint", CONSTRAINT)):
-            if isinstance(getattr(self, name), str):  # an objective that was made without a configuration
+            if isinstance(getattr(self, name), str):  # an objective that was built without a configuration
                 object.__setattr__(self, name, family.build(getattr(self, name), name))
 
     def maskable(self, batch: PackedBatch) -> Tensor:
@@ -71,7 +71,7 @@ class TtT(_Planned):
         return batch
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Draw the noise, apply the strategies, list both terms."""
+        """Draw the noise, apply the strategies, build both terms."""
         batch = self.prepared(batch)
         for strategy in self.strategies:
             batch = strategy.on_batch(batch, gen)
@@ -84,7 +84,7 @@ class TtT(_Planned):
         return self.plan_from(batch, maskable, t, u)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Validation: fixed noise, no strategy but those that shape the canvas (they have acted already), no rate."""
+        """Validation: fixed noise, only strategies that shape the canvas (already applied), no rate."""
         batch = self.prepared(batch)
         t, u = draw(batch, gen, self.times)
         return self.plan_from(batch, self.maskable(batch), t, u)
@@ -111,14 +111,14 @@ class TtT(_Planned):
 @OBJECTIVE.register("ar")
 @dataclass(frozen=True)
 class Ar(_Planned):
-    """Next-token prediction on everything, audio included (the paper's AR baseline; spec, section 10)."""
+    """Next-token prediction on everything, audio included (the AR baseline of the TtT paper)."""
 
     mask: Any = component("mask", "causal")
     strategies: Any = components("strategy", ())
     normalize: Normalizer = "sample"
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """One term over all targets; its statistics are kept apart by modality."""
+        """One term over all targets, with statistics by modality."""
         term = next_token_term(batch, batch.target, self.normalize)
         kinds = batch.kind.flatten()[term.source + 1].long() - int(Kind.TEXT)
         place = span_quarters(batch).flatten()[term.source + 1]
@@ -130,17 +130,16 @@ class Ar(_Planned):
 @OBJECTIVE.register("nar")
 @dataclass(frozen=True)
 class Nar(TtT):
-    """Absorbing diffusion over the whole answer, text included, with full attention: LLaDA (arXiv 2502.09992), the paper's NAR
-    baseline (spec, section 10).
+    """Absorbing diffusion over the whole answer, text included, with full attention: LLaDA (arXiv 2502.09992), the NAR baseline
+    of the TtT paper.
 
-    ``noised``: ``answer`` (the prompt stays clean, loss / (p * answer length): LLaDA's SFT; a document is all answer: its
-    pre-training); ``speech`` (the answer's spans, text stays clean: LLaDA-TTS); ``by_kind`` (speech where an answer has any, the
-    whole answer where it has none, as losses ``audio`` and ``text``).  ``ends``: ``keep`` never noises the tokens that end
-    spans, so the model does not learn where to stop.  ``weigh``: the losses by kind are divided by all ``documents`` of an
-    update, or each by those of its own of the ``kinds``.  ``spans``: ``first`` noises the
-    codes of a document's first span alone.  ``padding``: ``learn`` makes rows' padding part of the answer (`with_padding`).
-    ``real_masks``: ``count`` takes mask tokens that the data hold for masked positions.  The values that are not defaults
-    are what one public program or the other does; see docs/llada.md.
+    ``noised``: ``answer`` (the prompt stays clean, loss / (p * answer length): LLaDA's SFT, and with documents that are all
+    answer its pre-training); ``speech`` (spans of the answer, text stays clean: LLaDA-TTS); ``by_kind`` (speech of answers that
+    have some, the whole answer otherwise, as losses ``audio`` and ``text``).  ``weigh``: with ``by_kind``, losses are divided by
+    all ``documents`` of an update, or each by its own documents (``kinds``).  ``ends``: ``keep`` never noises the tokens that end
+    spans, so that the model does not learn where to stop.  ``spans``: ``first`` noises the first span of a document only.
+    ``padding``: ``learn`` makes the padding of rows part of the answer (`with_padding`).  ``real_masks``: ``count`` treats mask
+    tokens in the data as masked positions.  Values other than the defaults are those of published programs (docs/llada.md).
     """
 
     mask: Any = component("mask", "full")
@@ -154,7 +153,7 @@ class Nar(TtT):
 
     @property
     def canvas(self) -> str:  # type: ignore[override]
-        """``speech`` where only that is learnt, else the whole ``answer``."""
+        """``speech`` where only speech is learned, else the whole ``answer``."""
         return "speech" if self.noised == "speech" else "answer"
 
     @property
@@ -164,15 +163,15 @@ class Nar(TtT):
 
     @property
     def canvases(self) -> tuple[str, ...]:
-        """Both, where both are learnt."""
+        """Every canvas that is learned."""
         return ("answer", "speech") if self.noised == "by_kind" else (self.canvas,)
 
     def prepared(self, batch: PackedBatch) -> PackedBatch:
-        """With the padding as data, if asked for."""
+        """With padding as part of the answer if ``padding`` is ``learn``."""
         return with_padding(batch) if self.padding == "learn" else batch
 
     def maskable(self, batch: PackedBatch) -> Tensor:
-        """The answer, or the speech in it."""
+        """The answer, or its speech."""
         answer = batch.noisable & batch.visible
         if self.noised == "answer":
             return answer
@@ -200,14 +199,14 @@ class Nar(TtT):
     def _by_kind(self, batch: PackedBatch, noised: Noised) -> dict[str, PlanTerm]:
         spoken = self._spoken(batch)
         terms: dict[str, PlanTerm] = {}
-        own: dict[str, float] = {}  # what each loss would be divided by alone
+        own: dict[str, float] = {}  # what each loss is divided by with weigh=kinds
         for name, where, scale in (("text", ~spoken, self.text_scale), ("audio", spoken, self.audio_scale)):
-            mine = dataclasses.replace(noised, masked=noised.masked & where, maskable=noised.maskable & where)
-            terms[name] = dataclasses.replace(self.diffusion_term(batch, mine), scale=scale)
-            there = (where & batch.visible).float()
+            of_kind = dataclasses.replace(noised, masked=noised.masked & where, maskable=noised.maskable & where)
+            terms[name] = dataclasses.replace(self.diffusion_term(batch, of_kind), scale=scale)
+            visible = (where & batch.visible).float()
             if self.audio_normalize in ("sample", "sum"):
-                own[name] = float((per_document(there, batch.doc, batch.n_docs) > 0).sum())
+                own[name] = float((per_document(visible, batch.doc, batch.n_docs) > 0).sum())
             else:
-                own[name] = float(there.sum()) if self.audio_normalize == "all_tokens" else terms[name].count
+                own[name] = float(visible.sum()) if self.audio_normalize == "all_tokens" else terms[name].count
         counts = dict.fromkeys(own, sum(own.values())) if self.weigh == "documents" else own
         return {name: dataclasses.replace(term, count=counts[name]) for name, term in terms.items()}

@@ -1,4 +1,4 @@
-"""Plan + network -> sums and counts.  Logits exist only at the positions that carry loss, some of them at a time."""
+"""Plan + network -> sums and counts.  Logits are computed only at positions with a loss, in chunks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ttt.types import Columns, LossTerm, LossTerms, ModelInputs, Plan, PlanTerm
 
 
 def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
-    """One forward over the plan's inputs; every term's weighted cross-entropy sum (full-vocabulary softmax)."""
+    """One forward pass over the inputs of the plan; the weighted sum of cross-entropies of every term."""
     device = next(model.parameters()).device
     used = {name: term for name, term in plan.terms.items() if len(term.source)}
     lm: Any = getattr(model, "module", model)  # engines wrap the model
     if used:
         select = torch.cat([t.source for t in used.values()])
         targets = torch.cat([t.target for t in used.values()])
-        # What each position will count for if this is all there is to the update; else up to a factor, mostly.
+        # Weight of each position if the update has this micro-batch only; otherwise, in most cases, up to a factor.
         weight = torch.cat([t.weight * (t.scale / t.count if t.count else 0.0) for t in used.values()])
     else:
-        # A batch without targets runs the network too: engines that shard its weights need every rank's forward pass.
+        # A batch without targets runs the network too: engines that shard weights need the forward pass of every rank.
         select = plan.layout.visible.flatten().nonzero()[:1, 0]
         targets, weight = torch.zeros_like(select), torch.zeros(len(select))
     hits = any(t.accuracy for t in used.values())
@@ -37,8 +37,8 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         columns=_columns(list(used.values())),
         hits=hits,
     )
-    every = model(inputs)  # -log p of the targets [N]
-    every, hit = every if hits else (every, every.new_zeros(0))
+    output = model(inputs)  # -log p of the targets [N]
+    every, hit = output if hits else (output, output.new_zeros(0))
     terms: dict[str, LossTerm] = {}
     stats: dict[str, tuple[float, float]] = {}
     parts = every.split([len(t.source) for t in used.values()]) if used else ()
@@ -64,7 +64,7 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
 
 
 def _columns(terms: Sequence[PlanTerm]) -> Columns | None:
-    """The columns of several terms, one after the other."""
+    """Columns of several terms, concatenated."""
     if all(t.columns is None for t in terms):
         return None
     index: list[torch.Tensor] = []
@@ -79,7 +79,7 @@ def _columns(terms: Sequence[PlanTerm]) -> Columns | None:
 
 
 def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device; from pinned memory, so that the copy runs beside whatever the GPU still has to do."""
+    """To the device; from pinned memory, so that the copy overlaps with work that the GPU still has to do."""
     if device.type != "cuda" or values.device.type == "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

@@ -1,6 +1,6 @@
-"""Which position predicts what, and what the sum is divided by.
+"""Which position predicts which token, and what a loss is divided by.
 
-Papers and code bases differ in exactly these decisions, so each is one function with its own test.
+Papers and programs differ in these decisions, so each is one function with its own test.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ttt.objective.places import constrained, span_places
 from ttt.types import PackedBatch, Partition, PlanTerm
 
 Normalizer = Literal["sample", "token", "sum", "all_tokens", "masked"]
-NOTHING = 1.0e-9  # the count of a micro-batch in which nothing was masked: no loss, and no share in the window's count
+NOTHING = 1.0e-9  # count of a micro-batch in which nothing was masked: no loss, and almost no share in the count of the update
 BUCKETS = 4
 SPAN_QUARTERS = ("span_q1", "span_q2", "span_q3", "span_q4")
 
 
-def ar_pairs(batch: PackedBatch, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """(source, target position), flat: position i - 1 predicts i, for wanted i (bool [B, T]) inside one document.
+def ar_pairs(batch: PackedBatch, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """(source, target position), flat: position i - 1 predicts i, for ``predicted`` positions i (bool [B, T]) of one document.
 
-    The first text token after a span is predicted by the span's end token, as in the reference.
+    The first text token after a span is predicted by the span's end token, as in the official program.
     """
-    ok = wanted.clone()
+    ok = predicted.clone()
     ok[:, 0] = False
     ok[:, 1:] &= batch.doc[:, 1:] == batch.doc[:, :-1]
     targets = ok.flatten().nonzero().flatten()
@@ -40,14 +40,14 @@ def nar_pairs(masked: Tensor) -> tuple[Tensor, Tensor]:
     return at, at
 
 
-def next_token_term(batch: PackedBatch, wanted: Tensor, normalize: Normalizer, scale: float = 1.0) -> PlanTerm:
-    """Next-token loss on ``wanted`` positions.
+def next_token_term(batch: PackedBatch, predicted: Tensor, normalize: Normalizer, scale: float = 1.0) -> PlanTerm:
+    """Next-token loss on ``predicted`` positions.
 
-    ``sample``: mean per document, then mean over *all* documents, those without wanted tokens counting as 0 (the official
-    normaliser: weights 1/n_doc, count n_docs).  ``token``: mean over all wanted tokens.  ``sum``: sum per document, mean
+    ``sample``: mean per document, then mean over *all* documents, where those without predicted tokens count as 0 (the official
+    normaliser: weights 1/n_doc, count n_docs).  ``token``: mean over all predicted tokens.  ``sum``: sum per document, mean
     over documents (the bound itself, not divided by lengths).
     """
-    source, target = ar_pairs(batch, wanted)
+    source, target = ar_pairs(batch, predicted)
     ones = torch.zeros(batch.ids.shape).flatten()
     ones[target] = 1.0
     return _term(batch, ones.view(batch.ids.shape), source, target, None, normalize, scale)
@@ -64,13 +64,13 @@ def denoising_term(
     positions of the batch (LLaDA's B L).  ``masked``: sum w CE / number of targets.  ``constraint``: audio targets take their
     softmax over what may stand there; targets that may not are dropped and counted (``with_ends``: see `constrained`).
 
-    Targets that carry no loss (label -100) still count in N, as in the reference.  The log tells targets apart by task,
+    Targets that carry no loss (label -100) still count in N, as in the official program.  The log tells targets apart by task,
     masking probability, place in the span, and position in the frame.
     """
     _, target = nar_pairs(masked & batch.target)
-    held = None if constraint is None else constrained(batch, constraint, target, with_ends)
-    if held is not None:
-        target = target[held.keep]
+    limited = None if constraint is None else constrained(batch, constraint, target, with_ends)
+    if limited is not None:
+        target = target[limited.keep]
     source = target
     of = (batch.doc if group is None else group).flatten()[target]
     term = _term(batch, maskable.float(), source, target, weight[of], normalize, scale)
@@ -79,11 +79,11 @@ def denoising_term(
     place = span_quarters(batch).flatten()[target]
     parts = (Partition(buckets, names), Partition(place, SPAN_QUARTERS), *term.partitions)
     term = dataclasses.replace(term, partitions=parts)
-    if held is None:
+    if limited is None:
         return term
-    positions = Partition(held.number[held.keep], tuple(f"position_{q}" for q in range(len(held.columns.sets) // 2)))
-    valid = {"valid_targets": (float((held.keep & held.placed).sum()), float(held.placed.sum()))}
-    return dataclasses.replace(term, partitions=(*parts, positions), columns=held.columns, accuracy=True, stats=valid)
+    positions = Partition(limited.number[limited.keep], tuple(f"position_{q}" for q in range(len(limited.columns.sets) // 2)))
+    valid = {"valid_targets": (float((limited.keep & limited.placed).sum()), float(limited.placed.sum()))}
+    return dataclasses.replace(term, partitions=(*parts, positions), columns=limited.columns, accuracy=True, stats=valid)
 
 
 def by_task(batch: PackedBatch, target: Tensor) -> tuple[Partition, ...]:
@@ -98,7 +98,7 @@ def by_task(batch: PackedBatch, target: Tensor) -> tuple[Partition, ...]:
 def span_quarters(batch: PackedBatch) -> Tensor:
     """i64 [B, T]: quarter 0..3 of its audio run in which a position lies, -1 for text and padding.
 
-    Tokens that fill up the last block of a span count as part of it.
+    Tokens that pad the last block of a span count as part of the span.
     """
     place, length = span_places(batch)
     return torch.where(place < 0, -1, (place * 4 // length).clamp(max=3))

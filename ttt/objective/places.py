@@ -1,4 +1,4 @@
-"""Places of audio spans in training batches: where a code stands, what a constraint lets stand there, which spans are whole."""
+"""Positions inside audio spans of a batch: the place of every code, what a constraint allows there, which spans are complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ttt.types import CodeSpace, Columns, Kind, PackedBatch
 def span_places(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """(place in its audio run, length of that run) of every position, i64 [B, T] each; -1 for text and padding.
 
-    By positions within the document, so that a copy (dual stream) has the place of what it copies.
+    Computed from positions in the document, so that a copy (dual stream) has the place of its original.
     """
     audio, run, size = _runs(batch)
     at = batch.position[audio].long()
@@ -43,10 +43,10 @@ def space_of(batch: PackedBatch, who: str) -> CodeSpace:
 
 def inside(ids: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
     """bool [*]: ids that lie in any of the ranges [start, stop)."""
-    found = torch.zeros_like(ids, dtype=torch.bool)
+    member = torch.zeros_like(ids, dtype=torch.bool)
     for start, stop in ranges:
-        found |= (ids >= start) & (ids < stop)
-    return found
+        member |= (ids >= start) & (ids < stop)
+    return member
 
 
 def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = False) -> Tensor:
@@ -60,25 +60,25 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
     same = batch.doc[:, 1:] == batch.doc[:, :-1]
     closed = is_end.clone()
     closed[:, :-1] |= is_end[:, 1:] & same
-    if not first_only:  # the loader may have cut a long document at the border of a frame
+    if not first_only:  # the loader may have cut a long document between frames
         closed[:, -1] |= batch.visible[:, -1]
         closed[:, :-1] |= ~same & batch.visible[:, :-1]
     audio, run, size = _runs(batch)
     good = torch.zeros(size, dtype=torch.long).scatter_reduce(0, run, closed[audio].long(), "amax").bool()
-    mine = torch.zeros(size, dtype=torch.long).scatter_reduce(
+    answer_runs = torch.zeros(size, dtype=torch.long).scatter_reduce(
         0, run, batch.noisable[audio].long(), "amin", include_self=False
     )
-    mine = mine.bool()
+    answer_runs = answer_runs.bool()
     if first_only:
         number = torch.arange(size)
         owner = number // (size // batch.n_docs)
-        low = torch.full((batch.n_docs,), size).scatter_reduce(0, owner[mine], number[mine], "amin")
-        mine &= number == low[owner]
+        low = torch.full((batch.n_docs,), size).scatter_reduce(0, owner[answer_runs], number[answer_runs], "amin")
+        answer_runs &= number == low[owner]
     spans = torch.zeros_like(audio)
-    spans[audio] = (good & mine)[run]
-    found = spans & inside(batch.ids, space.codebooks) & batch.visible
+    spans[audio] = (good & answer_runs)[run]
+    codes = spans & inside(batch.ids, space.codebooks) & batch.visible
     if with_ends:
-        # Behind a span: at once, or after another end token (spans that were filled up with theirs).
+        # End tokens directly after a span, or after another end token (spans padded with theirs).
         last = spans.clone()
         for _ in range(batch.ids.shape[1]):
             more = last.clone()
@@ -86,14 +86,14 @@ def whole_spans(batch: PackedBatch, first_only: bool = False, with_ends: bool = 
             if torch.equal(more, last):
                 break
             last = more
-        found |= last & is_end
-    return found
+        codes |= last & is_end
+    return codes
 
 
 @dataclass(frozen=True)
 class ConstrainedTargets:
-    """Targets held against a constraint.  ``keep`` bool [n]: may stand where they stand; ``placed`` bool [n]: have a place in
-    a span (codes and end tokens); ``number`` i64 [n]: range of codes, else -1; ``columns``: of those that are kept."""
+    """Targets under a constraint.  ``keep`` bool [n]: allowed at their position; ``placed`` bool [n]: inside a span (codes and
+    end tokens); ``number`` i64 [n]: range of codes, else -1; ``columns``: of the kept targets."""
 
     keep: Tensor
     placed: Tensor
@@ -102,10 +102,10 @@ class ConstrainedTargets:
 
 
 def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_ends: bool) -> ConstrainedTargets | None:
-    """What a constraint makes of the targets at flat positions ``at`` i64 [n]; None: it restricts nothing.
+    """The targets at flat positions ``at`` i64 [n] under a constraint; None: it restricts nothing.
 
-    Text goes over all ids.  ``with_ends``: end tokens are learnt too, so they stand in the softmax wherever they may be
-    written: where a span may end, and behind an end (spans filled up with their end token).
+    The softmax of text runs over all ids.  ``with_ends``: end tokens are learned too, so they are in the softmax wherever they
+    may be written: where a span may end, and after an end (spans padded with their end token).
     """
     if not constraint.restricts:
         return None
@@ -113,10 +113,10 @@ def constrained(batch: PackedBatch, constraint: Constraint, at: Tensor, with_end
     ranges = constraint.ranges(space.codebooks)
     where = span_places(batch)[0]
     is_end = torch.isin(batch.ids, torch.tensor(space.ends, dtype=torch.long))
-    # Where end tokens are text (LLaDA-TTS), they have the places behind the last code all the same.
+    # End tokens that are text (LLaDA-TTS) still get the places after the last code.
     follows = is_end[:, 1:] & (batch.doc[:, 1:] == batch.doc[:, :-1])
-    while bool((behind := follows & (where[:, 1:] < 0) & (where[:, :-1] >= 0)).any()):
-        where[:, 1:] = torch.where(behind, where[:, :-1] + 1, where[:, 1:])
+    while bool((next_end := follows & (where[:, 1:] < 0) & (where[:, :-1] >= 0)).any()):
+        where[:, 1:] = torch.where(next_end, where[:, :-1] + 1, where[:, 1:])
     place = where.flatten()[at]
     ids = batch.ids.flatten()[at]
     audio = place >= 0

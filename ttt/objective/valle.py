@@ -1,7 +1,7 @@
 """Losses of the architecture ``valle``: next code of the first codebook, and the other codebooks by stages or by masked diffusion.
 
 Batches stay flat ids, as for every model; here they become frames (`ttt.data.batches.codec_frames`).  Sums are over
-predictions, counts over target frames: the logged loss is nats per target frame (specification of AudioLM, section 6).
+predictions, counts over target frames: the logged loss is nats per target frame (VALL-E, arXiv 2301.02111).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FramePlan(Plan):
 class _Frames(Objective):
     """What both objectives of ``valle`` share: prompts, the AR decoder's loss, statistics."""
 
-    canvas = "answer"  # no field: the sampler writes everything behind the prompt
+    canvas = "answer"  # no field: the sampler writes everything after the prompt
     arch = "valle"
 
     mask: Any = component("mask", "prefix")  # of the AR decoder: prefix, or causal
@@ -56,7 +56,7 @@ class _Frames(Objective):
     cut: Cut = nested(Cut)  # where recordings are cut
 
     def frames(self, batch: PackedBatch, gen: Generator) -> Frames:
-        """The batch as frames, cut anew if ``cut`` says so."""
+        """The batch as frames, with a new cut if ``cut`` says so."""
         frames = frames_of(batch)
         if self.cut.mode == "stored" or not len(frames.doc):
             return frames
@@ -117,7 +117,7 @@ class _Frames(Objective):
 
 
 def _statistics(name: str, found: Any) -> dict[str, tuple[float, float]]:
-    """Mean -log p of the term and of each book's codes, hits among the ten likeliest, perplexity of each codebook."""
+    """Mean -log p of the term and of each codebook's codes, hits among the ten likeliest, perplexity of each codebook."""
     nll, hit, codebook, end = (getattr(found, key).detach().cpu() for key in ("nll", "hit", "codebook", "end"))
     stats = {f"nll/{name}": (float(nll.sum()), float(len(nll)))}
     if end.any():
@@ -146,7 +146,7 @@ def _own(frames: Frames) -> Tensor:
 @OBJECTIVE.register("valle")
 @dataclass(frozen=True)
 class Valle(_Frames):
-    """VALL-E's loss on continuations: (AR + NAR) / 2 (arXiv 2301.02111; specification of AudioLM, sections 3 to 6).
+    """VALL-E's loss on continuations: (AR + NAR) / 2 (arXiv 2301.02111).
 
     Every update draws one codebook for the NAR decoder, the same for the whole micro-batch, from (seed, update, micro-batch).
     Validation sees all codebooks, and no prefixes.
@@ -161,7 +161,7 @@ class Valle(_Frames):
     nar_prefix_frames: PositiveInt = 150  # the longest prefix; VALL-E: 3 s
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Cut, draw a codebook, list both terms."""
+        """Cut, draw a codebook, build both terms."""
         frames = self.frames(batch, gen)
         codebooks = frames.target.shape[2]
         drawn = int(torch.randint(1, codebooks, (1,), generator=gen)) if codebooks > 1 else 0
@@ -173,7 +173,7 @@ class Valle(_Frames):
         return self._plan(batch, frames, list(range(1, frames.target.shape[2])))
 
     def _prefixed(self, frames: Frames, gen: Generator) -> tuple[Frames | None, Tensor | None]:
-        """What the NAR decoder gets and learns (`FramePlan`)."""
+        """Input and targets of the NAR decoder (`FramePlan`)."""
         quarter = int(frames.target_lens.min()) // 4 if len(frames.doc) else 0
         if self.nar_prefix == "none" or not quarter:
             return None, None
@@ -238,14 +238,14 @@ class ValleMasked(_Frames):
     weighting: Any = component("weighting", "uniform")
     codebook_weights: list[NonNegativeFloat] = field(default_factory=list)  # of the loss, by codebook; empty: all 1
     times: Times = "stratified"  # how times are drawn (`ttt.diffusion.corrupt.draw_times`)
-    min_mask_prob: ShareBelow1 = 1.0e-3  # least masking probability
+    min_mask_prob: ShareBelow1 = 1.0e-3  # smallest masking probability
 
     def __post_init__(self) -> None:
         if self.codebooks == "all" and self.stage == 1:
             raise ValueError("stage 1 trains the AR decoder, which codebooks=all has none of")
 
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
-        """Cut, draw the masks, list the terms."""
+        """Cut, draw the masks, build the terms."""
         frames = self.frames(batch, gen)
         docs, _, codebooks = frames.target.shape
         first = 0 if self.codebooks == "all" else 1

@@ -48,7 +48,7 @@ def write_results(
 def card_table(out: Path) -> str:
     """The card of a result folder as a table."""
     from ttt.eval.cards import read_card
-    from ttt.eval.tables import Row, text_table
+    from ttt.eval.report_tables import Row, text_table
 
     card = read_card(out / CARD)
     rows = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ttt.eval.evaluator import Generated
+from ttt.eval.generations import Generated
 from ttt.interfaces import Codec, Judge
 from ttt.types import AudioCodes, Example, Span, Turn, Waveform
 

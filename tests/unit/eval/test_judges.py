@@ -13,7 +13,8 @@ from ttt.audio.codecs import Toy
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance
 from ttt.errors import CheckpointError, ConfigError, DataError
-from ttt.eval.judges import Ctc, ToyTones, TransformersAsr, _distance, _word_error_rate
+from ttt.eval.judges import Ctc, ToyTones, TransformersAsr, _word_error_rate
+from ttt.eval.metrics import word_edits
 from ttt.registry.families import JUDGE
 from ttt.types import AudioCodes, Waveform
 
@@ -115,7 +116,7 @@ def test_texts_longer_than_their_sound_are_counted_and_left_out(caplog):
     judge = Ctc(**{**SMALL, "max_epochs": 0.1})
     with caplog.at_level(logging.WARNING):
         judge.fit([*waves, say("low")], [*texts, " ".join(["low"] * 40)], [], [], seed=1)
-    assert "1 of 21 utterances are too short for their text and left out" in caplog.text
+    assert "1 of 21 utterances are too short for their text and are left out" in caplog.text
     with pytest.raises(DataError, match="every utterance is too short"):
         judge.fit([say("low")], [" ".join(["low"] * 40)], [], [], seed=1)
     with pytest.raises(DataError, match="1 waveforms and 2 texts"):
@@ -246,9 +247,23 @@ def test_a_local_whisper(tmp_path):
 # -- pieces
 
 
-@pytest.mark.parametrize(("a", "b", "expected"), [("", "", 0), ("a b", "", 2), ("", "a", 1), ("a b c", "a x c d", 2)])
-def test_distance(a, b, expected):
-    assert _distance(a.split(), b.split()) == _distance(b.split(), a.split()) == expected
+def levenshtein(a: list[str], b: list[str]) -> int:
+    """The edit distance by its definition."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def test_edits_are_the_edit_distance():
+    rng = np.random.default_rng(1)
+    pairs = [("", ""), ("a b", ""), ("", "a"), ("a b c", "a x c d")]
+    pairs += [tuple(" ".join(rng.choice(list("abc"), rng.integers(0, 9))) for _ in range(2)) for _ in range(200)]
+    for reference, transcript in pairs:
+        *edits, words = word_edits(reference, transcript)
+        assert sum(edits) == levenshtein(reference.split(), transcript.split()) and words == len(reference.split())
 
 
 def test_word_error_rate_sums_before_it_divides():

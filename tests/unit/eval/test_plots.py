@@ -76,9 +76,3 @@ def test_mel_pair_and_bars(tmp_path):
 
 def test_no_global_state():
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
-
-
-def test_a_legend_takes_no_more_columns_than_fit():
-    names = ["a", "whole canvas, random order, low confidence"]
-    assert plots.legend_columns(names, 4.0) == 1 and plots.legend_columns(names, 8.0) == 2
-    assert plots.legend_columns(["a", "b"], 4.0) == 3

@@ -12,10 +12,12 @@ import pytest
 
 from ttt.errors import DataError
 from ttt.eval.cards import make_card, write_card
-from ttt.eval.evaluator import score
+from ttt.eval.evaluate import evaluate
+from ttt.eval.listen import Instruments
 from ttt.eval.normalizers import Words
 from ttt.eval.report import build_report
-from ttt.eval.tables import WIDTH, Row, interval, markdown_table, number, text_table
+from ttt.eval.report_tables import WIDTH, Row, interval, markdown_table, number, text_table
+from ttt.eval.score import Bootstrap
 from ttt.io.atomic import write_json
 
 ENTRY = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 40}
@@ -33,10 +35,9 @@ def made(shared_fakes, tmp_path_factory):
         for i in range(3)
     ]
     records = [fakes.answer(e, "" if e.task == "tts" else "one two three", "one two") for e in examples]
-    result = score(
-        records, examples, fakes.judge, fakes.codec, Words(), fakes.METRICS, folder / "eval", samples=1, resamples=20
-    )
-    card = make_card(result, command=["ttt", "score"], config={"eval": {"note": "quick corpus"}}, seeds={"run": 1})
+    instruments = Instruments(fakes.judge, fakes.codec, Words())
+    evaluation = evaluate(records, examples, fakes.METRICS, instruments, folder / "eval", samples=1, intervals=Bootstrap(20))
+    card = make_card(evaluation.result, command=["ttt", "score"], config={"eval": {"note": "quick corpus"}}, seeds={"run": 1})
     write_card(folder / "eval" / "card.json", card)
     keys = (
         "judge/wer",

@@ -38,7 +38,7 @@ def world(tmp_path, tokenizer, monkeypatch, request):
     """A working folder with a recipe, a table file, examples of one task, and a tokenizer; one test draws plots."""
     monkeypatch.chdir(tmp_path)
     if request.node.name != "test_a_table_from_nothing_and_again":
-        monkeypatch.setattr("ttt.eval.plots.ablation_panels", lambda *_: False)
+        monkeypatch.setattr("ttt.lab.grid_plots.ablation_panels", lambda *_: False)
         monkeypatch.setattr("ttt.eval.plots.frontier", lambda *_: False)
     tokenizer.save(tmp_path / "tokenizer")
     asked = [

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ttt.errors import DataError
-from ttt.eval import plots, tables
 from ttt.eval.metrics import Accuracy, FirstBlockLatency, LengthRatio, Wer
-from ttt.eval.tables import GridCell, GridColumn, GridRow
+from ttt.lab import grid_plots, grid_tables
+from ttt.lab.grid_tables import GridCell, GridColumn, GridRow
 from ttt.lab.statistics import (
     Measured,
     column,
@@ -194,38 +194,44 @@ ROWS = [
 
 
 def test_grid_text():
-    text = tables.grid_text(COLUMNS, ROWS, "Title", ["A note."])
+    text = grid_tables.grid_text(COLUMNS, ROWS, "Title", ["A note."])
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     assert f"{'Base & co':25}{'25.0 ±1.0 [20.0, 30.0]':>24} {'-':>24}" in lines
     assert f"{'new_50% †':25}{'12.5 [10.0, 15.0]**':>24} {'1.000 [0.900, 1.100]':>24}" in lines
     assert "† new_50%: seed 2 failed." in lines and "A note." in lines
     wide = GridRow("w", "w", {"asr/wer": GridCell(12.345, 10.5, 10.0, 123.45, 9)})
-    assert "1234.5 ±1050.0 [1000.0, 12345.0]" in tables.grid_text(COLUMNS, [wide], "T")
+    assert "1234.5 ±1050.0 [1000.0, 12345.0]" in grid_tables.grid_text(COLUMNS, [wide], "T")
 
 
 def test_grid_markdown_and_latex():
-    page = tables.grid_markdown(COLUMNS, ROWS, "Title", ["* p < 0.05"])
+    page = grid_tables.grid_markdown(COLUMNS, ROWS, "Title", ["* p < 0.05"])
     assert "| | ASR WER (%) ↓ | length |\n|---|---|---|\n| Base & co | 25.0 ±1.0 [20.0, 30.0] | - |" in page
     assert r"| new_50% † | **12.5** [10.0, 15.0]\*\* | 1.000 [0.900, 1.100] |" in page and r"\* p < 0.05" in page
-    tex = tables.grid_latex(COLUMNS, ROWS, "Title", ["* p < 0.05"])
+    tex = grid_tables.grid_latex(COLUMNS, ROWS, "Title", ["* p < 0.05"])
     assert r" & ASR WER (\%) $\downarrow$ & length \\" in tex and r"Base \& co & 25.0 $\pm$ 1.0 [20.0, 30.0] & -- \\" in tex
     assert r"new\_50\%\textsuperscript{\dag} & \textbf{12.5} [10.0, 15.0]\textsuperscript{**} & 1.000" in tex
     assert tex.count(r"\begin{") == tex.count(r"\end{") and r"p \textless{} 0.05" in tex
 
 
 def test_grid_csv_holds_full_numbers():
-    rows = list(csv.DictReader(io.StringIO(tables.grid_csv(COLUMNS, ROWS))))
+    rows = list(csv.DictReader(io.StringIO(grid_tables.grid_csv(COLUMNS, ROWS))))
     assert [(r["row"], r["metric"]) for r in rows] == list(itertools.product(["base", "new"], ["asr/wer", "t/l"]))
     assert rows[0]["mean"] == "0.25" and rows[0]["scores"] == "0.24 0.26" and rows[0]["seeds"] == "1 2"
     assert rows[1]["mean"] == "" and rows[2]["p_holm"] == "0.008" and rows[2]["status"] == "seed 2 failed"
 
 
 def test_plots(tmp_path):
-    assert plots.ablation_panels(COLUMNS, ROWS, tmp_path / "plot.png", "t", "base")
-    assert not plots.ablation_panels(COLUMNS, [GridRow("a", "a", {})], tmp_path / "no.png")
+    assert grid_plots.ablation_panels(COLUMNS, ROWS, tmp_path / "plot.png", "t", "base")
+    assert not grid_plots.ablation_panels(COLUMNS, [GridRow("a", "a", {})], tmp_path / "no.png")
     cost, quality = GridCell(30.0, None, 29.0, 31.0, 9), GridCell(0.5, None, 0.4, 0.6, 9)
     panel = (COLUMNS[0], [("fast", cost, quality), ("silent", GridCell(None, None, None, None, 0), quality)])
-    assert plots.frontier([panel], tmp_path / "frontier.png", "t")
-    assert not plots.frontier([(COLUMNS[0], panel[1][1:])], tmp_path / "no.png")
+    assert grid_plots.frontier([panel], tmp_path / "frontier.png", "t")
+    assert not grid_plots.frontier([(COLUMNS[0], panel[1][1:])], tmp_path / "no.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frontier.png", "plot.png"]
+
+
+def test_a_legend_takes_no_more_columns_than_fit():
+    names = ["a", "whole canvas, random order, low confidence"]
+    assert grid_plots.legend_columns(names, 4.0) == 1 and grid_plots.legend_columns(names, 8.0) == 2
+    assert grid_plots.legend_columns(["a", "b"], 4.0) == 3

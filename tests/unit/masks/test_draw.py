@@ -38,7 +38,7 @@ def test_cells_and_strips_of_the_picture():
     assert np.asarray(top.images[0].get_array()).shape == (1, 9, 3)
     assert np.asarray(left.images[0].get_array()).shape == (9, 1, 3)
     assert [t.get_text() for t in top.get_xticklabels()] == ["text", "audio", "text", "audio", "text"]
-    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"text", "audio", "not seen"}
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"text", "audio", "blocked"}
 
 
 def test_block_borders():

@@ -9,15 +9,19 @@ import pytest
 import soundfile
 
 from ttt.errors import ConfigError, DataError
-from ttt.eval.evaluator import Generated, read_generations, score
+from ttt.eval.evaluate import evaluate
+from ttt.eval.generations import Generated, read_generations
+from ttt.eval.listen import Instruments
 from ttt.eval.normalizers import Words
+from ttt.eval.score import Bootstrap
 from ttt.types import Example, Span, Turn
 
 
-def run(fakes, examples, records, out, metrics=None, **more):
-    settings = {"samples": 0, "resamples": 50} | more
-    wanted = metrics or fakes.METRICS
-    return score(records, examples, fakes.judge, fakes.codec, Words(), wanted, out, **settings)
+def run(fakes, examples, records, out, metrics=None, samples=0):
+    instruments = Instruments(fakes.judge, fakes.codec, Words())
+    return evaluate(
+        records, examples, metrics or fakes.METRICS, instruments, out, samples=samples, intervals=Bootstrap(50)
+    ).result
 
 
 @pytest.fixture
@@ -80,7 +84,9 @@ def test_items_stand_beside_averages(fakes, small, tmp_path):
 
 def test_samples_are_written_for_ears_eyes_and_tensorboard(shared_fakes, fakes, small, tmp_path):
     examples, records = ([x for x in part if x.task == "tts"] for part in small)
-    run(fakes, examples, records, tmp_path, samples=1, tensorboard=tmp_path / "tb", step=7)
+    instruments = Instruments(fakes.judge, fakes.codec, Words())
+    evaluation = evaluate(records, examples, fakes.METRICS, instruments, tmp_path, samples=1, intervals=Bootstrap(50))
+    evaluation.log_to_tensorboard(tmp_path / "tb", 7)
     found = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "samples").rglob("*.*"))
     shown = ("test/tts/tts-1", "test_unseen_voice/tts/u-tts-1")
     assert found == [f"samples/{uid}.{end}" for uid in shown for end in ("png", "wav")]
@@ -101,7 +107,7 @@ def test_text_only_answers_need_neither_codec_nor_judge(fakes, tmp_path):
     example = Example("t-1", turns, "text_qa", {"text_ref": "four", "speech_ref": "four", "answer_key": "four"})
     record = Generated("t-1", "text_qa", "", "four", np.zeros((0, 1), dtype=np.int32))
     wanted = {"text_qa": {"accuracy": "accuracy", "rtf": "rtf"}}
-    result = score([record], [example], None, None, Words(), wanted, tmp_path, resamples=20)
+    result = evaluate([record], [example], wanted, Instruments(None, None, Words()), tmp_path).result
     assert result["metrics"]["text_qa/accuracy"]["value"] == 1.0
     assert result["metrics"]["text_qa/rtf"]["n"] == 0 and result["metrics"]["text_qa/rtf"]["value"] is None
 
@@ -139,9 +145,9 @@ def test_what_scoring_needs_is_asked_for_by_name(fakes, small, tmp_path):
     examples, records = small
     metrics = fakes.METRICS
     with pytest.raises(ConfigError, match="judge: missing; metric 'spoken_accuracy' of task 'qa' needs one"):
-        score(records, examples, None, fakes.codec, Words(), metrics, tmp_path)
+        evaluate(records, examples, metrics, Instruments(None, fakes.codec, Words()), tmp_path)
     with pytest.raises(ConfigError, match="codec: missing; gen.jsonl:asr-1 holds speech"):
-        score(records, examples, fakes.judge, None, Words(), metrics, tmp_path)
+        evaluate(records, examples, metrics, Instruments(fakes.judge, None, Words()), tmp_path)
     with pytest.raises(ConfigError, match="examples are of task 'tts', known are asr"):
         run(fakes, examples, records, tmp_path, metrics={"asr": {"wer": "wer"}, "qa": {}})
     with pytest.raises(Exception, match="no metric named 'judged_wr'. Did you mean 'judged_wer'"):

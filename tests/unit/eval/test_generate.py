@@ -8,7 +8,9 @@ import torch
 
 from tests.conftest import audio, chat, text, tiny_model
 from ttt.errors import ConfigError
-from ttt.eval.answer import AnswersInTraining, answer
+from ttt.eval.during_training import AnswersInTraining
+from ttt.eval.generate import generate
+from ttt.eval.listen import Instruments
 from ttt.masks.library import Hybrid
 from ttt.registry.families import NORMALIZER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
@@ -37,8 +39,9 @@ def callback(tmp_path, **fields):
     sampler = Blockwise(block_length=4, diffusion_steps=8, gen_length=8)
     decoder = Decoder(model, Hybrid(), sampler, DecodeSettings(max_tokens=12))
     made = {
-        "decoder": decoder, "examples": EXAMPLES, "tasks": TASKS, "judge": None, "codec": None,
-        "normalizer": NORMALIZER.build("words", "normalizer"), "folder": tmp_path / "generated", "samples": 0,
+        "decoder": decoder, "examples": EXAMPLES, "tasks": TASKS,
+        "instruments": Instruments(None, None, NORMALIZER.build("words", "normalizer")),
+        "folder": tmp_path / "generated", "samples": 0,
     }  # fmt: skip
     return AnswersInTraining(**{**made, **fields})
 
@@ -48,7 +51,7 @@ def no_codec(records):
 
 
 def test_values_by_task_and_files_by_step(tmp_path, monkeypatch):
-    monkeypatch.setattr("ttt.eval.answer.answer", lambda *a: no_codec(answer(*a)))
+    monkeypatch.setattr("ttt.eval.during_training.generate", lambda *a: no_codec(generate(*a)))
     call = callback(tmp_path)
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -65,8 +68,8 @@ def test_values_by_task_and_files_by_step(tmp_path, monkeypatch):
 
 def test_order_and_batches_change_nothing(tmp_path):
     decoder = callback(tmp_path).decoder
-    one = answer(decoder, EXAMPLES, TASKS, 1)
-    many = answer(decoder, EXAMPLES[::-1], TASKS, 16)[::-1]
+    one = generate(decoder, EXAMPLES, TASKS, 1)
+    many = generate(decoder, EXAMPLES[::-1], TASKS, 16)[::-1]
     assert [r["uid"] for r in one] == ["a", "b", "c"]
     assert [(r["text"], r["codes"]) for r in one] == [(r["text"], r["codes"]) for r in many]
 

@@ -9,7 +9,7 @@ import pytest
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import DataError
-from ttt.eval.floor import measure_floor, read_floor
+from ttt.eval.measure_floor import measure_floor, read_floor
 from ttt.eval.normalizers import Words
 from ttt.types import AudioCodes
 

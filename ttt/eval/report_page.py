@@ -1,4 +1,4 @@
-"""The report as a Markdown page: tables, plots, items beside averages, and what one needs to get the numbers again."""
+"""The report as a Markdown page: tables, plots, items, and what is needed to reproduce the numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt.eval.keys import key_prefix
-from ttt.eval.tables import Row, markdown_table, number
+from ttt.eval.cards import key_prefix
+from ttt.eval.report_tables import Row, markdown_table, number
 from ttt.io.json_input import read_json_lines
 from ttt.io.json_output import plain
 
@@ -45,17 +45,17 @@ def markdown_page(
     if measured is not None:
         page += _voices(measured)
     for _, card in read:
-        page += _made(card)
+        page += _provenance(card)
     return "\n".join(page).rstrip() + "\n"
 
 
 def _kinds(card: Mapping[str, Any]) -> list[str]:
-    found = {k: v for k, v in dict(card.get("by_kind", {})).items() if v}
-    if not found:
+    by_kind = {k: v for k, v in dict(card.get("by_kind", {})).items() if v}
+    if not by_kind:
         return []
-    kinds = sorted({kind for v in found.values() for kind in v})
-    units = {key: card["metrics"].get(key, {}).get("unit", "score") for key in found}
-    rates = [key for key in found if units[key] == "rate"]
+    kinds = sorted({kind for v in by_kind.values() for kind in v})
+    units = {key: card["metrics"].get(key, {}).get("unit", "score") for key in by_kind}
+    rates = [key for key in by_kind if units[key] == "rate"]
     page = [
         "## By kind of item",
         "",
@@ -64,14 +64,14 @@ def _kinds(card: Mapping[str, Any]) -> list[str]:
     ]
     for key in rates:
         cells = [
-            f"{number(found[key][k]['value'], 'rate')} ({found[key][k]['n']})" if k in found[key] else "" for k in kinds
+            f"{number(by_kind[key][k]['value'], 'rate')} ({by_kind[key][k]['n']})" if k in by_kind[key] else "" for k in kinds
         ]
         page.append(f"| `{key}` | " + " | ".join(cells) + " |")
     return [*page, ""]
 
 
 def _samples(card_path: Path, out: Path) -> list[str]:
-    """The first items of each group as they are: what was wanted, written, heard."""
+    """The first items of each group: reference, written text, what the judge heard."""
     path = card_path.parent / "items.jsonl"
     if not path.is_file():
         return []
@@ -79,7 +79,7 @@ def _samples(card_path: Path, out: Path) -> list[str]:
     for _, item in read_json_lines(path, "run 'ttt score' again"):
         groups.setdefault(key_prefix(item["split"]) + item["task"], []).append(item)
     everything = f"[{path.name}]({_link(path, out)})"
-    page = ["## Samples", "", f"The first answers of each task that speak, not chosen; all items: {everything}.", ""]
+    page = ["## Samples", "", f"The first spoken answers of each task, not selected; all items: {everything}.", ""]
     for group, items in groups.items():
         shown = [i for i in items if i.get("wav")][:10] or items[:10]
         page += [f"### {group}", "", "| item | reference | written | heard | sound |", "|---|---|---|---|---|"]
@@ -107,8 +107,8 @@ def _voices(measured: Mapping[str, Any]) -> list[str]:
     return [*page, ""]
 
 
-def _made(card: Mapping[str, Any]) -> list[str]:
-    """What one needs to get the numbers again."""
+def _provenance(card: Mapping[str, Any]) -> list[str]:
+    """What is needed to reproduce the numbers."""
     git = card["git"]
     changed = f" with changes in {git['changed_files']} files" if git.get("changed_files") else ""
     state = f"{git['commit'][:12]}{changed}" if git else "not a git checkout"

@@ -1,4 +1,4 @@
-"""Sound against sound: how far a waveform is from the true one, and whether it is the voice of its prompt.
+"""Comparing sounds: the mel distance of an answer to the true one, the similarity of its voice to the prompt's.
 
 Letters: ``T``, ``U`` mel frames of the two sounds, ``M`` mel channels.
 """
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ttt.interfaces import SpeakerEncoder
-from ttt.types import Example, Waveform
+from ttt.types import Waveform
 
 _DB = 20 / np.log(10)  # of a natural log of magnitudes
-_SILENT_DB = -60.0  # loudest frame of a sound that is no sound (mel magnitudes; speech lies above -20)
-_LEAST_S = 0.1  # an answer without sound is compared as so much silence
+_SILENT_DB = -60.0  # a sound whose loudest frame is below this is silence (mel magnitudes; speech lies above -20)
+_MIN_S = 0.1  # shorter sounds are padded with silence to this length
 
 
 @dataclass(frozen=True)
@@ -27,36 +27,30 @@ class Comparison:
     speaker_similarity: float | None = None
 
 
-def prompt_codes(example: Example) -> np.ndarray | None:
-    """Codes of all that was said before the answer i32 [F, Q]; None when nothing was."""
-    parts = [s.codes for t in example.turns[:-1] for s in t.spans if s.kind == "audio" and s.codes is not None]
-    return np.concatenate(parts) if parts else None
-
-
 def compare(
     made: Sequence[Waveform], true: Sequence[Waveform | None], prompts: Sequence[Waveform | None],
     encoder: SpeakerEncoder | None,
 ) -> list[Comparison]:  # fmt: skip
     """One comparison per answer.  An answer without sound has similarity 0 and the distance of silence."""
-    near: list[float | None] = [None] * len(made)
+    similarity: list[float | None] = [None] * len(made)
     if encoder is not None:
         pairs = [
             (i, m, p) for i, (m, p) in enumerate(zip(made, prompts, strict=True)) if p is not None and len(p.samples)
         ]
         for i, _, _ in pairs:
-            near[i] = 0.0
+            similarity[i] = 0.0
         spoken = [(i, m, p) for i, m, p in pairs if len(m.samples)]
-        said, asked = encoder.embed([m for _, m, _ in spoken]), encoder.embed([p for _, _, p in spoken])
-        for (i, _, _), a, b in zip(spoken, said, asked, strict=True):
-            near[i] = float(a @ b)
-    far = [None if t is None or not len(t.samples) else mel_distance(m, t) for m, t in zip(made, true, strict=True)]
-    return [Comparison(d, s) for d, s in zip(far, near, strict=True)]
+        answers, asked = encoder.embed([m for _, m, _ in spoken]), encoder.embed([p for _, _, p in spoken])
+        for (i, _, _), a, b in zip(spoken, answers, asked, strict=True):
+            similarity[i] = float(a @ b)
+    distance = [None if t is None or not len(t.samples) else mel_distance(m, t) for m, t in zip(made, true, strict=True)]
+    return [Comparison(d, s) for d, s in zip(distance, similarity, strict=True)]
 
 
 def mel_distance(made: Waveform, true: Waveform) -> float:
     """Root mean square difference of log-mels in dB along the best alignment (dynamic time warping).
 
-    Both sounds are levelled to their loudest frame; what is 60 dB below it counts as silence.
+    Both sounds are normalised to their loudest frame; everything 60 dB below it counts as silence.
     """
     a, b = _log_mels(made), _log_mels(true)
     cost = np.square(a[:, None] - b[None]).mean(-1)  # [T, U]
@@ -65,7 +59,7 @@ def mel_distance(made: Waveform, true: Waveform) -> float:
 
 
 def warp(cost: np.ndarray) -> tuple[float, int]:
-    """(sum, number of cells) of the path through ``cost`` f64 [T, U] whose sum is least: one step down, right, or both.
+    """(sum, number of cells) of the cheapest path through ``cost`` f64 [T, U]; steps go down, right, or both.
 
     >>> warp(np.array([[0.0, 9.0], [9.0, 1.0]]))
     (1.0, 2)
@@ -98,11 +92,11 @@ def _log_mels(wave: Waveform) -> np.ndarray:
 
     settings = MelSettings(mels=40, min_magnitude=1e-4)
     samples: Any = torch.tensor(resample(wave, settings.rate_hz).samples)
-    least = round(_LEAST_S * settings.rate_hz)
-    if len(samples) < least:
-        samples = torch.nn.functional.pad(samples, (0, least - len(samples)))
+    min_samples = round(_MIN_S * settings.rate_hz)
+    if len(samples) < min_samples:
+        samples = torch.nn.functional.pad(samples, (0, min_samples - len(samples)))
     x = _DB * log_mel(samples, settings).double().numpy()
     peak = x.mean(1).max()
-    if peak < _SILENT_DB:  # nothing to level to
+    if peak < _SILENT_DB:  # silence has no level
         return np.full(x.shape, -60.0)
     return np.clip(x - peak, -60.0, None)

@@ -1,7 +1,7 @@
-"""What the ruler itself errs: the judge's word error rate on original and on codec-resynthesized speech.
+"""The floor of judged error rates: the judge's word error rate on true recordings, before and after the codec (``ttt floor``).
 
-A judged error rate of a model can only be read against these: ``judge/wer`` is what the judge gets wrong in perfect
-speech, ``codec/floor_wer`` what it gets wrong once a perfect model's codes are made sound again.
+A judged error rate of a model can only be read against these: ``judge/wer`` is the judge's own error on original speech,
+``codec/floor_wer`` its error on the same speech through the codec, which is the best a perfect model can reach.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy as np
 from ttt.audio.wav import read
 from ttt.data.manifest import Utterance, read_manifest, wav_path
 from ttt.errors import DataError
-from ttt.eval.cards import check_entry, value_to_json
+from ttt.eval.cards import check_entry, key_prefix, value_to_json
 from ttt.eval.intervals import bootstrap
-from ttt.eval.keys import key_prefix
 from ttt.eval.metrics import JudgedWer, word_edits
 from ttt.interfaces import Codec, Judge, Normalizer
 from ttt.io.atomic import write_json, write_json_lines
@@ -51,11 +50,11 @@ def measure_floor(
     Groups of a manifest: ``all`` its voices, ``out`` (the voice that models speak in) and ``input`` (all but ``out``).
     ``values`` holds the keys of the report.  Of the split ``test``: ``judge/wer`` and ``codec/floor_wer_all`` over all
     voices, ``judge/wer_out`` and ``codec/floor_wer`` over the output voice (the one models speak in).
-    Of any other split, under its prefix: ``judge/wer`` and ``codec/floor_wer`` over its ``input`` voices, because its
-    output voice is that of ``test``.
+    Of any other split, with its prefix: ``judge/wer`` and ``codec/floor_wer`` over its ``input`` voices, because its output
+    voice is the one of ``test``.
     ``limit``: utterances per manifest.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     if not manifests:
         raise DataError("floor: no manifests; name the test splits")
     codec = codec if getattr(codec, "codec_id", "") else codec.load()
@@ -72,16 +71,16 @@ def measure_floor(
     groups: dict[str, Any] = {}
     voices: dict[str, Any] = {}
     for split in dict.fromkeys(row["split"] for row in rows):
-        mine = [row for row in rows if row["split"] == split]
+        of_split = [row for row in rows if row["split"] == split]
         parts = {
-            "all": mine,
-            "out": [row for row in mine if row["speaker"] == output_voice],
-            "input": [row for row in mine if row["speaker"] != output_voice],
+            "all": of_split,
+            "out": [row for row in of_split if row["speaker"] == output_voice],
+            "input": [row for row in of_split if row["speaker"] != output_voice],
         }
         groups[split] = {name: _rates(part, resamples, seed) for name, part in parts.items() if part}
         voices[split] = {
-            v: _rates([row for row in mine if row["speaker"] == v], resamples, seed)
-            for v in sorted({row["speaker"] for row in mine})
+            v: _rates([row for row in of_split if row["speaker"] == v], resamples, seed)
+            for v in sorted({row["speaker"] for row in of_split})
         }
     name = name_of(normalizer)
     result = plain(
@@ -89,7 +88,7 @@ def measure_floor(
             "format": FORMAT, "judge": judge.judge_id, "codec": codec.codec_id, "normalizer": name,
             "metric_id": f"judged_wer[{judge.judge_id},{name}]", "output_voice": output_voice,
             "limited": f"first {limit} utterances of each manifest" if limit else "", "values": _values(groups),
-            "groups": groups, "voices": voices, "seconds": round(time.perf_counter() - begun, 2),
+            "groups": groups, "voices": voices, "seconds": round(time.perf_counter() - started, 2),
         }
     )  # fmt: skip
     out = Path(out)
@@ -111,9 +110,9 @@ def read_floor(path: str | Path) -> dict[str, Any]:
     return dict(floor)
 
 
-def _transcribe(wanted: Mapping[Path, Utterance], codec: Codec, judge: Judge) -> dict[Path, tuple[str, str]]:
+def _transcribe(recordings: Mapping[Path, Utterance], codec: Codec, judge: Judge) -> dict[Path, tuple[str, str]]:
     """Wav -> (heard in the original, heard in the resynthesis); each wav once, in batches of similar length."""
-    order = sorted(wanted, key=lambda path: (wanted[path].duration_s, str(path)))
+    order = sorted(recordings, key=lambda path: (recordings[path].duration_s, str(path)))
     heard: dict[Path, tuple[str, str]] = {}
     for at in range(0, len(order), _BATCH):
         batch = order[at : at + _BATCH]
@@ -125,11 +124,11 @@ def _transcribe(wanted: Mapping[Path, Utterance], codec: Codec, judge: Judge) ->
 
 
 def _row(split: str, u: Utterance, original: str, again: str, normalizer: Normalizer) -> dict[str, Any]:
-    wanted = normalizer.normalize(u.text)
+    reference = normalizer.normalize(u.text)
     return {
         "id": u.id, "split": split, "speaker": u.speaker, "text": u.text, "original": original, "resynthesized": again,
-        "original_edits": word_edits(wanted, normalizer.normalize(original)),
-        "resynthesized_edits": word_edits(wanted, normalizer.normalize(again)),
+        "original_edits": word_edits(reference, normalizer.normalize(original)),
+        "resynthesized_edits": word_edits(reference, normalizer.normalize(again)),
     }  # fmt: skip
 
 
@@ -147,13 +146,13 @@ def _rates(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict
 
 def _values(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for split, mine in groups.items():
+    for split, parts in groups.items():
         prefix = key_prefix(split)
-        main = mine.get("input", mine["all"]) if prefix else mine["all"]
+        main = parts.get("input", parts["all"]) if prefix else parts["all"]
         values[f"{prefix}judge/wer"] = main["original"]
         values[f"{prefix}codec/floor_wer"] = main["resynthesized"]
-        if not prefix and "out" in mine:
+        if not prefix and "out" in parts:
             values["codec/floor_wer_all"] = main["resynthesized"]
-            values["codec/floor_wer"] = mine["out"]["resynthesized"]
-            values["judge/wer_out"] = mine["out"]["original"]
+            values["codec/floor_wer"] = parts["out"]["resynthesized"]
+            values["judge/wer_out"] = parts["out"]["original"]
     return values

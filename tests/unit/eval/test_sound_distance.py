@@ -13,12 +13,15 @@ from ttt.audio.signal import resample
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import CheckpointError, ConfigError, DataError
-from ttt.eval.evaluator import Generated, score
+from ttt.eval.evaluate import evaluate
+from ttt.eval.generations import Generated, prompt_codes
+from ttt.eval.listen import Instruments
 from ttt.eval.metrics import METRIC
 from ttt.eval.normalizers import Words
-from ttt.eval.recordings import Recordings
-from ttt.eval.sounds import compare, mel_distance, prompt_codes, warp
+from ttt.eval.score import Bootstrap
+from ttt.eval.sound_distance import compare, mel_distance, warp
 from ttt.eval.speakers import SmallSpeaker, TransformersXVector, equal_error_rate
+from ttt.eval.true_recordings import TrueRecordings
 from ttt.types import AudioCodes, Example, Span, Turn, Waveform
 
 RATE = 16_000
@@ -175,19 +178,8 @@ def test_continuations_are_compared_with_the_true_one_and_with_their_prompt(tmp_
         generated("e0", [1] * 6, forced={"top10/ar": (5, 6)}), generated("e1", [0] * 4, forced={"top10/ar": (1, 6)}),
         generated("e2", []),
     ]  # fmt: skip
-    result = score(
-        records,
-        examples,
-        judge,
-        Tone(),
-        Words(),
-        METRICS,
-        tmp_path,
-        speaker=fitted[0],
-        floor=True,
-        samples=0,
-        resamples=10,
-    )
+    instruments = Instruments(judge, Tone(), Words(), fitted[0])
+    result = evaluate(records, examples, METRICS, instruments, tmp_path, floor=True, samples=0, intervals=Bootstrap(10)).result
     values = {k.partition("/")[2]: v for k, v in result["metrics"].items()}
     assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 3
     assert values["mel"]["metric_id"] == "mel_distance[dtw,codec]"  # there is no corpus
@@ -202,14 +194,14 @@ def test_continuations_are_compared_with_the_true_one_and_with_their_prompt(tmp_
     assert "floor_hits" not in values and "floor_empty" not in values
 
 
-def corpus(folder, **waves: Waveform) -> Recordings:
+def corpus(folder, **waves: Waveform) -> TrueRecordings:
     for name, wave in waves.items():
         write(folder / f"wav/{name}.wav", wave)
     write_manifest(
         folder / "test.jsonl",
         [Utterance(n, f"wav/{n}.wav", "w1 w1", w.duration_s, "v", "test") for n, w in waves.items()],
     )
-    return Recordings(folder)
+    return TrueRecordings(folder)
 
 
 def recorded(uid: str, prompt: list[int], answer: list[int]) -> Example:
@@ -220,10 +212,11 @@ def recorded(uid: str, prompt: list[int], answer: list[int]) -> Example:
 def mel_only(examples, tmp_path, recordings):
     """Scores of the true answers."""
     records = [generated(e.uid, e.turns[-1].spans[0].codes[:, 0].tolist()) for e in examples]
-    result = score(
-        records, examples, None, Tone(), Words(), {"continuation": {"mel": "mel_distance"}}, tmp_path / "out",
-        recordings=recordings, floor=True, samples=0, resamples=10,
-    )  # fmt: skip
+    instruments = Instruments(None, Tone(), Words(), recordings=recordings)
+    metrics = {"continuation": {"mel": "mel_distance"}}
+    result = evaluate(
+        records, examples, metrics, instruments, tmp_path / "out", floor=True, samples=0, intervals=Bootstrap(10)
+    ).result
     return {k.rpartition("/")[2]: v for k, v in result["metrics"].items()}
 
 
@@ -251,7 +244,7 @@ def test_one_answer_without_a_recording_compares_its_group_with_codes(tmp_path, 
     elif missing in ("file", "manifest"):
         (tmp_path / ("wav/u_e1.wav" if missing == "file" else "test.jsonl")).unlink()
     elif missing == "corpus":
-        recordings = None
+        recordings = TrueRecordings()
     found = mel_only(examples, tmp_path, recordings)
     assert found["mel"]["metric_id"] == "mel_distance[dtw,codec]"
     assert found["mel"]["value"] == found["floor_mel"]["value"] == 0 and found["mel"]["n"] == 2
@@ -267,9 +260,9 @@ def test_recordings_of_another_corpus_are_refused(tmp_path):
 
 def test_a_metric_of_voices_needs_an_encoder(tmp_path):
     with pytest.raises(ConfigError, match="speaker: missing; metric 'speaker' of task 'continuation' needs one"):
-        score(
-            [generated("e", [1])], [example("e", [1], [1])], None, Tone(), Words(),
-            {"continuation": {"speaker": "speaker_similarity"}}, tmp_path,
+        evaluate(
+            [generated("e", [1])], [example("e", [1], [1])], {"continuation": {"speaker": "speaker_similarity"}},
+            Instruments(None, Tone(), Words()), tmp_path,
         )  # fmt: skip
 
 

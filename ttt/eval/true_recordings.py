@@ -7,18 +7,17 @@ from pathlib import Path
 from ttt.audio.wav import read
 from ttt.data.manifest import Utterance, read_manifest, wav_path
 from ttt.errors import DataError
-from ttt.eval.samples import reference_codes
-from ttt.eval.sounds import prompt_codes
+from ttt.eval.generations import answer_codes, prompt_codes
 from ttt.types import Example, Waveform
 
 _SLACK_FRAMES, _SLACK_S = 3, 0.25  # codecs round recordings up or down to whole frames
 
 
-class Recordings:
+class TrueRecordings:
     """Original sound of answers, from the manifests ``{split}.jsonl`` of a corpus folder (None: there is no corpus).
 
-    An example says which recording all its audio is, prompt and answer in one piece: ``meta["utterance"]``, of the split
-    ``meta["split"]``.  Tasks that do not say so have no recordings here.
+    An example names the recording that holds its prompt and its answer: ``meta["utterance"]`` of the split ``meta["split"]``.
+    Examples of tasks that do not (all but continuation) have no recording here.
     """
 
     def __init__(self, corpus: str | Path | None = None) -> None:
@@ -27,14 +26,14 @@ class Recordings:
 
     def holds(self, example: Example) -> bool:
         """Is the recording of this example there?"""
-        found = self._find(example)
-        return found is not None and found[0].is_file()
+        entry = self._find(example)
+        return entry is not None and entry[0].is_file()
 
     def answer(self, example: Example, frame_rate_hz: float) -> Waveform:
         """The recording from where the prompt's frames end.  Raises `DataError` when it is not as long as the codes."""
-        found, codes, before = self._find(example), reference_codes(example), prompt_codes(example)
-        assert found is not None and codes is not None, "ask `holds` first"
-        path, utterance = found
+        entry, codes, before = self._find(example), answer_codes(example), prompt_codes(example)
+        assert entry is not None and codes is not None, "ask `holds` first"
+        path, utterance = entry
         wave = read(path)
         begins_s = len(before) / frame_rate_hz if before is not None else 0.0
         codes_s = begins_s + len(codes) / frame_rate_hz
@@ -51,7 +50,7 @@ class Recordings:
             return None
         manifest = self.corpus / f"{split}.jsonl"
         if split not in self._manifests:
-            there = read_manifest(manifest, check_files=False) if manifest.is_file() else []
-            self._manifests[split] = {u.id: u for u in there}
+            utterances = read_manifest(manifest, check_files=False) if manifest.is_file() else []
+            self._manifests[split] = {u.id: u for u in utterances}
         utterance = self._manifests[split].get(str(name))
         return None if utterance is None else (wav_path(manifest, utterance), utterance)

@@ -1,4 +1,4 @@
-"""Samples to listen to and look at: wavs, mel plots, TensorBoard.
+"""Files of samples: wavs, mel plots, TensorBoard.
 
 Letters: ``F`` audio frames, ``Q`` codebooks, ``M`` mel bands, ``S`` wav samples.
 """
@@ -13,20 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ttt.eval.keys import key_prefix
+from ttt.eval.cards import key_prefix
+from ttt.eval.generations import answer_codes
 from ttt.interfaces import Codec
 from ttt.io.names import file_name
 from ttt.types import AudioCodes, Example, Waveform
 
 log = logging.getLogger(__name__)
-
-
-def reference_codes(example: Example) -> np.ndarray | None:
-    """Codes of the example's own answer i32 [F, Q]; None when it has no answer or the answer is not spoken."""
-    if example.turns[-1].role != "assistant":
-        return None
-    parts = [s.codes for s in example.turns[-1].spans if s.kind == "audio" and s.codes is not None]
-    return np.concatenate(parts) if parts else None
 
 
 def write_samples(
@@ -46,13 +39,13 @@ def write_samples(
         example, row = examples[i], rows[i]
         base = Path("samples") / file_name(row["split"] or "all") / file_name(row["task"]) / file_name(example.uid)
         if not len(wave.samples):
-            log.warning("%s: codec %s made no sound of its codes", example.uid, codec.codec_id)
+            log.warning("%s: codec %s made an empty sound of its codes", example.uid, codec.codec_id)
             continue
         wav, png = f"{base}.wav", f"{base}.png"
         write(out / wav, wave)
-        said = row["judged_text"]
-        shown = [("generated" if said is None else f"generated, heard as: {said}", wave)]
-        codes = reference_codes(example)
+        text = row["judged_text"]
+        shown = [("generated" if text is None else f"generated, heard as: {text}", wave)]
+        codes = answer_codes(example)
         if codes is not None and len(codes):
             (reference,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id)])
             shown.append((f"reference through the codec: {row['speech_ref'] or ''}", reference))

@@ -1,0 +1,82 @@
+"""Answers that are generated and scored while a model trains (``train.generate_items``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttt.config.schema import RunConfig
+from ttt.errors import ConfigError
+from ttt.eval.evaluate import evaluate
+from ttt.eval.generate import generate
+from ttt.eval.generations import Generated
+from ttt.eval.inputs import read_files, recordings_of
+from ttt.eval.listen import Instruments
+from ttt.eval.metrics import rests_on
+from ttt.eval.score import Bootstrap
+from ttt.interfaces import Codec, Judge, Task
+from ttt.registry.families import METRIC
+from ttt.sampling.decoder.decoder import Decoder
+from ttt.types import Example
+
+
+@dataclass
+class AnswersInTraining:
+    """A callback of the trainer: at every validation, answers the same few examples and scores them as `evaluate` does.
+
+    Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard.
+    Metrics that need a judge are left out when there is none; those of voices always are.  Every rank generates (engines that
+    shard weights need all of them), rank zero scores and writes.
+    """
+
+    decoder: Decoder
+    examples: Sequence[Example]
+    tasks: Mapping[str, Task]
+    instruments: Instruments
+    folder: Path
+    batch_size: int = 16
+    samples: int = 2
+    tensorboard: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ConfigError("train.generate_items: there are no examples in data.dev to answer")
+        self._metrics = {
+            label: {
+                name: node for name, node in task.metrics.items()
+                if "speaker" not in (needed := rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")))
+                and (self.instruments.judge is not None or "judge" not in needed)
+            }
+            for label, task in self.tasks.items()
+        }  # fmt: skip
+
+    def __call__(self, trainer: Any, step: int) -> Mapping[str, float] | None:
+        """Answer and score; None on other ranks than zero."""
+        records = generate(self.decoder, self.examples, self.tasks, self.batch_size)
+        if trainer.engine.rank != 0:
+            return None
+        generated = [Generated.from_json(r, f"step {step}, example {r['uid']}") for r in records]
+        evaluation = evaluate(
+            generated, self.examples, self._metrics, self.instruments, self.folder / f"step-{step:08d}", samples=self.samples,
+            intervals=Bootstrap(resamples=1),
+        )  # fmt: skip
+        if self.tensorboard is not None:
+            evaluation.log_to_tensorboard(self.tensorboard, step)
+        values = {f"gen/{m['task']}/{key.rpartition('/')[2]}": m["value"] for key, m in evaluation.result["metrics"].items()}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def answers_in_training(
+    config: RunConfig, decoder: Decoder, judge: Judge | None, codec: Codec | None
+) -> AnswersInTraining:
+    """The callback for ``train.generate_items``; ``judge`` and ``codec``: loaded, or None."""
+    tasks = {task.label: task for task in config.tasks}
+    files = read_files([config.data.dev], config.train.generate_items, set(tasks)) if config.data.dev else {}
+    instruments = Instruments(judge, codec, config.eval.normalizer, recordings=recordings_of(config))
+    folder = Path(config.run.dir)
+    return AnswersInTraining(
+        decoder, [example for examples in files.values() for example in examples], tasks, instruments, folder / "generated",
+        config.eval.batch_size, config.eval.samples, folder / "tensorboard",
+    )
