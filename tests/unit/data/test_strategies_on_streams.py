@@ -183,7 +183,7 @@ def test_train_lays_validation_out_as_the_recipe_says(tokenizer, tmp_path, monke
         )
         raise DataError("far enough")
 
-    monkeypatch.setattr("ttt.data.batches.loader.fixed_batches", stop)
+    monkeypatch.setattr("ttt.data.batches.text_ratio.fixed_batches", stop)
     call = [
         "train", f"data.train={tmp_path}/a.jsonl", f"data.dev={tmp_path}/a.jsonl", f"data.tokenizer={tmp_path}/tok",
         "objective={name: nar, strategies: [{name: answer_padding, length: 20}, {name: random_length}]}", "data.pack=false",

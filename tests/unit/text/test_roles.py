@@ -11,6 +11,7 @@ from ttt.config.schema import ModelSection
 from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
 from ttt.masks.library import Full
+from ttt.model.backbone import build_backbone
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
@@ -125,7 +126,7 @@ def test_decoding_ends_at_the_end_of_text(tokenizer):
         preset="toy", overrides={"hidden_size": 16, "intermediate_size": 24, "initializer_range": 0.5},
         init=INITIALIZER.build("normal", "init"),
     )  # fmt: skip
-    model = Ends.build(section, tokenizer, seed=0).eval()
+    model = Ends(build_backbone(section, tokenizer.vocab, 0), tokenizer).eval()
     assert model.hf.config.eos_token_id == v.im_end_id and model.hf.config.pad_token_id == v.pad_id
     sampler = SAMPLER.build({"name": "blockwise", "canvas": "answer", "block_length": 8, "gen_length": 32}, "s")
     prompt = encode_example(dataclasses.replace(example(), turns=example().turns[:-1]), tokenizer, open_answer=True)
