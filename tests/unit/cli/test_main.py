@@ -1,9 +1,11 @@
+import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 
-from ttt.cli.main import ALIASES, HEADINGS, VERBS, help_line, main, module_of
+from ttt.cli.main import ALIASES, HEADINGS, VERBS, help_line, main, module_of, parser_of
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,26 @@ def test_config_prints_what_loads_again(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(first)
     assert main(["config", "--config", str(tmp_path / "c.yaml")]) == 0
     assert capsys.readouterr().out == first
+
+
+# What functions read of the arguments they are handed whole.
+READ_BY = {
+    "configure": {"config", "overrides", "plugins"}, "dry_run": {"dry_run"}, "wants_color": {"color"},
+    "fit_component": {"config", "overrides", "plugins", "dry_run", "overwrite"}, "source_of": {"source"},
+    "source_and_out": {"source", "out"}, "open_config": {"run", "overrides", "config", "plugins"},
+    "results_folder": {"run", "out"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", paths(), ids=" ".join)
+def test_a_verb_has_no_argument_that_it_does_not_read(path):
+    verb = module_of(path)
+    if verb.__name__.startswith("unconverted"):
+        pytest.skip("not a file yet")
+    source = inspect.getsource(verb)
+    handed_to = set(re.findall(r"(\w+)\(arguments[,)]", source)) - {"run"}
+    if not handed_to <= set(READ_BY):
+        pytest.skip(f"hands its arguments to {', '.join(sorted(handed_to - set(READ_BY)))}")
+    read = set(re.findall(r"arguments\.(\w+)", source)).union(*(READ_BY[name] for name in handed_to))
+    declared = {action.dest for action in parser_of(path, verb)._actions} - {"help"}
+    assert declared <= read
