@@ -16,7 +16,7 @@ import pytest
 from matplotlib.image import imread
 
 from tests.conftest import tiny_tokenizer
-from tests.unit.sampling.test_stream import SAMPLERS, V, decoder, prompts, talker
+from tests.unit.sampling.decoder.test_stream import SAMPLERS, V, decoder, prompts, talker
 from ttt.cli.main import main
 from ttt.inspection.replay import Drawing, scale_of, show
 from ttt.inspection.trace_plot import states, trace_picture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny_tokenizer
-from tests.unit.sampling.test_stream import SAMPLERS, V, decoder, prompts, talker
+from tests.unit.sampling.decoder.test_stream import SAMPLERS, V, decoder, prompts, talker
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import DecodeSettings
 from ttt.sampling.trace.record import KINDS, Tracer, TraceRecord, header, read_trace, write_trace

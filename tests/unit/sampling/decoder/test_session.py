@@ -1,4 +1,4 @@
-"""The engine under the decoder: what is kept, what runs, what shares a call; and that none of it changes a token."""
+"""The session: what its cache keeps, which positions run, which rows share a network call; none of it changes a token."""
 
 from dataclasses import fields
 
@@ -18,7 +18,7 @@ from ttt.types import LogitsRequest, Prompt
 V = tiny_tokenizer().vocab
 SMALL = {
     "block_length": 4, "gen_length": 12, "diffusion_steps": 6, "num_iterations": 3, "initial_length": 5,
-    "length_increment": 3, "temperature": 0.0, "threshold": 0.3,
+    "length_increment": 3, "temperature": 0.0, "threshold": 0.3, "max_frames": 8, "steps_total": 4,
 }  # fmt: skip
 MASKS = {
     "causal": Causal(), "full": Full(), "prefix": Prefix(), "hybrid": Hybrid(),
@@ -58,7 +58,7 @@ def ids_of(d, some, batch_size=0):
 @pytest.mark.parametrize("name", SAMPLER.names())
 def test_caches_batches_and_company_change_no_token(name, mask):
     """Uncached and alone; cached with fewer slots than prompts; other orders; blocks kept where that is exact."""
-    some, rule = prompts(), MASKS[mask]
+    some, rule = prompts(4), MASKS[mask]
     plain = [ids_of(decoder(name, rule, cache="none"), [p])[0] for p in some]
     assert any(set(i) & {V.soa_id, V.soa_last_id} for i in plain), "the comparison must see spans"
     exact = decoder(name, rule, cache="exact")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.unit.sampling.toy_logits import Sure, build, fill, request
+from tests.unit.sampling.samplers.toy_logits import Sure, build, fill, request
 from ttt.errors import ConfigError
 from ttt.registry.families import SAMPLER
 

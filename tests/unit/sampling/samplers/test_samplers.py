@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import gen
-from tests.unit.sampling.toy_logits import CODES, EOA, MASK, PAD, Sure, Toy, V, build, fill, request
+from tests.unit.sampling.samplers.toy_logits import CODES, EOA, MASK, PAD, Sure, Toy, V, build, fill, request
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import RemaskRule
 from ttt.registry.families import LENGTH, REMASK, SAMPLER
