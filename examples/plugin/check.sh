@@ -27,7 +27,7 @@ ttt() { "$python" -m ttt "$@"; }
 
 say "found by ttt list"
 ttt list > list.txt
-for name in recent sigmoid halving revoice; do
+for name in recent sigmoid halving small_lm revoice; do
     grep -A2 "^  $name " list.txt | grep -q ttt_example/ || { echo "check.sh: ttt list does not show $name" >&2; exit 1; }
 done
 
@@ -36,6 +36,7 @@ ttt check mask recent width=6
 ttt check noise sigmoid
 ttt check sampler halving block_length=4 gen_length=16
 ttt check task revoice
+ttt check arch small_lm dim=16 heads=2 layers=1
 ttt check weighting late --plugins "$here/ten_lines.py"
 
 say "toy world"

@@ -1,6 +1,6 @@
-"""The Hugging Face causal LM under everything: from a shape or a local folder, extended by the vocabulary's new rows.
+"""The Hugging Face causal LM inside a speech-text model: from a preset shape or a local folder, with rows for added tokens.
 
-Never forked: masks go in through ``attention_mask``, positions through ``position_ids``.
+Its code is that of transformers: masks are passed as ``attention_mask``, positions as ``position_ids``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys and values of tokens that are settled, and the attention that reads them: rows of any length, without padding.
+"""The key-value cache of decoding, and the attention that reads it: rows of any length, without padding.
 
 A decoding call packs the new tokens of all its rows into one sequence [1, N], so that linear layers spend nothing on
 padding; only attention is done row by row, each row's queries against that row's own keys.  `PackedCall` says which

@@ -1,4 +1,4 @@
-"""Speech-text language models made: from a configuration, from a folder, or from the weights of another run."""
+"""Makes speech-text language models: from a configuration, from a folder, or from the weights of another run."""
 
 from __future__ import annotations
 

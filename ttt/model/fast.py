@@ -1,9 +1,10 @@
-"""A decoding call in few, large steps: the layers of Qwen2, Qwen3 and Llama on a CPU, equal to transformers' own to rounding.
+"""Faster decoding on a CPU: the layers of Qwen2, Qwen3 and Llama with fused operations.
 
-The backbone's modules launch some eighty small operations a layer, which cost as much time as half of the matrix products of a
-block of some dozen tokens.  Here query, key and value are one product, so are gate and up projection, positions are
-applied to queries and keys at once, and the last layer works for the wanted tokens only.  Weights lie in oneDNN's order
-(`ttt.model.packed_weights`).  Backbones of other classes, other types and devices run through their own modules.
+A layer of transformers launches about eighty small operations.  For a block of a few dozen tokens they take half as much
+time as the matrix products.  Here query, key and value are one product, and so are gate and up projection.  Rotary
+positions are applied to queries and keys together.  The last layer computes the tokens whose logits are needed, and no
+others.  Results equal those of transformers up to rounding.  Weights are stored as `ttt.model.packed_weights` says.
+Other backbones, number types and devices run through their own modules.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Full training with parts held still: the rows of text tokens, the Transformer's body, or both (``model.freeze``).
+"""Training with frozen parts: the rows of text tokens, the Transformer's body, or both (``model.freeze``).
 
-A mask on gradients would not do: weight decay and moments from before move a row without a gradient, and a sharded optimiser
-sees flat pieces.  So frozen rows are a parameter of their own that no optimiser knows (`ttt.model.rows`): bit-equal for
-ever, under every engine.  Files hold plain tables.
+Zeroing gradients of frozen rows is not enough: weight decay and Adam's moments move a row that has no gradient, and a
+sharded optimiser sees flat pieces of parameters.  So frozen rows are a parameter of their own that no optimiser gets
+(`ttt.model.rows`).  They stay bit-equal under every engine.  Saved files hold plain tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How token rows that were added to a backbone start."""
+"""Initial values of the token rows that were added to a backbone."""
 
 from __future__ import annotations
 

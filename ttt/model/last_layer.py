@@ -1,7 +1,8 @@
-"""The last layer of a decoding call, for the tokens whose logits are wanted; of the others only keys and values are needed.
+"""Makes the last layer of a decoding call compute only the tokens whose logits are needed.
 
-Done without knowing how the layer is made: it is run twice.  The first run ends in its attention as soon as that has been
-given the keys and values of all tokens; the second gets the wanted tokens alone and finds those keys there.
+Of the other tokens only keys and values are needed there.  The layer may be of any class, because it is run twice.  The
+first run stops inside its attention, which has then received the keys and values of all tokens.  The second run gets the
+needed tokens alone, and its attention uses those keys and values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one module handed to engines and samplers: inputs + mask -> logits at chosen positions."""
+"""The language model of the architecture ``causal_lm``: a Hugging Face model behind `ttt.interfaces.LanguageModel`."""
 
 from __future__ import annotations
 

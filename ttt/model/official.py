@@ -22,7 +22,7 @@ from ttt.text.tokenizer import TextTokenizer
 
 ARCHITECTURE = "Qwen2ForARDiffLM"
 PLAIN = "Qwen2ForCausalLM"
-# What the official code assumes where a key is absent (spec, section 9.4); mask_token has no default.
+# What the official code assumes where a key is absent (`modeling_qwen_TtT.py`); mask_token has no default.
 DEFAULTS = {
     "audio_token_id_start": 151684, "unmasked_audio_prob": 0.1, "prefix_preservation_ratio": 0.3, "learn_padding": False,
 }  # fmt: skip
@@ -33,7 +33,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def import_official(source: Path, out: Path, overwrite: bool = False) -> TextTokenizer:
-    """``source`` in the official layout -> ``out``, a model folder of this toolkit (`SpeechTextLM.load`, ``model.path``).
+    """``source`` in the official layout -> ``out``, a model folder of this toolkit (`ttt.model.causal_lm.load_lm`, ``model.path``).
 
     Tensors and further config keys stay as they are.  Raises `CheckpointError` / `DataError` naming the file for pickled,
     missing or superfluous weights, for another layout, and for ids that are not the tokenizer's.

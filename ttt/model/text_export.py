@@ -1,4 +1,4 @@
-"""The text model inside a speech-text model: tables cut down to the text tokens, and the tokenizer without what was added.
+"""Saves the text model inside a speech-text model: its tables and tokenizer without the added tokens.
 
 What remains is a plain backbone folder, for comparisons of text alone or to start another speech model from.
 """

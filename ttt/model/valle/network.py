@@ -129,7 +129,7 @@ class ValleNetwork(nn.Module):
             for codebook, head in enumerate(self.nar_predict_layers, 1):
                 head.weight = self.nar_audio_embeddings[codebook].weight  # type: ignore[assignment,union-attr]
 
-    # ------------------------------------------------------------------------------------ what the spine asks for
+    # ------------------------------------------------------------------------------------ members of ttt.interfaces.Network
 
     @property
     def num_ids(self) -> int:

@@ -1,7 +1,7 @@
-"""What the AR decoder reads and what it learns to say: one codebook, shifted by one, with its end.
+"""Inputs and labels of the AR decoder: the codes of the first codebook, shifted by one, and the end token.
 
-Letters: ``N`` codes of a codebook; the end is id N, which is padding too, the beginning N + 1 (specification of
-AudioLM, section 3).
+Letters: ``N`` codes of a codebook.  The end is id N, which is padding too, and the beginning N + 1, as in
+``valle/models/valle.py`` of the program lifeiteng/vall-e (VALL-E: arXiv 2301.02111).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def ar_inputs_labels(
 ) -> tuple[Tensor, Tensor]:
     """(inputs, labels) of the target's rows; ``bos``: begin with id N + 1, else with the first code.
 
-    ``eos``: what is learned behind a row's end.  ``first``: nothing; ``padding``: the end token again and again, as in the
-    fork (specification, section 15.2).  Labels that are not learned are -100.
+    ``eos``: what is learned behind a row's end.  ``first``: nothing; ``padding``: the end token at each place of the
+    padding.  Labels that are not learned are -100.
 
     >>> ar_inputs_labels(torch.tensor([[3, 7, 0]]), torch.tensor([2]), 10, bos=True, eos="padding")
     (tensor([[11,  3,  7, 10]]), tensor([[ 3,  7, 10, 10]]))
