@@ -66,7 +66,7 @@ ShareBelow1 = Annotated[float, Range(ge=0, lt=1)]  # a share, a probability or a
 def field_types(cls: type) -> dict[str, Any]:
     """Name -> declared type of every field of a dataclass, with `Literal` and `Range` in place."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {f.name: hints[f.name] for f in fields(cls)}
+    return {f.name: hints[f.name] for f in fields(cls) if f.init}
 
 
 def choices(declared: Any) -> tuple[Any, ...]:
@@ -150,21 +150,31 @@ def _is_number(value: Any) -> bool:
 
 
 def checked(cls: T) -> T:
-    """Class decorator above ``@dataclass``: making an object refuses what its fields do not accept, with `FieldValueError`.
+    """Class decorator above ``@dataclass``: objects refuse values that their fields do not accept, with `FieldValueError`.
 
-    Plug-ins get it when they are registered; other dataclasses whose users write Python may have it too.
+    Plug-ins get it when they are registered; other dataclasses that are made in Python may have it too.  Subclasses inherit it.
     """
-    init = cls.__init__  # type: ignore[misc]
-    names = [f.name for f in fields(cls) if f.init]  # type: ignore[arg-type]
+    if "checked_fields" in vars(cls):  # registered again
+        return cls
+    own_checks = getattr(cls, "__post_init__", None)
 
-    @functools.wraps(init)
-    def checked_init(self, *args, **kwargs):
-        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            wrong = fault(field_types(cls).get(name), value)
+    def check(self, *args):
+        for name, declared in field_types(type(self)).items():  # type: ignore[arg-type]
+            wrong = fault(declared, getattr(self, name, None))
             if wrong is not None:
                 raise FieldValueError(f"{name}{wrong[0]}: {wrong[1]}")
-        init(self, *args, **kwargs)
+        if own_checks is not None:
+            own_checks(self, *args)
 
-    if not hasattr(init, "__wrapped__"):  # registered under a second name: wrapped already
+    cls.__post_init__ = check  # type: ignore[attr-defined]
+    cls.checked_fields = True  # type: ignore[attr-defined]
+    if own_checks is None:  # the __init__ that @dataclass wrote calls no __post_init__; those of subclasses will
+        init = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(init)
+        def checked_init(self, *args, **kwargs):
+            init(self, *args, **kwargs)
+            check(self)
+
         cls.__init__ = checked_init  # type: ignore[misc]
     return cls

@@ -82,8 +82,6 @@ def test_pairs_stay_inside_their_document():
 
 
 def test_unknown_normalizer():
-    with pytest.raises(ValueError, match="Choices: sample, token"):
-        next_token_term(hand_batch("tt", [0, 1], [0, 0]), torch.ones(1, 2).bool(), "batch")
     with pytest.raises(Exception, match="objective.text_normalize: no .* Choices: sample, token"):
         ttt(text_normalize="tokens")
 

@@ -121,6 +121,17 @@ def test_plug_ins_made_in_python_are_checked(shapes, name, args, values, line):
     assert isinstance(error.value, ConfigError)
 
 
+def test_subclasses_are_checked_without_being_registered(shapes):
+    @dataclass(frozen=True)
+    class Own(shapes.get("disc")):
+        more: Share = 0.5
+
+    with pytest.raises(ValueError, match="^radius: must be >= 1, got 0"):
+        Own(0)
+    with pytest.raises(ValueError, match="^more: must be >= 0 and <= 1, got 2"):
+        Own(1, more=2)
+
+
 def test_a_missing_value_may_stay_missing_whatever_its_range():
     @checked
     @dataclass(frozen=True)
