@@ -438,7 +438,7 @@ class Prompt:
 
     @classmethod
     def of(cls, stream: TokenStream, uid: str = "", known: Sequence[int] = ()) -> Prompt:
-        """From an example without its answer, as tokens (`ttt.data.spans.encode_example` with ``open_answer``)."""
+        """From an example without its answer, as tokens (`ttt.data.encode.encode_example` with ``open_answer``)."""
         content = None if stream.content is None else stream.content.tolist()
         return cls(uid or stream.uid, stream.ids.tolist(), content, stream.noisable.tolist(), known)
 

@@ -149,11 +149,11 @@ class AnswerReader:
 
 
 def stream_answer(
-    decoder: Decoder, prompt: Prompt, reader: AnswerReader, why: list[str]
+    decoder: Decoder, prompt: Prompt, reader: AnswerReader, reasons: list[str]
 ) -> Generator[Piece, None, None]:
-    """Pieces of the answer to one prompt as they settle; the reason it stopped is appended to ``why``."""
+    """Pieces of the answer to one prompt as they settle; the reason it stopped is appended to ``reasons``."""
     for event in decoder.events([prompt]):
         if event.kind == "end":
-            why.append(event.reason)
+            reasons.append(event.reason)
         yield from reader.push(event.ids)
     yield from reader.finish()

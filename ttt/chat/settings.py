@@ -10,7 +10,7 @@ from typing import Any
 from ttt.config.load import build_config, merge, read_layers, to_plain
 from ttt.config.schema import EvalSection, RunConfig
 from ttt.errors import ConfigError, suggest
-from ttt.registry.core import family
+from ttt.eval.inputs import with_canvas
 
 # Keys of `eval` that say what is read and where results go; all others decide an answer.
 ELSEWHERE = {"examples", "checkpoint", "out", "normalizer", "batch_size", "limit", "bootstrap", "samples", "note"}
@@ -36,22 +36,8 @@ def changed(config: RunConfig, text: str) -> RunConfig:
     path = f"run.{name}" if first == SEED else f"eval.{name}"
     given = read_layers([], [f"{path}={value}"])
     if name == "sampler":
-        given["eval"] = same_canvas(config, given["eval"])
+        given["eval"] = with_canvas(config, given["eval"])
     return build_config(merge(to_plain(config), given))
-
-
-def same_canvas(config: RunConfig, section: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys over the section ``eval``; a sampler named anew keeps the run's canvas if it has the choice and says nothing.
-
-    What a model can only write as a whole answer it can write with no other sampler otherwise.
-    """
-    node = section.get("sampler")
-    block = {"name": node} if isinstance(node, str) else node
-    canvas = getattr(config.eval.sampler, "canvas", "span")
-    if not isinstance(block, Mapping) or "name" not in block or "canvas" in block or canvas == "span":
-        return dict(section)
-    names = {f.name for f in dataclasses.fields(family("sampler").get(str(block["name"]), "eval.sampler"))}
-    return {**section, "sampler": {**block, "canvas": canvas}} if "canvas" in names else dict(section)
 
 
 def _steps(sampler: Any, value: str) -> tuple[str, str]:

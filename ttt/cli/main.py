@@ -24,7 +24,6 @@ from types import ModuleType
 from typing import Any
 
 import ttt
-from ttt.cli import unconverted
 from ttt.errors import TttError, suggest
 
 ABOUT = "Speech-text language models: autoregressive text and diffusion audio in one Transformer."
@@ -106,8 +105,6 @@ def module_of(path: Sequence[str]) -> Any:
     >>> module_of(["ttt", "continue"]).__name__
     'ttt.cli.continue_'
     """
-    if len(path) == 2 and path[1] in unconverted.VERBS:
-        return unconverted.verb(path[1])
     parts = [name.replace("-", "_") + "_" * keyword.iskeyword(name) for name in path[1:]]
     return importlib.import_module(".".join(["ttt.cli", *parts]))
 

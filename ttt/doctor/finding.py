@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 OK, NOTE, SKIP, WARN, FAULT = "ok", "note", "skip", "warn", "FAULT"
 # Loss terms by the distance from the position whose logits are used to the one that is predicted.
@@ -31,3 +33,16 @@ class Finding:
 def faults(findings: Sequence[Finding]) -> list[str]:
     """Names of the faults, each once."""
     return list(dict.fromkeys(f.fault or f.name for f in findings if f.status == FAULT))
+
+
+def as_text(run: Path, findings: Sequence[Finding]) -> str:
+    """One line for each finding, then the faults."""
+    named = faults(findings)
+    count = f"{len(named)} fault{'s' * (len(named) != 1)}: {'; '.join(named)}" if named else "no fault found"
+    return "\n".join([*(f.line() for f in findings), f"{run}: {count}"])
+
+
+def as_json(run: Path, findings: Sequence[Finding]) -> str:
+    """The same as JSON."""
+    report = {"run": str(run), "faults": faults(findings), "findings": [asdict(f) for f in findings]}
+    return json.dumps(report, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Laws every training log obeys, and the bands of healthy runs."""
+"""Laws that every training log obeys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import numpy as np
 
 from ttt.doctor.finding import FAULT, LEAK, NOTE, OK, SKIP, WARN, Finding
 
-BAND_KEYS = ("train/loss", "train/nll/", "dev/loss", "dev/nll/")
-BAND_STEPS = 12
-
 
 def check_log(
     rows: Sequence[Mapping[str, Any]], steps: int, vocab_size: int, lr_of: Callable[[int, float], float],
@@ -20,7 +17,7 @@ def check_log(
 ) -> list[Finding]:  # fmt: skip
     """Laws of any run.  ``rows``: the lines of metrics.jsonl; ``lr_of(update, seconds)``: the configured learning rate.
 
-    ``restarts``: how often the run was taken up again (then with other settings, perhaps); ``random_start``: weights
+    ``restarts``: how often the run was continued (perhaps with other settings); ``random_start``: weights
     started at random, so that losses start near ln V.
     """
     if not rows:
@@ -170,54 +167,3 @@ def _place_law(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
 
 
 Bands = Mapping[str, Mapping[int, Sequence[float]]]
-
-
-def make_bands(runs: Sequence[Sequence[Mapping[str, Any]]], slack: float) -> dict[str, dict[int, list[float]]]:
-    """key -> step -> [low, high]: the range over healthy runs, widened on both sides by the share ``slack`` of it (at least of 1).
-
-    Keys and steps that every run has; of the steps a dozen, first and last among them.
-    """
-    logs = [
-        {k: {r["step"]: r[k] for r in rows if r.get(k) is not None} for k in {k for r in rows for k in r}}
-        for rows in runs
-    ]
-    bands: dict[str, dict[int, list[float]]] = {}
-    for key in sorted(set.intersection(*(set(log) for log in logs))):
-        if not key.startswith(BAND_KEYS):
-            continue
-        steps = sorted(set.intersection(*(set(log[key]) for log in logs)))
-        if not steps:
-            continue
-        chosen = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(BAND_STEPS, len(steps)))})
-        bands[key] = {}
-        for step in chosen:
-            values = [log[key][step] for log in logs]
-            low, high = min(values), max(values)
-            # Losses near zero differ by large factors between seeds: the margin is a share of at least one nat.
-            bands[key][step] = [round(low - slack * max(abs(low), 1), 5), round(high + slack * max(abs(high), 1), 5)]
-    return bands
-
-
-def check_bands(rows: Sequence[Mapping[str, Any]], bands: Bands) -> list[Finding]:
-    """Every value of the log that has a band.  Above the band at the end, or at a third of the points: a fault."""
-    at = {row["step"]: row for row in rows}
-    out, inside, keys = [], 0, 0
-    for key, band in bands.items():
-        points = [(s, at[s][key], *band[s]) for s in sorted(band) if key in at.get(s, {})]
-        keys += bool(points)
-        high = [p for p in points if p[1] is None or p[1] > p[3]]
-        low = [p for p in points if p[1] is not None and p[1] < p[2]]
-        inside += len(points) - len(high) - len(low)
-        if not high and not low:
-            continue
-        step, value, lowest, highest = (high or low)[-1]
-        shown = "not a number" if value is None else f"{value:.4f}"
-        text = f"{shown} at step {step}, healthy runs: {lowest:.4f} to {highest:.4f}"
-        text += f" ({len(high)} of {len(points)} above, {len(low)} below)"
-        serious = bool(high) and (high[-1] == points[-1] or 3 * len(high) >= len(points))
-        out.append(
-            Finding(f"bands/{key}", FAULT if serious else WARN, text, "outside the reference band" if serious else "")
-        )
-    if not keys:
-        return [Finding("bands", NOTE, "no step of this run has a reference band: another number or length of steps")]
-    return [Finding("bands", OK, f"{inside} values of {keys} keys inside"), *out]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttt.doctor.finding import CAUSAL, FAULT, FROZEN, LEAK, NOTE, OK, SHIFTED, SHIFTS, SKIP, WARN, Finding
-from ttt.doctor.plans import together
+from ttt.doctor.plans import denoised_together
 from ttt.doctor.truth import Planned, make_plans, terms_of, truth_of
 from ttt.interfaces import LanguageModel
 from ttt.rng import generator
@@ -165,7 +165,7 @@ def _sees(model: LanguageModel, objective: Any, plans: Sequence[Planned]) -> lis
 
     out = []
     for p, term in terms_of(plans, "nar"):
-        group = together(objective, p.plan, isinstance(objective, Nar)).flatten()
+        group = denoised_together(objective, p.plan, isinstance(objective, Nar)).flatten()
         source = term.source[p.plan.layout.doc.flatten()[term.source] >= 0]
         pair = next(((q, k) for q, k in zip(source[:-1], source[1:]) if group[q] == group[k]), None)
         if pair is None:

@@ -80,7 +80,7 @@ def _loss_positions(plans: Sequence[Planned], name: str) -> Finding:
         exists = p.truth.at(right)[term.source] >= 0
         n += len(term.source)
         pads += int((~exists).sum())
-        prompts += int((exists & ~p.truth.wanted(right)[term.source]).sum())
+        prompts += int((exists & ~p.truth.is_target(right)[term.source]).sum())
     where = f"batch/loss_on/{name}"
     if pads:
         return Finding(
@@ -205,7 +205,7 @@ def _masks(objective: Any, plans: Sequence[Planned]) -> list[Finding]:
         for name, term in p.plan.terms.items():
             known = term.source[doc.flatten()[term.source] >= 0]
             if name == "nar":
-                spans += _span_pairs(allowed, together(objective, p.plan, isinstance(objective, Nar)), known)
+                spans += _span_pairs(allowed, denoised_together(objective, p.plan, isinstance(objective, Nar)), known)
                 answers[1] += _twins(allowed, p.plan, known)
             elif name == "ar":
                 answers[0] += _seen_next(allowed, doc, known)
@@ -271,7 +271,7 @@ def _hidden(nexts: int, twins: int, strangers: int) -> Finding:
     return Finding("batch/visible", OK, "no target is visible to its predictor, no document to another")
 
 
-def together(objective: Any, plan: Plan, whole: bool) -> Tensor:
+def denoised_together(objective: Any, plan: Plan, whole: bool) -> Tensor:
     """i64 [B, T]: positions with one number are denoised together and have to see each other."""
     from ttt.masks.library import run_offsets
 

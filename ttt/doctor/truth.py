@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Truth:
     """What every position of a plan really is, looked up by (document, position) in the clean batch.
 
-    ``at(shift)``: clean id of the token ``shift`` further on in the document, -1 where there is none; ``wanted``: may
-    carry loss.  Flat i64 / bool [B * T].
+    ``at(shift)``: clean id of the token ``shift`` further on in the document, -1 where there is none; ``is_target``:
+    may carry loss.  Flat i64 / bool [B * T].
     """
 
     ids: Tensor  # i64 [n_docs, L]
@@ -35,7 +35,7 @@ class Truth:
             return self.filler.where(self.filler >= 0, self._look(self.ids, 0, -1))
         return self._look(self.ids, shift, -1).where(self.filler < 0, -1)
 
-    def wanted(self, shift: int) -> Tensor:
+    def is_target(self, shift: int) -> Tensor:
         """Target flags."""
         return self._look(self.target, shift, 0).bool() | ((self.filler >= 0) & (shift == 0))
 

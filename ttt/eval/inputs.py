@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError, DataError
+from ttt.registry.core import family
 
 if TYPE_CHECKING:
     from ttt.eval.true_recordings import TrueRecordings
@@ -78,3 +80,17 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "sampler": to_plain(e.sampler), "length": to_plain(e.length), "mask": to_plain(getattr(config.objective, "mask", None)),
         "seed": config.run.seed, **{n: getattr(e, n) for n in names},
     }  # fmt: skip
+
+
+def with_canvas(config: RunConfig, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys over the section ``eval``: another sampler keeps the run's canvas if it has this field and ``section`` is silent.
+
+    A model that learned to write whole answers can write nothing else, whatever the sampler.
+    """
+    node = section.get("sampler")
+    block = {"name": node} if isinstance(node, str) else node
+    canvas = getattr(config.eval.sampler, "canvas", "span")
+    if not isinstance(block, Mapping) or "name" not in block or "canvas" in block or canvas == "span":
+        return dict(section)
+    names = {f.name for f in dataclasses.fields(family("sampler").get(str(block["name"]), "eval.sampler"))}
+    return {**section, "sampler": {**block, "canvas": canvas}} if "canvas" in names else dict(section)

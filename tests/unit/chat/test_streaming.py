@@ -22,7 +22,7 @@ from ttt.types import Example, Generation
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = write_run(tmp_path_factory.mktemp("stream") / "run", "eval.temperature=1.0")
+    folder = write_run(tmp_path_factory.mktemp("stream") / "run", "eval.temperature=1.0", "eval.max_tokens=28")
     made = [chat(f"q {i}", [text("a cat sat"[: i + 2])], [text("x"), audio([1, 2], "last")]) for i in range(4)]
     write_examples(folder / "test.jsonl", [Example(e.uid, e.turns, "qa") for e in made])
     return folder

@@ -233,7 +233,7 @@ def test_the_picture_holds_what_the_frames_hold():
 
 @pytest.mark.parametrize("sampler", ["semi_ar_origin", "blockwise", "first_hitting", "ar"])
 def test_pictures_of_samplers(tmp_path, sampler):
-    d, (prompt,) = decoder(sampler, talker(soa_id=6.0, im_end_id=-9.0), max_tokens=60), prompts(2, 1)
+    d, (prompt,) = decoder(sampler, talker(soa_id=6.0, im_end_id=-9.0), max_tokens=32), prompts(2, 1)
     tracer = Tracer()
     d.generate([prompt], tracer)
     r = tracer.records[prompt.uid]

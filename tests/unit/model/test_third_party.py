@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.conftest import tiny_tokenizer
-from tests.unit.cli.opened_runs import make_run, talk
+from tests.tiny_runs import make_run, talk
 from tests.unit.valle.small_valle import network as valle
 from ttt.api import load, open_model, open_run
 from ttt.cli.main import main
@@ -70,6 +70,19 @@ def test_samplers_are_compared_and_attention_is_refused(small_run, capsys):
     assert main(["inspect", "attention", str(small_run), *files]) == 2
     error = capsys.readouterr().err
     assert "model: architecture 'small_lm' shows no attention maps" in error and error.count("\n") == 1
+
+
+def test_it_answers_text_benchmarks_and_streams(small_run, tmp_path, capsys):
+    questions = tmp_path / "q"
+    questions.mkdir()
+    record = {"question": "a cat?", "choices": ["a", "cat", "sat", "mat"], "answer": 1, "error_type": "ok"}
+    (questions / "birds.jsonl").write_text(json.dumps(record) + "\n")
+    model = ["--model", str(small_run), "--out", str(tmp_path / "out")]
+    assert main(["eval", "mmlu-redux", str(questions), *model]) == 0
+    assert json.loads((tmp_path / "out/card.json").read_text())["metrics"]["birds/acc"]["n"] == 1
+    capsys.readouterr()
+    assert main(["stream", str(small_run), "--text", "a cat", "--no-sound", "--warmup", "0"]) == 0
+    assert capsys.readouterr().out.startswith("text: ")
 
 
 def test_a_network_of_frames_is_refused_where_text_is_needed(valle_run, capsys):

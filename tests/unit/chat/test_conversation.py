@@ -63,7 +63,7 @@ def test_the_second_prompt_is_the_whole_conversation(tokenizer, vocab):
     fit = talk.ask(said("on a mat"), 10)
     again = encode_example(talk.example(), tokenizer, open_answer=True)
     assert fit.left_out == 0 and list(fit.prompt.ids) == again.ids.tolist()
-    assert list(fit.prompt.answer) == again.target.tolist() and sum(fit.prompt.answer) > 4
+    assert list(fit.prompt.noisable) == again.target.tolist() and sum(fit.prompt.noisable) > 4
     assert [t.role for t in talk.turns] == ["user", "assistant", "user"] and fit.prompt.uid == "chat/1"
 
 

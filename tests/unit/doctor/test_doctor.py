@@ -12,24 +12,11 @@ from ttt.config.schema import TrainSection
 from ttt.diffusion.schedules import Linear
 from ttt.diffusion.strategies import Banom, Ppm
 from ttt.diffusion.weightings import InverseP, Uniform
-from ttt.doctor import (
-    CAUSAL,
-    FAULT,
-    FROZEN,
-    LEAK,
-    NO_INVERSE_P,
-    PAD,
-    SHIFTED,
-    WRONG_MASK,
-    check_bands,
-    check_log,
-    check_model,
-    check_plans,
-    check_rows,
-    check_start,
-    faults,
-    make_bands,
-)
+from ttt.doctor.bands import check_bands, make_bands, read_bands
+from ttt.doctor.finding import CAUSAL, FAULT, FROZEN, LEAK, NO_INVERSE_P, PAD, SHIFTED, WRONG_MASK, faults
+from ttt.doctor.log import check_log
+from ttt.doctor.model import check_model, check_rows, check_start
+from ttt.doctor.plans import check_plans
 from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid
 from ttt.objective.dual_stream import DualStreamTtT
 from ttt.objective.library import Ar, Nar, TtT
@@ -501,8 +488,6 @@ def test_mendable_errors(tmp_path, capsys):
 
 def test_shipped_bands_are_readable():
     from pathlib import Path
-
-    from ttt.cli.doctor import read_bands
 
     root = Path(__file__).resolve().parents[3]
     bands = read_bands(root / "egs/toy/conf/bands.yaml")

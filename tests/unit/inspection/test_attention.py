@@ -1,16 +1,15 @@
 import json
-from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import gen, pack, random_streams, tiny_model
-from tests.unit.cli.opened_runs import SYSTEMS, make_run
+from tests.tiny_runs import SYSTEMS, make_run
 from ttt.cli.main import main
-from ttt.cli.opening import results_folder
 from ttt.errors import ConfigError
 from ttt.inspection.attention import KINDS, Tally, has_time, kinds_of, measure, plan_at, summary, table
+from ttt.inspection.results import results_folder
 from ttt.masks.materialize import dense
 from ttt.objective.library import Ar
 from ttt.registry.families import MASK, OBJECTIVE
@@ -185,6 +184,6 @@ def test_results_never_go_into_a_checkpoint(tmp_path):
     for name in ("config.yaml", "COMPLETE"):
         (step / name).write_text("")
     for place in (run, step, step / "model"):
-        assert results_folder(Namespace(run=str(place), out=""), "x", "x.json") == run / "inspect" / "x"
+        assert results_folder(place, "", "x", "x.json") == run / "inspect" / "x"
     with pytest.raises(ConfigError, match="lies in no run folder; say where results go with --out"):
-        results_folder(Namespace(run=str(tmp_path), out=""), "x", "x.json")
+        results_folder(tmp_path, "", "x", "x.json")

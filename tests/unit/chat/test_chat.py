@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny_model
-from tests.unit.cli.opened_runs import SYSTEMS, make_run, talk
+from tests.tiny_runs import SYSTEMS, make_run, talk
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
 from ttt.chat.screen import Screen, visible
+from ttt.chat.session import Chat, room_of
 from ttt.chat.settings import DECODING, changed
-from ttt.cli.chat import Chat, room_of
 from ttt.cli.main import main
 from ttt.config.load import load_config
 from ttt.data.encode import encode_example
@@ -140,7 +140,7 @@ class Stops:
 
 def chat_session(run, screen):
     config = load_config([run / "config.yaml"])
-    return Chat(config, tiny_model().eval(), run / "model", None, screen, None)
+    return Chat(config, tiny_model().eval(), run / "model", None, screen)
 
 
 @pytest.mark.parametrize("after, turns", [(0, 0), (3, 2)])

@@ -3,13 +3,14 @@ import json
 import pytest
 
 from tests.conftest import audio, text, tiny_model
-from tests.unit.cli.opened_runs import SPAN, SYSTEMS, make_run
-from ttt.cli.inspect_samplers import one_line, read_contenders, side_by_side, written
+from tests.tiny_runs import SPAN, SYSTEMS, make_run
 from ttt.cli.main import main
 from ttt.config.load import load_config
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import read_examples
 from ttt.errors import ConfigError
+from ttt.inspection.contenders import one_line, read_contenders
+from ttt.inspection.sampler_report import answers_side_by_side, written
 from ttt.inspection.samplers import Answered, decode, distinct, score_likelihood, self_bleu, summarise, text_table
 from ttt.likelihood import Draws, likelihoods
 from ttt.registry.families import MASK, SAMPLER
@@ -52,7 +53,7 @@ def prompts_of(run, model):
 
 def hot(model):
     sampler = SAMPLER.build({**SPAN, "temperature": 1.0}, "sampler")
-    return Decoder(model, MASK.build("hybrid", "mask"), sampler, DecodeSettings(max_tokens=20, temperature=1.0))
+    return Decoder(model, MASK.build("hybrid", "mask"), sampler, DecodeSettings(max_tokens=10, temperature=1.0))
 
 
 def test_draws_differ_and_do_not_depend_on_the_batch(run):
@@ -139,7 +140,7 @@ def test_bad_contenders(run, spec, says):
 def test_side_by_side(run):
     examples = read_examples(run / "examples.jsonl")
     a = Answered("a", 0, Generation("a", (1,), (text("one"), audio(range(12), "last")), {}, 0.1, stopped="length"))
-    shown = side_by_side({"own": [a, a], "other": [a]}, examples, 1)
+    shown = answers_side_by_side({"own": [a, a], "other": [a]}, examples[:1])
     assert shown.splitlines() == [
         "a (tts)", "  wanted  [3 codes: 1 2 3]", "  own     one [12 codes: 0 1 2 3 4 5 6 7 ...] [cut]   (x2)",
         "  other   one [12 codes: 0 1 2 3 4 5 6 7 ...] [cut]",

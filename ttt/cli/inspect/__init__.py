@@ -1,0 +1,3 @@
+"""Look into a trained model."""
+
+VERBS = ("attention", "samplers")
