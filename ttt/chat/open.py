@@ -30,7 +30,7 @@ def open_chat(
     if out and next(Path(out).glob("turn-*"), None) is not None:
         raise DataError(f"{out}: holds the answers of another chat; name another folder with --out")
     screen = Screen(sys.stdout)
-    model = open_model(config, folder, LanguageModel, "chat", instead="use 'ttt continue'")
+    model = open_model(config, folder, LanguageModel, instead="use 'ttt continue'")
     codec = None
     try:
         codec = open_codec(config, model.tokenizer)

@@ -81,7 +81,7 @@ def check_run(folder: Path, config: RunConfig, rows: Rows, probes: bool = True) 
     if checkpoint is None:
         return [*findings, Finding("model", SKIP, "no complete checkpoint: the network is not checked")]
     try:
-        model = open_model(config, checkpoint / "model", LanguageModel, "doctor")
+        model = open_model(config, checkpoint / "model", LanguageModel)
     except ConfigError as error:  # another architecture
         return [*findings, Finding("model", SKIP, str(error))]
     steps = rows[-1]["step"] if rows else 0

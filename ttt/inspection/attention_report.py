@@ -51,7 +51,7 @@ def report_attention(
     chosen = choose(examples, uids, limit)
     noised: list[float | None] = [*times] or ([0.5] if has_time(settings.objective) else [None])
     folder = results_folder(run, out, "attention", RESULTS)
-    model = open_model(settings, checkpoint, ShowsAttention, "inspect attention", attention="eager")
+    model = open_model(settings, checkpoint, ShowsAttention, attention="eager")
     cases = [Case(e, t, plan_of(model, settings, e, t)) for t in noised for e in chosen]
     _refuse_large(model, cases, max_gib)
     drawn = drawn_layers(model, layers)

@@ -42,7 +42,7 @@ def compare_samplers(
     likelihood = Draws(likelihood_draws) if likelihood_draws else None
     chosen = _examples(settings, examples, uids, limit)
     folder = results_folder(run, out, "samplers", RESULTS)
-    model = open_model(settings, checkpoint, LanguageModel, "inspect samplers")
+    model = open_model(settings, checkpoint, LanguageModel)
     tasks = {task.label: task for task in settings.tasks}
     prompts = {e.uid: tasks[e.task].prompt(e) for e in chosen}
     answers = _decode(model, contenders, prompts, draws)

@@ -46,7 +46,7 @@ def report_likelihood(config: RunConfig, draws: Draws, block_length: int | None 
         return table(read_json(out / RESULTS, "score again with --overwrite")["values"])
     files = read_files(config.eval.examples, config.eval.limit, {t.label for t in config.tasks})
     examples = [e for listed in files.values() for e in listed]
-    model = open_model(config, folder, LanguageModel, "likelihood")
+    model = open_model(config, folder, LanguageModel)
     started = stage.seconds
     items = likelihoods(
         model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_tokens),
