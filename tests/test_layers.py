@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"errors", "types", "interfaces", "rng"}, {"io"}, {"registry"}, {"config"}, {"text", "audio", "masks", "diffusion"},
     {"data", "model"}, {"objective"}, {"sampling"}, {"tasks"}, {"eval"}, {"train"}, {"stage"}, {"api"}, {"likelihood"},
-    {"inspection", "doctor", "chat"}, {"lab"}, {"textbench"}, {"check"}, {"bench", "scaffold"}, {"cli"}, {"__main__"},
+    {"inspection", "doctor", "chat", "continuation"}, {"lab"}, {"textbench"}, {"check"}, {"bench", "scaffold"}, {"cli"},
+    {"__main__"},
 )  # fmt: skip
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 NOT_IDENTITY = {frozenset(("eval", "train"))}  # neither imports the other

@@ -27,16 +27,18 @@ import ttt
 from ttt.errors import TttError, suggest
 
 ABOUT = "Speech-text language models: autoregressive text and diffusion audio in one Transformer."
+SETTINGS = """Most verbs read recipes (--config FILE.yaml) and settings over them (section.key=value, such as train.lr=1e-4);
+'ttt config --explain' describes every key."""
 HEADINGS = {
-    "data: from recordings to training examples": (
+    "Data: from recordings to training examples": (
         "data", "fit", "tokenizer", "tokenize", "examples", "floor",
     ),
-    "run: train a model and measure it": ("estimate", "train", "generate", "score", "report", "model"),
-    "ask: use a trained model": ("chat", "stream", "continue", "vocode"),
-    "study: look inside, compare, reproduce": (
+    "Run: train a model and measure it": ("estimate", "train", "generate", "score", "report", "model"),
+    "Ask: use a trained model": ("chat", "stream", "continue", "vocode"),
+    "Study: look inside, compare, reproduce": (
         "show", "replay", "inspect", "doctor", "likelihood", "eval", "ablate", "repro", "bench",
     ),
-    "extend: configuration and plug-ins": ("list", "config", "check", "new"),
+    "Extend: configuration and plug-ins": ("list", "config", "check", "new"),
 }  # fmt: skip
 VERBS = tuple(name for names in HEADINGS.values() for name in names)
 # Former name -> the verb it is now.  It works, says so, and is not listed.
@@ -148,10 +150,10 @@ def help_line(path: Sequence[str]) -> str:
 
 def overview() -> str:
     """What ``ttt --help`` prints."""
-    lines = ["usage: ttt VERB [arguments]     (ttt VERB --help: its arguments; ttt --version)", "", ABOUT]
+    lines = ["usage: ttt VERB [arguments]", "       ttt VERB --help | --version", "", ABOUT]
     for heading, names in HEADINGS.items():
         lines += ["", heading, *(f"  {name:12}{help_line(['ttt', name])}" for name in names)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", SETTINGS])
 
 
 def group_help(title: str, group: ModuleType, names: Sequence[str]) -> str:
