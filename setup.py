@@ -24,7 +24,7 @@ def read_readme() -> str:
 
 
 EXTRAS = {
-    "deepspeed": ["deepspeed>=0.19"],
+    "deepspeed": ["deepspeed>=0.19,<0.20"],
     "lora": ["peft>=0.15", "bitsandbytes"],
     "corpus": ["espeakng-loader"],
     "parquet": ["pyarrow>=15"],
@@ -59,6 +59,7 @@ setup(
         "safetensors",
         "tokenizers",
         "matplotlib",
+        "tqdm",
     ],
     extras_require=EXTRAS,
     # the group `ttt.plugins` is for other packages: the plug-ins of this one are found without it

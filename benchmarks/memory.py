@@ -92,7 +92,7 @@ def measured(settings: list[str]) -> dict[str, float]:
     from ttt.model.lm import SpeechTextLM
     from ttt.text.vocab import Vocabulary
     from ttt.train import estimate
-    from ttt.train.engine import build_engine
+    from ttt.train.engines import build_engine
     from ttt.train.step import train_step
 
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; the exit code is the trainer's."""
-    from ttt.train.optim import check_section, in_epochs
+    from ttt.train.learning_rate import check_section, in_epochs
 
     config = configure(arguments, ("run.dir", "data.train", "data.tokenizer"))
     check_section(config.train)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.diffusion.corrupt import NO_MASK
     from ttt.model.arch import check_arch
     from ttt.text.tokenizer import TextTokenizer
-    from ttt.train.engine import check_engine, world
+    from ttt.train.engines import check_engine, world
     from ttt.train.trainer import Trainer
 
     check_engine(config.train)

@@ -102,7 +102,7 @@ def _tokenizer(config: RunConfig, checkpoint: Path | None) -> TextTokenizer | No
 
 
 def _check_log(folder: Path, config: RunConfig, rows: Rows, tokenizer: TextTokenizer) -> list[Finding]:
-    from ttt.train.optim import lr_at
+    from ttt.train.learning_rate import lr_at
 
     commands = folder / "command.txt"
     restarts = len(commands.read_text(encoding="utf-8").splitlines()) - 1 if commands.is_file() else 0

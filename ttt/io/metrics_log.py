@@ -1,6 +1,6 @@
 """``metrics.jsonl``, the log of a training: one flat object per line, ``step`` first, every step once.
 
-The keys are listed in `ttt.train.tracking`; values that are not finite are null.
+The keys are listed in `ttt.train.progress`; values that are not finite are null.
 """
 
 from __future__ import annotations

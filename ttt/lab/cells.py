@@ -151,7 +151,7 @@ def refuse_changed(cells: Sequence[Cell]) -> None:
 
 def is_trained(folder: Path, steps: int) -> bool:
     """Whether a run folder holds a training of ``steps`` updates, or one that ended at a limit of its own."""
-    from ttt.train.limits import REASONS
+    from ttt.train.stop_conditions import REASONS
 
     state = last_state(folder)
     return state is not None and (state.step >= steps or state.stopped in REASONS)

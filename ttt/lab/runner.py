@@ -209,7 +209,7 @@ def _outcome(cell: Cell, future: Future[float]) -> Outcome:
 
 
 def _record(ended: dict[str, Outcome], outcome: Outcome, total: int, began: float) -> None:
-    from ttt.train.tracking import clock
+    from ttt.train.progress import clock
 
     ended[outcome.cell.name] = outcome
     spent = time.monotonic() - began

@@ -20,7 +20,7 @@ from ttt.model.folder import check_tokenizer
 from ttt.model.shape import ADDED, QWEN_TOKENS, described, meta_model, parameter_counts
 from ttt.text.forms import form_named
 from ttt.text.tokenizer import TextTokenizer
-from ttt.train.optim import optimizer_name, optimizer_of
+from ttt.train.optimizers import optimizer_name, optimizer_of
 
 # Dense bfloat16 FLOP/s and memory in bytes, from the makers' data sheets.
 GPUS: dict[str, tuple[float, float]] = {

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
 from ttt.errors import ConfigError
 from ttt.interfaces import OptimizerSpec
-from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelow1
+from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelow1, name_of
 from ttt.registry.families import OPTIMIZER
 
 if TYPE_CHECKING:
@@ -162,3 +162,26 @@ def _is_norm(module: nn.Module) -> bool:
     known = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
     # Backbones define their own RMSNorm classes, which share no base but end in this word.
     return isinstance(module, known) or type(module).__name__.endswith("Norm")
+
+
+def optimizer_of(train: TrainSection) -> OptimizerSpec:
+    """``train.optimizer`` as an object, if it is only a name yet."""
+    return OPTIMIZER.build(train.optimizer, "train.optimizer")
+
+
+def optimizer_name(train: TrainSection) -> str:
+    """The name ``train.optimizer`` is registered under."""
+    spec = optimizer_of(train)
+    return name_of(spec)
+
+
+def build_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
+    """The optimiser of a run over the model's trainable parameters."""
+    return optimizer_of(train).build(model, train)
+
+
+def set_progress(group: dict[str, Any], lr: float, beta1: float | None) -> None:
+    """Put the values of one update into a parameter group of an optimiser."""
+    group["lr"] = lr
+    if beta1 is not None:
+        group["betas"] = (beta1, group["betas"][1])

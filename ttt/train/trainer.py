@@ -38,13 +38,13 @@ from ttt.train.checkpoint import (
     save_checkpoint,
 )
 from ttt.train.crash import load_crash, save_crash
-from ttt.train.engine import Engine, RankLostError, build_engine
+from ttt.train.engines import Engine, RankLostError, build_engine
 from ttt.train.engines.ranks import PeerFailedError, is_lost_rank, lost_rank_message
-from ttt.train.limits import REASONS, reached, seconds_of, time_limit_s
-from ttt.train.memory import check_memory
-from ttt.train.optim import beta1_at, check_section, lr_at, with_length
+from ttt.train.learning_rate import beta1_at, check_section, lr_at, with_length
+from ttt.train.memory_check import check_memory
+from ttt.train.progress import Progress, Tracker, Window, means
 from ttt.train.step import train_step, validation_losses
-from ttt.train.tracking import Progress, Tracker, Window, means
+from ttt.train.stop_conditions import REASONS, reached, seconds_of, time_limit_s
 from ttt.types import PackedBatch
 
 __all__ = ["Callback", "RunReport", "Trainer", "clear", "load_crash", "save_crash"]
@@ -82,7 +82,7 @@ Callback = Callable[["Trainer", int], "Mapping[str, float] | None"]
 class RunReport:
     """How a call of `Trainer.run` ended.
 
-    ``stopped``: a limit (`ttt.train.limits`), "SIGTERM" or "SIGINT"; ``metrics``: the last line that was logged.
+    ``stopped``: a limit (`ttt.train.stop_conditions`), "SIGTERM" or "SIGINT"; ``metrics``: the last line that was logged.
     """
 
     step: int
@@ -192,7 +192,7 @@ class Trainer:
 
     def _loop(self, tracker: Tracker) -> RunReport:
         train, state = self.config.train, self.state
-        progress = Progress(train.steps, time_limit_s(train), enabled=self.engine.rank == 0)
+        progress = Progress(train.steps, time_limit_s(train), enabled=self.engine.rank == 0, step=self.state.step)
         self._began = time.monotonic()
         self.model.train()
         checkpoint = latest_complete(self.checkpoints)

@@ -20,7 +20,7 @@ from ttt.doctor.plans import check_plans
 from ttt.masks.library import BlockCausal, Causal, DualStream, Full, Hybrid
 from ttt.objective.dual_stream import DualStreamTtT
 from ttt.objective.library import Ar, Nar, TtT
-from ttt.train.optim import lr_at
+from ttt.train.learning_rate import lr_at
 from ttt.types import Layout, PlanTerm
 
 PARTS = {"noise": Linear(), "weighting": InverseP()}

@@ -130,7 +130,7 @@ def test_a_frozen_base_in_bfloat16_has_adapters_in_float32(folders, tmp_path):
 
 
 def test_muon_takes_adapters_as_matrices_and_rows_as_tables(folders):
-    from ttt.train.optim import build_optimizer
+    from ttt.train.optimizers import build_optimizer
 
     model = adapted(folders["qwen2-untied"])
     groups = build_optimizer(model, TrainSection(steps=1, optimizer="muon")).param_groups

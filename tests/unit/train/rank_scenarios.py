@@ -23,7 +23,7 @@ import torch._dynamo
 from rank_worlds import Ended, World
 from tiny_training import TinyLM, Toy, ToyLoader, killed_runs, trainer
 
-from ttt.train.engine import world
+from ttt.train.engines import world
 from ttt.types import LossTerm, LossTerms
 
 ENGINES: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from ttt.train.checkpoint import (
     save_checkpoint,
     verify,
 )
-from ttt.train.engine import LocalEngine, load_weights
+from ttt.train.engines import LocalEngine, load_weights
 from ttt.train.step import train_step
 
 

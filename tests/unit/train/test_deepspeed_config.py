@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ttt.config.schema import TrainSection
-from ttt.errors import ConfigError
-from ttt.train.engine import check_engine
+from ttt.errors import ConfigError, MissingExtraError
+from ttt.train.engines import check_engine
 from ttt.train.engines.deepspeed_config import deepspeed_config
 
 SHIPPED = Path(__file__).resolve().parents[3] / "recipes/_shared/ds_zero3.json"
@@ -153,3 +153,14 @@ def test_sections_that_cannot_run(values, message):
     with pytest.raises(ConfigError) as info:
         check_engine(section(**values))
     assert message in str(info.value)
+
+
+@pytest.mark.parametrize("version", ["0.18.9", "0.20.0", "1.0.0"])
+def test_versions_with_other_private_parts_are_refused(version):
+    from ttt.train.engines.deepspeed import REQUIREMENT, check_version
+
+    check_version("0.19.0")
+    check_version("0.19.8+cpu")
+    with pytest.raises(MissingExtraError, match=rf"deepspeed {version}: .* known for versions 0.19 only; pip install"):
+        check_version(version)
+    assert REQUIREMENT.strip("'") in (SHIPPED.parents[2] / "setup.py").read_text()

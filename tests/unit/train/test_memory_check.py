@@ -19,8 +19,8 @@ from ttt.data.batches.prefetch import Prefetcher
 from ttt.data.batches.text_ratio import Alternating, Blend
 from ttt.errors import ConfigError
 from ttt.registry.families import OBJECTIVE
-from ttt.train.engine import build_engine
-from ttt.train.memory import check_memory
+from ttt.train.engines import build_engine
+from ttt.train.memory_check import check_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,9 +7,9 @@ import torch
 from tiny_training import TinyLM
 
 from ttt.config.schema import TrainSection
-from ttt.train.engine import LocalEngine
+from ttt.train.engines import LocalEngine
 from ttt.train.muon import Muon, orthogonalize
-from ttt.train.optim import build_optimizer
+from ttt.train.optimizers import build_optimizer
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 12), (12, 6)])

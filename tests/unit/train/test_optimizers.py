@@ -15,7 +15,8 @@ from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError
 from ttt.registry.families import OPTIMIZER
 from ttt.train.eve import Eve
-from ttt.train.optim import build_optimizer, check_section
+from ttt.train.learning_rate import check_section
+from ttt.train.optimizers import build_optimizer
 from ttt.train.scaled_adam import ScaledAdam
 
 OPTIMIZERS = OPTIMIZER.names()

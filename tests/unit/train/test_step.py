@@ -10,7 +10,7 @@ from tiny_training import TinyLM, Toy, batch
 
 from ttt.config.schema import TrainSection
 from ttt.errors import DataError, TttError
-from ttt.train.engine import LocalEngine
+from ttt.train.engines import LocalEngine
 from ttt.train.step import NonFiniteError, train_step, validation_losses
 from ttt.types import LossTerm, LossTerms, PackedBatch
 

@@ -18,7 +18,7 @@ from tiny_training import TinyLM, Toy, ToyLoader, batch, lines, trainer
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.train.checkpoint import DiskFullError, complete_checkpoints, latest_complete, read_state, verify
 from ttt.train.crash import load_crash
-from ttt.train.engine import load_weights
+from ttt.train.engines import load_weights
 from ttt.train.step import NonFiniteError
 from ttt.types import LossTerm, LossTerms
 

@@ -171,7 +171,7 @@ def killed_runs(folder: str, *kills: str) -> list[dict]:
 
 def ranks(folder: str, steps: str, engine: str = "local") -> None:
     """One of several processes under a launcher; rank 1 is told to stop in update 5 of 12."""
-    from ttt.train.engine import world
+    from ttt.train.engines import world
 
     rank, size = world()
 

@@ -11,7 +11,7 @@ from tests.unit.valle.small_valle import batch, network
 from ttt.data.batches.codec_frames import frames_of, resplit
 from ttt.errors import ConfigError
 from ttt.registry.families import OBJECTIVE
-from ttt.train.tracking import means
+from ttt.train.progress import means
 
 
 def build(name="valle", **fields):

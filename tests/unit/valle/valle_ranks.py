@@ -19,7 +19,7 @@ from rank_worlds import Ended, World
 from tests.unit.valle.small_valle import batch, network, tokenizer
 from ttt.config.schema import RunConfig, RunSection, TrainSection
 from ttt.registry.families import OBJECTIVE
-from ttt.train.engine import LocalEngine, world
+from ttt.train.engines import LocalEngine, world
 from ttt.train.trainer import Trainer
 from ttt.types import PackedBatch
 

@@ -4,7 +4,7 @@ The whole of a forward pass, loss included, runs inside DeepSpeed's own forward 
 network as often as it likes or use a weight by itself: stage 3 gathers what is touched and releases it afterwards.
 
 Checkpoints do not hold DeepSpeed's pickled files but the common format: rank zero writes the gathered float32 weights as
-a model folder, each rank its own share of the moments by parameter name (`ttt.train.engines.moments`).
+a model folder, each rank its own share of the moments by parameter name (`ttt.train.engines.optimizer_state`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from ttt.config.schema import TrainSection
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError, TttError
 from ttt.train.engines.base import Engine, load_weights
 from ttt.train.engines.deepspeed_config import check_deepspeed, deepspeed_config
-from ttt.train.engines.moments import STEP, Moments, write_record, write_share
+from ttt.train.engines.optimizer_state import STEP, Moments, write_record, write_share
 from ttt.train.engines.ranks import Ranks, pick_device
-from ttt.train.optim import build_optimizer, set_progress
+from ttt.train.optimizers import build_optimizer, set_progress
 
 T = TypeVar("T")
+
+# Fragments are found by attributes that DeepSpeed does not document (`_hp_mapping`, `grad_position`, ...).
+VERSIONS = ("0.19",)
+REQUIREMENT = "'deepspeed>=0.19,<0.20'"  # as in setup.py
 
 
 class _Work(nn.Module):
@@ -360,6 +364,15 @@ def _check_stage(stage: int, config: dict[str, Any]) -> None:
         )
 
 
+def check_version(version: str) -> None:
+    """Raise `MissingExtraError` for a DeepSpeed whose private attributes may not be those of `VERSIONS`."""
+    if version.split(".")[:2] not in [v.split(".") for v in VERSIONS]:
+        raise MissingExtraError(
+            f"train.engine: deepspeed {version}: checkpoints use parts of DeepSpeed that are not public, known for versions "
+            f"{', '.join(VERSIONS)} only; pip install {REQUIREMENT}, or train.engine=local"
+        )
+
+
 def _import(device: torch.device) -> Any:
     on_cpu = device.type == "cpu"
     if on_cpu:
@@ -369,8 +382,9 @@ def _import(device: torch.device) -> Any:
         import deepspeed.ops
     except ImportError as error:
         raise MissingExtraError(
-            f"train.engine: deepspeed: {error}; 'pip install deepspeed' or train.engine=local"
+            f"train.engine: deepspeed: {error}; pip install {REQUIREMENT}, or train.engine=local"
         ) from error
+    check_version(deepspeed.__version__)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Of DeepSpeed's calls; the user can do nothing about them.
     warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)

@@ -13,7 +13,7 @@ from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError, suggest
 from ttt.io.json_input import read_json
 from ttt.registry.families import OPTIMIZER
-from ttt.train.optim import optimizer_name, optimizer_of
+from ttt.train.optimizers import optimizer_name, optimizer_of
 
 AUTO = "auto"
 NONE = "none"  # DeepSpeed's own word for "not offloaded"

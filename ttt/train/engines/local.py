@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ttt.config.schema import TrainSection
 from ttt.train.engines.base import Engine
-from ttt.train.engines.moments import Moments, write_record, write_whole
+from ttt.train.engines.optimizer_state import Moments, write_record, write_whole
 from ttt.train.engines.ranks import Ranks, pick_device
-from ttt.train.optim import build_optimizer, optimizer_of, set_progress
+from ttt.train.optimizers import build_optimizer, optimizer_of, set_progress
 
 BUCKET_NUMBERS = 25_000_000  # gradients that travel together in one all-reduce
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ttt.errors import CheckpointError
-from ttt.train.engines.moments import Moments, write_record, write_share, write_whole
+from ttt.train.engines.optimizer_state import Moments, write_record, write_share, write_whole
 
 NAMES = ["a.weight", "b"]
 OPTIMIZER = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])

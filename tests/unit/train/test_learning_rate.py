@@ -10,8 +10,8 @@ from torch import nn
 from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError, UnknownNameError
 from ttt.registry.families import LR_SCHEDULE
-from ttt.train.optim import build_optimizer, check_section, lr_at
-from ttt.train.optimizers import parameter_groups
+from ttt.train.learning_rate import check_section, lr_at
+from ttt.train.optimizers import build_optimizer, parameter_groups
 
 
 def section(**values) -> TrainSection:

@@ -1,4 +1,4 @@
-"""What a run says while it runs: ``metrics.jsonl`` and TensorBoard with stable keys, and a progress line.
+"""What a run reports while it runs: ``metrics.jsonl`` and TensorBoard with stable keys, and a progress bar.
 
 Keys: ``train/loss``, ``train/loss/<term>``, ``train/<stat>``, ``train/grad_norm``, ``train/lr``, ``train/tokens``,
 ``train/tokens_per_s``, ``train/epoch``, ``train/seconds``; ``dev/loss``, ``dev/loss/<term>``, ``dev/<stat>``; callbacks
@@ -7,10 +7,8 @@ choose their own.  One line per step, ``step`` first; after a resume no step app
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -18,10 +16,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ttt.errors import MissingExtraError
-from ttt.train.checkpoint import DiskFullError, is_disk_full
+from ttt.io.atomic import is_disk_full
+from ttt.io.metrics_log import METRICS_FILE, MetricsLog
+from ttt.train.checkpoint import DiskFullError
 from ttt.train.step import StepReport
 
 log = logging.getLogger(__name__)
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class Window:
@@ -72,14 +74,12 @@ class Tracker:
     """Writes the metrics of rank zero; on other ranks it does nothing."""
 
     def __init__(self, folder: Path, step: int, tensorboard: bool = True, enabled: bool = True) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self.enabled = enabled
         self._board: Any = None
-        self._file: Any = None
         if not enabled:
             return
-        cut_back(self.path, step)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._log = MetricsLog(self.path, step)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -93,10 +93,8 @@ class Tracker:
         """One line.  Values that are not finite become null in the file."""
         if not self.enabled or not values:
             return
-        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         try:
-            self._file.write(json.dumps({"step": step, **clean}) + "\n")
-            self._file.flush()
+            self._log.append(step, values)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"{self.path}: the disk is full; make room, then run again") from error
@@ -108,77 +106,52 @@ class Tracker:
     def sync(self) -> None:
         """Everything written so far is on the disk."""
         if self.enabled:
-            os.fsync(self._file.fileno())
+            self._log.sync()
             if self._board is not None:
                 self._board.flush()
 
     def close(self) -> None:
         """End the files."""
         if self.enabled:
-            self._file.close()
+            self._log.close()
             if self._board is not None:
                 self._board.close()
 
 
-def cut_back(path: Path, step: int) -> int:
-    """Drop the lines after ``step``, and a last line that was cut short.  -> number of lines dropped."""
-    if not path.is_file():
-        return 0
-    kept, dropped = [], 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            keep = json.loads(line)["step"] <= step
-        except (json.JSONDecodeError, KeyError, TypeError):
-            keep = False
-        if keep:
-            kept.append(line)
-        else:
-            dropped += 1
-    if dropped:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        log.info("%s: %d lines after step %d dropped; they are made again", path.name, dropped, step)
-    return dropped
-
-
 class Progress:
-    """A bar on a terminal; elsewhere one line per record."""
+    """A bar on a terminal (`tqdm`); elsewhere one line per record.
 
-    WIDTH = 24
+    ``steps`` of the run, ``step`` of them done before; ``max_seconds`` (0: none) bounds the time that is left.
+    """
 
     def __init__(
-        self, steps: int, max_seconds: float = 0.0, enabled: bool = True, stream: TextIO | None = None
+        self, steps: int, max_seconds: float = 0.0, enabled: bool = True, stream: TextIO | None = None, step: int = 0
     ) -> None:
         self.steps, self.max_seconds, self.enabled = steps, max_seconds, enabled
-        self.stream = stream or sys.stderr
-        self.terminal = enabled and self.stream.isatty()
+        stream = stream or sys.stderr
         self._recent: list[tuple[float, int, int]] = []  # (time, step, tokens)
-        self._drawn = 0.0
+        self._bar: Any = None
+        if enabled and stream.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=step, file=stream, mininterval=0.2, dynamic_ncols=True, bar_format=BAR)
 
     def update(self, step: int, tokens: int, loss: float, elapsed_s: float) -> None:
         """After each update."""
-        now = time.monotonic()
-        self._recent = [*self._recent[-50:], (now, step, tokens)]
-        if not self.terminal or (now - self._drawn < 0.2 and step < self.steps):
-            return
-        self._drawn = now
-        rate, left = self._rates(step, elapsed_s)
-        share = max(step / self.steps, elapsed_s / self.max_seconds if self.max_seconds else 0.0)
-        filled = min(self.WIDTH, int(share * self.WIDTH))
-        bar = "#" * filled + "." * (self.WIDTH - filled)
-        self.stream.write(
-            f"\r[{bar}] {step}/{self.steps}  loss {loss:.4f}  {rate:,.0f} tokens/s  ETA {clock(left)}\x1b[K"
-        )
-        self.stream.flush()
+        self._recent = [*self._recent[-50:], (time.monotonic(), step, tokens)]
+        if self._bar is not None:
+            rate, left = self._rates(step, elapsed_s)
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} tokens/s, ETA {clock(left)}", refresh=False)
+            self._bar.update(step - self._bar.n)
 
     def record(self, step: int, values: Mapping[str, float], elapsed_s: float) -> None:
         """After each line of the log."""
         if not self.enabled or not values:
             return
-        if self.terminal and not any(k.startswith("dev/") for k in values):
-            return
-        self.end()
+        if self._bar is not None:
+            if not any(k.startswith("dev/") for k in values):
+                return
+            self._bar.clear()  # the line of the log takes the bar's place, which is drawn again below it
         _, left = self._rates(step, elapsed_s)
         shown = [
             f"{label} {values[key]:.{digits}f}"
@@ -192,10 +165,8 @@ class Progress:
 
     def end(self) -> None:
         """Leave the bar's line."""
-        if self.terminal and self._drawn:
-            self.stream.write("\n")
-            self.stream.flush()
-            self._drawn = 0.0
+        if self._bar is not None:
+            self._bar.close()
 
     def _rates(self, step: int, elapsed_s: float) -> tuple[float, float]:
         """Tokens per second, and seconds left."""

@@ -8,45 +8,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import nn
-
 from ttt.config.schema import MISSING, TrainSection
 from ttt.errors import ConfigError
-from ttt.interfaces import LrSchedule, OptimizerSpec, ScheduleState
-from ttt.registry import name_of
-from ttt.registry.families import LR_SCHEDULE, OPTIMIZER
+from ttt.interfaces import LrSchedule, ScheduleState
+from ttt.registry.families import LR_SCHEDULE
+from ttt.train.optimizers import optimizer_name, optimizer_of
 
 log = logging.getLogger(__name__)
-
-
-
-def optimizer_of(train: TrainSection) -> OptimizerSpec:
-    """``train.optimizer`` as an object, if it is only a name yet."""
-    return OPTIMIZER.build(train.optimizer, "train.optimizer")
-
-
-def optimizer_name(train: TrainSection) -> str:
-    """The name ``train.optimizer`` is registered under."""
-    spec = optimizer_of(train)
-    return name_of(spec)
 
 
 def schedule_of(train: TrainSection) -> LrSchedule:
     """``train.schedule`` as an object, if it is only a name yet."""
     return LR_SCHEDULE.build(train.schedule, "train.schedule")
-
-
-def build_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
-    """The optimiser of a run over the model's trainable parameters."""
-    return optimizer_of(train).build(model, train)
-
-
-def set_progress(group: dict[str, Any], lr: float, beta1: float | None) -> None:
-    """Put the values of one update into a parameter group of an optimiser."""
-    group["lr"] = lr
-    if beta1 is not None:
-        group["betas"] = (beta1, group["betas"][1])
 
 
 def lr_at(train: TrainSection, update: int, elapsed_s: float = 0.0, epoch: float = 0.0) -> float:

@@ -8,7 +8,7 @@ from tiny_training import ToyLoader, lines, trainer
 from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError
 from ttt.train.checkpoint import read_state
-from ttt.train.limits import reached, seconds_of, time_limit_s
+from ttt.train.stop_conditions import reached, seconds_of, time_limit_s
 
 
 @pytest.mark.parametrize("spelled", ("1:2", "1-00", "soon", "-5", "0", "nan", "inf", "1:99:00"))
