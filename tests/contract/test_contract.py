@@ -84,7 +84,7 @@ def test_mask_serves_every_attention(name):
 
 @pytest.mark.parametrize("name", STRATEGY.names())
 def test_strategy_has_a_checked_probability(name):
-    with pytest.raises(ConfigError, match="strategy: "):
+    with pytest.raises(ConfigError, match=r"strategy\.p: must be"):
         STRATEGY.build({"name": name, "p": 2.0}, "strategy")
 
 
