@@ -1,4 +1,4 @@
-"""What a checkpoint predicts, sees and has learnt."""
+"""Checks of a network: which token it predicts, which positions influence it, which rows of its tables have learnt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def logits_of(model: LanguageModel, plan: Plan, source: Tensor, input_ids: Tensor | None = None) -> Tensor:
-    """Logits f32 [n, V] at flat positions of a plan, by the way training goes."""
+    """Logits f32 [n, V] at flat positions of a plan, computed as in training."""
     import torch
 
     from ttt.masks.materialize import materialize
@@ -56,9 +56,8 @@ def at_time(objective: Any, batches: Sequence[PackedBatch], time: float, seed: i
 
 def check_model(
     model: LanguageModel, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int = 1,
-    trained: bool = True,
 ) -> list[Finding]:  # fmt: skip
-    """What the checkpoint predicts and sees.  ``trained``: laws of learning apply."""
+    """What the checkpoint predicts, and which positions influence it."""
     training = model.training
     model.eval()
     try:
@@ -160,7 +159,7 @@ def _quarters(p: Planned, source: Tensor) -> Tensor:
 
 
 def _sees(model: LanguageModel, objective: Any, plans: Sequence[Planned]) -> list[Finding]:
-    """Change a token and watch who notices: the mask as the network really obeys it."""
+    """Which positions influence a prediction: change one input token and compare logits."""
     from ttt.objective.library import Nar
 
     out = []

@@ -1,4 +1,4 @@
-"""What every position of a plan really is: the clean batch behind it, whatever the objective appended or noised."""
+"""The clean token behind every position of a plan, whatever the objective appended or noised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truth:
-    """What every position of a plan really is, looked up by (document, position) in the clean batch.
+    """The clean batch, looked up by (document, position) for every position of a plan.
 
     ``at(shift)``: clean id of the token ``shift`` further on in the document, -1 where there is none; ``is_target``:
     may carry loss.  Flat i64 / bool [B * T].

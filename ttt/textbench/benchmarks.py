@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What all benchmarks are told.  ``model``: run, checkpoint or model folder (default: ``run.dir``); ``out``: default in
+    """What all benchmarks share.  ``model``: run, checkpoint or model folder (default: ``run.dir``); ``out``: default in
     RUN/eval; ``limit``: first items of each task or subject (0: all); ``scorer``: fields of `ScorerSettings` over the
     configuration's ``batch_size`` and ``seed``."""
 

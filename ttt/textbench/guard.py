@@ -54,8 +54,8 @@ class Scored:
 def read_scored(folder: str | Path) -> Scored:
     """``card.json`` and ``questions.jsonl`` of ``ttt eval``, or ``items.jsonl`` of ``ttt score``.
 
-    Of the latter only what is a mean over questions (accuracy, exact match); what its answers were made from is told apart
-    by the items' names alone.
+    Of the latter only metrics that are means over questions (accuracy, exact match).  Its card does not say what was asked, so
+    only the items' names are compared.
     """
     folder = Path(folder)
     card = read_card(folder / "card.json")
@@ -70,15 +70,15 @@ def is_scored(folder: Path) -> bool:
 
 
 def _means_only(items: Items) -> Items:
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for task, mine in items.items():
+    kept: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for task, of_task in items.items():
         rows: dict[str, list[Sequence[float]]] = {}
-        for statistics in mine.values():
+        for statistics in of_task.values():
             for metric, row in statistics.items():
                 rows.setdefault(metric, []).append(row)
         shares = {m for m, r in rows.items() if all(len(x) == 2 and x[1] == 1.0 and 0.0 <= x[0] <= 1.0 for x in r)}
-        found[task] = {uid: {m: list(row) for m, row in s.items() if m in shares} for uid, s in mine.items()}
-    return found
+        kept[task] = {uid: {m: list(row) for m, row in s.items() if m in shares} for uid, s in of_task.items()}
+    return kept
 
 
 def compare(before: Scored, after: Scored, margin: float = 0.02, resamples: int = 1000, seed: int = 1) -> list[Change]:
@@ -89,21 +89,21 @@ def compare(before: Scored, after: Scored, margin: float = 0.02, resamples: int 
     if margin < 0:
         raise ConfigError(f"--margin: must be >= 0, got {margin}")
     _check_alike(before, after)
-    found: list[Change] = []
-    for task, mine in before.items.items():
-        theirs = after.items[task]
-        for metric in dict.fromkeys(m for statistics in mine.values() for m in statistics):
+    changes: list[Change] = []
+    for task, of_task in before.items.items():
+        of_task_after = after.items[task]
+        for metric in dict.fromkeys(m for statistics in of_task.values() for m in statistics):
             key = f"{task}/{metric}"
             better = before.card["metrics"].get(key, {}).get("higher_is_better", metric != "unreadable")
-            uids = [u for u in mine if metric in mine[u] and metric in theirs[u]]
-            found.append(_change(
-                key, np.array([mine[u][metric] for u in uids]), np.array([theirs[u][metric] for u in uids]),
+            uids = [u for u in of_task if metric in of_task[u] and metric in of_task_after[u]]
+            changes.append(_change(
+                key, np.array([of_task[u][metric] for u in uids]), np.array([of_task_after[u][metric] for u in uids]),
                 -1.0 if better is False else 1.0, margin, resamples, seed,
             ))  # fmt: skip
-    if not found:
+    if not changes:
         raise DataError(f"{before.folder}: no task has a score per question; choose tasks with accuracy or exact match")
-    adjusted = holm([c.p for c in found])
-    return [Change(**{**asdict(c), "p_holm": p}) for c, p in zip(found, adjusted, strict=True)]
+    adjusted = holm([c.p for c in changes])
+    return [Change(**{**asdict(c), "p_holm": p}) for c, p in zip(changes, adjusted, strict=True)]
 
 
 def _check_alike(before: Scored, after: Scored) -> None:
@@ -113,18 +113,18 @@ def _check_alike(before: Scored, after: Scored) -> None:
         raise DataError(
             f"task {odd!r} is only in {(before if odd in tasks[0] else after).folder}; evaluate both on the same tasks"
         )
-    for task, mine in before.items.items():
-        if set(mine) != set(after.items[task]):
-            odd = min(set(mine) ^ set(after.items[task]))
+    for task, of_task in before.items.items():
+        if set(of_task) != set(after.items[task]):
+            odd = min(set(of_task) ^ set(after.items[task]))
             raise DataError(
                 f"task {task!r}: question {odd!r} was asked only once; evaluate both with the same data and --limit"
             )
-    told = [{**s.card["decode"], "data": s.card["data"]} for s in (before, after)]
+    asked = [{**s.card["decode"], "data": s.card["data"]} for s in (before, after)]
     for name in ("tasks", "data", "protocol", "limit", "chat", "system", "shots", "vocabulary", "harness"):
-        if told[0].get(name) != told[1].get(name):
+        if asked[0].get(name) != asked[1].get(name):
             raise DataError(
-                f"{before.folder} and {after.folder} were evaluated in different ways ({name}: {told[0].get(name)!r:.80} and "
-                f"{told[1].get(name)!r:.80}); evaluate them again alike"
+                f"{before.folder} and {after.folder} were evaluated in different ways ({name}: {asked[0].get(name)!r:.80} and "
+                f"{asked[1].get(name)!r:.80}); evaluate them again alike"
             )
 
 

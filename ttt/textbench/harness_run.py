@@ -51,7 +51,7 @@ def evaluate(
         items += _items(name, samples[name], found["results"][name])
     for name, group in groups.items():
         metrics.update(_group_values(name, group, found["results"].get(name, {}), samples, resamples, seed))
-    told = {
+    facts = {
         name: {
             "digest": task_digest(task, [s["doc"] for s in _first_filter(samples[name])]),
             "n": len(_first_filter(samples[name])), "of": found["n-samples"][name]["original"],
@@ -64,8 +64,8 @@ def evaluate(
         metrics["text/speech_mass"] = _entry(bootstrap(mass, lambda s: s[0] / s[1], resamples, seed), "rate", False, "speech_mass: "
                                         "mean probability of other ids on scored tokens")  # fmt: skip
     return {
-        "metrics": metrics, "items": items, "tasks": told,
-        "counts": {"items": sum(t["n"] for t in told.values()), **scorer.counts},
+        "metrics": metrics, "items": items, "tasks": facts,
+        "counts": {"items": sum(t["n"] for t in facts.values()), **scorer.counts},
         "timing": {"harness_s": time.perf_counter() - started}, "harness": harness_version(),
     }  # fmt: skip
 

@@ -95,9 +95,9 @@ def load(chosen: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:
         except TttError:
             raise
         except Exception as error:  # yaml, datasets, jinja and task code raise anything
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             raise DataError(
-                f"task {shown!r} cannot be loaded: {type(error).__name__}: {told}; offline, a task needs local data "
+                f"task {shown!r} cannot be loaded: {type(error).__name__}: {reason}; offline, a task needs local data "
                 "(dataset_path: json | csv | parquet with data_files)"
             ) from error
         twice = set(tasks) & set(found["tasks"])
@@ -122,9 +122,9 @@ def check_documents(tasks: Mapping[str, Any], limit: int = 0) -> None:
                         if not (one in choices if isinstance(one, str) else 0 <= one < len(choices)):
                             raise ValueError(f"the answer {one!r} is none of its {len(choices)} choices")
             except Exception as error:  # templates and task code raise anything
-                told = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
                 raise DataError(
-                    f"task {name!r}, document {number}: {type(error).__name__}: {told}; mend the data"
+                    f"task {name!r}, document {number}: {type(error).__name__}: {reason}; mend the data"
                 ) from error
 
 

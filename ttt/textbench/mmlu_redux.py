@@ -195,23 +195,23 @@ def _choices(value: Any, where: str) -> tuple[str, str, str, str]:
 
 def _number(value: Any, choices: Sequence[str]) -> int | None:
     """0-3 of a number, a letter, or an option's own text."""
-    told = str(value).strip()
-    if told.upper() in LETTERS and told not in choices:
-        return LETTERS.index(told.upper())
-    if re.fullmatch(r"[0-3](\.0)?", told):
-        return int(told[0])
-    same = [i for i, c in enumerate(choices) if c.strip() == told]
+    text = str(value).strip()
+    if text.upper() in LETTERS and text not in choices:
+        return LETTERS.index(text.upper())
+    if re.fullmatch(r"[0-3](\.0)?", text):
+        return int(text[0])
+    same = [i for i, c in enumerate(choices) if c.strip() == text]
     return same[0] if len(same) == 1 else None
 
 
-def _corrected(told: str, choices: Sequence[str], faults: str) -> tuple[int, ...]:
+def _corrected(correction: str, choices: Sequence[str], faults: str) -> tuple[int, ...]:
     """Right answers by the annotators: one where the label was wrong, several where several are right, else none."""
-    one = _number(told, choices) if told else None
+    one = _number(correction, choices) if correction else None
     if faults == SINGLE:
         return () if one is None else (one,)
     if faults != MULTIPLE:
         return ()
-    parts = [p for p in re.split(r"[,;/]|\band\b|\bor\b", told.strip("[]() ")) if p.strip()]
+    parts = [p for p in re.split(r"[,;/]|\band\b|\bor\b", correction.strip("[]() ")) if p.strip()]
     several = [one] if one is not None else [_number(p.strip(" '\""), choices) for p in parts]
     return () if not several or None in several else tuple(sorted({i for i in several if i is not None}))
 
@@ -242,8 +242,8 @@ def parse(written: str, how: str) -> int | None:
     ([1, 1, None], 2, None)
     """
     if how == "whole":
-        told = written.translate(str.maketrans("", "", string.punctuation)).strip().upper()
-        return LETTERS.index(told) if told in LETTERS else None
+        answer = written.translate(str.maketrans("", "", string.punctuation)).strip().upper()
+        return LETTERS.index(answer) if answer in LETTERS else None
     found = (_LONE if how == "letter" else _ANY).search(written)
     return LETTERS.index(found[1]) if found else None
 
@@ -303,17 +303,17 @@ def summarize(records: Sequence[Mapping[str, Any]], resamples: int = 1000, seed:
     for record in records:
         by_subject.setdefault(record["task"], []).append(record)
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for subject, mine in by_subject.items():
+    for subject, group in by_subject.items():
         if subject in GROUPS:
-            groups.setdefault(GROUPS[subject], []).extend(mine)
+            groups.setdefault(GROUPS[subject], []).extend(group)
     found: dict[str, dict[str, Any]] = {}
-    for name, mine in {**by_subject, **groups, "mmlu_redux": list(records)}.items():
+    for name, group in {**by_subject, **groups, "mmlu_redux": list(records)}.items():
         for metric in ("acc", "unreadable") if name == "mmlu_redux" else ("acc",):
-            value = bootstrap(_statistics(mine, metric), _mean, resamples, seed)
+            value = bootstrap(_statistics(group, metric), _mean, resamples, seed)
             found[f"{name}/{metric}"] = _entry(value.value, value.low, value.high, value.n, metric)
-    means = [float(np.mean([r["statistics"]["acc"][0] for r in mine])) for mine in by_subject.values()]
+    means = [float(np.mean([r["statistics"]["acc"][0] for r in group])) for group in by_subject.values()]
     draws = [
-        resampled(_statistics(mine, "acc"), _mean, resamples, seed + i) for i, mine in enumerate(by_subject.values())
+        resampled(_statistics(group, "acc"), _mean, resamples, seed + i) for i, group in enumerate(by_subject.values())
     ]
     low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
     found["mmlu_redux/macro_acc"] = _entry(float(np.mean(means)), float(low), float(high), len(records), "macro_acc")

@@ -78,8 +78,8 @@ class ScorerSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be >= 1, got {getattr(self, name)}")
         for name, known in (("vocabulary", VOCABULARIES), ("template", TEMPLATES)):
-            if (told := getattr(self, name)) not in known:
-                raise ConfigError(f"{name}: {told!r} is none of {', '.join(known)}.{suggest(told, known)}")
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}.{suggest(value, known)}")
 
 
 class TextScorer:
@@ -140,10 +140,10 @@ class TextScorer:
         """The same for pairs of ids; equal pairs are computed once."""
         unique = list(dict.fromkeys(pairs))
         found: list[Scored] = []
-        told = _Progress("scored", len(unique))
+        report = _Progress("scored", len(unique))
         for start in range(0, len(unique), _TOGETHER):
             found += self._score(unique[start : start + _TOGETHER])
-            told(len(found))
+            report(len(found))
         self.counts["scored requests"] += len(pairs)
         by_pair = dict(zip(unique, found, strict=True))
         return [by_pair[p] for p in pairs]
@@ -184,10 +184,10 @@ class TextScorer:
         training = self.model.training
         self.model.eval()
         try:
-            told, done = _Progress("written", len(asks)), 0
+            report, done = _Progress("written", len(asks)), 0
             for rows in self._generation_batches(asks):
                 done += len(rows)
-                told(done - len(rows))
+                report(done - len(rows))
                 for i, text in zip(rows, self._write([asks[i] for i in rows]), strict=True):
                     out[i] = text
         finally:
