@@ -1,4 +1,4 @@
-"""What cannot be decoded, said before the first network call."""
+"""Checks before the first network call: settings, constraints and prompts that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ttt.types import Prompt
 
 
 def check_answer_settings(settings: Any, default: Any) -> None:
-    """Raise `ConfigError` for settings of the text mode, which there is none of when the canvas is the answer."""
+    """Raise `ConfigError` for settings of text mode: a sampler whose canvas is the answer has no text mode."""
     for name in ("temperature", "top_k", "top_p", "min_text_tokens_after_audio", "length"):
         if getattr(settings, name) != getattr(default, name):
             raise ConfigError(
@@ -25,7 +25,7 @@ def check_answer_settings(settings: Any, default: Any) -> None:
 
 
 def check_constraint(constraint: SpanConstraint | None, vocab: Vocabulary, sampler: SpanSampler, length: LengthRule) -> None:
-    """Raise `ConfigError` for lengths that no span can have, and for canvases that vocabulary or constraint do not serve."""
+    """Raise `ConfigError` for lengths that no span can have, and canvases that vocabulary or constraint do not support."""
     if sampler.canvas == "speech" and vocab.soa_last_id == ABSENT:
         raise ConfigError("eval.sampler.canvas: speech needs a token that opens a span; this vocabulary has none")
     if constraint is None:

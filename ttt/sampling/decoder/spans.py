@@ -1,4 +1,4 @@
-"""New ids as what they say: text spans and audio spans."""
+"""Token ids of an answer as spans of text and of audio codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer as it comes: pieces of text, settled audio blocks, and their sound.
+"""Streaming: pieces of text, final audio blocks and their sound, while the answer is written.
 
 Letters: ``F`` frames, ``Q`` codebooks, ``S`` wav samples.
 """
@@ -51,7 +51,7 @@ class StreamEvent:
 def stream(
     decoder: Decoder, prompts: Sequence[Prompt], codec: Codec | None = None, chunk_frames: Sequence[int] = CHUNK_FRAMES
 ) -> Iterator[StreamEvent]:
-    """Decode and give everything as soon as it is final; rows of a batch take turns.
+    """Decode and yield everything as soon as it is final; rows of a batch take turns.
 
     ``codec`` None: no ``sound`` events.  ``chunk_frames``: see `ChunkedSound`.  Decoding runs between two events, in the
     caller's thread; closing the iterator stops it and leaves the model in the mode it was in.  Raises `ConfigError`, before
@@ -90,7 +90,7 @@ def _events(decoder: Decoder, prompts: Sequence[Prompt], rows: Sequence[_Answer]
 
 
 class _Answer:
-    """One row: what has come, and what of it has been handed on."""
+    """One row: its ids so far, and how much of them has been yielded."""
 
     def __init__(
         self, row: int, prompt: Prompt, decoder: Decoder, sound: ChunkedSound | None, codec: Codec | None

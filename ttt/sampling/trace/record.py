@@ -1,4 +1,4 @@
-"""What a decoder did, call by call: recorded, written, read.
+"""Traces: what a decoder did at each network call; recorded, written to a file, read.
 
 A trace file is JSON lines.  The first line says what the file is; each other line is one answer with its steps as columns
 of equal length.  Everything needed to show it (spellings, special ids, what the letters mean) is inside.
