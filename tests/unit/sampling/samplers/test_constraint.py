@@ -13,6 +13,7 @@ from ttt.config.schema import ModelSection
 from ttt.diffusion.constraints import FramePosition, Unconstrained
 from ttt.errors import ConfigError
 from ttt.masks.library import Full, Hybrid
+from ttt.model.backbone import build_backbone
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import CONSTRAINT, INITIALIZER, LENGTH, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
@@ -57,7 +58,7 @@ def world(codebooks: int, codes: int = 6, form: str = "interleaved", loud: float
                 logits[..., token] += b
             return logits if ids is None else logits[..., ids]
 
-    return Eager.build(section, tokenizer, seed=0).eval()
+    return Eager(build_backbone(section, v, seed=0), tokenizer).eval()
 
 
 def decoder(model, sampler, constraint=None, mask=None, length="until_eoa", fields=None, **settings):
