@@ -1,3 +1,3 @@
-"""Files of examples."""
+"""Prepare files of examples."""
 
 VERBS = ("convert", "encode", "check", "split", "stats", "show", "pack")

@@ -1,4 +1,4 @@
-"""Model folders."""
+"""Make, convert and look at model folders."""
 
 from __future__ import annotations
 
