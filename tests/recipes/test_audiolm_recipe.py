@@ -13,7 +13,6 @@ from ttt.config.load import load_config, to_plain
 from ttt.eval.metrics import rests_on
 from ttt.interfaces import ScheduleState
 from ttt.model.arch import check_arch
-from ttt.registry import name_of
 from ttt.registry.families import METRIC
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +22,7 @@ CONFIGS = sorted((ROOT / "recipes/audiolm/conf").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_objective_network_and_sampler_fit(path):
     config = load_config([path], ["run.dir=x", "data.train=x", "data.tokenizer=x", "codec.path=x"])
-    check_arch(name_of(config.model.arch), config.objective.arch, "objective")
+    check_arch(config.model.arch, config.objective.arch, "objective")
     config.objective.check_network(config.model.arch)
     decode_settings(config)
     assert (config.model.arch.nar == "masked_all") == (getattr(config.eval.sampler, "first_codebook", "ar") == "masked")
