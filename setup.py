@@ -31,7 +31,7 @@ EXTRAS = {
     "snac": ["snac>=1.2"],
     "hdf5": ["h5py>=3"],
     "lm-eval": ["lm-eval>=0.4.13"],
-    "dev": ["pytest>=8", "pytest-xdist", "pytest-timeout", "ruff", "mypy"],
+    "dev": ["pytest>=8", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy"],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
