@@ -1,6 +1,6 @@
 """Files: one module for each thing that many packages do with them.
 
-`atomic` writes files and folders whole or not at all; `digests` names contents; `json_input` reads JSON that was written
-elsewhere; `json_output` turns values into JSON; `names` makes file names of ids; `metrics_log` is the training log;
-`provenance` tells with which versions, code and machine something was made.
+`atomic` writes files and folders whole or not at all; `digests` names contents; `json_input` and `text_input` read JSON
+and text that were written elsewhere; `json_output` turns values into JSON; `names` makes file names of ids;
+`metrics_log` is the training log; `provenance` tells with which versions, code and machine something was made.
 """

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ttt.io.json_output import to_json
+from ttt.io.json_output import plain, to_json
 
 
 def temporary_name(path: Path) -> Path:
@@ -62,12 +62,22 @@ def write_json(path: str | Path, value: Any, sync: bool = False) -> None:
 
 
 def write_json_lines(path: str | Path, records: Iterable[Mapping[str, Any]], **options: Any) -> int:
-    """Write one JSON object per line as they come, keys in the given order; ``options`` of `json.dumps`.  -> their number."""
+    """Write one JSON object per line as they come, keys in the given order; ``options`` of `json.dumps`.  -> their number.
+
+    Numbers that are not finite become null.
+    """
     number = 0
     with file_aside(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for number, record in enumerate(records, 1):  # noqa: B007 (used after the loop)
-            lines.write(json.dumps(record, **{"ensure_ascii": False, **options}) + "\n")
+            lines.write(_line(record, {"ensure_ascii": False, **options}) + "\n")
     return number
+
+
+def _line(record: Mapping[str, Any], options: dict[str, Any]) -> str:
+    try:
+        return json.dumps(record, allow_nan=False, **options)
+    except ValueError:  # rare, and `plain` walks over everything
+        return json.dumps(plain(record), allow_nan=False, **options)
 
 
 @contextlib.contextmanager

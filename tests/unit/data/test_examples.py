@@ -121,7 +121,7 @@ def test_first_turn_that_is_not_the_users_is_dropped():
     "record, pattern",
     [
         ({"messages": [{"role": "user", "content": "u"}, {"role": "asistant", "content": "a"}]}, "role 'asistant'"),
-        ({"conversations": [{"from": "robot", "value": "u"}]}, "unknown sender 'robot'; known: human, user, gpt"),
+        ({"conversations": [{"from": "robot", "value": "u"}]}, r"turn 0: unknown sender 'robot'\. Known: human, user, gpt"),
         ({"messages": [{"role": "user", "content": None}]}, "expected text, got NoneType"),
         ({"prompt": "x"}, r"no 'messages', .*keys: \['prompt'\]"),
         ({"text": 3}, "expected text, got int"),
@@ -163,12 +163,12 @@ def test_own_format_round_trip(tmp_path):
 @pytest.mark.parametrize(
     "record, pattern",
     [
-        ({"turns": [{"role": "user"}], "uid": "a"}, "not an example: KeyError: 'spans'"),
-        ({"turns": []}, "not an example: KeyError: 'uid'"),
+        ({"turns": [{"role": "user"}], "uid": "a"}, "spans of turn 0 must be a list, got nothing"),
+        ({"turns": []}, "no 'uid'; give the record one"),
         ({"turns": [], "uid": "a"}, "has no turns"),
         ({"turns": [{"role": "usr", "spans": []}], "uid": "a"}, "unknown role 'usr'"),
         ({"turns": [{"role": "user", "spans": [{"audoi": []}]}], "uid": "a"}, "a span needs 'text' or 'audio'"),
-        ({"turns": [{"role": "user", "spans": [{"audio": [1], "style": "x"}]}], "uid": "a"}, "style must be one of"),
+        ({"turns": [{"role": "user", "spans": [{"audio": [1], "style": "x"}]}], "uid": "a"}, "turn 0, span 0: unknown style 'x'. Styles: user, span"),
         ({"turns": [{"role": "user", "spans": [{"audio": ["x"]}]}], "uid": "a"}, "no list of codes"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_manifest_can_move_with_its_folder(manifest, tmp_path_factory):
         ({"wav": "wav/none.wav"}, "is missing: make it again or drop the line"),
         ({"duration_s": 0}, "'duration_s' must be seconds > 0, got 0"),
         ({"duration_s": "1.5"}, "'duration_s' must be seconds > 0, got '1.5'"),
-        ({"duration_s": float("nan")}, "'duration_s' must be seconds > 0, got nan"),
+        ({"duration_s": float("nan")}, "NaN is no JSON value"),
         ({"speaker": ""}, "'speaker' must be a non-empty string"),
         ({"meta": [1]}, "'meta' must be an object"),
         ({"txet": "x"}, "unknown field txet"),

@@ -119,7 +119,7 @@ def test_turns_may_be_arrays_or_json_in_a_string():
     turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     for form in (turns, np.array(turns, dtype=object), json.dumps(turns)):
         assert [t.role for t in official_record({"messages": form}, "u").turns] == ["system", "user", "assistant"]
-    with pytest.raises(RecordError, match="f:1: turns are a string that is not JSON"):
+    with pytest.raises(RecordError, match="f:1: turns are a string: not JSON"):
         official_record({"messages": "hello"}, "u", "f:1")
     with pytest.raises(RecordError, match="f:1: expected a list of turns, got int"):
         official_record({"messages": 3}, "u", "f:1")

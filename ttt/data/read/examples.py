@@ -5,9 +5,8 @@ Official audio is spelled in the text: ``<|begin_of_audio|><|audio_12|>...<|end_
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 
 from ttt.data.read.records import RecordError, decode, raw_records
 from ttt.data.read.records import read_records as read_records  # for callers that know one module only
-from ttt.errors import DataError
+from ttt.errors import DataError, suggest
 from ttt.io.atomic import write_json_lines
-from ttt.types import Example, Span, Turn
+from ttt.io.json_input import load, reason
+from ttt.types import AUDIO_STYLES, ROLES, Example, Span, Turn
 
 _BEGIN = re.compile(r"<\|begin_of_(audio|quad)\|>")
 _CODES = re.compile(r"(?:<\|audio_\d+\|>)*")
@@ -25,6 +25,9 @@ _CODE = re.compile(r"<\|audio_(\d+)\|>")
 _LARGEST = int(np.iinfo(np.int32).max)
 _ENDS = {"<|end_of_audio|>": "user", "<|end_of_audio_new|>": "span", "<|end_of_audio_span_last|>": "last"}
 _END = re.compile("|".join(re.escape(e) for e in _ENDS))
+_CHATS = ("messages", "conversations")
+_META_TEXTS = ("text_ref", "speech_ref", "split", "kind")  # of ``meta``: texts that metrics read
+CHAT_ROLES = ("system", "user", "assistant")
 SENDERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -85,58 +88,69 @@ def official_record(record: Mapping[str, Any], uid: str, where: str = "") -> Exa
 
     LLaDA's ``instruction`` + ``response`` is read like ``prompt`` + ``response``.
 
-    System message: the first one, an empty one if there is none.  A first turn that is not the user's is dropped, as in
-    the reference.  Raises `DataError` naming ``where`` for anything else.
+    System message: the first one, an empty one if there is none.  A first turn of the assistant is dropped, as in the
+    official program; messages are counted as the record has them.  Raises `DataError` naming ``where`` for anything else.
     """
     where = where or f"record {uid!r}"
-    if "text" in record and not any(k in record for k in ("messages", "conversations", "prompt")):
+    if "text" in record and not any(k in record for k in (*_CHATS, "prompt", "instruction", "response")):
         return Example(uid, (Turn("document", parse_content(_text(record["text"], where), where)),), task="document")
     messages = _messages(record, where)
     if not messages:
         raise RecordError(where, "no turns", "no turns; drop the record")
-    system = next((m["content"] for m in messages if m["role"] == "system"), "")
-    if messages[0]["role"] != "user":
-        messages = messages[1:]
-    turns = [Turn("system", parse_content(system, where))]
+    system = next((i for i, m in enumerate(messages) if m["role"] == "system"), None)
+    turns = [Turn("system", () if system is None else parse_content(messages[system]["content"], f"{where}, message {system}"))]
     for number, message in enumerate(messages):
-        if message["role"] not in ("user", "assistant"):
+        _check_role(message["role"], CHAT_ROLES, f"{where}, message {number}", where)
+        if number == 0 and message["role"] != "user":
+            continue
+        if message["role"] == "system":
             raise RecordError(
                 where, "unknown role",
-                f"message {number} has role {message['role']!r}; after the system message only user and assistant",
+                f"message {number} has role 'system', which only the first message may have; move or drop it",
             )  # fmt: skip
         turns.append(Turn(message["role"], parse_content(message["content"], f"{where}, message {number}")))
     return Example(uid, tuple(turns), task="chat")
 
 
+def _check_role(role: Any, known: Sequence[str], place: str, where: str) -> None:
+    """Raise `RecordError` for a role that is none of ``known``, whatever it is."""
+    if not isinstance(role, str) or role not in known:
+        at = place.removeprefix(where).lstrip(", ")
+        near = suggest(role.lower(), known) if isinstance(role, str) else ""
+        shown = str(role) if len(str(role)) <= 40 else f"{str(role)[:40]}..."
+        raise RecordError(
+            where, "unknown role", f"{at}: unknown role {shown!r}.{near} Roles: {', '.join(known)}; mend the record"
+        )
+
+
 def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     if "messages" in record:
-        raw = [{"role": m.get("role"), "content": m.get("content")} for m in _turns(record["messages"], where)]
+        raw = [(m.get("role"), m.get("content")) for m in _turns(record["messages"], where)]
     elif "conversations" in record:
         raw = [
-            {"role": _sender(m["from"], where), "content": m.get("value")} if "from" in m
-            else {"role": m.get("role"), "content": m.get("content")}
-            for m in _turns(record["conversations"], where)
+            (_sender(m["from"], f"turn {number}", where), m.get("value")) if "from" in m else (m.get("role"), m.get("content"))
+            for number, m in enumerate(_turns(record["conversations"], where))
         ]  # fmt: skip
     elif "response" in record and ("prompt" in record or "instruction" in record):
         asked = record["prompt"] if "prompt" in record else record["instruction"]
-        raw = [{"role": "user", "content": asked}, {"role": "assistant", "content": record["response"]}]
+        raw = [("user", asked), ("assistant", record["response"])]
     else:
         raise RecordError(
             where, "unknown fields",
             f"no 'messages', 'conversations', 'prompt' (or 'instruction') + 'response' or 'text'; keys: {sorted(map(str, record))}",
         )  # fmt: skip
-    return [{"role": str(m["role"]), "content": _text(m["content"], where)} for m in raw]
+    return [
+        {"role": role, "content": _text(content, where, f"message {number}: ")} for number, (role, content) in enumerate(raw)
+    ]
 
 
 def _turns(value: Any, where: str) -> list[Mapping[str, Any]]:
     """A list of turns; tables hold it as an array, or as JSON in a string."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise RecordError(
-                where, "not a list of turns", f"turns are a string that is not JSON: {error.msg}"
-            ) from error
+            value = load(value)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(where, "not a list of turns", f"turns are a string: {reason(error)}; mend the record") from error
     turns = value.tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(turns, list | tuple) or not all(isinstance(t, Mapping) for t in turns):
         raise RecordError(
@@ -145,15 +159,18 @@ def _turns(value: Any, where: str) -> list[Mapping[str, Any]]:
     return list(turns)
 
 
-def _sender(name: Any, where: str) -> str:
+def _sender(name: Any, at: str, where: str) -> str:
     if not isinstance(name, str) or name not in SENDERS:
-        raise RecordError(where, "unknown sender", f"unknown sender {name!r}; known: {', '.join(SENDERS)}")
+        near = suggest(name.lower(), SENDERS) if isinstance(name, str) else ""
+        raise RecordError(
+            where, "unknown sender", f"{at}: unknown sender {name!r}.{near} Known: {', '.join(SENDERS)}; mend the record"
+        )
     return SENDERS[name]
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: Any, where: str, at: str = "") -> str:
     if not isinstance(value, str):
-        raise RecordError(where, "not text", f"expected text, got {type(value).__name__}; mend or drop the record")
+        raise RecordError(where, "not text", f"{at}expected text, got {type(value).__name__}; mend or drop the record")
     return value
 
 
@@ -176,7 +193,12 @@ def example_to_json(example: Example) -> dict[str, Any]:
 
 def codes_array(value: Any, where: str) -> np.ndarray:
     """Codes i32 [F, Q] of a list of whole numbers, or of lists of them (several codebooks)."""
-    codes = np.asarray(value)
+    try:
+        codes = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        codes = np.asarray(None)
+    if not isinstance(value, list | tuple | np.ndarray):
+        codes = np.asarray(None)
     if codes.size == 0:
         return np.zeros((0, 1), dtype=np.int32)
     if codes.dtype.kind not in "iu" or codes.ndim > 2 or codes.min() < 0 or codes.max() > np.iinfo(np.int32).max:
@@ -196,30 +218,77 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
             where, "not an object", f"expected an object, got {type(record).__name__}; mend or drop the record"
         )
     if "turns" not in record:
-        return official_record(record, str(record.get("id", uid or where)), where)
-
-    def span(raw: Mapping[str, Any]) -> Span:
-        if "text" in raw:
-            return Span("text", _text(raw["text"], where))
-        if "wav" in raw:
-            raise RecordError(
-                where, "sound without codes", f"span is still a sound file ({raw['wav']}); run 'ttt data encode' first"
-            )
-        if "audio" not in raw:
-            raise RecordError(where, "unknown span", f"a span needs 'text' or 'audio', got {sorted(raw)}")
-        return Span("audio", codes=codes_array(raw["audio"], where), style=raw.get("style", "span"))
-
+        return official_record(record, name_of_record(record, where, uid or where, ("id", "uid")), where)
+    name = name_of_record(record, where, uid)
+    if not name:
+        raise RecordError(where, "not an example", "no 'uid'; give the record one")
+    turns = [_turn(turn, f"turn {number}", where) for number, turn in enumerate(_turns(record["turns"], where))]
+    task, meta = record.get("task", ""), record.get("meta", {})
+    if not isinstance(task, str):
+        raise _wrong("task", "text", task, where)
+    if not isinstance(meta, Mapping):
+        raise _wrong("meta", "an object", meta, where)
+    for key in _META_TEXTS:
+        if not isinstance(meta.get(key, ""), str | None):
+            raise _wrong(f"meta.{key}", "text", meta[key], where)
     try:
-        turns = tuple(
-            Turn(t["role"], tuple(span(s) for s in t["spans"]), bool(t.get("history", False))) for t in record["turns"]
+        return Example(name, tuple(turns), task, meta)
+    except DataError as error:
+        raise RecordError(where, "not an example", str(error)) from error
+
+
+def name_of_record(record: Mapping[str, Any], where: str, default: str, keys: Sequence[str] = ("uid", "id")) -> str:
+    """The first of ``keys`` that the record has, else ``default``.  Raises `RecordError` for a name that is no text or number."""
+    for key in keys:
+        value = record.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise _wrong(key, "text or a whole number", value, where)
+        return str(value)
+    return default
+
+
+def _turn(turn: Mapping[str, Any], at: str, where: str) -> Turn:
+    _check_role(turn.get("role"), ROLES, f"{where}, {at}", where)
+    spans, history = turn.get("spans"), turn.get("history", False)
+    if isinstance(spans, np.ndarray):
+        spans = spans.tolist()
+    if not isinstance(spans, list | tuple):
+        raise _wrong(f"spans of {at}", "a list", spans, where)
+    if not isinstance(history, bool):
+        raise _wrong(f"history of {at}", "true or false", history, where)
+    return Turn(turn["role"], tuple(_span(span, f"{at}, span {n}", where) for n, span in enumerate(spans)), history)
+
+
+def _span(span: Any, at: str, where: str) -> Span:
+    if not isinstance(span, Mapping):
+        raise _wrong(at, "an object", span, where)
+    if "text" in span:
+        return Span("text", _text(span["text"], where, f"{at}: "))
+    if "wav" in span:
+        raise RecordError(
+            where, "sound without codes", f"span is still a sound file ({span['wav']}); run 'ttt data encode' first"
         )
-        return Example(str(record["uid"]), turns, record.get("task", ""), record.get("meta", {}))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RecordError(where, "not an example", f"not an example: {type(error).__name__}: {error}") from error
+    if "audio" not in span:
+        raise RecordError(where, "unknown span", f"{at}: a span needs 'text' or 'audio', got {sorted(map(str, span))}")
+    style = span.get("style", "span")
+    if not isinstance(style, str) or style not in AUDIO_STYLES:
+        near = suggest(style, AUDIO_STYLES) if isinstance(style, str) else ""
+        raise RecordError(
+            where, "unknown style", f"{at}: unknown style {style!r}.{near} Styles: {', '.join(AUDIO_STYLES)}; mend the record"
+        )
+    try:
+        return Span("audio", codes=codes_array(span["audio"], where), style=style)
     except RecordError:
         raise
     except DataError as error:
         raise RecordError(where, "not an example", str(error)) from error
+
+
+def _wrong(field: str, wanted: str, value: Any, where: str) -> RecordError:
+    found = "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]}"
+    return RecordError(where, "wrong type", f"{field} must be {wanted}, got {found}; mend or drop the record")
 
 
 def place_in(where: str, source: str = "") -> str:

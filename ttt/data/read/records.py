@@ -1,6 +1,8 @@
 """Records of data files, one at a time: ``.jsonl``, ``.json`` (a list), ``.parquet``, the first two also as ``.gz``; and
 folders that Hugging Face `datasets` saved (`ttt.data.read.tables`).
 
+A field that is null is a field that the record does not have: in tables nothing else is possible.
+
 Memory stays flat: a list in one ``.json`` file is decoded piece by piece, parquet is read in batches of rows.  A line
 of a ``.jsonl`` file is handed over unparsed, so that several processes can share the parsing and one broken line spoils
 only itself.
@@ -11,13 +13,16 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttt.data.read.tables import is_saved, parquet_rows, saved_rows
+from ttt.data.read.tables import is_saved, parquet_rows, saved_rows, without_nulls
 from ttt.errors import DataError
-from ttt.io.json_input import reason
+from ttt.io.json_input import Reader, kind_of_fault, load, reason
+from ttt.io.text_input import EncodingFault, decode_text
 
 CHUNK_CHARS = 1 << 20
 NUMBER_CHARS = 32
@@ -91,16 +96,25 @@ def raw_records(path: str | Path, columns: Sequence[str] | None = None) -> Itera
         yield from ((f"{path}[{i}]", r) for i, r in enumerate(parquet_rows(path, columns)))
 
 
+@dataclass(frozen=True)
+class _Faulty:
+    """A record of a list that is JSON for Python, but may not be used."""
+
+    reason: str
+
+
 def decode(where: str, raw: Any) -> Any:
     """The record of a raw one.  Raises `RecordError` for a broken line."""
+    if isinstance(raw, _Faulty):
+        raise RecordError(where, "not JSON", f"{raw.reason}; mend or drop the record")
     if not isinstance(raw, bytes):
         return raw
     try:
-        return json.loads(raw)
-    except UnicodeDecodeError as error:
-        raise RecordError(where, "not UTF-8", f"{reason(error)}; convert the file") from error
+        record = load(raw)
     except (ValueError, RecursionError) as error:
-        raise RecordError(where, "not JSON", f"{reason(error)}; mend or drop the line") from error
+        mend = "convert the file to UTF-8" if isinstance(error, EncodingFault) else "mend or drop the line"
+        raise RecordError(where, kind_of_fault(error), f"{reason(error)}; {mend}") from error
+    return without_nulls(record) if b"null" in raw else record
 
 
 def _open(path: Path) -> Any:
@@ -113,7 +127,7 @@ def _lines(path: Path) -> Iterator[Raw]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path}:{number}", line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}; make the file again") from error
 
 
@@ -121,7 +135,7 @@ class _Buffer:
     """A window on a text file: what is left to decode, and how many lines went before."""
 
     def __init__(self, path: Path) -> None:
-        self.file = io.TextIOWrapper(_open(path), encoding="utf-8")
+        self.file = io.TextIOWrapper(_open(path), encoding="utf-8-sig")
         self.text, self.at, self.line, self.ended = "", 0, 1, False
         self.chunk = CHUNK_CHARS
 
@@ -143,22 +157,42 @@ class _Buffer:
 
 def _list_items(path: Path) -> Iterator[Any]:
     try:
+        with _open(path) as file:
+            start = file.read(64)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
+            decode_text(start)
         yield from _decode_list(path, _Buffer(path))
+    except EncodingFault as error:
+        raise DataError(f"{path}: {error}; convert the file to UTF-8") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: {error.reason}; convert the file") from error
-    except (OSError, EOFError) as error:
+        raise _not_utf8(path) from error
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}; make the file again") from error
+
+
+def _not_utf8(path: Path) -> DataError:
+    """Where the text stops being UTF-8, said by line."""
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                decode_text(line)
+            except EncodingFault as fault:
+                return DataError(f"{path}:{number}: {fault}; convert the file to UTF-8")
+    return DataError(f"{path}: not UTF-8; convert the file to UTF-8")
 
 
 def _decode_list(path: Path, buffer: _Buffer) -> Iterator[Any]:
     def broken(message: str, at: int) -> DataError:
         return RecordError(
-            f"{path}:{buffer.line + buffer.text.count(chr(10), 0, at)}", "not JSON", f"not JSON: {message}"
+            f"{path}:{buffer.line + buffer.text.count(chr(10), 0, at)}", "not JSON", f"{message}; mend the file"
         )
 
-    decoder = json.JSONDecoder()
+    reader = Reader()
     if buffer.peek() != "[":
-        raise DataError(f"{path}: expected a list of records")
+        found = "an object" if buffer.peek() == "{" else "an empty file" if not buffer.peek() else "something else"
+        raise DataError(
+            f"{path}: expected a list of records, got {found}; name a list, or call a file of one record a line .jsonl"
+        )
     buffer.at += 1
     if buffer.peek() == "]":
         return
@@ -167,21 +201,24 @@ def _decode_list(path: Path, buffer: _Buffer) -> Iterator[Any]:
         buffer.chunk = CHUNK_CHARS
         while True:
             try:
-                item, stop = decoder.raw_decode(buffer.text, buffer.at)
+                item, stop = reader.read(buffer.text, buffer.at)
                 # A number could go on behind the window: "3." is 3 and a point so far.
                 if buffer.ended or len(buffer.text) - stop > NUMBER_CHARS:
                     break
             except json.JSONDecodeError as error:
                 cut_off = error.msg.startswith("Unterminated") or error.pos >= len(buffer.text) - 16
                 if buffer.ended or not cut_off:
-                    raise broken(error.msg, error.pos) from error
+                    raise broken(f"not JSON: {error.msg}", error.pos) from error
+            except RecursionError as error:
+                raise broken(reason(error), buffer.at) from error
             buffer.more()
             buffer.chunk *= 2  # a long record costs no more than twice its length
+        nulls = "null" in buffer.text[buffer.at : stop]
         buffer.at = stop
-        yield item
+        yield _Faulty(reader.faults[0]) if reader.faults else without_nulls(item) if nulls else item
         after = buffer.peek()
         if after == "]":
             return
         if after != ",":
-            raise broken("expected ',' or ']' after a record", buffer.at)
+            raise broken("not JSON: expected ',' or ']' after a record", buffer.at)
         buffer.at += 1

@@ -112,7 +112,16 @@ def _rows(batch: Any) -> Iterator[dict[str, Any]]:
     names = batch.schema.names
     for values in zip(*(_column(c) for c in batch.columns), strict=True):
         # A column that a row has no value in is a field that the record does not have.
-        yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        yield without_nulls(dict(zip(names, values, strict=True)))
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the fields of objects that are null, at any depth; nulls in lists stay."""
+    if isinstance(value, dict):
+        return {name: without_nulls(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list) and value and (value[0] is None or isinstance(value[0], dict | list)):
+        return [without_nulls(inner) for inner in value]
+    return value
 
 
 def _column(column: Any) -> Iterable[Any]:

@@ -19,8 +19,8 @@ import numpy as np
 
 from ttt.config.schema import PromptRule
 from ttt.data.encode import encode_example
-from ttt.data.read.examples import SENDERS, example_of, place_in
-from ttt.data.read.records import RecordError, decode
+from ttt.data.read.examples import SENDERS, example_of, name_of_record, place_in
+from ttt.data.read.records import RecordError, decode, reason_of
 from ttt.errors import DataError, suggest
 from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import Vocabulary
@@ -42,7 +42,12 @@ def stream_of(
     if is_ids(record):
         return stream_of_ids(where, record, tokenizer.vocab, place_in(where, source))
     example = example_of(where, record, source)
-    return encode_example(example, tokenizer, prompt_rule=prompt_rule, literal_specials=literal_specials)
+    try:
+        return encode_example(example, tokenizer, prompt_rule=prompt_rule, literal_specials=literal_specials)
+    except RecordError:
+        raise
+    except DataError as error:
+        raise RecordError(where, reason_of(error), str(error)) from error
 
 
 def is_ids(record: Any) -> bool:
@@ -57,8 +62,11 @@ def is_ids(record: Any) -> bool:
 
 def stream_of_ids(where: str, record: Mapping[str, Any], vocab: Vocabulary, name: str = "") -> TokenStream:
     """The stream of a record of ids.  Raises `RecordError` naming the first id or field that is wrong."""
-    uid = str(record.get("uid", record.get("id", name or where)))
+    uid = name_of_record(record, where, name or where)
+    task = record.get("task") or ""
     try:
+        if not isinstance(task, str):
+            raise RecordError("", "wrong type", f"task must be text, got {str(task)[:40]}; mend or drop the record")
         ids, prompt = _ids_of(record)
         ids, keep = _without_padding(record, ids)
         if not len(ids):
@@ -92,13 +100,16 @@ def stream_of_ids(where: str, record: Mapping[str, Any], vocab: Vocabulary, name
         raise RecordError(where, "code out of range", f"uid {uid!r}: {error}") from error
     return TokenStream(
         uid=uid, ids=ids, kind=kind, run_id=audio_runs(kind), target=target, noisable=target.copy(), segments=segments,
-        task=str(record.get("task") or ("tts" if speech else "text")), prompt_length=prompt,
+        task=task or ("tts" if speech else "text"), prompt_length=prompt,
     )  # fmt: skip
 
 
 def array_of(value: Any, name: str) -> np.ndarray:
     """Integers i64 [n].  Raises `RecordError` for anything else."""
-    values = np.asarray(value)
+    try:
+        values = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        values = np.asarray(None)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise RecordError(
             "", "not ids", f"{name} must be a list of whole numbers, got {str(value)[:40]}; mend the record"
@@ -111,7 +122,8 @@ def _ids_of(record: Mapping[str, Any]) -> tuple[np.ndarray, int | None]:
     if "input_ids" in record:
         prompt_length = next((record[k] for k in ("prompt_length", "prompt_lengths") if record.get(k) is not None), None)
         if prompt_length is not None:
-            values = array_of(np.atleast_1d(np.asarray(prompt_length)), "prompt_length")
+            one = prompt_length if isinstance(prompt_length, list | tuple | np.ndarray) else [prompt_length]
+            values = array_of(one, "prompt_length")
             if len(values) != 1:
                 raise RecordError(
                     "", "wrong prompt length", f"prompt_lengths must be one number, got {prompt_length}; mend the record"
@@ -123,12 +135,16 @@ def _ids_of(record: Mapping[str, Any]) -> tuple[np.ndarray, int | None]:
         return np.concatenate([instruction, array_of(record["response_ids"], "response_ids")]), len(instruction)
     parts: list[np.ndarray] = []
     for number, turn in enumerate(record["conversations"]):
+        if not isinstance(turn, Mapping):
+            raise RecordError("", "not turns of ids", f"turn {number} must be an object, got {type(turn).__name__}")
         sender = turn.get("from", turn.get("role"))
-        if sender not in SENDERS or "input_ids" not in turn:
-            what = f"unknown sender {sender!r}" if sender not in SENDERS else "no input_ids"
+        known = isinstance(sender, str) and sender in SENDERS
+        if not known or "input_ids" not in turn:
+            near = suggest(str(sender).lower(), SENDERS)
+            what = "no input_ids" if known else f"unknown sender {sender!r}.{near}"
             raise RecordError("", "not turns of ids", f"turn {number}: {what}; known: {', '.join(SENDERS)}")
         parts.append(array_of(turn["input_ids"], f"input_ids of turn {number}"))
-        if SENDERS[sender] == "assistant":
+        if SENDERS[str(sender)] == "assistant":
             return np.concatenate(parts), sum(map(len, parts[:-1]))
     raise RecordError("", "no answer", "no turn of the assistant; drop the record")
 
@@ -161,7 +177,7 @@ def _is_speech(record: Mapping[str, Any], spans: list[tuple[int, int]]) -> bool:
     data_type = record.get("data_type")
     if data_type is None:
         return any(stop > start for start, stop in spans) and record.get("prompt_length") is None
-    if data_type not in DATA_TYPES:
+    if not isinstance(data_type, str) or data_type not in DATA_TYPES:
         raise RecordError(
             "",
             "unknown data_type",

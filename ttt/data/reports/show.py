@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ttt.config.schema import PromptRule
-from ttt.data.encode import encode_example
-from ttt.data.read.examples import example_of
 from ttt.data.read.records import raw_records
+from ttt.data.read.token_ids import stream_of
 from ttt.data.sources.mix import check_store, sources_of
 from ttt.data.sources.store import Store, is_store
 from ttt.text.tokenizer import TextTokenizer
@@ -152,5 +151,6 @@ def streams_of(path: Path, tokenizer: TextTokenizer, prompt_rule: PromptRule, li
             yield from store
             continue
         for where, raw in raw_records(source.path):
-            example = example_of(where, raw, source.name)
-            yield encode_example(example, tokenizer, prompt_rule=prompt_rule, literal_specials=literal_specials)
+            yield stream_of(
+                where, raw, source.name, tokenizer, prompt_rule=prompt_rule, literal_specials=literal_specials
+            )
