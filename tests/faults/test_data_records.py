@@ -32,6 +32,7 @@ def one_span(**span):
     return own(turns=[{"role": "assistant", "spans": [span]}])
 
 
+SYSTEM = {"role": "system", "content": "s"}
 USER, ANSWER = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
 FAULTS = {  # name: (line, expected words)
     "deep": ('{"text": ' + "[" * 500 + "]" * 500 + "}", "nested too deeply"),
@@ -73,10 +74,10 @@ FAULTS = {  # name: (line, expected words)
     "first role": (chat({"role": "developer", "content": "s"}, USER, ANSWER), "message 0: unknown role 'developer'"),
     "first role case": (chat({"role": "System", "content": "s"}, USER, ANSWER), "'System'. Did you mean 'system'?"),
     "first user case": (chat({"role": "User", "content": "s"}, ANSWER), "message 0: unknown role 'User'. Did you mean 'user'?"),
-    "role counted": (chat({"role": "system", "content": "s"}, USER, {"role": "Assistant", "content": "a"}), "message 2: unknown role"),
-    "system later": (chat(USER, ANSWER, {"role": "system", "content": "s"}), "message 2 has role 'system'"),
-    "content counted": (chat({"role": "system", "content": "s"}, {"role": "user", "content": 5}), "message 1: expected text, got int"),
-    "role missing": (chat({"content": "u"}), "message 0: unknown role 'None'"),
+    "role counted": (chat(SYSTEM, USER, {"role": "Assistant", "content": "a"}), "message 2: unknown role"),
+    "system later": (chat(USER, ANSWER, SYSTEM), "message 2 has role 'system'"),
+    "content counted": (chat(SYSTEM, {"role": "user", "content": 5}), "message 1: expected text, got int"),
+    "role missing": (chat({"content": "u"}), "message 0: unknown role ''"),
     "from list": (chat({"from": ["x"], "value": "u"}, key="conversations"), "turn 0: unknown sender ['x']"),
     "from case": (chat({"from": "Human", "value": "u"}, key="conversations"), "unknown sender 'Human'. Did you mean 'human'?"),
     "messages": (chat("u"), "expected a list of turns"),

@@ -140,7 +140,7 @@ def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
             f"no 'messages', 'conversations', 'prompt' (or 'instruction') + 'response' or 'text'; keys: {sorted(map(str, record))}",
         )  # fmt: skip
     return [
-        {"role": role, "content": _text(content, where, f"message {number}: ")} for number, (role, content) in enumerate(raw)
+        {"role": role or "", "content": _text(content, where, f"message {number}: ")} for number, (role, content) in enumerate(raw)
     ]
 
 
