@@ -6,10 +6,11 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm_python import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,7 +29,7 @@ def blocks(language: str, mark: str = "") -> list:
 
 @pytest.mark.parametrize("script", blocks("bash", "# runs"))
 def test_marked_commands_run(script, tmp_path):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{commands()}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=280,
         env={**os.environ, "PATH": path, "OUT": str(tmp_path)},
@@ -43,7 +44,7 @@ SCHEDULES = [b for b in blocks("python") if "NOISE.register" in b.values[0]]
 def test_documented_schedules_keep_the_contract(source, tmp_path):
     (tmp_path / "my_noise.py").write_text(source)
     done = subprocess.run(
-        [sys.executable, "-m", "ttt", "check", "noise", "square", "--plugins", str(tmp_path / "my_noise.py")],
+        [commands() / "ttt", "check", "noise", "square", "--plugins", str(tmp_path / "my_noise.py")],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -60,7 +61,7 @@ def test_documented_table_is_one(tmp_path):
 
 
 def test_plugin_page_is_current():
-    done = subprocess.run([sys.executable, "-m", "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([commands() / "ttt", "list", "--markdown"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in (ROOT / "docs/plugins.md").read_text(), "run 'make docs'"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import programs
 from ttt.api import decode_settings
 from ttt.config.load import load_config, to_plain
 from ttt.eval.metrics import rests_on
@@ -101,7 +102,7 @@ def test_the_forks_values_and_the_steps():
 def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     script = ROOT / "recipes/audiolm/run.sh"
     return subprocess.run(
-        ["bash", str(script), *arguments], capture_output=True, text=True, env={**os.environ, **(env or {})}
+        ["bash", str(script), *arguments], capture_output=True, text=True, env={**os.environ, **programs(), **(env or {})}
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import programs
 from ttt.registry import name_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess:
         ["bash", str(ROOT / "recipes/ttt/run.sh"), *arguments],
         capture_output=True,
         text=True,
-        env={**CLEAN, **env},
+        env={**CLEAN, **programs(), **env},
         timeout=120,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import programs
 from ttt.registry import name_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +75,8 @@ def test_settings_that_decode_nothing_are_refused():
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", str(ROOT / "recipes/llada/run.sh"), "--conf", name, *arguments], capture_output=True, text=True, env=CLEAN,
+        ["bash", str(ROOT / "recipes/llada/run.sh"), "--conf", name, *arguments], capture_output=True, text=True,
+        env={**CLEAN, **programs()},
         timeout=200,
     )  # fmt: skip
 

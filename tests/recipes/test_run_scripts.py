@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import programs
 from ttt.registry import name_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,7 @@ def run(script: Path, *arguments: str, env: dict[str, str] | None = None) -> sub
         ["bash", str(script), *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **programs(), **(env or {})},
         timeout=280,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import programs
 from ttt.config.load import load_config
 from ttt.lab.table_file import read_table
 
@@ -29,7 +30,7 @@ def run(script: str, *arguments: object, **env: str) -> subprocess.CompletedProc
         ["bash", str(ROOT / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**CLEAN, **env},
+        env={**CLEAN, **programs(), **env},
         timeout=120,
     )
 
