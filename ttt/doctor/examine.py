@@ -191,9 +191,9 @@ def _initial_network(config: RunConfig, tokenizer: TextTokenizer) -> Any:
 
 def _first_added_id(config: RunConfig) -> int | None:
     """The first id that is not of the backbone's own tokenizer; None: the first audio token."""
-    from tokenizers import Tokenizer
+    from ttt.text.tokenizer import read_backend
 
     path = Path(config.model.path) / "tokenizer.json"
     if not config.model.path or config.train.init_from or not path.is_file():
         return None
-    return Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True)
+    return read_backend(path).get_vocab_size(with_added_tokens=True)

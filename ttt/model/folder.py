@@ -71,12 +71,9 @@ def check_tokenizer(folder: Path, token: Callable[[int], str]) -> None:
 
 
 def _tokenizer(folder: Path) -> Any:
-    from tokenizers import Tokenizer
+    from ttt.text.tokenizer import read_backend
 
-    try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise CheckpointError(f"{folder / 'tokenizer.json'}: not a tokenizer file: {error}") from error
+    return read_backend(folder / "tokenizer.json", CheckpointError)
 
 
 def own_tokens(folder: Path, rows: int) -> int:

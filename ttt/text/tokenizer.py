@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from ttt.errors import ConfigError, DataError
+from ttt.errors import ConfigError, DataError, TttError
 from ttt.io.digests import digest_of_bytes
 from ttt.text.forms import BASE_SPECIALS, DEFAULT_FORM, form_named, recognise
 from ttt.text.template import NO_THOUGHT, Template
 from ttt.text.vocab import Vocabulary, derive
+
+log = logging.getLogger(__name__)
 
 
 class TextTokenizer:
@@ -43,9 +47,9 @@ class TextTokenizer:
         """
         path = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / "vocab.json"
         if not Vocabulary.is_saved(path):
-            return cls(_backend(folder))
+            return cls(read_backend(folder))
         stored = Vocabulary.load(path)
-        made = cls(_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id)
+        made = cls(read_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id)
         if stored != made.vocab:
             raise DataError(
                 f"{path}: tells of another vocabulary ({stored.form}, {stored.size} ids, codes from {stored.code_start}) than "
@@ -69,7 +73,7 @@ class TextTokenizer:
         ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
         """
         made = cls(
-            extend(_backend(folder), num_codes, num_codebooks, form), num_codebooks=num_codebooks, mask_id=mask_id
+            extend(read_backend(folder), num_codes, num_codebooks, form), num_codebooks=num_codebooks, mask_id=mask_id
         )
         if not made.has_form(form):
             raise DataError(
@@ -156,17 +160,38 @@ class TextTokenizer:
         self.vocab.save(folder / "vocab.json")
 
 
-def _backend(folder: str | Path):
+def read_backend(folder: str | Path, error: type[TttError] = DataError) -> Any:
+    """The `tokenizers` tokenizer of ``folder/tokenizer.json`` (or of the file itself).
+
+    What the file says of truncation and padding is switched off, and said once: a text is never cut or padded here.
+    Raises ``error`` when the file is absent or damaged.
+    """
     from tokenizers import Tokenizer
 
     path = Path(folder)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise DataError(f"{path}: no tokenizer here; make one with 'ttt tokenizer' or set data.tokenizer")
+        raise error(f"{path}: no tokenizer here; make one with 'ttt tokenizer' or set data.tokenizer")
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise DataError(f"{path}: not a tokenizer file: {error}") from error
+        backend = Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as fault:  # the Rust library raises bare Exception, and a class of its own where it panics
+        message = " ".join(str(fault).split())
+        raise error(f"{path}: not a tokenizer file: {message}; copy it again") from fault
+    asked = [
+        *([f"truncation to {backend.truncation['max_length']} tokens"] if backend.truncation else []),
+        *(["padding"] if backend.padding else []),
+    ]
+    backend.no_truncation()
+    backend.no_padding()
+    if asked and path.resolve() not in _said:
+        _said.add(path.resolve())
+        log.warning("%s: asks for %s, which is switched off: texts are neither cut nor padded", path, " and ".join(asked))
+    return backend
+
+
+_said: set[Path] = set()  # files whose settings were logged
 
 
 def extend(backend, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM):

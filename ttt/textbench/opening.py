@@ -56,16 +56,14 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
 
     A model without speech tokens gets them in memory, untrained and never asked.
     """
-    from tokenizers import Tokenizer
-
     from ttt.api import open_model, pick_device
     from ttt.model.causal_lm import build_lm
-    from ttt.text.tokenizer import TextTokenizer
+    from ttt.text.tokenizer import TextTokenizer, read_backend
 
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise DataError(f"{file}: missing; text benchmarks need the model's tokenizer beside its weights")
-    backend = Tokenizer.from_file(str(file))
+    backend = read_backend(file)
     if any(backend.token_to_id(t) is not None for t in SPEECH_MARKS):
         return open_model(config, folder, LanguageModel, dtype=config.model.dtype), None
     if vocabulary == "full":

@@ -19,7 +19,7 @@ from fractions import Fraction
 from ttt.config.schema import DataSection, RatioMode
 from ttt.data.batches.loader import Loader, fixed_batches
 from ttt.data.batches.rows import PackingReport
-from ttt.data.sources.mix import open_streams
+from ttt.data.sources.mix import open_streams, refuse_unlearned
 from ttt.data.sources.streams import Joined, Mixture, Streams, digest_of
 from ttt.errors import ConfigError
 from ttt.interfaces import Strategy
@@ -140,7 +140,9 @@ def training_loader(
     """The loader that the config section ``data`` describes; ``max_drop_share`` replaces the section's own value."""
 
     def read(path: str) -> Streams:
-        return open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
+        streams = open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
+        refuse_unlearned(streams, path)
+        return streams
 
     def make(streams: Streams, accumulate: int) -> Loader:
         return Loader(
@@ -163,6 +165,7 @@ def validation_batches(
     streams = open_streams(data.dev, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix) if data.dev else []
     if not len(streams):
         return []
+    refuse_unlearned(streams, data.dev)
     return fixed_batches(
         streams, tokenizer.vocab, data.row_tokens, data.batch_tokens, seed=seed, strategies=strategies, pack=data.pack,
         cut_long=data.long_rows == "cut", buckets=data.buckets, quadratic=data.quadratic_tokens,

@@ -8,6 +8,7 @@ alone, so it is the same in every epoch and for every seed.  ``tokens``: the rat
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ttt.errors import DataError, suggest
 from ttt.rng import derive_seed
 from ttt.text.tokenizer import TextTokenizer
 
+log = logging.getLogger(__name__)
 KEYS = ("path", "sample_ratio", "data_type")
 
 
@@ -128,6 +130,30 @@ def open_streams(
         parts += store.sources()
         sources += inside
     return mixed(parts, sources, mix)
+
+
+def refuse_unlearned(streams: Streams, path: str | Path) -> None:
+    """Raise `DataError` when no example of ``path`` holds a token to learn; log how many do not, where that costs nothing.
+
+    Stores are read up to their first example that does.
+    """
+    if not len(streams):
+        return
+    if isinstance(streams, InMemory):
+        without = [s.uid for s in streams if not s.target.any()]
+        if 0 < len(without) < len(streams):
+            log.warning(
+                "%s: %d of %d examples hold nothing to learn (no answer and no document), the first is %r",
+                path, len(without), len(streams), without[0],
+            )  # fmt: skip
+        nothing = len(without) == len(streams)
+    else:
+        nothing = not any(s.target.any() for s in streams)
+    if nothing:
+        raise DataError(
+            f"{path}: nothing to learn in any of its {len(streams)} examples: no turn of the assistant, and no document; "
+            "'ttt data show' shows what is learned of an example"
+        )
 
 
 def mixed(parts: Sequence[Streams], sources: Sequence[Source], reading: MixReading) -> Streams:
