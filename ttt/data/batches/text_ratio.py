@@ -162,7 +162,9 @@ def validation_batches(
     data: DataSection, tokenizer: TextTokenizer, *, seed: int, strategies: Sequence[Strategy] = ()
 ) -> list[PackedBatch]:
     """The examples of ``data.dev``, laid out as in training; none without such a file."""
-    streams = open_streams(data.dev, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix) if data.dev else []
+    if not data.dev:
+        return []
+    streams = open_streams(data.dev, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
     if not len(streams):
         return []
     refuse_unlearned(streams, data.dev)
