@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 
-from ttt.io.names import MAX_BYTES, file_name
+from ttt.io.names import INDEX, MAX_BYTES, file_name, file_names, read_index, write_index
 
 ORDINARY = ["test-0001", "a_b", "a.b", "a..b", "LJ001-0001", "1089_134686_000001", "-x", "你好", "x" * MAX_BYTES]
 OTHER = [
     "", ".", "..", "...", ".hidden", "a/b", "a\\b", "a b", "a\0b", "a\nb", "a\x1b[2Jb", "../../etc/passwd", "/", "~", "a~b",
     "x" * 300, "你" * 300, "\ud800", "e\u0301", "a.wav", "A.WAV", "a.json", "a:b", "CON?", "a*", "_~e6fc5bb9",
+    "a.", "a..", "con", "NUL.x", "\u202egpj", "x" * 200_000,
 ]  # fmt: skip
 
 
@@ -34,3 +35,26 @@ def test_different_ids_have_different_names():
 def test_all_short_ids_of_an_awkward_alphabet_differ():
     keys = ["".join(letters) for n in range(5) for letters in itertools.product("a._/~", repeat=n)]
     assert len({file_name(key) for key in keys}) == len(keys)
+
+
+def test_names_of_a_set_differ_where_capitals_do_not_count():
+    keys = [*ORDINARY, *OTHER, "a", "A", "straße", "strasse", "STRASSE"]
+    names = file_names(keys)
+    assert len({name.casefold() for name in names.values()}) == len(keys)
+    assert names["a_b"] == "a_b" and names["a"] != "a" and file_names(reversed(keys)) == names
+    assert all(len(name.encode()) <= MAX_BYTES for name in names.values())
+
+
+def test_the_index_leads_back_to_the_ids(tmp_path):
+    keys = [*ORDINARY, *OTHER]
+    names = file_names(keys)
+    write_index(tmp_path, names)
+    assert read_index(tmp_path) == {name: key for key, name in names.items()}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, '{"names": {"a": "b"}}', '{"format": "ttt-names-1", "names": 5}']
+)
+def test_somebody_elses_index_names_nothing(tmp_path, text):
+    (tmp_path / INDEX).write_text(text)
+    assert read_index(tmp_path) == {}
