@@ -10,6 +10,7 @@ Imports nothing heavy until something is loaded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
     Question = str | Waveform | Path | Sequence[Turn] | Example
+
+log = logging.getLogger(__name__)
 
 N = TypeVar("N", bound=Network)
 # What a network cannot do that is not of a protocol, as messages say it.
@@ -342,6 +345,8 @@ def decode_settings(config: RunConfig) -> Any:
             "eval.length='{name: fixed, last_codes: N}', or train with objective.ends=learn"
         )
     check_arch(config.model.arch, e.sampler.arch, f"eval.sampler {name_of(e.sampler)!r}")
+    if e.strict and e.temperature == 0 and (e.top_k > 0 or e.top_p < 1):
+        log.warning("eval.top_k, eval.top_p: without effect at eval.temperature=0 (greedy); set eval.temperature=1 to draw text")
     return DecodeSettings(
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,

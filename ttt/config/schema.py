@@ -185,8 +185,8 @@ class EvalSection:
     strict: bool = True  # restrict the vocabulary by modality and the end token by the span; false: official behaviour
     cache: Cache = "exact"  # keys kept between network calls; block: an approximation where blocks look ahead
     temperature: NonNegativeFloat = 0.0  # text; 0: greedy
-    top_k: NonNegativeInt = 0  # text; 0: off
-    top_p: PositiveShare = 1.0  # text; 1: off
+    top_k: NonNegativeInt = 0  # text, with a temperature; 0: off
+    top_p: PositiveShare = 1.0  # text, with a temperature; 1: off
     min_text_tokens_after_audio: NonNegativeInt = 0  # text tokens before the next span of codes may begin
     # text-then-speech forms: speech may (free), must (always) or must not (never) follow the text
     speak: Speak = "free"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ class TextScorer:
 
     def _generation_batches(self, asks: Sequence[Ask]) -> list[list[int]]:
         """Numbers of prompts of similar length; diffusion samplers have one temperature for all rows."""
-        kinds: dict[float, list[int]] = {}
+        kinds: dict[float | None, list[int]] = {}
         for i in sorted(range(len(asks)), key=lambda i: -len(asks[i].ids)):
             kinds.setdefault(asks[i].temperature if self.diffusion else 0.0, []).append(i)
         size = self.settings.batch_size
@@ -207,7 +207,7 @@ class TextScorer:
         if not self.diffusion:
             return write_chain(self.model, self.mask, asks, self.allowed, self.settings.seed)
         sampler: Any = self.sampler
-        if asks[0].temperature != getattr(sampler, "temperature", 0.0) and asks[0].temperature:
+        if asks[0].temperature is not None and hasattr(sampler, "temperature"):
             sampler = replace(sampler, temperature=asks[0].temperature)
         return write_diffusion(self.model, self.mask, sampler, asks, self.allowed, self.settings.seed)
 
@@ -220,8 +220,8 @@ class TextScorer:
             )
         named = next((how[n] for n in ("max_gen_toks", "max_new_tokens", "max_tokens") if how.get(n)), None)
         most = int(named or self.settings.max_tokens)
-        sampled = bool(how.get("do_sample", float(how.get("temperature") or 0.0) > 0))
-        if self.diffusion and sampled and (how.get("top_k") or (how.get("top_p") or 1.0) < 1):
+        temperature, top_k, top_p = _draws(how)
+        if self.diffusion and temperature and (top_k or top_p < 1):
             raise ConfigError(
                 "generation_kwargs: top_k and top_p are fields of eval.sampler where the model diffuses answers"
             )
@@ -235,11 +235,37 @@ class TextScorer:
         ids = encode(self.tokenizer, context) or [self.tokenizer.vocab.pad_id]
         self.counts["contexts cut on the left"] += len(ids) > room
         return Ask(
-            key, tuple(ids[-room:]), (until,) if isinstance(until, str) else tuple(until), most,
-            float(how.get("temperature") or 1.0) if sampled else 0.0,
-            int(how.get("top_k") or 0) if sampled else 0, float(how.get("top_p") or 1.0) if sampled else 1.0,
+            key, tuple(ids[-room:]), (until,) if isinstance(until, str) else tuple(until), most, temperature, top_k, top_p,
         )  # fmt: skip
 
     def speech_mass(self) -> np.ndarray:
         """Sufficient statistics f64 [n, 2] of the mean probability outside the text vocabulary, a request a row."""
         return np.asarray([s for s in self.elsewhere if np.isfinite(s[0])], dtype=np.float64).reshape(-1, 2)
+
+
+def _draws(how: Mapping[str, Any]) -> tuple[float | None, int, float]:
+    """(temperature, top_k, top_p) of a request; without sampling, temperature None.  Raises `ConfigError` for other values.
+
+    ``do_sample`` alone draws at temperature 1; a temperature alone turns sampling on.  ``do_sample`` with temperature 0 is
+    greedy.
+    """
+    temperature = _number(how, "temperature", "a number >= 0", lambda x: 0 <= x < float("inf"))
+    top_k = _number(how, "top_k", "a whole number >= 0", lambda x: x >= 0 and x == int(x))
+    top_p = _number(how, "top_p", "a number > 0 and <= 1", lambda x: 0 < x <= 1)
+    sampled = how.get("do_sample")
+    if not (temperature or 0.0) > 0 if sampled is None else not sampled:
+        return None, 0, 1.0
+    return (1.0 if temperature is None else temperature), int(top_k or 0), 1.0 if top_p is None else top_p
+
+
+def _number(how: Mapping[str, Any], name: str, wanted: str, fits: Callable[[float], bool]) -> float | None:
+    value = how.get(name)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+        if not isinstance(value, bool) and fits(number):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"generation_kwargs.{name}: must be {wanted}, got {value!r}")

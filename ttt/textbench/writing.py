@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 class Ask:
     """A prompt and when to stop: at any string of ``until``, at ``<|im_end|>``, ``<|endoftext|>``, or after ``max_tokens``.
 
-    ``key`` names its random draws; greedy unless ``temperature``, ``top_k`` or ``top_p`` asks for sampling.
+    ``key`` names its random draws.  ``temperature``: 0 is greedy, whatever ``top_k`` and ``top_p`` say; None: the request
+    names none, so it is greedy token by token, and a diffusion sampler keeps its own.
     """
 
     key: str
     ids: tuple[int, ...]
     until: tuple[str, ...]
     max_tokens: int
-    temperature: float = 0.0
+    temperature: float | None = None
     top_k: int = 0
     top_p: float = 1.0
 
@@ -72,7 +73,7 @@ def write_chain(
             still = []
             for n, i in enumerate(active):
                 a = asks[i]
-                token = int(choose_text(logits[n : n + 1], a.temperature, a.top_k, a.top_p, [gens[i]])[0])
+                token = int(choose_text(logits[n : n + 1], a.temperature or 0.0, a.top_k, a.top_p, [gens[i]])[0])
                 if token not in ends:
                     new[i].append(token)
                 out[i], stopped = cut(readable(model.tokenizer, new[i]), a.until)

@@ -324,6 +324,28 @@ def test_samples_repeat_with_the_seed_and_differ_between_repeats(model):
     assert scorer(model, seed=5).generate([ask]) != [one]
 
 
+@pytest.mark.parametrize("how", [
+    {"do_sample": True, "temperature": 0}, {"do_sample": True, "temperature": 0.0, "top_k": 5, "top_p": 0.9},
+    {"do_sample": False, "temperature": 0.7}, {"top_k": 5}, {"temperature": None, "top_p": None},
+])  # fmt: skip
+def test_temperature_0_is_greedy(model, how):
+    greedy = scorer(model).generate([(c, {"max_gen_toks": 8}) for c in CONTEXTS])
+    assert scorer(model).generate([(c, {"max_gen_toks": 8, **how}) for c in CONTEXTS]) == greedy
+
+
+def test_sampling_without_a_temperature_draws_at_1(model):
+    asks = [scorer(model)._ask("a", {"do_sample": True, **how}, "key") for how in ({}, {"temperature": 1.0})]
+    assert asks[0] == asks[1] and asks[0].temperature == 1.0
+
+
+def test_temperature_0_of_a_request_wins_over_the_samplers_own(model):
+    warm = dataclasses.replace(WRITER, temperature=1.0)
+    ask = (CONTEXTS[0], {"max_gen_toks": 12, "do_sample": True, "temperature": 0})
+    (greedy,) = scorer(model, Nar(mask=Full())).generate([(CONTEXTS[0], {"max_gen_toks": 12})])
+    own = TextScorer(model, Nar(mask=Full()), warm, ScorerSettings())
+    assert own.generate([ask]) == [greedy] != own.generate([(CONTEXTS[0], {"max_gen_toks": 12})])
+
+
 def test_diffusion_answers_equal_the_decoder(model):
     from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
     from ttt.types import Prompt
@@ -350,6 +372,11 @@ def test_guidance_of_the_sampler_is_used(model):
         ({"max_gen_toks": 2, "beams": 3}, "'beams' is not supported"),
         ({"max_gen_toks": 5000}, "5000 new tokens leave no room for a prompt"),
         ({"temprature": 1.0}, "Did you mean 'temperature'"),
+        ({"temperature": -1}, "generation_kwargs.temperature: must be a number >= 0, got -1"),
+        ({"temperature": float("nan")}, "generation_kwargs.temperature: must be a number >= 0, got nan"),
+        ({"temperature": "hot", "do_sample": True}, "generation_kwargs.temperature: must be a number >= 0, got 'hot'"),
+        ({"top_p": 0}, "generation_kwargs.top_p: must be a number > 0 and <= 1, got 0"),
+        ({"top_k": 1.5}, "generation_kwargs.top_k: must be a whole number >= 0, got 1.5"),
     ],
 )
 def test_generation_settings_are_refused(model, how, message):

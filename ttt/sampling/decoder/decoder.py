@@ -47,9 +47,10 @@ class DecodeSettings:
 
     ``strict``: text mode writes text ids only; a span holds codes and ends with the end token that fits its opening token;
     nothing goes beyond ``max_tokens``.  False reproduces the official TtT program, quirks included (inference_TtT.py): any
-    id may be written anywhere, and blocks are written whole.  ``cache``: see `ttt.sampling.decoder.session.Session`.
-    ``speak``: see `ttt.sampling.decoder.order`.  ``constraint``: which codes may stand at which place of a span (needs
-    ``strict``; None: any code).
+    id may be written anywhere, blocks are written whole, and ``top_k`` or ``top_p`` at temperature 0 draw text at
+    temperature 1 (else temperature 0 takes the likeliest token, whatever they say).  ``cache``: see
+    `ttt.sampling.decoder.session.Session`.  ``speak``: see `ttt.sampling.decoder.order`.  ``constraint``: which codes may
+    stand at which place of a span (needs ``strict``; None: any code).
     """
 
     max_tokens: PositiveInt = 512
@@ -264,7 +265,10 @@ class Decoder:
     def choose(self, logits: Tensor, rows: Sequence[DecoderRow], inside: bool, first: int) -> Tensor:
         """Ids i64 [R] of the next tokens, in text or ``inside`` spans; column 0 of logits [R, ids] stands for id ``first``."""
         how: Any = self.sampler if inside else self.settings  # audio tokens may be drawn with settings of their own
-        return choose_text(logits, how.temperature, how.top_k, how.top_p, [r.gen for r in rows]) + first
+        temperature = how.temperature
+        if not self.settings.strict and not inside and temperature == 0 and (how.top_k > 0 or how.top_p < 1):
+            temperature = 1.0  # as inference_TtT.py of the official program: top-k or top-p alone turn sampling on
+        return choose_text(logits, temperature, how.top_k, how.top_p, [r.gen for r in rows]) + first
 
     def _advance_autoregressive(self, row: DecoderRow, token: int) -> bool:
         v = self.vocab

@@ -14,7 +14,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 
 
 def sampling_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Probabilities [..., V]: softmax(logits / (temperature or 1)), then top-k, then top-p, renormalised.
+    """Probabilities [..., V]: softmax(logits / temperature), then top-k, then top-p, renormalised; ``temperature`` > 0.
 
     top-p keeps tokens while the mass *before* them is below top_p, so at least one stays.
 
@@ -22,7 +22,9 @@ def sampling_probabilities(logits: Tensor, temperature: float, top_k: int, top_p
     >>> sampling_probabilities(p.log(), 1.0, 0, 0.75)
     tensor([0.6250, 0.3750, 0.0000, 0.0000])
     """
-    probs = (logits / (temperature or 1.0)).softmax(-1)
+    if temperature < 1e-4:  # the quotients would overflow
+        logits = logits - logits.amax(-1, keepdim=True)
+    probs = (logits / temperature).softmax(-1)
     if 0 < top_k < probs.shape[-1]:
         probs = probs.masked_fill(probs < probs.topk(top_k).values[..., -1:], 0)
     if top_p < 1:
@@ -34,8 +36,8 @@ def sampling_probabilities(logits: Tensor, temperature: float, top_k: int, top_p
 
 
 def choose_text(logits: Tensor, temperature: float, top_k: int, top_p: float, gens: Sequence[Generator]) -> Tensor:
-    """One token per row, i64 [R], of logits [R, V]; greedy unless temperature, top_k or top_p asks for sampling."""
-    if temperature <= 0 and top_k <= 0 and top_p >= 1:
+    """One token per row, i64 [R], of logits [R, V]: argmax at temperature 0, else drawn (top-k, then top-p)."""
+    if temperature <= 0:
         return logits.argmax(-1)
     probs = sampling_probabilities(logits, temperature, top_k, top_p).cpu()
     drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probs, gens, strict=True)]

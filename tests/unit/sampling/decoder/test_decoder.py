@@ -263,6 +263,22 @@ def test_seed_and_uid_decide_the_draws():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.parametrize("sampler, mask", [("blockwise", Hybrid()), ("ar", Causal())])
+def test_temperature_0_is_greedy_whatever_top_k_and_top_p_say(sampler, mask):
+    some, model = prompts(1), talker()
+    greedy = ids_of(decoder(model, mask, sampler), some)
+    for cut in ({"top_k": 5}, {"top_p": 0.9}, {"top_k": 5, "top_p": 0.9}):
+        assert ids_of(decoder(model, mask, sampler, cut if sampler == "ar" else {}, **cut), some) == greedy
+
+
+def test_the_official_program_draws_text_at_temperature_0_with_top_k():
+    # inference_TtT.py: sampling is on if temperature > 0 or top-k or top-p is set; then softmax(logits / (temperature or 1))
+    some, model = prompts(1, 8), talker(seed=2)
+    official = ids_of(decoder(model, strict=False, top_k=20), some)
+    assert official == ids_of(decoder(model, strict=False, top_k=20, temperature=1.0), some)
+    assert official != ids_of(decoder(model, strict=False), some)
+
+
 def test_spans_of():
     t = tiny_tokenizer()
     c = V.code_start

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from tests.conftest import gen
-from ttt.sampling.samplers.logits import choose_audio, choose_text, guide, sampling_probabilities, transfer_counts
+from ttt.sampling.samplers.logits import (
+    choose_audio,
+    choose_each,
+    choose_text,
+    guide,
+    sampling_probabilities,
+    transfer_counts,
+)
 from ttt.sampling.samplers.remask import LowConfidence, Random
 
 P = torch.tensor([0.5, 0.3, 0.15, 0.05])
@@ -22,7 +29,7 @@ def test_top_p_vector():
 
 
 def test_top_k_then_top_p():
-    assert sampling_probabilities(P.log(), 0.0, 2, 1.0).tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert sampling_probabilities(P.log(), 1.0, 2, 1.0).tolist() == pytest.approx([0.625, 0.375, 0, 0])
     assert sampling_probabilities(P.log(), 1.0, 2, 0.6).tolist() == [1, 0, 0, 0]
     hot = sampling_probabilities(P.log(), 2.0, 0, 1.0)
     assert torch.allclose(hot, P.sqrt() / P.sqrt().sum())
@@ -42,6 +49,16 @@ def test_greedy_and_drawn_text():
     gens = [gen(1)]
     drawn = torch.cat([choose_text(logits[:1], 1.0, 0, 1.0, gens) for _ in range(2000)])
     assert torch.bincount(drawn, minlength=4) / 2000 == pytest.approx(P, abs=0.045)  # four standard errors
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (2, 1.0), (0, 0.9), (3, 0.5)])
+def test_temperature_0_is_greedy_whatever_top_k_and_top_p_say(top_k, top_p):
+    logits = torch.randn(40, 9, generator=gen(3))
+    likeliest = logits.argmax(-1).tolist()
+    assert choose_text(logits, 0.0, top_k, top_p, [gen(i) for i in range(40)]).tolist() == likeliest
+    assert choose_each(logits[:, None], 0.0, top_k, top_p, [gen(i) for i in range(40)])[:, 0].tolist() == likeliest
+    tiny = choose_text(logits, 1e-40, top_k, top_p, [gen(i) for i in range(40)])
+    assert tiny.tolist() == likeliest, "a temperature on the way to 0 overflows nowhere"
 
 
 def test_gumbel_draws_follow_the_softmax():
