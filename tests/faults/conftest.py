@@ -71,7 +71,7 @@ def run_verb(*words: object, stdin: str | None = "") -> Outcome:
     out, err, handler = io.StringIO(), io.StringIO(), _Log()
     before = sys.stdin, os.getcwd(), logging.getLogger("ttt").level
     root = logging.getLogger()
-    root.addHandler(handler)
+    root.addHandler(handler)  # with a handler there, the command line adds none of its own
     sys.stdin = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode("utf-8", "surrogateescape")))
     try:
         with redirect_stdout(out), redirect_stderr(err):

@@ -72,5 +72,9 @@ def make_world() -> None:
     Path("chats.jsonl").write_text(json.dumps(chat) + "\n")
     table = {"title": "T", "seeds": 1, "config": "recipe.yaml", "rows": {"a": [], "b": ["train.lr=1e-4"]}}
     Path("table.yaml").write_text(yaml.safe_dump(table))
+    mix = [{"path": "data/train.jsonl", "sample_ratio": 1.0}]
+    Path("mix.json").write_text(json.dumps(mix))
+    bands = {"r": {"train/loss": {1: [0.0, 100.0]}}}
+    Path("bands.yaml").write_text(yaml.safe_dump(bands))
     first = sorted(Path("corpus/wav").rglob("*.wav"))[0]
     Path("question.wav").write_bytes(first.read_bytes())
