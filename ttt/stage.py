@@ -16,6 +16,8 @@ from ttt.config.diff import differences
 from ttt.errors import ConfigError, DataError
 from ttt.io.atomic import write_json
 from ttt.io.digests import digest_of_file, digest_of_listing
+from ttt.io.json_input import read_json
+from ttt.io.writable import check_file, check_writable
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,19 @@ class Stage:
 
     def is_done(self, overwrite: bool) -> bool:
         """True when the result is there and current.  Raises `ConfigError` when it was made from something else."""
+        if self._is_current(overwrite):
+            return True
+        for path in (self.marker, *self.outputs):
+            (check_file if path.suffix else check_writable)(path)
+        return False
+
+    def _is_current(self, overwrite: bool) -> bool:
         if overwrite or not self.marker.is_file():
             return False
         try:
-            before = json.loads(self.marker.read_text())
-        except json.JSONDecodeError:
+            before = read_json(self.marker, "it is made again")
+        except DataError as fault:
+            log.warning("%s: %s", self.name, fault)
             return False
         gone = [str(p) for p in self.outputs if not p.exists()]
         if gone:

@@ -14,6 +14,19 @@ from ttt.chat.session import Chat, Output
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.interfaces import LanguageModel
+from ttt.io.terminal import own_codes
+from ttt.io.writable import check_folder
+
+
+def check_player(command: str) -> None:
+    """Refuse a command for ``--play`` that cannot be run."""
+    mend = "name one that takes a wav file, e.g. 'aplay -q'"
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"--play: {command!r} cannot be split into words ({error}); {mend}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise ConfigError(f"--play: no program {command!r}; {mend}")
 
 
 def open_chat(
@@ -25,11 +38,17 @@ def open_chat(
     ``out``: folder for the files of every answer; ``player``: a command that gets the wav of each spoken answer; ``system``,
     ``task``: the system message, or the task of the run whose system message is used; ``room``, ``single``: see `Chat`.
     """
-    if player and shutil.which((shlex.split(player) or [""])[0]) is None:
-        raise ConfigError(f"--play: no program {player!r}; name one that takes a wav file, e.g. 'aplay -q'")
+    if player:
+        check_player(player)
+    if sys.stdin is None or sys.stdin.closed:
+        raise ConfigError(
+            "standard input is closed: there is nobody to talk to; start it without '<&-', or pipe lines into it"
+        )
+    if out:
+        check_folder(out)
     if out and next(Path(out).glob("turn-*"), None) is not None:
         raise DataError(f"{out}: holds the answers of another chat; name another folder with --out")
-    screen = Screen(sys.stdout)
+    screen = Screen(own_codes(sys.stdout))
     model = open_model(config, folder, LanguageModel, instead="use 'ttt continue'")
     codec = None
     try:

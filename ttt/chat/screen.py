@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from ttt.io.terminal import visible
+
 Read = Callable[[], "str | None"]
 
 
@@ -21,7 +23,10 @@ class Screen:
         self._last = "\n"
 
     def write(self, text: str) -> None:
-        """Text as it is."""
+        """Text, `visible`."""
+        self._write(visible(text))
+
+    def _write(self, text: str) -> None:
         self.out.write(text)
         self.out.flush()
         self._last = text[-1:] or self._last
@@ -37,7 +42,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """A line that neither side of the conversation said."""
-        self.line(f"\x1b[2m{text}\x1b[0m" if self._colour else text)
+        self._write(f"\x1b[2m{visible(text)}\x1b[0m\n" if self._colour else f"{visible(text)}\n")
 
     def counter(self, text: str, final: bool = False) -> None:
         """A number that grows: in place on a terminal, else only its last state."""
@@ -46,17 +51,8 @@ class Screen:
         if not self._counter:
             self.gap()
         back = "\b" * len(self._counter)
-        self.write(back + text + " " * max(0, len(self._counter) - len(text)))
+        self._write(back + visible(text) + " " * max(0, len(self._counter) - len(text)))
         self._counter = "" if final else text
-
-
-def visible(text: str) -> str:
-    """Text that a terminal cannot take for commands: control characters but line feed and tab are spelled out.
-
-    >>> visible("a" + chr(27) + "[2J b")
-    'a\\\\x1b[2J b'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def terminal() -> Read:

@@ -16,7 +16,7 @@ import numpy as np
 from ttt.api import Model
 from ttt.chat.commands import COMMANDS, LEAVE
 from ttt.chat.conversation import AnswerReader, Conversation, Piece, stream_answer
-from ttt.chat.screen import Read, Screen, visible
+from ttt.chat.screen import Read, Screen
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, TttError, suggest
 from ttt.interfaces import Codec, LanguageModel
@@ -183,7 +183,7 @@ class Chat:
             if piece.kind == "text":
                 if after_speech and not piece.text[0].isspace():
                     self.screen.gap()
-                self.screen.write(visible(piece.text))
+                self.screen.write(piece.text)
                 after_speech = False
             else:
                 after_speech = is_over = piece.kind == "span"

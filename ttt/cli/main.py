@@ -19,12 +19,17 @@ import keyword
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import ttt
 from ttt.errors import TttError, suggest
+from ttt.io.system_errors import describe, is_disk_full, is_link_loop
+from ttt.io.terminal import VisibleFormatter, guarded_stdout, visible
+
+log = logging.getLogger(__name__)
 
 ABOUT = "Speech-text language models: autoregressive text and diffusion audio in one Transformer."
 SETTINGS = """Most verbs read recipes (--config FILE.yaml) and settings over them (section.key=value, such as train.lr=1e-4);
@@ -71,25 +76,90 @@ def main(argv: Sequence[str] | None = None) -> int:
             break
         names = verb.VERBS
     arguments = parse(parser_of(path, verb), words)
-    logging.basicConfig(
-        level=os.environ.get("TTT_LOG", "INFO").upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    title = " ".join(path)
+    start_log()
+    with guarded_stdout():
+        return guarded_run(" ".join(path), verb, arguments)
+
+
+def start_log() -> None:
+    """Log to stderr, at the level of ``TTT_LOG`` (a name such as DEBUG; default INFO)."""
+    if logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    level = os.environ.get("TTT_LOG", "INFO").upper()
+    known = logging.getLevelName(level)
+    logging.basicConfig(level=known if isinstance(known, int) else logging.INFO, handlers=[handler])
+    if not isinstance(known, int):
+        log.warning("TTT_LOG: no level %r; INFO is used (DEBUG, INFO, WARNING, ERROR)", level)
+
+
+def guarded_run(title: str, verb: Any, arguments: argparse.Namespace) -> int:
+    """The exit code of a verb.  Whatever a user can mend is one line on stderr, and exit code 2."""
     try:
-        return verb.run(arguments)
+        code = verb.run(arguments)
+        flush(sys.stdout)
+        return code
     except TttError as error:
         if not getattr(error, "quiet", False):  # another rank of the same run prints it
-            print(f"{title}: {error}", file=sys.stderr)
+            complain(title, str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{title}: interrupted", file=sys.stderr)
+        complain(title, "interrupted")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return 0
+    except SystemExit as stop:  # no verb of ours does this
+        complain(title, f"{place_of(stop)}called sys.exit({stop.code!r}); a plug-in raises an error instead")
+        return TttError.exit_code
+    except OSError as error:
+        log.debug("", exc_info=error)
+        complain(title, describe(error))
+        return TttError.exit_code
+    except MemoryError as error:
+        log.debug("", exc_info=error)
+        complain(title, f"no memory left{f' ({error})' if str(error) else ''}; use smaller batches or shorter rows")
+        return TttError.exit_code
+    except Exception as error:
+        if not (is_disk_full(error) or is_link_loop(error)):
+            raise
+        log.debug("", exc_info=error)
+        complain(title, str(error))
+        return TttError.exit_code
+
+
+def complain(title: str, message: str) -> None:
+    """One line on stderr."""
+    print(visible(f"{title}: {' '.join(message.splitlines())}"), file=sys.stderr)
+
+
+def flush(stream: Any) -> None:
+    """Hand everything printed to the system.  Raises `OSError` naming standard output (``> /dev/full``)."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        error.filename = "standard output"
+        raise
+
+
+def drop_stdout() -> None:
+    """Let nothing be written to standard output any more: Python would try again at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # no file behind it
+        sys.stdout = None  # type: ignore[assignment]
+
+
+def place_of(stop: BaseException) -> str:
+    """``FILE:LINE `` of the code that raised."""
+    frames = traceback.extract_tb(stop.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} " if frames else ""
 
 
 def current_name(words: Sequence[str]) -> list[str]:

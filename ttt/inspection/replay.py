@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ttt.errors import ConfigError, DataError, suggest
+from ttt.io.terminal import own_codes, visible
 
 if TYPE_CHECKING:
     from ttt.sampling.trace.record import TraceRecord
@@ -45,7 +46,7 @@ def replay(
     head, records = read_trace(trace)
     record = choose(records, uid, str(trace))
     if not quiet:
-        out = sys.stdout
+        out = own_codes(sys.stdout)
         colored = color == "always" or (color == "auto" and out.isatty() and "NO_COLOR" not in os.environ)
         columns = width or shutil.get_terminal_size((100, 24)).columns
         drawing = Drawing(head, record, max(columns, 20), colored, _can_draw(out))
@@ -66,7 +67,8 @@ def answers(trace: str | Path) -> list[str]:
     from ttt.sampling.trace.record import read_trace
 
     return [
-        f"{r.uid}  {len(r.ids)} tokens, {sum(r.calls.values())} calls, stopped: {r.stopped}" for r in read_trace(trace)[1]
+        f"{r.uid}  {len(r.ids)} tokens, {sum(r.calls.values())} calls, stopped: {r.stopped}"
+        for r in read_trace(trace)[1]
     ]
 
 
@@ -148,15 +150,15 @@ class Drawing:
     def legend(self) -> str:
         """What the signs mean."""
         low, high = self._scale
-        name = self.head.get("confidence", {}).get("c") or "score"
+        name = visible(str(self.head.get("confidence", {}).get("c") or "score"))
         shades = SHADES if self.fancy else PLAIN_SHADES
         signs = " ".join(
             self._paint(s, str(RAMP[(2 * i + 1) * len(RAMP) // (2 * len(shades))])) for i, s in enumerate(shades)
         )
         mask, back = ("·", "×") if self.fancy else ("_", "x")
         return (
-            f"{self.record.uid}: {len(self.record.ids)} tokens in {sum(self.record.calls.values())} calls, stopped: "
-            f"{self.record.stopped}\n{self._paint(mask, MASKED)} mask  {signs} audio, {name} {low:.2g} to {high:.2g}  "
+            f"{visible(self.record.uid)}: {len(self.record.ids)} tokens in {sum(self.record.calls.values())} calls, stopped: "
+            f"{visible(self.record.stopped)}\n{self._paint(mask, MASKED)} mask  {signs} audio, {name} {low:.2g} to {high:.2g}  "
             f"{self._paint(back, REMASKED)} masked again  [ ] span"
         )
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.io.json_output import plain, to_json
+from ttt.io.system_errors import naming
 
 _LEFTOVER = re.compile(
     r"\.(?P<name>.*)\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL
@@ -111,14 +111,16 @@ def file_aside(path: str | Path, sync: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        if sync:
-            sync_path(temporary)
-        os.replace(temporary, path)
-        if sync:
-            sync_path(path.parent)
+        with naming(path, temporary):
+            yield temporary
+            if sync:
+                sync_path(temporary)
+            os.replace(temporary, path)
+            if sync:
+                sync_path(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes, sync: bool = False) -> None:
@@ -212,11 +214,3 @@ def sync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Does this error, however wrapped, mean that there is no room?"""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # safetensors reports the operating system's error as text only.
-    return "No space left on device" in str(error) or f"os error {errno.ENOSPC})" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ttt
+from ttt.errors import ConfigError
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "numpy", "torchaudio", "soundfile", "omegaconf", "deepspeed",
@@ -36,9 +38,19 @@ def environment(command: str) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": whole_number("WORLD_SIZE", 1, 1),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def whole_number(variable: str, default: int, least: int) -> int:
+    """The whole number in a variable of the environment.  Raises `ConfigError` when it holds something else."""
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise ConfigError(f"environment: {variable}={text!r} must be a whole number >= {least}; correct or unset it")
+    return int(text)
 
 
 class GitState(NamedTuple):

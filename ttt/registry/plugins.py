@@ -73,7 +73,7 @@ def _guarded(load, label: str) -> None:
         load()
     except TttError as error:
         raise RegistryError(f"{label}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in that exits must not end a verb as if it had done its work
         frames = traceback.extract_tb(error.__traceback__)
         last = frames[-1] if frames else None
         place = f" at {last.filename}:{last.lineno}" if last else ""

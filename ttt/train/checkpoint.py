@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttt.errors import CheckpointError, TttError
-from ttt.io.atomic import is_disk_full, sync_path
+from ttt.io.atomic import sync_path
 from ttt.io.digests import digest_of_file
 from ttt.io.json_input import read_json
+from ttt.io.system_errors import is_disk_full
 from ttt.train.engines.ranks import PeerFailedError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ttt.errors import MissingExtraError
-from ttt.io.atomic import is_disk_full
 from ttt.io.metrics_log import METRICS_FILE, MetricsLog
+from ttt.io.system_errors import is_disk_full
 from ttt.train.checkpoint import DiskFullError
 from ttt.train.step import StepReport
 

@@ -7,7 +7,7 @@ from tests.conftest import tiny_model
 from tests.tiny_runs import SYSTEMS, make_run, talk
 from ttt.audio.codecs import Toy
 from ttt.audio.wav import read, write
-from ttt.chat.screen import Screen, visible
+from ttt.chat.screen import Screen
 from ttt.chat.session import Chat, room_of
 from ttt.chat.settings import DECODING, changed
 from ttt.cli.main import main
@@ -15,6 +15,7 @@ from ttt.config.load import load_config
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import read_examples
 from ttt.errors import ConfigError
+from ttt.io.terminal import visible
 from ttt.types import AudioCodes
 
 SPOKEN = ["eval.sampler.temperature=3", "eval.max_tokens=16"]  # untrained answers with codes among everything else

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from ttt.io import atomic
+from ttt.io.system_errors import is_disk_full
 
 
 def names(folder):
@@ -116,9 +117,9 @@ def test_json_of_numpy(tmp_path):
 
 
 def test_a_full_disk_is_recognised_through_wrappers():
-    assert atomic.is_disk_full(OSError(errno.ENOSPC, "x")) and atomic.is_disk_full(OSError(errno.EDQUOT, "x"))
-    assert atomic.is_disk_full(RuntimeError('Io Error: IoError(Os { code: 28, message: "No space left on device" })'))
-    assert not atomic.is_disk_full(OSError(errno.EACCES, "x"))
+    assert is_disk_full(OSError(errno.ENOSPC, "x")) and is_disk_full(OSError(errno.EDQUOT, "x"))
+    assert is_disk_full(RuntimeError('Io Error: IoError(Os { code: 28, message: "No space left on device" })'))
+    assert not is_disk_full(OSError(errno.EACCES, "x"))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ttt.cli.common import add_color, wants_color
@@ -25,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the examples, one after another."""
     from ttt.data.reports.show import page, streams_of
     from ttt.errors import ConfigError, DataError
+    from ttt.io.terminal import own_codes
     from ttt.text.tokenizer import TextTokenizer
 
     if arguments.limit < 1:
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     for stream in streams_of(Path(arguments.input), tokenizer, arguments.prompt_rule, arguments.literal_specials):
         if arguments.uid and stream.uid not in missing:
             continue
-        print(("\n" if shown else "") + page(stream, tokenizer, color))
+        print(("\n" if shown else "") + page(stream, tokenizer, color), file=own_codes(sys.stdout))
         shown += 1
         missing.discard(stream.uid)
         if not missing if arguments.uid else shown >= arguments.limit:

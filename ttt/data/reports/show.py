@@ -13,6 +13,7 @@ from ttt.data.read.records import raw_records
 from ttt.data.read.token_ids import stream_of
 from ttt.data.sources.mix import check_store, sources_of
 from ttt.data.sources.store import Store, is_store
+from ttt.io.terminal import visible
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Kind, TokenStream
 
@@ -67,11 +68,7 @@ def _words(stream: TokenStream, tokenizer: TextTokenizer) -> np.ndarray:
     """bool [n]: learned text that is no special token of the vocabulary."""
     vocab = tokenizer.vocab
     marks = (*vocab.modality_tokens.values(), vocab.im_end_id, vocab.im_start_id)
-    words = (
-        stream.target
-        & (stream.kind == Kind.TEXT)
-        & ~np.isin(stream.ids, [*marks, *tokenizer.thought_ids])
-    )
+    words = stream.target & (stream.kind == Kind.TEXT) & ~np.isin(stream.ids, [*marks, *tokenizer.thought_ids])
     blank = np.fromiter(
         (words[i] and not tokenizer.decode([i_]).strip() for i, i_ in enumerate(stream.ids)), bool, len(words)
     )
@@ -85,7 +82,7 @@ def page(stream: TokenStream, tokenizer: TextTokenizer, color: bool = False) -> 
     rate = vocab.frame_rate_hz * vocab.num_codebooks
     speech = f"; {codes} codes" + (f" = {codes / rate:.2f} s" if rate else "") if stream.segments else ""
     task = f" (task {stream.task})" if stream.task else ""
-    lines = [f"{stream.uid}{task}: {len(stream)} tokens, {int(stream.target.sum())} learned{speech}"]
+    lines = [f"{visible(stream.uid)}{visible(task)}: {len(stream)} tokens, {int(stream.target.sum())} learned{speech}"]
     parts = stretches(stream)
     width = len(str(len(stream)))
     for part in parts:
@@ -102,7 +99,7 @@ def page(stream: TokenStream, tokenizer: TextTokenizer, color: bool = False) -> 
             lines.append(
                 f"    {i:{width}}  id {int(stream.ids[i]):6}  label {label:6}  {_visible(_token(stream, tokenizer, i))}"
             )
-    lines += [f"  odd: {fault}" for fault in faults(stream, tokenizer)]
+    lines += [f"  odd: {visible(fault)}" for fault in faults(stream, tokenizer)]
     return "\n".join(lines)
 
 
@@ -138,11 +135,13 @@ def _token(stream: TokenStream, tokenizer: TextTokenizer, at: int) -> str:
 
 
 def _visible(text: str) -> str:
-    """White space that would break the page, as signs."""
-    return text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
+    """White space that would break the page, and what a terminal would take for commands, as signs."""
+    return visible(text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t"))
 
 
-def streams_of(path: Path, tokenizer: TextTokenizer, prompt_rule: PromptRule, literal_specials: bool) -> Iterator[TokenStream]:
+def streams_of(
+    path: Path, tokenizer: TextTokenizer, prompt_rule: PromptRule, literal_specials: bool
+) -> Iterator[TokenStream]:
     """Token streams of a file, a store or the sources of a mix, one at a time."""
     for source in sources_of(path):
         if is_store(source.path):

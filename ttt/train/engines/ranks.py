@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from ttt.errors import ConfigError, TttError
+from ttt.io.provenance import whole_number
 
 
 class RankLostError(TttError):
@@ -25,7 +25,12 @@ class PeerFailedError(TttError):
 
 def world() -> tuple[int, int]:
     """(rank, number of ranks) as told by torchrun or the deepspeed launcher; (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = whole_number("RANK", 0, 0), whole_number("WORLD_SIZE", 1, 1)
+    if rank >= size:
+        raise ConfigError(
+            f"environment: RANK={rank} must be below WORLD_SIZE={size}; start with torchrun, or unset both"
+        )
+    return rank, size
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,7 +41,7 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", whole_number("LOCAL_RANK", 0, 0))
     torch.cuda.set_device(device)
     return device
 
