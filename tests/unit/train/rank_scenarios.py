@@ -15,11 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import deepspeed
-import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
 import tiny_training
 import torch
-import torch._dynamo
 from rank_worlds import Ended, World
 from tiny_training import TinyLM, Toy, ToyLoader, killed_runs, trainer
 

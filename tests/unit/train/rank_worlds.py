@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import random
@@ -108,11 +110,30 @@ def as_command(work: Callable[[], Any]) -> int:
         return 1
 
 
-if __name__ == "__main__":
+def prepare() -> None:
+    """Import once what every rank would import, and let DeepSpeed ask once what it can compile here."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
     torch.set_num_threads(1)
+    for name in (
+        "torch._dynamo", "omegaconf", "yaml", "deepspeed.runtime.zero.muon.muon_optimizer",
+        "deepspeed.runtime.superoffload.superoffload_stage3", "deepspeed.module_inject.auto_ep_layer",
+        "ttt.train.engines.deepspeed", "ttt.train.schedules",
+    ):  # fmt: skip
+        importlib.import_module(name)
+    from deepspeed import ops
+
+    from ttt.config.load import resolved_yaml
+    from ttt.config.schema import RunConfig
+
+    assert ops.__compatible_ops__
+    resolved_yaml(RunConfig())
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    prepare()
     import rank_scenarios
 
     for line in sys.stdin:

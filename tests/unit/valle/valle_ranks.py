@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # optimisers import it when first used: once here, and not by every rank
-from rank_worlds import Ended, World
+from rank_worlds import Ended, World, prepare
 
 from tests.unit.valle.small_valle import batch, network, tokenizer
 from ttt.config.schema import RunConfig, RunSection, TrainSection
@@ -119,10 +118,7 @@ def main(root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 (with deepspeed, once, and not by every rank)
-
-    torch.set_num_threads(1)
+    prepare()
     tokenizer(BOOKS)  # once, and with it the imports that every rank would make
     print(json.dumps(main(Path(sys.argv[1]))), flush=True)
     os._exit(0)  # the orderly end of so many imports takes seconds
