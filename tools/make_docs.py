@@ -9,24 +9,25 @@ from pathlib import Path
 
 HEADER = """# Plug-ins
 
-Generated from the registries by `make docs`. A plug-in is one decorated (frozen) dataclass that derives from its family's base
-in [`ttt/interfaces.py`](../ttt/interfaces.py); its fields are its configuration:
+Generated from the registries by `make docs`. A plug-in is one decorated (frozen) dataclass that derives from its
+family's base in [`ttt/interfaces.py`](../ttt/interfaces.py); its fields are its configuration:
 
 ```yaml
 objective: {name: ttt, noise: {name: polynomial, power: 3}, strategies: [{name: sst, p: 0.5}]}
 ```
 
-A plug-in is loaded when its file or module is listed under `plugins:` in a recipe, given with `--plugins`, or installed under the
-entry-point group `ttt.plugins`. Names are permanent, because checkpoints contain them. [`examples/plugin`](../examples/plugin/README.md) is
-a project to copy: a mask, a schedule, a sampler, a task, an architecture, and a plug-in in a single file.
-`ttt new plugin FAMILY NAME FILE.py` writes a file to start from ([tools.md](tools.md)).
+A plug-in is loaded when its file or module is listed under `plugins:` in a recipe, given with `--plugins`, or
+installed under the entry-point group `ttt.plugins`. Names are permanent, because checkpoints contain them.
+[`examples/plugin`](../examples/plugin/README.md) is a project to copy: a mask, a schedule, a sampler, a task, an
+architecture, and a plug-in in a single file. `ttt new plugin FAMILY NAME FILE.py` writes a file to start from
+([tools.md](tools.md)).
 
 ## Check a plug-in
 
-`ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tests the properties that every plug-in of a family must have, one line
-each, in some seconds and without training. It supports mask, noise (also called schedule), weighting, strategy, rate, constraint,
-objective, sampler, remask, length, codec, task, metric and converter. A broken property shows a counter-example; for a mask it is
-drawn, with `X` at the wrong cell:
+`ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tests the properties that every plug-in of a family must
+have, one line each, in some seconds and without training. It supports mask, noise (also called schedule), weighting,
+strategy, rate, constraint, objective, sampler, remask, length, codec, task, metric and converter. A broken property
+shows a counter-example; for a mask it is drawn, with `X` at the wrong cell:
 
 ```
 $ ttt check mask forgets_documents --plugins mine.py
@@ -35,11 +36,12 @@ $ ttt check mask forgets_documents --plugins mine.py
 broken: documents
 ```
 
-Exit code 0: all hold; 1: one is broken; 2: the command was wrong. `-` marks properties that a plug-in does not claim. A plug-in claims more
-by setting attributes: a mask `looks_ahead` (which positions attend to later ones) and `text_sees_future`, a schedule `ends`, a sampler
-`most_calls`, a codec `exact_stream`, a strategy `shapes_canvas` (it defines what an example is, as `answer_padding` and `end_padding`
-do, so validation applies it too). The built-in plug-ins go through the same checks in `tests/contract`. A mask is
-drawn for any example with `ttt show ... --png FILE`.
+Exit code 0: all hold; 1: one is broken; 2: the command was wrong. `-` marks properties that a plug-in does not claim.
+A plug-in claims more by setting attributes: a mask `looks_ahead` (which positions attend to later ones) and
+`text_sees_future`, a schedule `ends`, a sampler `most_calls`, a codec `exact_stream`, a strategy `shapes_canvas` (it
+defines what an example is, as `answer_padding` and `end_padding` do, so validation applies it too). The built-in
+plug-ins go through the same checks in `tests/contract`. A mask is drawn for any example with `ttt show ... --png
+FILE`.
 
 """
 
