@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ttt.config.load import build_config, merge, read_layers, to_plain
+from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import EvalSection, RunConfig
+from ttt.config.written import as_declared, parse_override
 from ttt.errors import ConfigError, suggest
 from ttt.eval.inputs import with_canvas
 
@@ -34,7 +35,7 @@ def changed(config: RunConfig, text: str) -> RunConfig:
     if name == "sampler.steps_per_block":
         name, value = _steps(config.eval.sampler, value)
     path = f"run.{name}" if first == SEED else f"eval.{name}"
-    given = read_layers([], [f"{path}={value}"])
+    given = as_declared(RunConfig, parse_override(f"{path}={value}", RunConfig, to_plain(config)))
     if name == "sampler":
         given["eval"] = with_canvas(config, given["eval"])
     return build_config(merge(to_plain(config), given))

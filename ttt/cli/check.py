@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     key = family_key(arguments.family)
     load_plugins(arguments.plugins)
     registry = family(key)
-    plugin = registry.build({"name": arguments.name, **read_layers([], arguments.overrides)}, key)
+    settings = read_layers([], arguments.overrides, registry.get(arguments.name, key))
+    plugin = registry.build({"name": arguments.name, **settings}, key)
     entry = next(e for e in registry.entries() if e.name == arguments.name)
     fields = {k: v for k, v in to_plain(plugin).items() if k != "name"}
     print(f"{key} {arguments.name!r} {fields}\n{entry.where}")

@@ -13,7 +13,6 @@ import io
 import re
 import textwrap
 import tokenize
-import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
@@ -21,10 +20,9 @@ from typing import Any
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, suggest
 from ttt.registry.core import Registry, family
-from ttt.registry.fields import bounds, choices, field_types, plain_type
+from ttt.registry.fields import bounds, choices, field_types, plain_type, type_name
 
 _NO_DOC = re.compile(r"# *(type:|noqa|fmt:)[^#]*")  # remarks to tools
-_TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
 
 
 @dataclass(frozen=True)
@@ -102,22 +100,6 @@ def _key(cls: type, field: Field, path: str) -> Key:
     declared = field_types(cls)[field.name]
     listed = " | ".join(str(choice) or "''" for choice in choices(declared))
     return Key(path, type_name(plain_type(declared)), _default(field), listed or str(bounds(declared) or ""), doc)
-
-
-def type_name(plain: Any) -> str:
-    """A type in words.
-
-    >>> type_name(list[str]), type_name(float), type_name(tuple[float, float])
-    ('list of text', 'number', '2 x number')
-    """
-    origin, parts = typing.get_origin(plain), typing.get_args(plain)
-    if origin is list or (origin is tuple and Ellipsis in parts):
-        return f"list of {type_name(parts[0])}"
-    if origin is tuple:
-        return f"{len(parts)} x {type_name(parts[0])}"
-    if origin is dict:
-        return "block of keys"
-    return _TYPES.get(plain, str(plain))
 
 
 def _default(field: Field) -> str:

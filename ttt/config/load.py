@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.config.schema import MISSING, RENAMED_KEYS, RunConfig
+from ttt.config.written import as_declared, as_read, parse_override, read_yaml, reason
 from ttt.errors import ConfigError, suggest
 from ttt.registry.core import build_dataclass, family, name_of
 from ttt.registry.plugins import load_plugins
@@ -22,25 +23,62 @@ log = logging.getLogger(__name__)
 SECTIONS = {f.name: f.metadata["section"] for f in fields(RunConfig) if "section" in f.metadata}
 
 
-def read_layers(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Merge files and ``a.b=c`` overrides into one plain dict; interpolations ``${a.b}`` resolved."""
+def read_layers(
+    paths: Sequence[str | Path], overrides: Sequence[str] = (), of: type = RunConfig
+) -> dict[str, Any]:  # fmt: skip
+    """Merge files and ``a.b=c`` overrides into one plain dict; interpolations ``${a.b}`` resolved.
+
+    ``of``: the dataclass whose fields the values are for; a text of the command line is taken as typed where it says so.
+    """
+    return _resolved(_merged(_read_files(paths), overrides, of), of)
+
+
+def _read_files(paths: Sequence[str | Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, _read_file(Path(path), ()))
+        merged = _over(merged, _read_file(Path(path), ()), str(path))
+    return merged
+
+
+def _merged(files: Mapping[str, Any], overrides: Sequence[str], of: type) -> dict[str, Any]:
+    """Settings of the command line, one layer, over the files."""
+    layer: dict[str, Any] = {}
+    merged = dict(files)
     for item in overrides:
-        merged = merge(merged, with_new_keys(_parse_override(item)))
+        block = with_new_keys(parse_override(item, of, merged))
+        layer, merged = merge(layer, block), merge(merged, block)
+    if of is not RunConfig:
+        return as_declared(of, merged)
+    _check_length(layer, "the command line")
+    merged = _one_length(files, layer, merged, "the command line")
+    return as_declared(of, merged)
+
+
+def _resolved(merged: dict[str, Any], of: type = RunConfig) -> dict[str, Any]:
+    """``merged`` with ``${a.b}`` replaced by what stands there."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         # Interpolations may point at values that only the schema's defaults hold.
-        base = OmegaConf.create({name: _plain_defaults(cls) for name, cls in SECTIONS.items()})
-        whole = OmegaConf.merge(base, OmegaConf.create(merged))
+        defaults = {name: _plain_defaults(cls) for name, cls in SECTIONS.items()} if of is RunConfig else {}
+        whole = OmegaConf.create(_blocks_over(defaults, merged))
         _forget_missing(whole)
         resolved = OmegaConf.to_container(whole, resolve=True)
+    except RecursionError as error:
+        raise ConfigError("config: values point at each other in a circle (${...}), or are nested too deep") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"config: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"config: {reason(error)}") from error
     return _only_given(resolved, merged)
+
+
+def _blocks_over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given values over the defaults, block by block; a value that is no block replaces one."""
+    out = dict(defaults)
+    for key, value in given.items():
+        before = out.get(key)
+        out[key] = _blocks_over(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return out
 
 
 def _forget_missing(node: Any) -> None:
@@ -73,16 +111,31 @@ def load_config(
     ``need`` lists the keys (``"data.train"``, ``"codec"``) that this verb cannot do without; other missing values are
     allowed.  Raises `ConfigError` with the full key path before any work starts.
     """
-    raw = read_layers(paths, overrides)
-    extra = [*plugins]
-    listed = raw.get("plugins", []) or []
-    if not isinstance(listed, list):
-        raise ConfigError(f"plugins: expected a list of files or modules, got {listed!r}")
+    files = _read_files(paths)
     base = Path(paths[-1]).resolve().parent if paths else None
-    asked = [*listed, *extra]
-    found = load_plugins(asked, base)
+    asked = [*_listed_plugins(files, overrides), *plugins]
+    found = load_plugins(asked, base)  # first: only then is it known which of their fields are text
+    raw = _resolved(_merged(files, overrides, RunConfig))
     raw["plugins"] = [_from_here(item, origin) for item, origin in zip(asked, found, strict=True)]
     return build_config(raw, need)
+
+
+def _listed_plugins(files: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """``plugins`` of the files and the command line."""
+    settings = [item for item in overrides if item.partition("=")[0] == "plugins"]
+    merged = _merged(files, settings, RunConfig)
+    if not merged.get("plugins"):
+        return []
+    if any("${" in str(item) for item in _as_list(merged["plugins"])):
+        merged = _resolved(_merged(files, overrides, RunConfig))
+    listed = merged["plugins"]
+    if not isinstance(listed, list) or not all(isinstance(item, str) and item.strip() for item in listed):
+        raise ConfigError(f"plugins: expected a list of files or modules, got {listed!r}")
+    return listed
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _from_here(item: str, origin: str) -> str:
@@ -205,38 +258,64 @@ def _only_given(resolved: Any, given: Any) -> Any:
 
 
 def _read_file(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    import yaml
-    from omegaconf import OmegaConf
-
-    path = path.resolve()
-    if path in chain:
-        raise ConfigError(f"{path}: 'extends' goes round in a circle: {' -> '.join(str(p) for p in chain)}")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        path = path.resolve()
+        if path in chain:
+            raise ConfigError(f"{path}: 'extends' goes round in a circle: {' -> '.join(str(p) for p in chain)}")
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such config file")
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, RuntimeError, ValueError) as error:  # not allowed, a circle of links, a name too long, not UTF-8
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    try:
+        loaded = read_yaml(content)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a block of keys at the top")
-    parents = loaded.pop("extends", [])
+    parents = _as_list(loaded.pop("extends", None) or [])
+    if not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends: expected a file or a list of files, got {as_read(parents)!r}")
     merged: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = merge(merged, _read_file(path.parent / parent, (*chain, path)))
-    return merge(merged, with_new_keys({str(k): v for k, v in loaded.items()}))
+    for parent in parents:
+        merged = _over(merged, _read_file(path.parent / parent, (*chain, path)), str(parent))
+    # A section without keys says nothing; it does not take back what files before say.
+    own = with_new_keys({str(k): v for k, v in loaded.items() if not (k in SECTIONS and v is None)})
+    _check_length(own, str(path))
+    return _over(merged, own, str(path))
 
 
-def _parse_override(item: str) -> dict[str, Any]:
-    import yaml
+def _over(merged: Mapping[str, Any], layer: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The ``layer`` called ``where`` over those before."""
+    return _one_length(merged, layer, merge(merged, layer), where)
 
-    key, sign, text = item.partition("=")
-    if not sign or not key or any(not part for part in key.split(".")):
-        raise ConfigError(f"{item!r}: an override looks like section.key=value")
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}: value {text!r} is not YAML: {' '.join(str(error).split())}") from error
-    node: Any = value
-    for part in reversed(key.split(".")):
-        node = {part: node}
-    return node
+
+def _lengths(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``steps`` and ``epochs`` of a layer's section ``train``, those that it sets to more than 0 (or to a ``${...}``)."""
+    train = _block(layer, ["train"])
+    values = {key: as_read(train.get(key)) for key in ("steps", "epochs")}
+    return {key: value for key, value in values.items() if value not in (None, "", MISSING, "0", 0)}
+
+
+def _check_length(layer: Mapping[str, Any], where: str) -> None:
+    """Refuse a layer that gives the length of the run twice."""
+    given = _lengths(layer)
+    # The config.yaml that a run writes holds every key, and as steps the updates that its epochs came to.
+    is_record = len(_block(layer, ["train"])) > len(fields(SECTIONS["train"])) // 2
+    if len(given) == 2 and not is_record:
+        raise ConfigError(
+            f"train.epochs: {given['epochs']} is given beside train.steps={given['steps']} ({where}); give one of the two"
+        )
+
+
+def _one_length(before: Mapping[str, Any], layer: Mapping[str, Any], merged: dict[str, Any], where: str) -> dict[str, Any]:
+    """``merged`` with one length of the run: what ``layer`` says of it replaces the other one of the layers before."""
+    given, old = _lengths(layer), _lengths(before)
+    if len(given) != 1:
+        return merged
+    (key, value), = given.items()
+    other = "steps" if key == "epochs" else "epochs"
+    if other not in old:
+        return merged
+    log.info("config: train.%s=%s (%s) replaces train.%s=%s", key, value, where, other, old[other])
+    return {**merged, "train": {**merged["train"], other: 0}}

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ttt.registry import (
+    Choices,
+    FilledText,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -27,6 +29,7 @@ from ttt.registry import (
 MISSING = "???"
 RENAMED_KEYS: dict[str, str] = {}  # "section.old": "section.new" of keys that were renamed or moved; the old ones warn
 
+Device = Annotated[str, Choices(("auto", "cpu", "cuda", "cuda:N"), "auto|cpu|cuda(:[0-9]{1,3})?")]
 Attention = Literal["auto", "packed", "sdpa", "eager", "flex_attention"]
 Cache = Literal["exact", "block", "none"]
 Form = Literal["interleaved", "roles", "text_then_speech", "text_then_speech_tags", "llada_tts", "llada_tts_audio"]
@@ -41,10 +44,10 @@ Speak = Literal["free", "always", "never"]
 class RunSection:
     """Where a run lives and what it draws from."""
 
-    dir: str = MISSING  # folder of the run: config, checkpoints, logs
-    seed: int = 1  # every random draw of the run derives from it
+    dir: FilledText = MISSING  # folder of the run: config, checkpoints, logs
+    seed: Annotated[int, Range(ge=-(2**63), lt=2**63)] = 1  # every random draw of the run derives from it
     threads: Annotated[int, Range(ge=0, le=1024)] = 0  # CPU threads per process; 0 leaves torch's choice
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where torch sees a GPU
+    device: Device = "auto"  # auto: cuda where torch sees a GPU; cuda:1: the second GPU
     overwrite: bool = False  # start over although the folder holds another run
 
 
@@ -53,12 +56,13 @@ class RunSection:
 class DataSection:
     """The corpus, its codes, examples, and how they become batches."""
 
-    corpus: str = MISSING  # folder with {split}.jsonl manifests and {split}.items.jsonl
+    corpus: FilledText = MISSING  # folder with {split}.jsonl manifests and {split}.items.jsonl
     splits: list[str] = field(default_factory=lambda: ["train", "dev", "test"])  # parts of the corpus, by name
-    dir: str = MISSING  # prepared data: codes/, tokenizer/, {split}.jsonl
-    bpe_size: PositiveInt = 512  # size of the trained text vocabulary before special tokens and codes
-    jobs: PositiveInt = 1  # processes that encode audio
-    train: str = MISSING  # training data: an examples file, a store ('ttt data pack') or a mix JSON
+    dir: FilledText = MISSING  # prepared data: codes/, tokenizer/, {split}.jsonl
+    # size of the trained text vocabulary before special tokens and codes
+    bpe_size: Annotated[int, Range(ge=1, le=10_000_000)] = 512
+    jobs: Annotated[int, Range(ge=1, le=1024)] = 1  # processes that encode audio
+    train: FilledText = MISSING  # training data: an examples file, a store ('ttt data pack') or a mix JSON
     # sample_ratio of a mix: share of a source's records that is kept (official), or weights by tokens
     mix: MixReading = "records"
     text: str = ""  # text to train on beside train, which then is the speech; the same forms
@@ -66,16 +70,17 @@ class DataSection:
     # ratio of tokens, of batches (each of one source), or int(10 x ratio) text batches to one of speech
     ratio_mode: RatioMode = "tokens"
     dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
-    tokenizer: str = MISSING  # folder with tokenizer.json (and vocab.json)
+    tokenizer: FilledText = MISSING  # folder with tokenizer.json (and vocab.json)
     # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
-    num_codes: PositiveInt = 16384
+    num_codes: Annotated[int, Range(ge=1, le=10_000_000)] = 16384
     form: Form = "interleaved"  # which tokens are added to the vocabulary, and how chats are written
     codes_of: str = ""  # 'ttt tokenizer' without a codec: name of the codec the codes are of, for vocab.json
     codes_hz: NonNegativeFloat = 0.0  # likewise: frames of a second of speech
     # several documents a row; false: one a row, rows of similar length together (for model.attention=sdpa)
     pack: bool = True
-    row_tokens: PositiveInt = 512  # longest row
-    batch_tokens: PositiveInt = 2048  # positions per micro-batch and rank (a whole number of rows when packed)
+    row_tokens: Annotated[int, Range(ge=1, le=10_000_000)] = 512  # longest row
+    # positions per micro-batch and rank (a whole number of rows when packed)
+    batch_tokens: Annotated[int, Range(ge=1, le=100_000_000)] = 2048
     # with pack=false: batches come from this many buckets of like length; 0: from sorted pools
     buckets: NonNegativeInt = 0
     # with pack=false: a row of n tokens counts as n + n^2 / this of batch_tokens; 0: as n
@@ -83,7 +88,8 @@ class DataSection:
     max_drop_share: Share = 0.01  # fail when a larger share of examples is longer than a row
     # examples longer than a row; cut: speech at the border of a frame, else dropped
     long_rows: Literal["drop", "cut"] = "drop"
-    prefetch: NonNegativeInt = 2  # micro-batches made ahead in a thread; 0: each when it is asked for
+    # micro-batches made ahead in a thread; 0: each when it is asked for
+    prefetch: Annotated[int, Range(ge=0, le=1024)] = 2
     prompt_rule: PromptRule = "labels"  # what may be noised: targets, or (official) positions >= prompt_length
 
 
@@ -151,7 +157,8 @@ class TrainSection:
     zero_stage: Literal[0, 1, 2, 3] = 0  # deepspeed; 0: what train.deepspeed says, else 2
     offload: list[Literal["optimizer", "params"]] = field(default_factory=list)  # deepspeed: kept in host memory
     deepspeed: str = ""  # a DeepSpeed JSON of your own; "auto" in it means the recipe's value
-    rank_timeout_s: PositiveFloat = 1800.0  # how long ranks wait for each other before the run gives up
+    # how long ranks wait for each other before the run gives up
+    rank_timeout_s: Annotated[float, Range(gt=0, le=1.0e7)] = 1800.0
     log_every_steps: NonNegativeInt = 10  # losses and speed; 0: never
     eval_every_steps: NonNegativeInt = 0  # validation; 0: only at the end
     # at each validation, answer and score this many dev examples of each task; 0: losses only
@@ -191,7 +198,7 @@ class EvalSection:
     # text-then-speech forms: speech may (free), must (always) or must not (never) follow the text
     speak: Speak = "free"
     limit: NonNegativeInt = 0  # items per file; 0: all
-    bootstrap: NonNegativeInt = 1000  # resamples per interval
+    bootstrap: Annotated[int, Range(ge=0, le=10_000_000)] = 1000  # resamples per interval
     samples: NonNegativeInt = 10  # wavs and mel plots written per task
     forced: bool = False  # also run the objective on the true answers, for metrics of its statistics (``forced``)
     # also score the true answers through the codec: what a perfect model would get, as floor_METRIC

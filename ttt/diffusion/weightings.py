@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttt.interfaces import LossWeighting, NoiseSchedule
-from ttt.registry import PositiveFloat
+from ttt.registry import PositiveFloat, Share
 from ttt.registry.families import WEIGHTING
 
 
@@ -39,7 +39,7 @@ class Elbo(LossWeighting):
 
     renamed_fields: ClassVar = {"floor": "min_prob"}
 
-    min_prob: float = 1.0e-3
+    min_prob: Share = 1.0e-3
 
     def weight(self, t: Tensor, p: Tensor, schedule: NoiseSchedule) -> Tensor:
         """-alpha'(t) / max(p, min_prob)."""

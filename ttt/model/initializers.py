@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ttt.errors import ConfigError
 from ttt.interfaces import Initializer
+from ttt.registry import NonNegativeFloat
 from ttt.registry.families import INITIALIZER
 
 
@@ -30,7 +31,7 @@ class Normal(Initializer):
 class Mean(Initializer):
     """The mean of the old rows plus noise of ``noise`` times their spread: new tokens start neither likely nor unlikely."""
 
-    noise: float = 0.1
+    noise: NonNegativeFloat = 0.1
 
     def initialize(self, rows: Tensor, ids: Tensor, context: Mapping[str, Any], gen: Generator) -> Tensor:
         """Mean of the old rows + noise."""
@@ -48,7 +49,7 @@ class Twist(Initializer):
     rows' spread as noise, so that copies can part.  An untied head takes the rows of the same text tokens.
     """
 
-    jitter: float = 0.01
+    jitter: NonNegativeFloat = 0.01
 
     def initialize(self, rows: Tensor, ids: Tensor, context: Mapping[str, Any], gen: Generator) -> Tensor:
         """Rows of random text tokens + noise."""
@@ -69,8 +70,8 @@ class Codes(Initializer):
     adds that share of independent noise so that twins can part.
     """
 
-    gain: float = 1.0
-    jitter: float = 0.1
+    gain: NonNegativeFloat = 1.0
+    jitter: NonNegativeFloat = 0.1
 
     def initialize(self, rows: Tensor, ids: Tensor, context: Mapping[str, Any], gen: Generator) -> Tensor:
         """Project, standardise, scale."""

@@ -2,6 +2,8 @@
 
 from ttt.registry.core import Registry, component, components, name_of, nested
 from ttt.registry.fields import (
+    Choices,
+    FilledText,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -14,6 +16,6 @@ from ttt.registry.fields import (
 )
 
 __all__ = [
-    "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "PositiveShare", "Range", "Registry",
-    "Share", "ShareBelow1", "checked", "component", "components", "name_of", "nested",
+    "Choices", "FilledText", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "PositiveShare", "Range",
+    "Registry", "Share", "ShareBelow1", "checked", "component", "components", "name_of", "nested",
 ]  # fmt: skip

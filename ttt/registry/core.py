@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any, TypeVar
 
-from ttt.errors import ConfigError, DuplicateNameError, RegistryError, UnknownNameError, suggest
-from ttt.registry.fields import checked, choices, fault, field_types, plain_type
+from ttt.errors import ConfigError, DuplicateNameError, RegistryError, TttError, UnknownNameError, suggest
+from ttt.registry.fields import checked, choices, fault, field_types, has_type, plain_type, shortened, with_article
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound=type)
@@ -122,6 +122,12 @@ class Registry:
         """All plug-ins, by name."""
         return [self._entries[name] for name in self.names()]
 
+    def find(self, name: str) -> type | None:
+        """The class registered under ``name``, its present or former one; None where there is none."""
+        self.load()
+        entry = self._entries.get(self._formerly.get(name, name), self._entries.get(name))
+        return None if entry is None else entry.cls
+
     def get(self, name: str, at: str = "") -> type:
         """The class registered under ``name``; ``at`` is the configuration key named in the error."""
         self.load()
@@ -144,7 +150,7 @@ class Registry:
         if isinstance(node, str):
             node = {"name": node}
         if not isinstance(node, Mapping):
-            raise ConfigError(f"{at}: expected a {self.title} (a name or a block with 'name'), got {node!r}")
+            raise ConfigError(f"{at}: expected a {self.title} (a name or a block with 'name'), got {shortened(node)}")
         values = dict(node)
         if "name" not in values:
             raise ConfigError(f"{at}: a {self.title} needs 'name'. Registered: {', '.join(self.names())}")
@@ -217,11 +223,14 @@ def build_dataclass(cls: type, values: Mapping[str, Any], at: str, allow_missing
                 raise ConfigError(f"{key}: missing mandatory value; set it in the config or give {key}=...")
             built[f.name] = value
         elif value is None:
+            if _default(f) is not None:
+                plugins = family(f.metadata["family"])
+                raise ConfigError(f"{key}: must not be null; name one: {', '.join(plugins.names())}")
             built[f.name] = None
         elif f.metadata["many"]:
             plugins = family(f.metadata["family"])
-            if isinstance(value, (str, Mapping)):
-                raise ConfigError(f"{key}: expected a list of {plugins.title} blocks, got {value!r}")
+            if not isinstance(value, (list, tuple)):
+                raise ConfigError(f"{key}: expected a list of {plugins.title} blocks, got {shortened(value)}")
             built[f.name] = tuple(plugins.build(v, f"{key}[{i}]") for i, v in enumerate(value))
         else:
             plugins = family(f.metadata["family"])
@@ -231,7 +240,16 @@ def build_dataclass(cls: type, values: Mapping[str, Any], at: str, allow_missing
     try:
         return cls(**built)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{at}: {error}" if at else str(error)) from error
+        raise ConfigError(f"{at}: {_one_line(error)}" if at else _one_line(error)) from error
+    except TttError:
+        raise
+    except (Exception, SystemExit) as error:  # a plug-in's own __post_init__
+        where = f"{at}: " if at else ""
+        raise ConfigError(f"{where}{name_of(cls)!r} cannot be made: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -251,7 +269,7 @@ def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any
         f = known[name]
         if "section" in f.metadata:
             if not isinstance(value, (Mapping, f.metadata["section"])) and value is not None:
-                raise ConfigError(f"{key}: expected a block of keys, got {value!r}")
+                raise ConfigError(f"{key}: expected a block of keys, got {shortened(value)}")
             out[name] = value
         elif "family" in f.metadata:
             default = _default(f)
@@ -281,8 +299,10 @@ def _plain_value(cls: type, f: Field, value: Any, key: str) -> Any:
         schema = OmegaConf.structured(_leaf_schema(cls, f))
         merged = OmegaConf.merge(schema, OmegaConf.create({f.name: value}))
         converted = OmegaConf.to_container(merged, throw_on_missing=False)[f.name]  # type: ignore[index,call-overload]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{key}: must be {with_article(plain_type(declared))}, got {shortened(value)}") from error
+    if converted != "???" and not has_type(plain_type(declared), converted):
+        raise ConfigError(f"{key}: must be {with_article(plain_type(declared))}, got {shortened(value)}")
     wrong = None if converted == "???" else fault(declared, converted)
     if wrong is not None:
         raise ConfigError(f"{key}{wrong[0]}: {wrong[1]}")

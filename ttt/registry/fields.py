@@ -3,9 +3,11 @@
     engine: Literal["local", "deepspeed"] = "local"          # closed choices
     lr: NonNegativeFloat = 2.0e-5                            # a range
     top_p: Annotated[float, Range(gt=0, le=1)] = 1.0
+    device: Annotated[str, Choices(("cpu", "cuda:N"), "cpu|cuda:[0-9]+")] = "cpu"  # choices that a Literal cannot list
+    dir: FilledText = "???"                                  # any text but an empty one
 
 `ttt.registry.core` checks the declarations when a configuration is loaded and when a plug-in is made in Python.  Numbers are
-finite unless a `Range` allows infinity.
+finite unless a `Range` allows infinity; text holds no NUL and can be written as UTF-8.
 
 >>> fault(Literal["local", "deepspeed"], "deepsped")
 ('', "no 'deepsped'. Did you mean 'deepspeed'? Choices: local, deepspeed")
@@ -14,12 +16,15 @@ finite unless a `Range` allows infinity.
 >>> fault(list[Share], [0.5, float("nan")])
 ('[1]', 'must be a finite number, got nan')
 >>> fault(PositiveInt, 3)
+>>> fault(FilledText, " ")
+('', 'must not be empty')
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -53,6 +58,24 @@ class Range:
         return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Choices of a text that a `Literal` cannot list: ``shown`` names them, the regular expression ``pattern`` matches them."""
+
+    shown: tuple[str, ...]
+    pattern: str
+
+    def holds(self, value: str) -> bool:
+        """Is ``value`` one of them?"""
+        return re.fullmatch(self.pattern, value) is not None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A text that is more than blanks."""
+
+
+FilledText = Annotated[str, Filled()]
 PositiveInt = Annotated[int, Range(ge=1)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
@@ -70,13 +93,16 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def choices(declared: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`, or of the `Literal` of a list's elements; else nothing.
+    """The values of a `Literal` or `Choices`, or of those of a list's elements; else nothing.
 
     >>> choices(Literal["a", "b"]), choices(list[Literal["a"]]), choices(str)
     (('a', 'b'), ('a',), ())
     """
     if typing.get_origin(declared) is Literal:
         return typing.get_args(declared)
+    if typing.get_origin(declared) is Annotated:
+        listed = next((m.shown for m in declared.__metadata__ if isinstance(m, Choices)), ())
+        return listed or choices(declared.__origin__)
     return next((c for part in typing.get_args(declared) if (c := choices(part))), ())
 
 
@@ -121,12 +147,18 @@ def fault(declared: Any, value: Any) -> tuple[str, str] | None:
                 return None
             if math.isfinite(value) and not limits.holds(value):
                 return "", f"must be {limits}, got {value}"
+        for mark in declared.__metadata__ if isinstance(value, str) else ():
+            if isinstance(mark, Choices) and not mark.holds(value):
+                return "", _no_choice(value, mark.shown)
+            if isinstance(mark, Filled) and not value.strip():
+                return "", "must not be empty"
         return fault(declared.__origin__, value)
     if origin is Literal:
         if any(value == known and type(value) is type(known) for known in parts):
             return None
-        shown = ", ".join(str(known) or "''" for known in parts)
-        return "", f"no {value!r}.{suggest(str(value), map(str, parts))} Choices: {shown}"
+        return "", _no_choice(value, parts)
+    if declared is str and isinstance(value, str) and not _can_be_written(value):
+        return "", f"{shortened(value)} holds characters that no file or file name can hold"
     if declared is float and _is_number(value) and not math.isfinite(value):
         return "", f"must be a finite number, got {value}"
     if origin in (typing.Union, types.UnionType):
@@ -143,6 +175,87 @@ def fault(declared: Any, value: Any) -> tuple[str, str] | None:
             if wrong is not None:
                 return f".{key}{wrong[0]}", wrong[1]
     return None
+
+
+def is_text(declared: Any) -> bool:
+    """Does a field of this type take text, and nothing else but null?
+
+    >>> is_text(str), is_text(Literal["a"] | None), is_text(int), is_text(Any), is_text(list[str])
+    (True, True, False, False, False)
+    """
+    plain = plain_type(declared)
+    parts = typing.get_args(plain) if typing.get_origin(plain) in (typing.Union, types.UnionType) else (plain,)
+    return set(parts) - {type(None)} == {str}
+
+
+def has_type(plain: Any, value: Any) -> bool:
+    """Is ``value`` of the type ``plain`` (`plain_type`), its elements too?  A whole number is a number.
+
+    >>> has_type(list[str], ["a", ["b"]]), has_type(tuple[float, float], (1, 0.5)), has_type(int, True), has_type(Any, [])
+    (False, True, False, True)
+    """
+    origin, parts = typing.get_origin(plain), typing.get_args(plain)
+    if plain is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(has_type(part, value) for part in parts)
+    if plain is type(None):
+        return value is None
+    if origin in (list, tuple) or plain in (list, tuple):
+        if not isinstance(value, (list, tuple)) or (origin is tuple and Ellipsis not in parts and len(parts) != len(value)):
+            return False
+        kinds = parts if origin is tuple and Ellipsis not in parts else [*parts[:1]] * len(value)
+        return all(has_type(kind, item) for kind, item in zip(kinds, value))
+    if origin is dict or plain is dict:
+        return isinstance(value, Mapping) and all(has_type(parts[1], item) for item in value.values() if parts)
+    if plain in (int, float):
+        return _is_number(value) and (plain is float or isinstance(value, int))
+    return isinstance(value, plain) if isinstance(plain, type) else True
+
+
+_TYPES = {
+    str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value", list: "list",
+    dict: "block of keys", type(None): "null",
+}  # fmt: skip
+
+
+def type_name(plain: Any) -> str:
+    """A type in words.
+
+    >>> type_name(list[str]), type_name(float), type_name(tuple[float, float]), type_name(str | None)
+    ('list of text', 'number', '2 x number', 'text or null')
+    """
+    origin, parts = typing.get_origin(plain), typing.get_args(plain)
+    if origin is list or (origin is tuple and Ellipsis in parts):
+        return f"list of {type_name(parts[0])}"
+    if origin is tuple:
+        return f"{len(parts)} x {type_name(parts[0])}"
+    if origin is dict:
+        return "block of keys"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_name(part) for part in parts)
+    return _TYPES.get(plain, str(plain))
+
+
+def with_article(plain: Any) -> str:
+    """A type in words, behind "must be"."""
+    name = type_name(plain)
+    return f"a {name}" if name.startswith(("whole", "number", "list", "block")) else name
+
+
+def shortened(value: Any) -> str:
+    """A value in a message: not longer than a line."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _no_choice(value: Any, known: tuple[Any, ...]) -> str:
+    shown = ", ".join(str(choice) or "''" for choice in known)
+    return f"no {shortened(value)}.{suggest(str(value), map(str, known))} Choices: {shown}"
+
+
+def _can_be_written(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _is_number(value: Any) -> bool:

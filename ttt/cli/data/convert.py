@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = spelled(arguments.format, family("converter").names())
     tasks = [t for t in arguments.tasks if "=" not in t]  # --tasks takes all words that follow it, settings too
     fields = [*arguments.overrides, *(t for t in arguments.tasks if "=" in t)]
-    converter = family("converter").build({"name": name, **read_layers([], fields)}, "--from")
+    of_converter = read_layers([], fields, family("converter").get(name, "--from"))
+    converter = family("converter").build({"name": name, **of_converter}, "--from")
     source, out = Path(arguments.input), Path(arguments.output)
     sources = inputs_of(source)
     source = sources[0] if len(sources) == 1 else source
