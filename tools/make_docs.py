@@ -54,6 +54,13 @@ Generated from the schema ([`ttt/config/schema.py`](../ttt/config/schema.py)) an
 A default of `???` has to be set by those verbs that need the key. Choices and ranges are checked when a configuration is
 loaded; numbers are finite. A key that holds a plug-in takes its name, or a block with `name` and the plug-in's own keys.
 
+Text is taken as it is written, in files and on the command line: `run.dir=2026_01_30`, `run.dir=001` and `eval.note=no` are
+these words, not what YAML would make of them. Quotes around the whole of a value are taken off, `${section.key}` stands for
+another key's value, and on the command line nothing else has a meaning in text. Everything else is read by YAML.
+
+`train.steps` and `train.epochs` both say how long a run is. A file, or the command line, gives one of them; where several
+files give one each, the last counts, which is logged.
+
 """
 
 

@@ -82,7 +82,7 @@ def test_numbers_and_references_are_still_read_by_yaml(tmp_path):
     assert config.model.overrides == {"rms_norm_eps": 1e-6, "hidden_act": "silu", "hidden_size": 8}
 
 
-def test_settings_of_a_plug_in_alone(run):
+def test_settings_of_a_plug_in_alone():
     assert read_layers([], ["path=001"], families.CODEC.get("rvq")) == {"path": "001"}
 
 
@@ -94,7 +94,7 @@ COMMAND_LINE = [
     ("run.dir=${run.dir}", "config: run.dir: Recursive interpolation detected"),
     ("run.dir=${", "run.dir: no viable alternative"),
     ("run.dir=a\0b", "run.dir: 'a\\x00b' holds characters that no file or file name can hold"),
-    ("run.device=cuda:", "run.device: no 'cuda:'. Did you mean 'cuda'? Choices: auto, cpu, cuda, cuda:N"),
+    ("run.device=cuda:", "run.device: no 'cuda:'. Did you mean 'cuda:N'? Choices: auto, cpu, cuda, cuda:N"),
     ("run.device=cuda:N", "run.device: no 'cuda:N'"),
     ("run.device=gpu", "Choices: auto, cpu, cuda, cuda:N"),
     ("run.seed=99999999999999999999", "run.seed: must be >= -9223372036854775808 and < 9223372036854775808"),
@@ -134,7 +134,7 @@ FILES = [
     ("extends: [[a]]", "recipe.yaml: extends: expected a file or a list of files"),
     ("extends: {a: b}", "recipe.yaml: extends: expected a file or a list of files"),
     ("extends: recipe.yaml", "'extends' goes round in a circle"),
-    ("extends: " + "a" * 300, "not readable as YAML: [Errno 36] File name too long"),
+    ("extends: " + "a" * 300, "not readable as YAML: File name too long"),
     ("tasks: 5", "tasks: expected a list of task blocks, got 5"),
     ("tasks: [null]", "tasks[0]: expected a task"),
     ("tasks: [[asr]]", "tasks[0]: expected a task"),
@@ -188,7 +188,9 @@ def test_an_empty_section_takes_nothing_back(tmp_path):
     assert config.train.steps == 7 and config.codec is None, "a plug-in that may be absent can be taken back"
 
 
-@pytest.mark.parametrize("raised", ["KeyError('x')", "SystemExit(0)", "RuntimeError('a\\nb')", "ZeroDivisionError()", "OSError(2, 'no')"])
+@pytest.mark.parametrize(
+    "raised", ["KeyError('x')", "SystemExit(0)", "RuntimeError('a\\nb')", "ZeroDivisionError()", "OSError(2, 'no')"]
+)
 def test_plug_ins_that_raise_when_they_are_made(raised, tmp_path):
     name = "breaks_" + "".join(c for c in raised if c.isalpha())
     (tmp_path / "plug.py").write_text(
@@ -261,10 +263,7 @@ def test_every_default_of_every_plug_in_and_section_loads_when_given():
         for entry in registry.entries() if isinstance(registry, Registry) else ():
             if any(f.default is f.default_factory for f in fields(entry.cls) if f.init):
                 continue  # needs values
-            try:
-                made = entry.cls()
-            except ValueError:
-                continue
+            made = registry.build({"name": entry.name}, "x")
             plain = {f.name: getattr(made, f.name) for f in fields(entry.cls) if f.init and "family" not in f.metadata}
             assert registry.build({"name": entry.name, **plain}, "x") == made
 

@@ -266,7 +266,8 @@ def _read_file(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
             raise ConfigError(f"{path}: no such config file")
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, RuntimeError, ValueError) as error:  # not allowed, a circle of links, a name too long, not UTF-8
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(why).split())}") from error
     try:
         loaded = read_yaml(content)
     except ValueError as error:

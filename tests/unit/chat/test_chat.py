@@ -85,7 +85,8 @@ def test_bad_settings_say_so_and_change_nothing(runs, monkeypatch, capsys):
     code, out = talk(monkeypatch, capsys, runs["ttt"], lines)
     assert code == 0
     for says in (
-        "chat: eval.temperature: Value 'hot'", "chat: eval.sampler.steps: no such key", "chat: train.lr: not a setting of how",
+        "chat: eval.temperature: must be a number, got 'hot'",
+        "chat: eval.sampler.steps: no such key", "chat: train.lr: not a setting of how",
         "chat: temprature: not a setting of how answers are decoded. Did you mean 'temperature'?", "looks like /set temperature",
         "must be a multiple of block_length 5", "chat: no command /sett. Did you mean 'set'?", "chat: no task 'cooking'",
         "chat: /audio: which file?", "chat: /again: nothing was asked", "give it the ending .jsonl", "chat: /save: where to?",
