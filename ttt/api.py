@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All text spans, joined by one space."""
+        """All text, as it was written."""
         return self.generation.text
 
     def save(self, path: str | Path) -> None:

@@ -499,7 +499,14 @@ class Normalizer(ABC):
 
     @abstractmethod
     def normalize(self, text: str) -> str:
-        """The text as it is compared."""
+        """The text as its words are compared."""
+
+    def characters(self, text: str) -> str:
+        """The text as its characters are compared (CER); a blank is a character like any other.
+
+        The same as `normalize`, unless that puts in blanks of its own.
+        """
+        return self.normalize(text)
 
 
 class OptimizerSpec(ABC):

@@ -7,7 +7,7 @@ Letters: ``B`` rows, ``T`` positions, ``V`` vocabulary, ``N`` selected positions
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,7 @@ Canvas = Literal["span", "answer", "speech"]
 GuidanceMode = Literal["mask_all", "mask_prompt_content"]
 # Network calls are counted by what they write: one token from left to right, or masked positions.
 CallKind = Literal["ar", "diffusion"]
-# How an audio span is delimited (spec: official token order).  `open` is a span without an end: a truncated one.
+# How an audio span is delimited (the official TtT program's token order).  `open` is a span without an end: a truncated one.
 AUDIO_STYLES = ("user", "span", "last", "open_span", "open_last")
 ROLES = ("system", "user", "assistant", "document")
 
@@ -96,6 +96,17 @@ class Span:
                 raise DataError("audio span needs codes [F, Q]")
             if self.style not in AUDIO_STYLES:
                 raise DataError(f"audio span style must be one of {', '.join(AUDIO_STYLES)}, got {self.style!r}")
+
+
+def written_text(spans: Iterable[Span]) -> str:
+    """The text of spans as it was written: text spans put together with nothing between them.
+
+    A span may end inside a word (chunks are counted in tokens); a blank at a border is part of one of the spans.
+
+    >>> written_text([Span("text", "the capi"), Span("audio", codes=np.zeros((2, 1), np.int32)), Span("text", "tal is Rome")])
+    'the capital is Rome'
+    """
+    return "".join(span.text for span in spans if span.kind == "text")
 
 
 @dataclass(frozen=True)
@@ -485,8 +496,8 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """All text spans, joined by one space."""
-        return " ".join(s.text.strip() for s in self.spans if s.kind == "text" and s.text.strip())
+        """All text, as the tokenizer decodes the text ids in one go (`written_text`)."""
+        return written_text(self.spans)
 
     @property
     def codes(self) -> np.ndarray:

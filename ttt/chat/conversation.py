@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ttt.data.encode import encode_example
 from ttt.errors import DataError
 from ttt.sampling.decoder.decoder import spans_of
-from ttt.text.delta import TextStream
+from ttt.text.delta import AnswerText
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Prompt, Span, Turn
 
@@ -107,7 +107,7 @@ class AnswerReader:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer, self.vocab = tokenizer, tokenizer.vocab
         self.ids: list[int] = []
-        self._text = TextStream(tokenizer)
+        self._text = AnswerText(tokenizer, self.vocab.rules.text_first)
         self._inside = False
         self._codes = 0
 
@@ -121,7 +121,7 @@ class AnswerReader:
                 yield from self._close()
                 words += self._text.push(token)
                 continue
-            words += self._text.finish()
+            words += self._text.at_speech()
             if words:
                 yield Piece("text", text=words)
                 words = ""
@@ -136,11 +136,11 @@ class AnswerReader:
             yield Piece("codes", count=self._codes)
 
     def finish(self) -> Iterator[Piece]:
-        """What was held back; a span that was never closed is over."""
+        """A span that was never closed is over; what was held back."""
+        yield from self._close()
         words = self._text.finish()
         if words:
             yield Piece("text", text=words)
-        yield from self._close()
 
     def _close(self) -> Iterator[Piece]:
         if self._inside:

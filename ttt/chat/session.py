@@ -23,7 +23,7 @@ from ttt.interfaces import Codec, LanguageModel
 from ttt.io.atomic import write_text
 from ttt.registry.core import name_of
 from ttt.sampling.decoder.decoder import Decoder
-from ttt.types import AudioCodes, Span, Turn
+from ttt.types import AudioCodes, Span, Turn, written_text
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Chat:
             stem = self.output.folder / f"turn-{self.talk.asked:03d}"
             rate_hz = self.codec.frame_rate_hz if self.codec is not None else None
             wav = self._write(stem, codes, {
-                "text": "".join(s.text for s in spans if s.kind == "text"), "codes": codes.tolist(), "num_codes": v.num_codes,
+                "text": written_text(spans), "codes": codes.tolist(), "num_codes": v.num_codes,
                 "codec": self.codec.codec_id if self.codec is not None else None, "frame_rate_hz": rate_hz,
                 "duration_s": len(codes) / rate_hz if rate_hz else None, "calls": calls, "seconds": seconds, "stopped": reason,
             })  # fmt: skip

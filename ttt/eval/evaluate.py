@@ -85,7 +85,7 @@ def write(
     files = write_samples(out, heard.waves, examples, scored.items, instruments.codec) if heard.waves else {}
 
     def line(i: int, example: Example, record: Generated) -> dict[str, Any]:
-        item = {k: v for k, v in scored.items[i].items() if k not in ("normalize", "distractors", "forced")}
+        item = {k: v for k, v in scored.items[i].items() if k not in ("normalize", "characters", "distractors", "forced")}
         item["calls"] = dict(record.calls)
         item |= {"kind": example.meta.get("kind", ""), "stopped": record.stopped, "n_tokens": record.n_tokens}
         item["scores"] = {name: metrics[example.task][name].total(s) for name, s in scored.statistics[i].items()}

@@ -13,7 +13,7 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     calls                     network calls by kind, {"ar": n, "diffusion": m}
     mel_distance_db speaker_similarity   of the speech made to the true one, and to the voice of the prompt (or None)
     forced                    statistics of the true answer under the model, by name: (sum, count) (``eval.forced``)
-    normalize                 the normaliser's function
+    normalize characters      the normaliser's functions: the text as its words, and as its characters, are compared
 
 Besides the interface a metric has a ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and
 ``rests_on`` (judge, normalizer, speaker, reference), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
@@ -64,13 +64,14 @@ class _ErrorRate(Metric):
 
     unit: ClassVar[str] = "rate"
     spoken: ClassVar[bool] = False
+    compared: ClassVar[str] = "normalize"  # which of the normaliser's functions prepares the texts
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [4]: S, D, I, N; None when there is no reference (or, for speech, when nobody listened)."""
         answer, reference = _answer_and_reference(scored, self.spoken)
         if answer is None or reference is None:
             return None
-        normalize: Callable[[str], str] = scored["normalize"]
+        normalize: Callable[[str], str] = scored.get(self.compared) or scored["normalize"]
         return np.array(self.edits(normalize(reference), normalize(answer)), dtype=np.float64)
 
     def total(self, statistics: np.ndarray) -> float:
@@ -98,7 +99,7 @@ def word_edits(reference: str, answer: str) -> tuple[int, int, int, int]:
 
 
 def character_edits(reference: str, answer: str) -> tuple[int, int, int, int]:
-    """The same over characters; the blank between words counts as one."""
+    """The same over characters; a blank counts as one."""
     if not reference:
         return 0, 0, len(answer), 0
     import jiwer
@@ -119,9 +120,10 @@ class Wer(_ErrorRate):
 @METRIC.register("cer")
 @dataclass(frozen=True)
 class Cer(_ErrorRate):
-    """Character error rate of the text answer, micro; blanks between words count."""
+    """Character error rate of the text answer, micro; blanks between words count where the normaliser leaves them."""
 
     rests_on: ClassVar[tuple[str, ...]] = ("normalizer",)
+    compared: ClassVar[str] = "characters"
     edits = staticmethod(character_edits)
 
 
@@ -144,6 +146,7 @@ class JudgedCer(_ErrorRate):
     rests_on: ClassVar[tuple[str, ...]] = ("judge", "normalizer")
     needs_audio: ClassVar[bool] = True
     spoken: ClassVar[bool] = True
+    compared: ClassVar[str] = "characters"
     edits = staticmethod(character_edits)
 
 

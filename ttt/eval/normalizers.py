@@ -41,17 +41,21 @@ class Words(Normalizer):
 @NORMALIZER.register("chars")
 @dataclass(frozen=True)
 class Chars(Normalizer):
-    """Like ``words``, then every letter is a word of its own: WER under it is a CER that does not count blanks.
+    """Like ``words``, then every letter is a word of its own: WER and CER under it are one number, and no blank counts.
 
     For scripts that put no blanks between words.
 
-    >>> Chars().normalize("Ab, c!")
-    'a b c'
+    >>> Chars().normalize("Ab, c!"), Chars().characters("Ab, c!")
+    ('a b c', 'abc')
     """
 
     def normalize(self, text: str) -> str:
         """Letters joined by single blanks."""
-        return " ".join(Words().normalize(text).replace(" ", ""))
+        return " ".join(self.characters(text))
+
+    def characters(self, text: str) -> str:
+        """Letters alone."""
+        return Words().normalize(text).replace(" ", "")
 
 
 def _letter(c: str) -> str:

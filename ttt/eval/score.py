@@ -97,6 +97,7 @@ def _item(pair: Pair, i: int, heard: Heard, instruments: Instruments, other_answ
         "seconds": record.seconds, "first_block_s": record.first_block_s, "calls": record.calls,
         "forced": record.forced, "mel_distance_db": sound.mel_distance_db if spoken else None,
         "speaker_similarity": sound.speaker_similarity if spoken else None, "normalize": instruments.normalizer.normalize,
+        "characters": getattr(instruments.normalizer, "characters", instruments.normalizer.normalize),
     }  # fmt: skip
 
 

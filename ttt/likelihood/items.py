@@ -14,7 +14,7 @@ from ttt.likelihood.draws import Draws, estimate, patterns
 from ttt.likelihood.factors import factorise
 from ttt.likelihood.scoring import MODALITIES, chain_nll, masked_nll
 from ttt.rng import generator
-from ttt.types import Example, Kind
+from ttt.types import Example, Kind, written_text
 
 if TYPE_CHECKING:
     from ttt.interfaces import LanguageModel, MaskRule, Objective
@@ -92,9 +92,9 @@ def likelihoods(
             name: Estimate(float(r[0]), int(r[2]), int(r[3]), float(r[1]), not f.parts or (name == "text" and len(f.chain) > 0))
             for name, r in zip(MODALITIES, rows, strict=True) if r[2]
         }  # fmt: skip
-        text = [s.text for t in example.turns if t.is_target for s in t.spans if s.kind == "text"]
+        words = [word for turn in example.turns if turn.is_target for word in written_text(turn.spans).split()]
         group = f"{key_prefix(str(example.meta.get('split', '')))}{example.task or 'all'}"
-        out.append(ItemLikelihood(example.uid, group, len(" ".join(text).split()), kinds))
+        out.append(ItemLikelihood(example.uid, group, len(words), kinds))
     return out
 
 

@@ -53,3 +53,19 @@ class TextStream:
         rest = self._tokenizer.decode(self._ids)[len(self._before) :]
         self._ids, self._read, self._before = [], 0, ""
         return rest
+
+
+class AnswerText(TextStream):
+    """`TextStream` of an answer that alternates between text and speech.
+
+    Bytes of a character that speech cuts in two wait for the text behind it.  Where all text comes before the speech
+    (``text_first``) nothing can follow, and they are returned as they are.
+    """
+
+    def __init__(self, tokenizer: Decodes, text_first: bool) -> None:
+        super().__init__(tokenizer)
+        self._text_first = text_first
+
+    def at_speech(self) -> str:
+        """Speech begins: the text that will not grow any more."""
+        return self.finish() if self._text_first else ""

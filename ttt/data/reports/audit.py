@@ -29,7 +29,7 @@ from ttt.data.sources.store import Store, is_store
 from ttt.errors import ConfigError, DataError
 from ttt.io.digests import hash64
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Example, TokenStream, Turn
+from ttt.types import Example, TokenStream, Turn, written_text
 
 BLOCK = 64
 OUT_OF_ORDER = "not all text, then all speech"
@@ -233,7 +233,7 @@ def _record_facts(where: str, record: Any, source: str) -> Facts:
 def _example_facts(where: str, example: Example) -> Facts:
     settings, tokenizer = _worker["settings"], _worker["tokenizer"]
     turns = [t for t in example.turns if t.role != "system"]
-    texts = ["".join(s.text for s in t.spans if s.kind == "text") for t in turns]
+    texts = [written_text(t.spans) for t in turns]
     spans = [s for t in turns for s in t.spans if s.codes is not None]
     arrays = [s.codes for s in spans if s.codes is not None]
     if tokenizer is not None:

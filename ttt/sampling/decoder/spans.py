@@ -6,24 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ttt.text.delta import AnswerText
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Span
 
 
 def spans_of(ids: Sequence[int], tokenizer: TextTokenizer) -> tuple[Span, ...]:
-    """New ids as spans: text (special tokens left out) and the codes between an opening and an end token."""
+    """New ids as spans: text (special tokens left out) and the codes between an opening and an end token.
+
+    The texts put together (`ttt.types.written_text`) are what the tokenizer decodes all text ids to in one go.  A character
+    whose bytes lie in several spans belongs to the span in which it is completed; bytes that never become a character stand
+    at the end (`ttt.text.delta.AnswerText`).
+    """
     v = tokenizer.vocab
     spans: list[Span] = []
-    text: list[int] = []
+    decoded = AnswerText(tokenizer, v.rules.text_first)
+    text = ""
     codes: list[int] | None = None
     last = False
 
     def flush_text() -> None:
+        nonlocal text
+        text += decoded.at_speech()
         if text:
-            written = tokenizer.decode(text)
-            if written:
-                spans.append(Span("text", written))
-            text.clear()
+            spans.append(Span("text", text))
+            text = ""
 
     def flush_codes(style: str) -> None:
         nonlocal codes
@@ -45,7 +52,8 @@ def spans_of(ids: Sequence[int], tokenizer: TextTokenizer) -> tuple[Span, ...]:
             codes.append(token)
         else:
             flush_codes("open_last" if last else "open_span")
-            text.append(token)
-    flush_text()
+            text += decoded.push(token)
     flush_codes("open_last" if last else "open_span")
+    text += decoded.finish()
+    flush_text()
     return tuple(spans)

@@ -16,7 +16,7 @@ from ttt.audio.streaming import CHUNK_FRAMES, ChunkedSound, check_chunks
 from ttt.errors import ConfigError
 from ttt.interfaces import Codec
 from ttt.sampling.decoder.decoder import Decoder, spans_of
-from ttt.text.delta import TextStream
+from ttt.text.delta import AnswerText
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Generation, Prompt
 
@@ -99,7 +99,7 @@ class _Answer:
         self.tokenizer = decoder.model.tokenizer
         self.started = 0.0
         self.ids: list[int] = []
-        self._text = TextStream(self.tokenizer)
+        self._text = AnswerText(self.tokenizer, self.tokenizer.vocab.rules.text_first)
         self._span = -1  # number of the span that was last begun
         self._kind = ""  # what it holds
         self._codes: list[int] = []  # ids of the open audio span
@@ -120,7 +120,7 @@ class _Answer:
                 yield from self._words(self._text.push(token))
                 continue
             if opens:
-                yield from self._words(self._text.finish())
+                yield from self._words(self._text.at_speech())
                 yield from self._blocks()
                 self._begin("audio")
             elif token in (vocab.eoa_id, vocab.eoa_last_id):
@@ -129,7 +129,7 @@ class _Answer:
                     self._kind = ""
             else:
                 if self._kind != "audio":
-                    yield from self._words(self._text.finish())
+                    yield from self._words(self._text.at_speech())
                     self._begin("audio")
                 self._codes.append(token)
         yield from self._blocks()

@@ -17,7 +17,7 @@ from ttt.errors import DataError
 from ttt.io.atomic import write_json_lines
 from ttt.io.json_input import parse_json
 from ttt.registry import name_of
-from ttt.text.delta import TextStream
+from ttt.text.delta import AnswerText
 from ttt.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -213,17 +213,18 @@ def _listener(rows: Sequence[_Row], kind: str) -> Any:
 
 
 def _pieces(ids: Sequence[int], tokenizer: TextTokenizer) -> tuple[str, ...]:
-    text = TextStream(tokenizer)
-    pieces: list[str] = []
-    for token in ids:
-        if tokenizer.vocab.is_audio(token) or token in (tokenizer.vocab.soa_id, tokenizer.vocab.soa_last_id):
-            if pieces:
-                pieces[-1] += text.finish()
-            pieces.append("")
+    """The text that each id adds; put together, they are what the tokenizer decodes all text ids to in one go."""
+    vocab = tokenizer.vocab
+    text = AnswerText(tokenizer, vocab.rules.text_first)
+    pieces = [""] * len(ids)
+    last = 0  # place of the last text id
+    for at, token in enumerate(ids):
+        if vocab.is_audio(token) or token in (vocab.soa_id, vocab.soa_last_id):
+            pieces[last] += text.at_speech()
         else:
-            pieces.append(text.push(token))
+            pieces[at], last = text.push(token), at
     if pieces:
-        pieces[-1] += text.finish()
+        pieces[last] += text.finish()
     return tuple(pieces)
 
 
