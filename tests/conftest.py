@@ -22,6 +22,14 @@ SENTENCES = (
 NUM_CODES = 32
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory):
+    """What the toolkit keeps for a user (`ttt.io.user_cache`) lies in a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @lru_cache(maxsize=1)
 def tiny_tokenizer():
     from ttt.text.tokenizer import train_bpe

@@ -22,6 +22,7 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
 from ttt.registry import name_of
+from ttt.registry.trust import trusting
 from ttt.types import AudioCodes, Example, Generation, Prompt, Span, Turn, Waveform
 
 if TYPE_CHECKING:
@@ -46,17 +47,19 @@ _DEPTH = 3  # run/checkpoints/step-N/model lies three folders below its run
 
 def load(
     place: str | Path, *settings: str, config: str | Path | Sequence[str | Path] = (), plugins: Sequence[str] = (),
-    sound: bool = True,
+    sound: bool = True, trust: bool = False,
 ) -> Model:  # fmt: skip
     """A trained model, ready to answer.
 
     ``place``: a run folder (its latest complete checkpoint is taken), a checkpoint, or a model folder.  The run's own
     ``config.yaml`` says how it answers; ``config`` files and ``settings`` like ``"eval.temperature=0.7"`` or
-    ``"run.device=cuda"`` win over it.  ``sound=False`` leaves the codec alone.  Raises `ConfigError`, `DataError` or
+    ``"run.device=cuda"`` win over it.  ``sound=False`` leaves the codec alone.  ``trust=True`` runs plug-ins that only the
+    run's own configuration names (`ttt.registry.trust`).  Raises `ConfigError`, `DataError` or
     `CheckpointError` naming what is missing.
     """
     files = [config] if isinstance(config, (str, Path)) else list(config)
-    read = open_run(place, settings, files, plugins)
+    with trusting(trust):
+        read = open_run(place, settings, files, plugins)
     lm = open_model(*read)
     return Model(read[0], lm, open_codec(read[0], lm.tokenizer) if sound else None)
 
@@ -232,7 +235,8 @@ def open_run(
         raise ConfigError(
             f"{place}: no config.yaml here or above, so nothing says how this model was trained; give its recipe as config"
         )
-    read = load_config([*([run / "config.yaml"] if run else []), *config], settings, plugins)
+    stored = [run / "config.yaml"] if run else []
+    read = load_config([*stored, *config], settings, plugins, stored=stored)
     asked = any(item.startswith("eval.checkpoint=") for item in settings)
     folder = model_folder(read.eval.checkpoint if asked else place)
     if read.run.threads:

@@ -24,6 +24,10 @@ class FieldValueError(ConfigError, ValueError):
     """A value that a field of a plug-in or of settings does not accept; `ValueError` for those who write Python."""
 
 
+class UntrustedCodeError(ConfigError):
+    """Code that somebody else's file names and that the user has not asked for."""
+
+
 class DataError(TttError):
     """A file, record, wav, token or code that is not what it has to be."""
 

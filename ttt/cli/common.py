@@ -22,7 +22,7 @@ _ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def add_common(parser: argparse.ArgumentParser, *names: str, **help_lines: str) -> None:
-    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins.
+    """Add those of the shared arguments that a verb has: config, settings, dry_run, overwrite, plugins (with ``--trust``).
 
     All of them when none is named.  A keyword adds the argument of that name with another help line, as in
     ``add_common(parser, "plugins", settings="fields of the plug-in")``.
@@ -30,6 +30,8 @@ def add_common(parser: argparse.ArgumentParser, *names: str, **help_lines: str) 
     for name in (*names, *help_lines) or _ARGUMENTS:
         flag, options = _ARGUMENTS[name]
         parser.add_argument(flag, **{**options, **({"help": help_lines[name]} if name in help_lines else {})})
+        if name == "plugins":
+            parser.add_argument("--trust", action="store_true", help="run the code that files of others name")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 
 from ttt.config.schema import MISSING, RENAMED_KEYS, RunConfig
 from ttt.config.written import as_declared, as_read, parse_override, read_yaml, reason
-from ttt.errors import ConfigError, suggest
+from ttt.errors import ConfigError, UntrustedCodeError, suggest
 from ttt.registry.core import build_dataclass, family, name_of
-from ttt.registry.plugins import load_plugins
+from ttt.registry.plugins import is_file, load_plugins
+from ttt.registry.trust import trusts_everything
 
 log = logging.getLogger(__name__)
+TRUST_KEYS = ("model.trust_remote_code",)  # not believed in files that the user did not name
 SECTIONS = {f.name: f.metadata["section"] for f in fields(RunConfig) if "section" in f.metadata}
 
 
@@ -105,18 +107,31 @@ def load_config(
     overrides: Sequence[str] = (),
     plugins: Iterable[str] = (),
     need: Sequence[str] = (),
+    stored: Sequence[str | Path] = (),
 ) -> RunConfig:
     """Read, check and build a configuration.
 
-    ``need`` lists the keys (``"data.train"``, ``"codec"``) that this verb cannot do without; other missing values are
-    allowed.  Raises `ConfigError` with the full key path before any work starts.
+    ``stored`` lists those of ``paths`` and ``overrides`` that the user did not give, such as the ``config.yaml`` of a run: the
+    code that they name is not run without the user's word (`ttt.registry.trust`).  ``need`` lists the keys
+    (``"data.train"``, ``"codec"``) that this verb cannot do without; other missing values are allowed.  Raises
+    `ConfigError` with the full key path before any work starts.
     """
     files = _read_files(paths)
     base = Path(paths[-1]).resolve().parent if paths else None
-    asked = [*_listed_plugins(files, overrides), *plugins]
-    found = load_plugins(asked, base)  # first: only then is it known which of their fields are text
+    listed, extra = _listed_plugins(files, overrides), [*plugins]
+    others = _named_by(paths, overrides, stored, "plugins")
+    # First: only then is it known which of their fields are text.
+    found = load_plugins(listed, base, named_by=others, asked=extra, keep=not others)
+    found += load_plugins(extra, base)
     raw = _resolved(_merged(files, overrides, RunConfig))
-    raw["plugins"] = [_from_here(item, origin) for item, origin in zip(asked, found, strict=True)]
+    raw["plugins"] = [_from_here(item, origin) for item, origin in zip([*listed, *extra], found, strict=True)]
+    for key in TRUST_KEYS:
+        others = _named_by(paths, overrides, stored, key)
+        if others and _value_at(raw, key) and not trusts_everything():
+            raise UntrustedCodeError(
+                f"{others}: {key} is set, which runs code of a model folder that you have not asked for; give {key}=true "
+                f"yourself where you trust that code, or {key}=false"
+            )
     return build_config(raw, need)
 
 
@@ -138,10 +153,28 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _named_by(paths: Sequence[str | Path], overrides: Sequence[str], stored: Sequence[str | Path], key: str) -> str:
+    """The last of the ``stored`` layers that gives ``key``; nothing when the user's own files or settings give it later."""
+    if not stored:
+        return ""
+    found = ""
+    layers = [(path, _read_file(Path(path), ())) for path in paths]
+    layers += [(item, parse_override(item, RunConfig, {})) for item in overrides]
+    for origin, layer in layers:
+        if _value_at(layer, key) is not None:
+            found = str(origin) if origin in stored else ""
+    return found
+
+
+def _value_at(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
 def _from_here(item: str, origin: str) -> str:
     """A plug-in as it is found from the working folder: a run's config.yaml lies elsewhere than the file that named it."""
-    is_file = item.endswith(".py") or "/" in item
-    return os.path.relpath(origin) if is_file and not Path(item).is_file() else item
+    return os.path.relpath(origin) if is_file(item) and not Path(item).is_file() else item
 
 
 def build_config(raw: Mapping[str, Any], need: Sequence[str] = ()) -> RunConfig:

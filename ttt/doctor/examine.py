@@ -47,7 +47,7 @@ def examine(
     rows = read_metrics(folder / METRICS_FILE)
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: no config.yaml here; name the folder of a run (run.dir of 'ttt train')")
-    config = load_config([folder / "config.yaml"], (), plugins)
+    config = load_config([folder / "config.yaml"], (), plugins, stored=[folder / "config.yaml"])
     findings = check_run(folder, config, rows, probes)
     reference = bands_for(folder, bands, recipe)
     return findings if reference is None else [*findings, *check_bands(rows, reference)]

@@ -16,6 +16,7 @@ from ttt.lab.cells import DECODING, Cell, inputs_of
 from ttt.lab.statistics import Measured
 from ttt.lab.table_file import RowSpec, TableSpec
 from ttt.lab.trainings import refuse_useless, trainings_in, with_known_training
+from ttt.registry.plugins import is_file
 
 REQUIRED = ("data.train", "data.tokenizer", "train.steps")
 
@@ -62,7 +63,8 @@ def _configuration(
     files = [*table.base, *(file for layer in layers for file in layer.files)]
     of_cell = [f"run.seed={seed}", f"run.dir={folder}", f"eval.out={folder / 'eval'}", "eval.checkpoint=''"]
     of_rows = [setting for layer in layers for setting in layer.settings]
-    config = load_config(files, [*settings, *of_rows, *of_cell], plugins, REQUIRED)
+    stored: list[str | Path] = [*files, *table.settings, *of_rows]  # the table's words, not those of who runs it
+    config = load_config(files, [*settings, *of_rows, *of_cell], plugins, REQUIRED, stored)
     if not config.eval.examples:
         raise ConfigError("eval.examples: missing; give the table splits or examples")
     config = dataclasses.replace(config, plugins=[_absolute(p, files[-1].resolve().parent) for p in config.plugins])
@@ -82,9 +84,8 @@ def _training_part(config: RunConfig) -> dict[str, Any]:
 
 def _absolute(plugin: str, recipe_folder: Path) -> str:
     """A plug-in file that lies beside the recipe, by its full path: a cell has a recipe file of its own elsewhere."""
-    is_file = plugin.endswith(".py") or "/" in plugin
     beside = recipe_folder / plugin
-    return str(beside) if is_file and not Path(plugin).is_file() and beside.is_file() else plugin
+    return str(beside) if is_file(plugin) and not Path(plugin).is_file() and beside.is_file() else plugin
 
 
 def _check_examples(config: RunConfig, checked: set[tuple[str, frozenset[str]]]) -> None:

@@ -87,7 +87,11 @@ def _cell_of(card: Mapping[str, Any], path: Path, out: Path, plugins: Sequence[s
         plain["eval"] |= {"out": str(out / "eval"), "checkpoint": checkpoint}
     except KeyError as error:
         raise DataError(f"{path}: config lacks the section {error}; this card cannot be repeated") from error
-    load_plugins([*plain.get("plugins", []), *plugins])
+    listed = plain.get("plugins") or []
+    if not isinstance(listed, list) or not all(isinstance(item, str) and item for item in listed):
+        raise DataError(f"{path}: config.plugins: expected a list of files or modules, got {listed!r}")
+    load_plugins(listed, named_by=f"{path}: config", asked=plugins)
+    load_plugins(plugins)
     try:
         config = build_config(plain, REQUIRED)
         inputs = inputs_of(config, {}, decode_only=bool(checkpoint))

@@ -28,16 +28,16 @@ def read_config(path: str, files: Sequence[str], overrides: Sequence[str], plugi
 
     The default objective reads text from left to right, as any causal language model does.
     """
-    files = list(files)
+    files, stored = list(files), []
     if not files:
         # run, run/checkpoints/step-N, run/checkpoints/step-N/model
         found = [f for f in (Path(path), *list(Path(path).parents)[:3]) if (f / "config.yaml").is_file()]
         if found:
-            files = [str(found[0] / "config.yaml")]
+            files = stored = [str(found[0] / "config.yaml")]
             log.info("%s: objective and sampler of %s", path, files[0])
         else:
             log.info("%s: no config.yaml of a run: text is read by the default objective (see objective=)", path)
-    return load_config(files, list(overrides), list(plugins))
+    return load_config(files, list(overrides), list(plugins), stored=stored)
 
 
 def checkpoint_folder(path: str) -> Path:

@@ -100,7 +100,7 @@ def _as_read_today(path: Path) -> dict[str, Any]:
     from ttt.config.load import load_config, resolved_yaml
 
     try:
-        return yaml.safe_load(resolved_yaml(load_config([path])))
+        return yaml.safe_load(resolved_yaml(load_config([path], stored=[path])))
     except ConfigError as error:  # a renamed key or a plug-in that is gone: the comparison names what differs
         log.warning("%s: %s", path, error)
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
