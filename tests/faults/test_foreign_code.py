@@ -102,7 +102,7 @@ def test_modules_and_settings_of_others(world, run, monkeypatch, tmp_path):
     path.write_text(yaml.safe_dump({**before, "plugins": ["ttt_nowhere_at_all"]}))
     assert "plugins: lists the module ttt_nowhere_at_all" in run("chat", "run").complaint()
     assert not (tmp_path / "ran").exists()
-    for wrong in (5, [5], ["x", None], "x", [""]):
+    for wrong in (5, ["x", None], "x", [""], [["x"]]):
         path.write_text(yaml.safe_dump({**before, "plugins": wrong}))
         assert "plugins: expected a list of files or modules" in run("chat", "run").complaint(), wrong
     assert run("chat", "run", "plugins=[]").code == 0  # the user's word wins
