@@ -25,6 +25,18 @@ def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Wa
 
     Raises `DataError` naming the file and what to do.
     """
+    waveform, channels = read_channels(path)
+    if channels > 1 and not mono:
+        raise DataError(f"{path}: {channels} channels, expected 1: convert the file to mono, or read it with mono=True")
+    if rate_hz is not None and waveform.rate_hz != rate_hz:
+        raise DataError(
+            f"{path}: rate is {waveform.rate_hz} Hz, expected {rate_hz} Hz: resample it with ttt.audio.signal.resample"
+        )
+    return waveform
+
+
+def read_channels(path: str | Path) -> tuple[Waveform, int]:
+    """(the average of a file's channels f32 [S], how many there were).  Raises like `read`."""
     import soundfile
 
     if not Path(path).is_file():
@@ -35,14 +47,6 @@ def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Wa
         raise DataError(f"{path}: not a readable sound file ({error}): make or convert it again") from error
     if samples.shape[0] == 0:
         raise DataError(f"{path}: the file holds no samples: make it again or drop the item")
-    if samples.shape[1] > 1 and not mono:
-        raise DataError(
-            f"{path}: {samples.shape[1]} channels, expected 1: convert the file to mono, or read it with mono=True"
-        )
-    if rate_hz is not None and file_hz != rate_hz:
-        raise DataError(
-            f"{path}: rate is {file_hz} Hz, expected {rate_hz} Hz: resample it with ttt.audio.signal.resample"
-        )
     if samples.shape[0] < MIN_DURATION_S * file_hz:
         raise DataError(
             f"{path}: {1000 * samples.shape[0] / file_hz:.0f} ms long, expected at least "
@@ -52,7 +56,7 @@ def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Wa
         bad = int((~np.isfinite(samples)).sum())
         raise DataError(f"{path}: {bad} of {samples.size} samples are NaN or infinite: make the file again")
     mono_samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    return Waveform(np.ascontiguousarray(mono_samples, dtype=np.float32), int(file_hz))
+    return Waveform(np.ascontiguousarray(mono_samples, dtype=np.float32), int(file_hz)), samples.shape[1]
 
 
 def write(path: str | Path, waveform: Waveform) -> None:

@@ -41,5 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = encode_manifest(manifest, codec, target, config.data.jobs)
         stage.finish(result)
         speed = result["per_second"]
+        if "converted" in result:
+            log.info("tokenize: %s: %s", manifest.stem, result["converted"])
         log.info("tokenize: %s: %d utterances, %.0f per second", manifest.stem, result["utterances"], speed)
     return 0

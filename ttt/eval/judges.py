@@ -95,7 +95,7 @@ class Ctc(Judge):
         from ttt.audio.wav import read
 
         texts = [[u.need_text("the judge") for u in part] for part in (train, dev)]
-        waves = [[read(Path(corpus) / u.wav) for u in part] for part in (train, dev)]
+        waves = [[read(Path(corpus) / u.wav, mono=True) for u in part] for part in (train, dev)]
         return self.fit(waves[0], texts[0], waves[1], texts[1], seed)
 
     def fit(

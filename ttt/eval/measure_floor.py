@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.audio.wav import read
+from ttt.audio.recordings import Recordings
 from ttt.data.manifest import Utterance, read_manifest, wav_path
 from ttt.errors import DataError
 from ttt.eval.cards import check_entry, key_prefix, value_to_json
@@ -114,12 +114,15 @@ def _transcribe(recordings: Mapping[Path, Utterance], codec: Codec, judge: Judge
     """Wav -> (heard in the original, heard in the resynthesis); each wav once, in batches of similar length."""
     order = sorted(recordings, key=lambda path: (recordings[path].duration_s, str(path)))
     heard: dict[Path, tuple[str, str]] = {}
+    recordings = Recordings(codec.rate_hz)
     for at in range(0, len(order), _BATCH):
         batch = order[at : at + _BATCH]
-        waves: list[Waveform] = [read(path, rate_hz=codec.rate_hz) for path in batch]
+        waves: list[Waveform] = [recordings.read(path) for path in batch]
         before = judge.transcribe(waves)
         after = judge.transcribe(codec.decode(codec.encode(waves)))
         heard |= {path: (a, b) for path, a, b in zip(batch, before, after, strict=True)}
+    if recordings.summary():
+        log.info("floor: %s", recordings.summary())
     return heard
 
 

@@ -99,7 +99,7 @@ class SmallSpeaker(SpeakerEncoder):
         share = max(2, self.utterances // max(1, len(by_voice)))
         chosen = [of_voice[i] for of_voice in by_voice.values() for i in rng.permutation(len(of_voice))[:share].tolist()]
         dev_chosen = [u for u in dev if u.speaker in by_voice]
-        waves = [[read(Path(corpus) / u.wav) for u in part] for part in (chosen, dev_chosen)]
+        waves = [[read(Path(corpus) / u.wav, mono=True) for u in part] for part in (chosen, dev_chosen)]
         return self.fit(waves[0], [u.speaker for u in chosen], waves[1], [u.speaker for u in dev_chosen], seed)
 
     def fit(

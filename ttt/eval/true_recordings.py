@@ -34,7 +34,7 @@ class TrueRecordings:
         entry, codes, before = self._find(example), answer_codes(example), prompt_codes(example)
         assert entry is not None and codes is not None, "ask `holds` first"
         path, utterance = entry
-        wave = read(path)
+        wave = read(path, mono=True)
         begins_s = len(before) / frame_rate_hz if before is not None else 0.0
         codes_s = begins_s + len(codes) / frame_rate_hz
         if abs(codes_s - wave.duration_s) > max(_SLACK_FRAMES / frame_rate_hz, _SLACK_S):

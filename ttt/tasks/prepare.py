@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.audio.wav import read as read_wav
+from ttt.audio.recordings import Recordings
 from ttt.data.manifest import Utterance, read_manifest
 from ttt.data.read.examples import read_records, write_examples
 from ttt.errors import DataError
@@ -29,6 +29,8 @@ _CHUNK = 256
 def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> dict[str, Any]:
     """Encode every utterance of a manifest; JSONL lines {id, codes, duration_s, speaker} with a header line.
 
+    Recordings at another rate, or of several channels, are converted; the result says how many (``converted``).
+
     ``jobs`` processes, each with one torch thread; the result does not depend on it.  Returns counts and speed.
     """
     utterances = read_manifest(manifest)
@@ -39,11 +41,17 @@ def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> d
             parts = list(pool.map(_encode_chunk, [codec] * len(chunks), chunks, [manifest.parent] * len(chunks)))
     else:
         parts = [_encode_chunk(codec, chunk, manifest.parent, limit_threads=False) for chunk in chunks]
+    recordings = Recordings(codec.rate_hz)
+    for _, read in parts:
+        recordings.add(read)
     codec_id = _loaded(codec).codec_id
     header = {"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_codebooks": codec.num_codebooks}
-    write_json_lines(out, [header, *(record for part in parts for record in part)], ensure_ascii=True)
+    write_json_lines(out, [header, *(record for part, _ in parts for record in part)], ensure_ascii=True)
     seconds = time.perf_counter() - started
-    return {"utterances": len(utterances), "seconds": seconds, "per_second": len(utterances) / max(seconds, 1e-9)}
+    counts: dict[str, Any] = {"utterances": len(utterances)}
+    if recordings.summary():
+        counts["converted"] = recordings.summary()
+    return {**counts, "seconds": seconds, "per_second": len(utterances) / max(seconds, 1e-9)}
 
 
 def _loaded(codec: Codec) -> Codec:
@@ -52,18 +60,20 @@ def _loaded(codec: Codec) -> Codec:
 
 def _encode_chunk(
     codec: Codec, chunk: Sequence[Utterance], folder: Path, limit_threads: bool = True
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], Recordings]:
     if limit_threads:
         import torch
 
         torch.set_num_threads(1)
     codec = _loaded(codec)
-    waves = [read_wav(folder / u.wav, rate_hz=codec.rate_hz) for u in chunk]
-    return [
+    recordings = Recordings(codec.rate_hz)
+    waves = [recordings.read(folder / u.wav) for u in chunk]
+    records = [
         {"id": u.id, "codes": c.ids[:, 0].tolist() if c.ids.shape[1] == 1 else c.ids.tolist(),
          "duration_s": u.duration_s, "speaker": u.speaker}
         for u, c in zip(chunk, codec.encode(waves), strict=True)
     ]  # fmt: skip
+    return records, recordings
 
 
 def read_codes(path: Path, codec_id: str = "") -> dict[str, np.ndarray]:

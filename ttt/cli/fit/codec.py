@@ -32,10 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def fit(codec: TrainableCodec, manifests: Sequence[Path], seed: int) -> Mapping[str, float]:
     """Fit the codec on the recordings of a manifest."""
-    from ttt.audio.wav import read
+    from ttt.audio.recordings import Recordings
     from ttt.data.manifest import read_manifest
 
     (manifest,) = manifests
-    waves = [read(manifest.parent / utterance.wav) for utterance in read_manifest(manifest)]
+    recordings = Recordings(getattr(codec, "rate_hz", None))
+    waves = [recordings.read(manifest.parent / utterance.wav) for utterance in read_manifest(manifest)]
+    if recordings.summary():
+        log.info("codec: %s", recordings.summary())
     log.info("codec: fitting on %d utterances", len(waves))
     return codec.fit(waves, seed)
