@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.check.core import need, prop
-from ttt.data.convert.core import Speech, check_record
+from ttt.data.convert.core import LeftOut, Speech, check_record
 from ttt.data.read.records import RecordError
 from ttt.interfaces import Converter
 
@@ -25,7 +25,7 @@ def sample(converter: Converter) -> Iterator[Path]:
 
 def converted(converter: Converter, path: Path) -> list[tuple[str, Any]]:
     """(place, result) of all rows."""
-    return [(where, converter.convert(where, row)) for where, row in converter.rows(path)]
+    return [(where, converter.convert(where, row)) for where, row in converter.rows(path) if not isinstance(row, LeftOut)]
 
 
 @prop("converter", "sample", "its sample holds at least one row")

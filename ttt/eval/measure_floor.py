@@ -114,15 +114,15 @@ def _transcribe(recordings: Mapping[Path, Utterance], codec: Codec, judge: Judge
     """Wav -> (heard in the original, heard in the resynthesis); each wav once, in batches of similar length."""
     order = sorted(recordings, key=lambda path: (recordings[path].duration_s, str(path)))
     heard: dict[Path, tuple[str, str]] = {}
-    recordings = Recordings(codec.rate_hz)
+    reader = Recordings(codec.rate_hz)
     for at in range(0, len(order), _BATCH):
         batch = order[at : at + _BATCH]
-        waves: list[Waveform] = [recordings.read(path) for path in batch]
+        waves: list[Waveform] = [reader.read(path) for path in batch]
         before = judge.transcribe(waves)
         after = judge.transcribe(codec.decode(codec.encode(waves)))
         heard |= {path: (a, b) for path, a, b in zip(batch, before, after, strict=True)}
-    if recordings.summary():
-        log.info("floor: %s", recordings.summary())
+    if reader.summary():
+        log.info("floor: %s", reader.summary())
     return heard
 
 

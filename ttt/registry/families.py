@@ -39,6 +39,7 @@ OPTIMIZER = Registry("optimizer", "optimizer", _I + "OptimizerSpec", builtin=("t
 LR_SCHEDULE = Registry("lr_schedule", "learning-rate schedule", _I + "LrSchedule", builtin=("ttt.train.schedules",))
 CONVERTER = Registry(
     "converter", "data converter", _I + "Converter",
-    builtin=("ttt.data.convert.chats", "ttt.data.convert.spoken", "ttt.data.convert.corpora", "ttt.data.convert.features",
+    builtin=("ttt.data.convert.chats", "ttt.data.convert.spoken", "ttt.data.convert.corpora",
+             "ttt.data.convert.sound_folder", "ttt.data.convert.features",
              "ttt.data.convert.llada"),
 )  # fmt: skip

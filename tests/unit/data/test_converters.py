@@ -289,8 +289,8 @@ def test_folder(tmp_path, recording):
     assert [(u.id, u.speaker, u.text, u.duration_s) for u in found] == [
         ("s1/a", "s1", "text of s1/a", 1.0), ("s1/b", "s1", "text of s1/b", 1.0), ("s2/c", "s2", "text of s2/c", 1.0),
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"s1/a.wav: utterance 's1/a' has no text \(a.txt is missing\), which task"):
-        write_corpus(build("folder"), tmp_path / "f", tmp_path / "out", "train", ["asr"])
+    with pytest.raises(DataError, match=r"s1/a.wav: utterance 's1/a' has no text \(a.lab is missing\), which task"):
+        write_corpus(build("folder", text_suffix=".lab"), tmp_path / "f", tmp_path / "out", "train", ["asr"])
 
 
 def test_folder_with_metadata(tmp_path, recording):

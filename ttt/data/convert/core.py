@@ -42,12 +42,21 @@ class LeftOutError(RecordError):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What `Converter.rows` may yield for something beside the rows that is not read: it is counted, and the log says so."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Speech:
     """A part of a sound file and its transcript.
 
     ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was
     looked for. ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has
-    to be cut out.
+    to be cut out.  ``file_s``: what was said of the file's duration, to be checked.  ``unlisted``: the corpus leaves
+    this recording out of its transcripts, so it is left out where a task needs one.
     """
 
     id: str
@@ -59,6 +68,8 @@ class Speech:
     whole: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
     text_at: str = ""
+    file_s: float | None = None
+    unlisted: bool = False
 
 
 @dataclass
@@ -69,6 +80,7 @@ class Report:
     written: int = 0
     cut: int = 0  # records that end early (``max_tokens``)
     without_text: int = 0  # utterances of a corpus
+    mixed: int = 0  # stretches of recordings of several channels, averaged to one
     skipped: Counter[str] = field(default_factory=Counter)
     first_skipped: dict[str, str] = field(default_factory=dict)  # reason -> first message
     seconds: float = 0.0
@@ -77,6 +89,7 @@ class Report:
         """One line for the log."""
         lost = "".join(f"; {n} skipped: {reason}" for reason, n in self.skipped.most_common())
         lost = (f"; {self.cut} cut at max_tokens" if self.cut else "") + lost
+        lost = (f"; {self.mixed} mixed down to one channel" if self.mixed else "") + lost
         lost = (f"; {self.without_text} without text" if self.without_text else "") + lost
         speed = self.rows / max(self.seconds, 1e-9)
         return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"
@@ -106,6 +119,10 @@ def results(
     for where, row in (found for one in paths for found in converter.rows(one)):
         if limit and report.rows >= limit:
             return
+        if isinstance(row, LeftOut):
+            report.skipped[row.reason] += 1
+            report.first_skipped.setdefault(row.reason, f"{where}: {row.message}")
+            continue
         report.rows += 1
         try:
             result = convert_row(converter, where, row)

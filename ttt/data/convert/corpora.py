@@ -1,24 +1,39 @@
-"""Recordings, with transcripts where there are any: Kaldi folders, lhotse cuts, folders of wavs and texts."""
+"""Recordings, with transcripts where there are any: Kaldi folders, lhotse cuts (folders of files: `sound_folder`)."""
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ttt.data.convert.chats import write_json
-from ttt.data.convert.core import UNKNOWN_SPEAKER, Speech, check_duration, check_limits, mapping
+from ttt.data.convert.core import UNKNOWN_SPEAKER, LeftOut, Speech, check_duration, check_limits, mapping
 from ttt.data.read.records import RecordError, raw_records
 from ttt.errors import DataError
 from ttt.interfaces import Converter
-from ttt.registry import NonNegativeFloat, NonNegativeInt
+from ttt.io.text_input import text_lines
+from ttt.registry import NonNegativeFloat
 from ttt.registry.families import CONVERTER
+
+_END = "\U0010ffff"  # after every key
+TOLERANCE_S = 0.05  # tables round times
+HARMLESS_TRANSFORMS = ("Resample",)  # of lhotse: the sound stays the same
+# Programs that write one sound file as it is, and the options that change nothing about that.
+UNPACKERS = {
+    "flac": (
+        "-c", "-d", "-s", "-cd", "-dc", "-cds", "-dcs", "-csd", "-scd", "-sdc", "-dsc", "--stdout", "--decode", "--silent",
+        "--totally-silent",
+    ),
+    "cat": (), "sph2pipe": ("-p",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Corpus(Converter):
+class Corpus(Converter):
+    """Shared fields of converters that make utterances."""
+
     makes = "utterances"
 
     min_duration_s: NonNegativeFloat = 0.0  # shorter recordings are left out, and counted
@@ -28,22 +43,20 @@ class _Corpus(Converter):
         check_limits(self.min_duration_s, self.max_duration_s)
 
 
-def _sound(path: Path, where: str) -> Path:
+def sound_file(path: Path, where: str, mend: str = "set 'root' to the folder paths count from, or drop the row") -> Path:
+    """The absolute path of a sound file.  Raises `RecordError` when there is none."""
     if not path.is_file():
-        raise RecordError(
-            where,
-            "sound file missing",
-            f"{path}: no such sound file; set 'root' to the folder paths count from, or drop the row",
-        )
+        raise RecordError(where, "sound file missing", f"{path}: no such sound file; {mend}")
     return path.absolute()
 
 
 @CONVERTER.register("kaldi")
 @dataclass(frozen=True)
-class Kaldi(_Corpus):
+class Kaldi(Corpus):
     """A Kaldi data folder: ``wav.scp``, with ``text``, ``segments``, ``utt2spk`` and ``utt2dur`` where they exist.
 
-    All files must be sorted by key, as Kaldi itself demands (``LC_ALL=C``): they are read side by side.
+    All files must be sorted by key, as Kaldi itself demands (``LC_ALL=C``): they are read side by side.  Durations and
+    segments are checked against the sound files; transcripts without recording are counted.
     """
 
     root: str = ""  # folder that relative paths of wav.scp count from; empty: the working folder
@@ -54,38 +67,53 @@ class Kaldi(_Corpus):
             raise DataError(f"{path / 'wav.scp'}: missing; a Kaldi data folder holds wav.scp, and text if there is any")
         side = {n: _Sorted(path / n) for n in ("text", "utt2spk", "utt2dur")}
         if (path / "segments").is_file():
+            declared = {key: value for _, key, value in _entries(path / "reco2dur")} if (path / "reco2dur").is_file() else {}
             # Recordings are far fewer than segments, and segments may come in another order than they.
             recordings = {key: value for _, key, value in _entries(path / "wav.scp")}
             for where, utterance, value in _entries(path / "segments"):
                 parts = value.split()
                 wav = recordings.get(parts[0], "") if parts else ""
-                yield where, (utterance, wav, *(side[n].get(utterance) for n in ("text", "utt2spk")), None, parts[1:])
+                file_s = declared.get(parts[0]) if parts else None
+                yield where, (utterance, wav, *(side[n].get(utterance) for n in side), parts[1:], file_s)
+                yield from side["text"].passed()
         else:
             for where, utterance, wav in _entries(path / "wav.scp"):
-                yield where, (utterance, wav, *(side[n].get(utterance) for n in side), None)
+                yield where, (utterance, wav, *(side[n].get(utterance) for n in side), None, None)
+                yield from side["text"].passed()
+        yield from side["text"].rest()
 
     def convert(self, where: str, row: Any) -> Speech:
-        """Commands in wav.scp ("sox ... |") are refused: nothing from a data file is executed."""
-        if not isinstance(row, tuple) or len(row) != 6:
+        """Nothing from a data file is executed: of commands in wav.scp, those that only unpack one file name it.
+
+        ``flac -c -d -s a.flac |`` is ``a.flac``; others ("sox ... |") are refused.
+        """
+        if not isinstance(row, tuple) or len(row) != 7:
             raise RecordError(where, "not a row", f"expected an utterance's entries, got {type(row).__name__}")
-        utterance, wav, text, speaker, duration, segment = row
-        if not wav or wav.rstrip().endswith("|"):
+        utterance, wav, text, speaker, duration, segment, file_s = row
+        named = _file_of(wav) if wav else ""
+        if not named:
             reason = "wav.scp entry is a command" if wav else "no wav.scp entry"
             mend = "write the sound to a file and name that" if wav else "add one or drop the row"
             raise RecordError(where, reason, f"utterance {utterance!r}: {reason}; {mend}")
-        start_s, length_s = 0.0, _seconds(duration, where) if duration else None
+        start_s, length_s = 0.0, _seconds(duration, where) if duration and segment is None else None
         if segment is not None:
             if len(segment) < 2:
                 raise RecordError(where, "not a segment", "a line of 'segments' is: utterance recording start end")
             start_s = _seconds(segment[0], where)
             length_s = _seconds(segment[1], where) - start_s
+            if duration and abs(_seconds(duration, where) - length_s) > TOLERANCE_S:
+                raise RecordError(
+                    where, "declared duration is not the segment's",
+                    f"{utterance!r}: utt2dur says {duration} s, segments {length_s:g} s; mend one of them, or drop the row",
+                )  # fmt: skip
             if length_s <= 0:
                 raise RecordError(
                     where, "not a segment", f"segment ends before it starts: {segment[0]} to {segment[1]}"
                 )
         return Speech(
-            utterance, _sound(Path(self.root) / wav.strip(), where), (text or "").strip(), speaker or UNKNOWN_SPEAKER, start_s,
+            utterance, sound_file(Path(self.root) / named, where), (text or "").strip(), speaker or UNKNOWN_SPEAKER, start_s,
             length_s, whole=segment is None, text_at="file 'text', sorted",
+            file_s=_seconds(file_s, where) if file_s else None,
         )  # fmt: skip
 
     def sample(self, folder: Path) -> Path:
@@ -101,7 +129,7 @@ class Kaldi(_Corpus):
 
 @CONVERTER.register("lhotse")
 @dataclass(frozen=True)
-class Lhotse(_Corpus):
+class Lhotse(Corpus):
     """lhotse cuts (``.jsonl``, ``.jsonl.gz``), read as plain JSON.  Texts of several supervisions are joined in time order."""
 
     root: str = ""  # folder that relative paths count from; empty: the working folder
@@ -112,7 +140,11 @@ class Lhotse(_Corpus):
         return raw_records(path)
 
     def convert(self, where: str, row: Any) -> Speech:
-        """Cuts of one file and one channel; mixed and padding cuts, commands and URLs are refused."""
+        """Cuts of one file and one channel.
+
+        Mixed and padding cuts, commands, URLs, and recordings that lhotse changes when it reads them (speed, tempo,
+        volume, ...) are refused.
+        """
         cut = mapping(where, row)
         uid = str(cut.get("id", ""))
         if cut.get("type", "MonoCut") != "MonoCut" or "recording" not in cut or not uid:
@@ -124,6 +156,11 @@ class Lhotse(_Corpus):
         if source.get("type") != "file" or len(source.get("channels") or [0]) != 1:
             message = f"cut {uid!r}: its recording is not one sound file of one channel; convert it first"
             raise RecordError(where, "not one mono file", message)
+        changes = [str(t.get("name", t)) if isinstance(t, dict) else str(t) for t in recording.get("transforms") or []]
+        changes = [name for name in changes if name not in HARMLESS_TRANSFORMS]
+        if changes:
+            message = f"cut {uid!r}: lhotse changes its recording when it reads it ({', '.join(changes)})"
+            raise RecordError(where, "recording with transforms", f"{message}; save such cuts as files first (save_audios)")
         said = sorted(
             (s for s in cut.get("supervisions") or [] if isinstance(s, dict)), key=lambda s: s.get("start") or 0.0
         )
@@ -133,11 +170,12 @@ class Lhotse(_Corpus):
         text = " ".join(t.strip() for t in texts if t.strip())
         start_s, duration_s = _seconds(cut.get("start", 0.0), where), _seconds(cut.get("duration"), where)
         check_duration(duration_s, self.min_duration_s, self.max_duration_s, uid, where)
-        all_s = float(recording.get("duration") or 0.0)
+        all_s = _seconds(recording.get("duration") or 0.0, where)
         speaker = next((s["speaker"] for s in said if s.get("speaker")), UNKNOWN_SPEAKER)
         return Speech(
-            uid, _sound(Path(self.root) / source["source"], where), text, speaker, start_s, duration_s,
-            whole=start_s == 0 and duration_s >= all_s - 0.5 / (recording.get("sampling_rate") or 16000),
+            uid, sound_file(Path(self.root) / source["source"], where), text, speaker, start_s, duration_s,
+            whole=start_s == 0 and all_s > 0 and abs(duration_s - all_s) <= 0.5 / (recording.get("sampling_rate") or 16000),
+            file_s=all_s or None,
             meta={"language": said[0]["language"]} if said and said[0].get("language") else {},
             text_at="a supervision with text",
         )  # fmt: skip
@@ -152,93 +190,78 @@ class Lhotse(_Corpus):
         return write_json(folder, "cuts.jsonl", [cut])
 
 
-@CONVERTER.register("folder")
-@dataclass(frozen=True)
-class Folder(_Corpus):
-    """A folder tree of sound files, with text files of the same names beside them if any; or LJSpeech's metadata.csv."""
-
-    suffixes: tuple[str, ...] = (".wav", ".flac")  # endings of sound files
-    text_suffix: str = ".txt"  # ending of the text file (LibriTTS: .normalized.txt)
-    speaker_level: NonNegativeInt = 0  # which folder above the file names the speaker: 1 its own, 2 the one above; 0: none
-
-    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """One row a sound file: (place, (id, wav, text or None, speaker)).  metadata.csv lines are ``id|text|normalized``."""
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder")
-        table = path / "metadata.csv"
-        if table.is_file():
-            with table.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    fields = line.rstrip("\n").split("|")
-                    text = fields[-1] if len(fields) > 1 else None
-                    wav = path / "wavs" / f"{fields[0]}.wav"
-                    yield f"{table}:{number}", (fields[0], wav, text, UNKNOWN_SPEAKER)
-            return
-        for wav in _walk(path, self.suffixes):
-            beside = wav.with_name(wav.stem + self.text_suffix)
-            inside = wav.relative_to(path)
-            level = self.speaker_level
-            speaker = inside.parts[-1 - level] if 0 < level < len(inside.parts) else UNKNOWN_SPEAKER
-            uid = inside.with_suffix("").as_posix()
-            yield str(wav), (uid, wav, beside.read_text(encoding="utf-8") if beside.is_file() else None, speaker)
-
-    def convert(self, where: str, row: Any) -> Speech:
-        """A whole sound file."""
-        if not isinstance(row, tuple) or len(row) != 4:
-            raise RecordError(where, "not a row", f"expected a sound file's entries, got {type(row).__name__}")
-        uid, wav, text, speaker = row
-        name = Path(wav).stem + self.text_suffix
-        looked = f"{name} is missing" if text is None else f"{name} is empty"
-        return Speech(uid, _sound(Path(wav), where), " ".join((text or "").split()), speaker, text_at=looked)
-
-    def sample(self, folder: Path) -> Path:
-        """One speaker, one file."""
-        (folder / "ann").mkdir()
-        silence(folder / "ann" / "one.wav", 0.5)
-        (folder / "ann" / "one.txt").write_text("yes\n")
-        return folder
-
-
 class _Sorted:
-    """A sorted Kaldi table read beside another: `get` moves forward only."""
+    """A sorted Kaldi table read beside another: `get` moves forward only; keys that nobody asked for are kept until told."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries = _entries(path) if path.is_file() else iter(())
-        self.key, self.value = "", ""
+        self.where, self.key, self.value = "", "", ""
+        self.asked = True
+        self._passed: list[tuple[str, str]] = []
 
     def get(self, key: str) -> str | None:
         """Value of ``key``; keys must be asked for in order."""
         while self.key < key:
-            _, self.key, self.value = next(self.entries, ("", "\U0010ffff", ""))
+            self._next()
+        self.asked = self.asked or self.key == key
         return self.value if self.key == key else None
+
+    def passed(self) -> Iterator[tuple[str, LeftOut]]:
+        """The entries that were passed over since the last call."""
+        for where, key in self._passed:
+            yield where, LeftOut("transcript without recording", f"utterance {key!r} has a transcript and no recording")
+        self._passed = []
+
+    def rest(self) -> Iterator[tuple[str, LeftOut]]:
+        """All entries that are left."""
+        while self.key != _END:
+            self._next()
+            yield from self.passed()
+
+    def _next(self) -> None:
+        if not self.asked:
+            self._passed.append((self.where, self.key))
+        self.where, self.key, self.value = next(self.entries, ("", _END, ""))
+        self.asked = self.key == _END
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
     """(place, key, rest of the line).  Raises `DataError` where keys are not sorted or come twice."""
     before = ""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            key, _, value = line.strip().partition(" ")
-            if "\t" in key:
-                key, _, value = line.strip().partition("\t")
-            if not key:
-                continue
-            if key <= before:
-                raise DataError(f"{path}:{number}: key {key!r} after {before!r}: sort the file (LC_ALL=C sort -u)")
-            before = key
-            yield f"{path}:{number}", key, value.strip()
+    for number, line in text_lines(path, "convert the file to UTF-8"):
+        key, _, value = line.strip().partition(" ")
+        if "\t" in key:
+            key, _, value = line.strip().partition("\t")
+        if not key:
+            continue
+        if key <= before:
+            raise DataError(f"{path}:{number}: key {key!r} after {before!r}: sort the file (LC_ALL=C sort -u)")
+        before = key
+        yield f"{path}:{number}", key, value.strip()
 
 
-def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Sound files below a folder, in order; one folder's names in memory at a time."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda e: e.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), suffixes)
-        elif entry.name.lower().endswith(tuple(suffixes)):
-            yield Path(entry.path)
+def _file_of(entry: str) -> str:
+    """The one sound file that an entry of wav.scp names; "" for any other command.
+
+    >>> _file_of("a b.wav"), _file_of("flac -c -d -s '/x/a b.flac' |"), _file_of("sox a.wav -t wav - speed 1.1 |")
+    ('a b.wav', '/x/a b.flac', '')
+    """
+    command = entry.strip()
+    if not command.endswith("|"):
+        return command
+    try:
+        program, *words = shlex.split(command[:-1])
+    except ValueError:  # no program, or a quote that is not closed
+        return ""
+    if "-f" in words and words[words.index("-f") + 1 :][:1] == ["wav"]:
+        del words[words.index("-f") : words.index("-f") + 2]
+    options = UNPACKERS.get(program.rpartition("/")[2])
+    files = [w for w in words if not w.startswith("-")]
+    if options is None or len(files) != 1 or any(w not in options for w in words if w not in files):
+        return ""
+    special = set("|&;<>$`*?~#(){}!\n")
+    return "" if special & set(command[:-1]) else files[0]
 
 
 def _seconds(value: Any, where: str) -> float:

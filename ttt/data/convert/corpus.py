@@ -11,18 +11,21 @@ import os
 import shutil
 from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ttt.audio.wav import MIN_DURATION_S, write
-from ttt.data.convert.core import Report, Speech, check_duration, results, twice
+from ttt.data.convert.core import LeftOutError, Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
 from ttt.data.read.records import RecordError
 from ttt.errors import DataError
 from ttt.interfaces import Converter
 from ttt.io.atomic import temporary_name
 from ttt.io.digests import hash64
+from ttt.io.text_input import BOM
 from ttt.types import Waveform
+
+TOLERANCE_S = 0.05  # tables round times
 
 
 def write_corpus(
@@ -49,6 +52,10 @@ def write_corpus(
     report, keys = Report(), array("Q")
 
     def finish(speech: Speech, where: str) -> Utterance:
+        speech = replace(speech, text=speech.text.lstrip(BOM))
+        if reading and not speech.text and speech.unlisted:
+            message = f"recording {speech.id!r} is not among the transcripts of the corpus"
+            raise LeftOutError(where, "recording without transcript", message)
         if reading and not speech.text:
             at = f" ({speech.text_at})" if speech.text_at else ""
             raise RecordError(
@@ -57,7 +64,7 @@ def write_corpus(
                 f"utterance {speech.id!r} has no text{at}, which task {reading[0]!r} reads; write it, drop the row, or name "
                 "tasks that read none (--tasks continuation)",
             )
-        made = _utterance(speech, split, where, work / "wav", f"wav/{split}", len(keys))
+        made = _utterance(speech, split, where, work / "wav", f"wav/{split}", len(keys), report)
         check_duration(made.duration_s, least_s, most_s, made.id, where)
         return made
 
@@ -93,35 +100,34 @@ def write_corpus(
     return report
 
 
-def _utterance(speech: Speech, split: str, where: str, folder: Path, shown: str, number: int) -> Utterance:
-    """The manifest's line; a stretch of a recording is cut out into ``folder``, known as ``shown`` later."""
+def _utterance(
+    speech: Speech, split: str, where: str, folder: Path, shown: str, number: int, report: Report
+) -> Utterance:  # fmt: skip
+    """The manifest's line; a stretch of a recording is cut out into ``folder``, known as ``shown`` later.
+
+    What was declared of times is checked against the file.
+    """
     import soundfile
 
-    duration_s, wav = speech.duration_s, str(speech.wav)
+    wav = str(speech.wav)
     try:
-        if duration_s is None or not speech.whole:
-            with soundfile.SoundFile(wav) as sound:
-                rate = sound.samplerate
-                start, stop = round(speech.start_s * rate), sound.frames
-                if duration_s is not None:
-                    stop = min(stop, start + round(duration_s * rate))
-                if stop - start < MIN_DURATION_S * rate:
-                    raise RecordError(
-                        where,
-                        "too short",
-                        f"{speech.id!r}: {1000 * (stop - start) / rate:.0f} ms of sound; drop the row",
-                    )
-                if not speech.whole:
-                    if sound.channels != 1:
-                        raise RecordError(
-                            where, "several channels", f"{wav}: {sound.channels} channels; convert the file to mono"
-                        )
-                    sound.seek(start)
-                    name = f"{number:08d}.wav"  # ids may hold any character
-                    write(folder / name, Waveform(sound.read(stop - start, dtype="float32"), rate))
-                    wav = f"{shown}/{name}"
-                duration_s = (stop - start) / rate
-        return Utterance(speech.id, wav, speech.text, duration_s, speech.speaker, split, speech.meta)
+        with soundfile.SoundFile(wav) as sound:
+            rate, file_s = sound.samplerate, sound.frames / sound.samplerate
+            _check_times(speech, file_s, where)
+            start, stop = round(speech.start_s * rate), sound.frames
+            if speech.duration_s is not None and not speech.whole:
+                stop = min(stop, start + round(speech.duration_s * rate))
+            if stop - start < MIN_DURATION_S * rate:
+                message = f"{speech.id!r}: {1000 * (stop - start) / rate:.0f} ms of sound; drop the row"
+                raise RecordError(where, "too short", message)
+            if not speech.whole:
+                sound.seek(start)
+                samples = sound.read(stop - start, dtype="float32", always_2d=True)  # [S, C]
+                report.mixed += sound.channels > 1
+                name = f"{number:08d}.wav"  # ids may hold any character
+                write(folder / name, Waveform(samples[:, 0] if sound.channels == 1 else samples.mean(axis=1), rate))
+                wav = f"{shown}/{name}"
+            return Utterance(speech.id, wav, speech.text, (stop - start) / rate, speech.speaker, split, speech.meta)
     except soundfile.LibsndfileError as error:
         raise RecordError(
             where, "not a sound file", f"{speech.wav}: not a readable sound file ({error}); make it again"
@@ -130,3 +136,19 @@ def _utterance(speech: Speech, split: str, where: str, folder: Path, shown: str,
         raise
     except DataError as error:
         raise RecordError(where, "not an utterance", f"{speech.id!r}: {error}") from error
+
+
+def _check_times(speech: Speech, file_s: float, where: str) -> None:
+    """Raise `RecordError` where declared times are not those of a file of ``file_s`` seconds."""
+    declared = speech.duration_s if speech.whole else speech.file_s
+    if declared is not None and abs(declared - file_s) > TOLERANCE_S:
+        raise RecordError(
+            where, "declared duration is not the file's",
+            f"{speech.id!r}: {declared:g} s are declared, {speech.wav} lasts {file_s:g} s; mend the table, or drop the row",
+        )  # fmt: skip
+    end_s = speech.start_s + (speech.duration_s or 0.0)
+    if not speech.whole and end_s > file_s + TOLERANCE_S:
+        raise RecordError(
+            where, "beyond the recording",
+            f"{speech.id!r}: ends at {end_s:g} s, {speech.wav} lasts {file_s:g} s; mend the table, or drop the row",
+        )  # fmt: skip
