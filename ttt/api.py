@@ -325,8 +325,10 @@ def pick_device(config: RunConfig) -> str:
 
     if config.run.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
+    if config.run.device != "cpu":
+        from ttt.train.engines.ranks import existing_gpu
+
+        existing_gpu(config.run.device, int(config.run.device.partition(":")[2] or 0))
     return config.run.device
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from pathlib import Path
 
 from ttt.cli.common import add_common, configure, dry_run
 
@@ -24,20 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer, one file after the other."""
     from ttt.api import decode_settings, model_folder
-    from ttt.eval.inputs import eval_folder, read_files, settings_of
+    from ttt.eval.inputs import generation_files, read_files, settings_of
     from ttt.stage import Stage
 
     config = configure(arguments, ("run.dir", "eval.examples"))
-    out = eval_folder(config)
-    paths = [Path(path) for path in config.eval.examples]
-    targets = [out / f"{path.stem}.generations.jsonl" for path in paths]
-    if dry_run(arguments, config, [f"answer {path} -> {target}" for path, target in zip(paths, targets, strict=True)]):
+    targets = generation_files(config)
+    if dry_run(arguments, config, [f"answer {path} -> {target}" for path, target in targets.items()]):
         return 0
     folder = model_folder(config.eval.checkpoint or config.run.dir)
     settings = settings_of(config)
     jobs = []
-    for path, target in zip(paths, targets, strict=True):
-        trace = out / f"{path.stem}.trace.jsonl"
+    for path, target in targets.items():
+        trace = target.with_name(f"{path.stem}.trace.jsonl")
         outputs = [target, trace] if arguments.trace else [target]
         stage = Stage("generate", target.with_suffix(".done.json"), [path, folder], outputs, settings)
         if not stage.is_done(arguments.overwrite):

@@ -19,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score all files together and write the card."""
     from ttt.config.load import to_plain
-    from ttt.eval.inputs import check_words, eval_folder, read_files, recordings_of, settings_of
+    from ttt.eval.inputs import check_words, eval_folder, generation_files, read_files, recordings_of, settings_of
     from ttt.stage import Stage
 
     config = configure(arguments, ("run.dir", "eval.examples"))
     out = eval_folder(config)
-    generations = [out / f"{Path(p).stem}.generations.jsonl" for p in config.eval.examples]
+    generations = list(generation_files(config).values())
     if dry_run(arguments, config, [f"score {g}" for g in generations]):
         return 0
     from ttt.eval.cards import make_card, write_card

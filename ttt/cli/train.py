@@ -46,11 +46,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.diffusion.corrupt import NO_MASK
     from ttt.model.arch import check_arch
     from ttt.text.tokenizer import TextTokenizer
-    from ttt.train.engines import check_engine, world
+    from ttt.train.engines import check_engine, check_trainable, world
     from ttt.train.trainer import Trainer
 
     check_engine(config.train)
+    check_trainable(config.model.attention, config.run.device)
     check_arch(config.model.arch, objective.arch, f"objective {name!r}")
+    if name_of(config.model.arch) == "causal_lm" and not config.train.init_from:
+        from ttt.model.backbone import check_preset
+
+        check_preset(config.model)
     if arguments.overwrite:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
     data, seed = config.data, config.run.seed

@@ -18,8 +18,24 @@ if TYPE_CHECKING:
     from ttt.types import Example
 
 
+def generation_files(config: RunConfig) -> dict[Path, Path]:
+    """Where the answers of each file of ``eval.examples`` are.  Raises `ConfigError` for two files of one name."""
+    out = eval_folder(config)
+    files: dict[Path, Path] = {}
+    owners: dict[str, Path] = {}
+    for path in map(Path, config.eval.examples):
+        other = owners.setdefault(path.stem.casefold(), path)  # some file systems do not tell capitals apart
+        if path in files or other != path:
+            raise ConfigError(
+                f"eval.examples: the answers of {other} and {path} would be one file, {out / path.stem}.generations.jsonl; "
+                "rename one, or answer them in two calls with an eval.out each"
+            )
+        files[path] = out / f"{path.stem}.generations.jsonl"
+    return files
+
+
 def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
-    """Examples by file: the first ``limit`` of each task (0: all); tasks that are not in ``labels`` are refused."""
+    """Examples by file: the first ``limit`` of each task (0: all); tasks not in ``labels`` and empty files are refused."""
     from ttt.data.read.examples import read_examples
 
     if not paths:
@@ -36,6 +52,8 @@ def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path,
             seen[example.task] = seen.get(example.task, 0) + 1
             if not limit or seen[example.task] <= limit:
                 kept.append(example)
+        if not kept:
+            raise DataError(f"{path}: no examples; make it again, or take it off eval.examples")
         chosen[path] = kept
     return chosen
 

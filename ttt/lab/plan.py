@@ -11,7 +11,7 @@ from ttt.config.diff import differences
 from ttt.config.load import load_config, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, TttError, suggest
-from ttt.eval.inputs import read_files
+from ttt.eval.inputs import generation_files, read_files
 from ttt.lab.cells import DECODING, Cell, inputs_of
 from ttt.lab.statistics import Measured
 from ttt.lab.table_file import RowSpec, TableSpec
@@ -65,6 +65,8 @@ def _configuration(
     of_rows = [setting for layer in layers for setting in layer.settings]
     stored: list[str | Path] = [*files, *table.settings, *of_rows]  # the table's words, not those of who runs it
     config = load_config(files, [*settings, *of_rows, *of_cell], plugins, REQUIRED, stored)
+    if not config.train.steps:
+        raise ConfigError("train.steps: a table compares runs of a given number of updates; give train.steps, not train.epochs")
     if not config.eval.examples:
         raise ConfigError("eval.examples: missing; give the table splits or examples")
     config = dataclasses.replace(config, plugins=[_absolute(p, files[-1].resolve().parent) for p in config.plugins])
@@ -94,6 +96,7 @@ def _check_examples(config: RunConfig, checked: set[tuple[str, frozenset[str]]])
     ``checked``: (file, task labels) that are known to be right.
     """
     labels = frozenset(task.label for task in config.tasks)
+    generation_files(config)
     for path in config.eval.examples:
         if (path, labels) not in checked:
             if not Path(path).is_file():

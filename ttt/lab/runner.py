@@ -129,10 +129,10 @@ def tail(folder: Path) -> str:
 
 
 def visible_gpus(device: str) -> tuple[str, ...]:
-    """Names for ``CUDA_VISIBLE_DEVICES``, one per GPU that may be used."""
+    """Names for ``CUDA_VISIBLE_DEVICES``, one per GPU that may be used; none where ``device`` names the one to use."""
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if device == "cpu" or ":" in device or not torch.cuda.is_available():
         return ()
     named = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()]
     return tuple(named) or tuple(str(i) for i in range(torch.cuda.device_count()))

@@ -6,6 +6,7 @@ Its code is that of transformers: masks are passed as ``attention_mask``, positi
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -182,24 +183,78 @@ def initialize_rows(
 
 
 def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     quiet()
     register_attention()
+    config = check_preset(section, vocab.size)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, attn_implementation=section.attention, dtype=dtype)
+    except Exception as error:  # what transformers and torch say of sizes that do not fit
+        raise ConfigError(
+            f"model.overrides: no network of {section.overrides or section.preset}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def check_preset(section: ModelSection, vocab_size: int = 1) -> Any:
+    """transformers' configuration of ``model.preset`` with ``model.overrides``; None where ``model.path`` wins.
+
+    Raises `ConfigError` for a shape that there is not, and for overrides that cannot be.
+    """
+    from transformers import AutoConfig
+
+    if section.path or not section.preset:
+        return None
     if section.preset not in PRESETS:
         raise ConfigError(
             f"model.preset: no shape named {section.preset!r}.{suggest(section.preset, PRESETS)} Shapes: {', '.join(PRESETS)}"
         )
-    values = {**PRESETS[section.preset], **section.overrides, "vocab_size": vocab.size}
+    values = {**PRESETS[section.preset], **section.overrides, "vocab_size": vocab_size}
     model_type = values.pop("model_type")
-    known = AutoConfig.for_model(model_type)
-    for key in section.overrides:
-        if key != "model_type" and not hasattr(known, key):
+    try:
+        known = AutoConfig.for_model(model_type)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model.overrides.model_type: no {model_type!r} in transformers") from error
+    for key, value in section.overrides.items():
+        if key == "model_type":
+            continue
+        if not hasattr(known, key):
             raise ConfigError(f"model.overrides.{key}: {model_type} has no such field.{suggest(key, known.to_dict())}")
-    config = AutoConfig.for_model(model_type, **values)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, attn_implementation=section.attention, dtype=dtype)
+        _check_override(key, value, getattr(known, key))
+    _check_heads(values)
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except Exception as error:  # transformers checks fields with errors of its own
+        raise ConfigError(f"model.overrides: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+
+
+def _check_override(key: str, value: Any, usual: Any) -> None:
+    """Refuse a size that is no number >= 1, and a value of another type than the usual one of the field."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key in _SIZES and not (isinstance(value, int) and is_number and 1 <= value <= 10_000_000):
+        raise ConfigError(f"model.overrides.{key}: must be a whole number >= 1, got {value!r}")
+    if isinstance(usual, (int, float)) and not isinstance(usual, bool) and not (is_number and math.isfinite(value)):
+        raise ConfigError(f"model.overrides.{key}: must be a finite number, got {value!r}")
+    if isinstance(usual, (bool, str)) and type(value) is not type(usual):
+        raise ConfigError(f"model.overrides.{key}: must be like {usual!r}, got {value!r}")
+
+
+def _check_heads(values: Mapping[str, Any]) -> None:
+    """Refuse heads that do not divide: the width by the heads, the heads by those of keys and values."""
+    width, heads, pairs = (values.get(k) for k in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    if width and heads and not values.get("head_dim") and width % (2 * heads):
+        raise ConfigError(
+            f"model.overrides.hidden_size: {width} must be a multiple of 2 x num_attention_heads = {2 * heads}: "
+            "a head's size is even"
+        )
+    if heads and pairs and heads % pairs:
+        raise ConfigError(f"model.overrides.num_attention_heads: {heads} must be a multiple of num_key_value_heads = {pairs}")
 
 
 def _refuse_sliding(config: Any) -> None:

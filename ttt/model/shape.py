@@ -9,7 +9,7 @@ import torch
 
 from ttt.config.schema import ModelSection
 from ttt.errors import CheckpointError, ConfigError
-from ttt.model.backbone import PRESETS, quiet
+from ttt.model.backbone import PRESETS, check_preset, quiet
 from ttt.model.folder import refuse_other_arch
 from ttt.registry import name_of
 from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS
@@ -59,11 +59,8 @@ def described(section: ModelSection, vocab_size: int) -> Any:
             raise CheckpointError(f"{section.path}: no model here (config.json is missing)")
         config = read_hf_config(Path(section.path))
     elif section.preset in PRESETS:
-        from transformers import AutoConfig
-
         quiet()
-        values = {**PRESETS[section.preset], **section.overrides}
-        config = AutoConfig.for_model(values.pop("model_type"), **values, vocab_size=vocab_size)
+        config = check_preset(section, vocab_size)
     else:
         raise ConfigError(f"model: name a folder with model.path, or a shape with model.preset={'|'.join(PRESETS)}")
     config.vocab_size = max(int(config.vocab_size), vocab_size)

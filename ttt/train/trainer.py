@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ttt.config.diff import Change
 from ttt.config.load import resolved_yaml
 from ttt.config.record import command_line
 from ttt.config.schema import RunConfig
@@ -38,7 +39,7 @@ from ttt.train.checkpoint import (
     save_checkpoint,
 )
 from ttt.train.crash import load_crash, save_crash
-from ttt.train.engines import Engine, RankLostError, build_engine
+from ttt.train.engines import Engine, RankLostError, build_engine, check_trainable
 from ttt.train.engines.ranks import PeerFailedError, is_lost_rank, lost_rank_message
 from ttt.train.learning_rate import beta1_at, check_section, lr_at, with_length
 from ttt.train.memory_check import check_memory
@@ -109,6 +110,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (), engine: Engine | None = None,
     ) -> None:  # fmt: skip
         check_section(config.train)
+        check_trainable(config.model.attention, config.run.device)
         seconds_of(config.train.max_time)  # refused before anything is made
         if config.train.check_memory and config.train.engine != "local":
             raise ConfigError(
@@ -126,6 +128,7 @@ class Trainer:
             seed=config.run.seed, world_size=self.engine.world_size,
             micro_batches=config.train.accumulate * self.engine.world_size, data_digest=loader.digest, vocab_digest=vocab_digest,
         )  # fmt: skip
+        self._identity = {"data_digest": loader.digest, "vocab_digest": vocab_digest}
         self.window = Window()
         self._config_yaml = resolved_yaml(config)
         self._signal = self._environment = ""
@@ -147,15 +150,18 @@ class Trainer:
     def run(self) -> RunReport:
         """Train to the end, to a signal, or to the time budget; always leaves a complete checkpoint when it returns."""
         main = self.engine.rank == 0
+        changes: list[Change] = []
         with contextlib.ExitStack() as stack:
             try:
                 with self.engine.ranks.all_or_none():
                     if main:
                         stack.enter_context(run_folder.hold(self.folder))
-                        self._prepare_folder()
+                        changes = self._check_folder()
                 stack.enter_context(self._listening())
                 self._resume()
                 with self.engine.ranks.all_or_none():
+                    if main:  # only now: a run that is refused leaves the folder as it was
+                        self._write_folder(changes)
                     tracker = Tracker(self.folder, self.state.step, self.config.train.tensorboard, enabled=main)
                 stack.callback(tracker.close)
                 report = self._loop(tracker)
@@ -276,8 +282,8 @@ class Trainer:
         files = {"config.yaml": self._config_yaml, "env.json": self._environment}
         return save_checkpoint(self.checkpoints, self.state, self.engine, files, self.config.train.keep_checkpoints)
 
-    def _prepare_folder(self) -> None:
-        """Refuse another run's folder, or clear it when told to; store what this run is made of."""
+    def _check_folder(self) -> list[Change]:
+        """Refuse another run's folder, or clear it when told to.  -> what the run goes on with."""
         latest = latest_complete(self.checkpoints)
         if self.config.run.overwrite:
             clear(self.folder)
@@ -286,15 +292,18 @@ class Trainer:
                 f"train.resume: false, but {self.folder} holds a run (latest: {latest.name}); "
                 "run.overwrite=true starts over, another run.dir keeps both"
             )
-        identity = {"data_digest": self.state.data_digest, "vocab_digest": self.state.vocab_digest}
-        for change in run_folder.check_same_run(self.folder, self._config_yaml, identity):
+        return run_folder.check_same_run(self.folder, self._config_yaml, self._identity)
+
+    def _write_folder(self, changes: Sequence[Change]) -> None:
+        """Store what this run is made of."""
+        for change in changes:
             log.info("%s: the run goes on with %s", self.folder, change)
             if change.key == "train.steps":
                 log.warning("train.steps changed: the learning rate follows the new length from here on")
         remove_leftovers(self.checkpoints)
         self.checkpoints.mkdir(exist_ok=True)
         self._environment = json.dumps(provenance.environment(command_line()), indent=1) + "\n"
-        atomic.write_json(self.folder / "data.json", identity)
+        atomic.write_json(self.folder / "data.json", self._identity)
         atomic.write_text(self.folder / "env.json", self._environment)
         atomic.write_text(self.folder / "config.yaml", self._config_yaml)
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:

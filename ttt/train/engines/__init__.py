@@ -8,11 +8,11 @@ from ttt.config.schema import TrainSection
 from ttt.errors import ConfigError
 from ttt.train.engines.base import Engine, load_weights
 from ttt.train.engines.local import LocalEngine
-from ttt.train.engines.ranks import PeerFailedError, RankLostError, pick_device, world
+from ttt.train.engines.ranks import PeerFailedError, RankLostError, check_trainable, pick_device, world
 
 __all__ = [
-    "Engine", "PeerFailedError", "LocalEngine", "RankLostError", "build_engine", "check_engine", "load_weights",
-    "pick_device", "world",
+    "Engine", "PeerFailedError", "LocalEngine", "RankLostError", "build_engine", "check_engine", "check_trainable",
+    "load_weights", "pick_device", "world",
 ]  # fmt: skip
 
 DEEPSPEED_ONLY = {"zero_stage": 0, "deepspeed": "", "offload": []}

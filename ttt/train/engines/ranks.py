@@ -34,16 +34,36 @@ def world() -> tuple[int, int]:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` -> this rank's GPU if there is one, else the CPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"run.device: must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: cuda asked for, but torch sees no GPU; use run.device=cpu")
-    if name == "cpu" or not torch.cuda.is_available():
+    """``run.device`` as torch's: ``auto`` and ``cuda`` are this rank's GPU; without one ``auto`` is the CPU.
+
+    Raises `ConfigError` for a GPU that torch does not see.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    device = torch.device("cuda", whole_number("LOCAL_RANK", 0, 0))
+    rank, size = world()
+    _, _, number = name.partition(":")
+    if number and size > 1:
+        raise ConfigError(f"run.device: {name} is one GPU, and this run has {size} ranks; use run.device=cuda")
+    device = torch.device("cuda", existing_gpu(name, int(number) if number else whole_number("LOCAL_RANK", 0, 0)))
     torch.cuda.set_device(device)
     return device
+
+
+def existing_gpu(name: str, index: int) -> int:
+    """``index``, if torch sees a GPU of that number.  ``name``: ``run.device``, for the message of the `ConfigError`."""
+    if not torch.cuda.is_available():
+        raise ConfigError(f"run.device: {name} asked for, but torch sees no GPU; use run.device=cpu")
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"run.device: {name} is GPU {index} here, but torch sees {torch.cuda.device_count()}, counted from 0")
+    return index
+
+
+def check_trainable(attention: str, device: str) -> None:
+    """Refuse ``model.attention`` on a device where its backward pass does not exist."""
+    if attention == "flex_attention" and (device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError(
+            "model.attention: flex_attention trains on a GPU only, and this run is on the CPU; use model.attention=auto"
+        )
 
 
 class Ranks:
