@@ -101,7 +101,7 @@ COMMAND_LINE = [
     (f"run.seed={'9' * 5000}", "run.seed: value '9999"),
     ("run.seed=true", "run.seed: must be a whole number, got True"),
     ("data.jobs=100000", "data.jobs: must be >= 1 and <= 1024, got 100000"),
-    ("data.row_tokens=99999999999", "data.row_tokens: must be >= 1 and <= 10000000"),
+    ("data.row_tokens=99999999999", "data.row_tokens: must be <= 10000000, got 99999999999"),
     ("train.steps=many", "train.steps: must be a whole number, got 'many'"),
     (f"train.steps={'[' * 3000}", "train.steps: value '[["),
     ("train.betas=[[1], 2]", "train.betas: must be 2 x number, got [[1], 2]"),

@@ -60,7 +60,7 @@ class DataSection:
     splits: list[str] = field(default_factory=lambda: ["train", "dev", "test"])  # parts of the corpus, by name
     dir: FilledText = MISSING  # prepared data: codes/, tokenizer/, {split}.jsonl
     # size of the trained text vocabulary before special tokens and codes
-    bpe_size: Annotated[int, Range(ge=1, le=10_000_000)] = 512
+    bpe_size: Annotated[int, Range(ge=1, cap=10_000_000)] = 512
     jobs: Annotated[int, Range(ge=1, le=1024)] = 1  # processes that encode audio
     train: FilledText = MISSING  # training data: an examples file, a store ('ttt data pack') or a mix JSON
     # sample_ratio of a mix: share of a source's records that is kept (official), or weights by tokens
@@ -72,15 +72,15 @@ class DataSection:
     dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
     tokenizer: FilledText = MISSING  # folder with tokenizer.json (and vocab.json)
     # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
-    num_codes: Annotated[int, Range(ge=1, le=10_000_000)] = 16384
+    num_codes: Annotated[int, Range(ge=1, cap=10_000_000)] = 16384
     form: Form = "interleaved"  # which tokens are added to the vocabulary, and how chats are written
     codes_of: str = ""  # 'ttt tokenizer' without a codec: name of the codec the codes are of, for vocab.json
     codes_hz: NonNegativeFloat = 0.0  # likewise: frames of a second of speech
     # several documents a row; false: one a row, rows of similar length together (for model.attention=sdpa)
     pack: bool = True
-    row_tokens: Annotated[int, Range(ge=1, le=10_000_000)] = 512  # longest row
+    row_tokens: Annotated[int, Range(ge=1, cap=10_000_000)] = 512  # longest row
     # positions per micro-batch and rank (a whole number of rows when packed)
-    batch_tokens: Annotated[int, Range(ge=1, le=100_000_000)] = 2048
+    batch_tokens: Annotated[int, Range(ge=1, cap=100_000_000)] = 2048
     # with pack=false: batches come from this many buckets of like length; 0: from sorted pools
     buckets: NonNegativeInt = 0
     # with pack=false: a row of n tokens counts as n + n^2 / this of batch_tokens; 0: as n
@@ -198,7 +198,7 @@ class EvalSection:
     # text-then-speech forms: speech may (free), must (always) or must not (never) follow the text
     speak: Speak = "free"
     limit: NonNegativeInt = 0  # items per file; 0: all
-    bootstrap: Annotated[int, Range(ge=0, le=10_000_000)] = 1000  # resamples per interval
+    bootstrap: Annotated[int, Range(ge=0, cap=10_000_000)] = 1000  # resamples per interval
     samples: NonNegativeInt = 10  # wavs and mel plots written per task
     forced: bool = False  # also run the objective on the true answers, for metrics of its statistics (``forced``)
     # also score the true answers through the codec: what a perfect model would get, as floor_METRIC

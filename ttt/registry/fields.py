@@ -38,13 +38,17 @@ T = TypeVar("T", bound=type)
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number: ``ge`` (>=), ``gt`` (>), ``le`` (<=), ``lt`` (<); ``inf`` allows infinity."""
+    """Bounds of a number: ``ge`` (>=), ``gt`` (>), ``le`` (<=), ``lt`` (<); ``inf`` allows infinity.
+
+    ``cap``: what no machine could do; named only to those who exceed it.
+    """
 
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
     inf: bool = False
+    cap: float | None = None
 
     def holds(self, value: float) -> bool:
         """Is ``value`` within the bounds?"""
@@ -145,6 +149,8 @@ def fault(declared: Any, value: Any) -> tuple[str, str] | None:
         if limits is not None and _is_number(value):
             if limits.inf and math.isinf(value) and limits.holds(value):
                 return None
+            if limits.cap is not None and math.isfinite(value) and value > limits.cap:
+                return "", f"must be <= {limits.cap}, got {value}"
             if math.isfinite(value) and not limits.holds(value):
                 return "", f"must be {limits}, got {value}"
         for mark in declared.__metadata__ if isinstance(value, str) else ():

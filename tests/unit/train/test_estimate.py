@@ -171,8 +171,8 @@ def test_the_verb_prints_time_and_money_and_refuses_another_batch(tmp_path, caps
         (["data.batch_tokens=32"], "data.batch_tokens: 32 must be a multiple of data.row_tokens = 64"),
         (["data.row_tokens=0"], "data.row_tokens: must be >= 1, got 0"),
         (["train.accumulate=0"], "train.accumulate: must be >= 1, got 0"),
-        (["model.overrides.num_attention_heads=0"], "model: num_attention_heads must be >= 1, got 0"),
-        (["model.overrides.num_hidden_layers=0"], "model: num_hidden_layers must be >= 1, got 0"),
+        (["model.overrides.num_attention_heads=0"], "model.overrides.num_attention_heads: must be a whole number >= 1, got 0"),
+        (["model.overrides.num_hidden_layers=0"], "model.overrides.num_hidden_layers: must be a whole number >= 1, got 0"),
         (["model.preset=toyy"], "name a folder with model.path, or a shape"),
     ):  # fmt: skip
         assert main(["estimate", str(recipe), *argv]) == 2
