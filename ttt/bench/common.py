@@ -22,6 +22,7 @@ import ttt
 from ttt.config.record import command_line
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.io import atomic, provenance
+from ttt.io.outputs import check_file, is_our_json
 
 LEAST_ROUNDS = 5  # below this, a median and a spread say little: the table says so
 
@@ -165,6 +166,8 @@ def check_common_arguments(arguments: argparse.Namespace) -> None:
     path: Path | None = arguments.json
     if path is None:
         return
+    mend = "name another file with --json"
+    check_file(path, is_ours=is_our_json(path, title=None, ratios=None, rows=None, environment=None), mend=mend)
     if not path.parent.is_dir():
         raise ConfigError(f"--json: no folder {path.parent} to write {path.name} to")
     if path.is_dir():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from ttt.io.terminal import visible
@@ -94,12 +96,26 @@ def piped(screen: Screen) -> Read:
 def first_word(text: str) -> tuple[str, str]:
     """A path, which may stand in quotes, and what follows it.
 
+    A path without quotes ends at the last blank where it names a file, so it may hold blanks itself; else at the first one.
+
     >>> first_word("'my file.wav' what's this"), first_word("a.wav"), first_word("")
     (('my file.wav', "what's this"), ('a.wav', ''), ('', ''))
     """
+    text = text.strip()
     quote = text[:1]
     if quote and quote in "'\"" and quote in text[1:]:
         path, _, rest = text[1:].partition(quote)
     else:
-        path, _, rest = text.partition(" ")
+        path, rest = _longest_file(text)
     return path, rest.strip()
+
+
+def _longest_file(text: str) -> tuple[str, str]:
+    ends = [len(text), *(i for i in range(len(text) - 1, 0, -1) if text[i].isspace())]
+    for end in ends:
+        for path in (text[:end], text[:end].replace("\\ ", " ")):  # as a shell spells blanks
+            with contextlib.suppress(OSError, ValueError):
+                if Path(path).is_file():
+                    return path, text[end:]
+    path, _, rest = text.partition(" ")
+    return path, rest

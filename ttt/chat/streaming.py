@@ -1,11 +1,13 @@
 """Questions asked one at a time, each answer printed, written and timed while it comes.
 
 Files of an answer ``UID``: ``UID/001.wav``, ``UID/002.wav``, ... (the pieces), ``UID.wav`` (all of them), and
-``stream.json`` (the times of all answers).
+``stream.json`` (the times of all answers).  An id that is no safe file name gets another; ``names.json`` says which.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from ttt.config.load import to_plain
 from ttt.errors import ConfigError
 from ttt.io.atomic import write_json
 from ttt.io.names import file_name
+from ttt.io.outputs import check_file, index_names, is_our_json
 
 if TYPE_CHECKING:
     from ttt.api import Model, Question
@@ -28,8 +31,8 @@ RESULTS = "stream.json"
 
 
 def stream_questions(
-    model: Model, questions: Sequence[tuple[str, Question]], *, task: str = "", chunks: Sequence[int] = (), warmup: int = 1,
-    out: Path | None = None, quiet: bool = False,
+    model: Model, questions: Sequence[tuple[str, Question]], *, task: str = "", system: str = "", chunks: Sequence[int] = (),
+    warmup: int = 1, out: Path | None = None, quiet: bool = False,
 ) -> str:  # fmt: skip
     """Ask (uid, question) after (uid, question); returns the table of latencies.
 
@@ -39,14 +42,22 @@ def stream_questions(
     from ttt.config.record import command_line
     from ttt.io import provenance
 
+    names: dict[str, str] = {}
+    if out is not None:
+        older = [file_name(uid) for uid in _answered(out / RESULTS)]
+        names = index_names(out, [uid for uid, _ in questions], lambda name: (name, f"{name}.wav"), older)
+
     def ask(number: int) -> Iterator[StreamEvent]:
         uid, question = questions[number]
-        return model.stream(question, task=task, uid=uid, chunk_frames=chunks or None, sound=bool(chunks))
+        return model.stream(question, task=task, system=system, uid=uid, chunk_frames=chunks or None, sound=bool(chunks))
 
     for number in range(min(warmup, len(questions))):
         for _ in ask(number):
             pass
-    timings = [_take(uid, ask(number), out, quiet) for number, (uid, _) in enumerate(questions)]
+    timings = [
+        _take(uid, ask(number), None if out is None else out / names[uid], quiet)
+        for number, (uid, _) in enumerate(questions)
+    ]
     environment = provenance.environment(command_line())
     results = report(timings, _conditions(model, chunks, warmup, environment), environment)
     if out is not None:
@@ -80,12 +91,30 @@ def parse_chunks(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--chunks: expected numbers of codes like 25,50,100, got {text!r}") from None
 
 
-def _take(uid: str, events: Iterable[StreamEvent], out: Path | None, quiet: bool) -> Timing:
-    """Take one answer as it comes: print it, write it, time it."""
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise `ConfigError` unless answers may be written to the folder ``out``."""
+    results = out / RESULTS
+    if results.exists() and not overwrite:
+        raise ConfigError(f"{out}: holds the answers of an earlier call; give --overwrite, or another --out")
+    check_file(results, is_ours=is_our_json(results, measures=None, answers=None), mend="name another folder with --out")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file, not a folder; name another with --out")
+
+
+def _answered(results: Path) -> list[str]:
+    """The uids of an earlier ``stream.json``; older versions wrote no index."""
+    if not is_our_json(results, measures=None, answers=None):
+        return []
+    answers = json.loads(results.read_bytes())["answers"]
+    return [str(answer.get("uid")) for answer in answers if isinstance(answer, dict)] if isinstance(answers, list) else []
+
+
+def _take(uid: str, events: Iterable[StreamEvent], folder: Path | None, quiet: bool) -> Timing:
+    """Take one answer as it comes: print it, write it to ``folder`` and beside it, time it."""
     timing = Timing(uid)
-    folder = None if out is None else out / file_name(uid)
     if folder is not None:
-        for old in [*folder.glob("[0-9][0-9][0-9].wav"), folder.with_name(folder.name + ".wav")]:
+        pieces_before = [p for p in folder.glob("*.wav") if re.fullmatch(r"[0-9]{3,}", p.stem)]
+        for old in [*pieces_before, folder.with_name(folder.name + ".wav")]:
             old.unlink(missing_ok=True)
     show: Callable[[str], Any] = (lambda text: None) if quiet else _print_now
     show(f"{uid}: ")

@@ -49,30 +49,46 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"--out: {standing}: is no folder that may be written to; name another")
     import ttt
     from ttt.continuation import check_model, continue_files
+    from ttt.io.names import read_index, write_index
 
     model = ttt.load(arguments.run, *settings, config=arguments.config, plugins=arguments.plugins)
     check_model(model, arguments.run)
+    write_index(out, {**read_index(out), **{_name(path): path.name for path in paths}})
     silent = continue_files(model, paths, targets, hole, arguments.prompt_seconds, arguments.seconds)
     return int(silent == len(paths))
 
 
 def _targets(paths: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    """The two files of each sound file; refuses what would replace a sound file, or anything that no earlier call made."""
+    from ttt.io.names import read_index
+    from ttt.io.outputs import check_file
+
     if not paths:
         raise ConfigError("continue: no sound file; name at least one WAV")
     stems: dict[str, Path] = {}
-    made = []
+    made, listed = [], set(read_index(out))
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         if path.stem in stems:
             raise DataError(f"{path}: has the name of {stems[path.stem]}, and so would its sound; rename one")
         stems[path.stem] = path
-        pair = (out / f"{path.stem}_continuation.wav", out / f"{path.stem}_full.wav")
+        name = _name(path)
+        pair = (out / f"{name}_continuation.wav", out / f"{name}_full.wav")
         for target in pair:
-            if target.exists() and not overwrite:
+            is_ours = name in listed
+            if is_ours and target.exists() and not overwrite:
                 raise DataError(f"{target}: exists; --overwrite replaces it, --out writes elsewhere")
+            check_file(target, paths, is_ours=is_ours, mend="move it away, or write elsewhere with --out")
         made.append(pair)
     return made
+
+
+def _name(path: Path) -> str:
+    """The name of a sound file, shortened where ``_continuation.wav`` would not fit behind it."""
+    from ttt.io.names import file_name
+
+    return path.stem if len(os.fsencode(path.stem)) <= 230 else file_name(path.stem)
 
 
 def _hole(text: str, arguments: argparse.Namespace) -> tuple[float, float] | None:

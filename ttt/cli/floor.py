@@ -33,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     codec, judge = config.codec.load(), config.judge.load()
     limit, target = config.eval.limit, out / "floor.json"
+    also = [out / "floor.items.jsonl"]
     settings = {"codec": codec.codec_id, "judge": judge.judge_id, "limit": limit}
-    stage = Stage("floor", out / "floor.done.json", manifests, [target], settings, "make the corpus first")
+    stage = Stage("floor", out / "floor.done.json", manifests, [target], settings, "make the corpus first", also=also)
     if not stage.is_done(arguments.overwrite):
         stage.finish(measure_floor(manifests, codec, judge, config.eval.normalizer, target, limit))
     return 0

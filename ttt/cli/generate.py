@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path, target in targets.items():
         trace = target.with_name(f"{path.stem}.trace.jsonl")
         outputs = [target, trace] if arguments.trace else [target]
-        stage = Stage("generate", target.with_suffix(".done.json"), [path, folder], outputs, settings)
+        stage = Stage("generate", target.with_suffix(".done.json"), [path, folder], outputs, settings, also=[trace])
         if not stage.is_done(arguments.overwrite):
             jobs.append((path, target, trace, stage))
     if not jobs:

@@ -27,6 +27,7 @@ from typing import Any
 
 import ttt
 from ttt.errors import TttError, suggest
+from ttt.io.outputs import withdraw_claims
 from ttt.io.system_errors import describe, is_disk_full, is_link_loop
 from ttt.io.terminal import VisibleFormatter, guarded_stdout, visible
 
@@ -129,6 +130,8 @@ def guarded_run(title: str, verb: Any, arguments: argparse.Namespace) -> int:
         log.debug("", exc_info=error)
         complain(title, str(error))
         return TttError.exit_code
+    finally:
+        withdraw_claims()
 
 
 def allowed_code(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:

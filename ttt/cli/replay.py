@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show one answer of a trace, or list all."""
     from ttt.inspection.replay import answers, replay
+    from ttt.io.outputs import check_picture
 
     if arguments.list:
         print(*answers(arguments.trace), sep="\n")
         return 0
+    if arguments.png:
+        check_picture(Path(arguments.png), [Path(arguments.trace)])
     replay(
         arguments.trace, arguments.uid, speed=arguments.speed, width=arguments.width, color=arguments.color, png=arguments.png,
         quiet=arguments.quiet,

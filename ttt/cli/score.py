@@ -47,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     if any("reference" in rests_on(metric) for metric in asked):
         settings["recordings"] = config.data.corpus
     inputs = [*map(Path, config.eval.examples), *generations]
-    stage = Stage("score", out / "score.done.json", inputs, [out / "card.json"], settings, "run 'ttt generate' first")
+    stage = Stage(
+        "score", out / "score.done.json", inputs, [out / "card.json"], settings, "run 'ttt generate' first",
+        also=[out / "items.jsonl", out / "samples", out / "tensorboard"],
+    )  # fmt: skip
     if stage.is_done(arguments.overwrite):
         return 0
     tasks = {t.label: t for t in config.tasks}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ttt.cli.common import add_common, configure
 from ttt.errors import DataError
+from ttt.io.outputs import check_picture
 from ttt.registry import name_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.types import Kind
 
     config = configure(arguments, ("data.train", "data.tokenizer"))
+    if arguments.png:
+        check_picture(Path(arguments.png), [Path(config.data.train)])
     tokenizer = TextTokenizer.load(config.data.tokenizer)
     streams = open_streams(config.data.train, tokenizer, prompt_rule=config.data.prompt_rule, mix=config.data.mix)
     chosen = next((i for i in range(len(streams)) if not arguments.uid or streams.uid(i) == arguments.uid), None)

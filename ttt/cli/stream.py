@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examples", nargs="+", default=[], metavar="FILE",
                         help="prompts of example files (default: eval.examples)")  # fmt: skip
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="prompts of each task and file (default 0: all)")
-    parser.add_argument("--text", default="", metavar="WORDS", help="one question in text instead of examples")
-    parser.add_argument("--wav", default="", metavar="FILE", help="one spoken question instead of examples")
+    parser.add_argument("--text", default=None, metavar="WORDS", help="one question in text instead of examples")
+    parser.add_argument("--wav", default=None, metavar="FILE", help="one spoken question instead of examples")
     parser.add_argument("--task", default="", help="with --text or --wav: the task whose system message is used")
+    parser.add_argument("--system", default="", metavar="TEXT", help="with --text or --wav: system message")
     parser.add_argument("--chunks", default="", metavar="N,N,...",
                         help="codes of each piece of sound, the last size goes on (default 25,50,100,150,200)")  # fmt: skip
     parser.add_argument("--no-sound", action="store_true", help="text and codes only; needs no codec")
@@ -32,18 +33,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask one question at a time."""
     from ttt.api import load
     from ttt.audio.streaming import CHUNK_FRAMES
-    from ttt.chat.streaming import RESULTS, parse_chunks, questions_of, stream_questions
+    from ttt.chat.streaming import check_out, parse_chunks, questions_of, stream_questions
 
     chunks = parse_chunks(arguments.chunks) if arguments.chunks else CHUNK_FRAMES
     if arguments.warmup < 0 or arguments.limit < 0:
         raise ConfigError(f"--warmup and --limit must be >= 0, got {arguments.warmup} and {arguments.limit}")
+    for name in ("text", "wav"):
+        if getattr(arguments, name) is not None and not getattr(arguments, name).strip():
+            raise ConfigError(f"--{name}: is empty; give the question")
     if bool(arguments.text) + bool(arguments.wav) + bool(arguments.examples) > 1:
         raise ConfigError("--text, --wav and --examples exclude each other; give one of them")
-    if arguments.task and not (arguments.text or arguments.wav):
-        raise ConfigError("--task goes with --text or --wav; examples have their own tasks")
+    if (arguments.task or arguments.system) and not (arguments.text or arguments.wav):
+        option = "--task" if arguments.task else "--system"
+        raise ConfigError(f"{option} goes with --text or --wav; examples have their own")
     out = Path(arguments.out) if arguments.out else None
-    if out is not None and (out / RESULTS).exists() and not arguments.overwrite:
-        raise ConfigError(f"{out}: holds the answers of an earlier call; give --overwrite, or another --out")
+    if out is not None:
+        check_out(out, arguments.overwrite)
     needs_codec = bool(arguments.wav) or not arguments.no_sound
     model = load(
         arguments.run, *arguments.overrides, config=arguments.config, plugins=arguments.plugins, sound=needs_codec
@@ -55,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         questions = questions_of(model, arguments.examples, arguments.limit)
     print(stream_questions(
-        model, questions, task=arguments.task, chunks=() if arguments.no_sound else chunks, warmup=arguments.warmup, out=out,
+        model, questions, task=arguments.task, system=arguments.system,
+        chunks=() if arguments.no_sound else chunks, warmup=arguments.warmup, out=out,
         quiet=arguments.report,
     ))  # fmt: skip
     return 0

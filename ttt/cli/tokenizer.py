@@ -32,8 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     plan = plan.for_codec(None if config.codec is None else config.codec.load())
     sources = [] if plan.source is None else [plan.source]
+    also = [out / "tokenizer_config.json", out / "vocab.json"]
     hint = "name a folder with tokenizer.json"
-    stage = Stage("tokenizer", out / "tokenizer.done.json", sources, [out / "tokenizer.json"], plan.settings(), hint)
+    stage = Stage("tokenizer", out / "tokenizer.done.json", sources, [out / "tokenizer.json"], plan.settings(), hint, also=also)
     if stage.is_done(arguments.overwrite):
         return 0
     made = plan.make()

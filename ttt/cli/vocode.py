@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from ttt.cli.common import add_common, configure, dry_run
-from ttt.errors import ConfigError
+from ttt.io.outputs import check_file
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if dry_run(arguments, config, [f"decode {arguments.tokens} -> {out}"]):
         return 0
-    if out.exists() and not arguments.overwrite:
-        raise ConfigError(f"{out}: is there already; name another file, or give --overwrite")
+    check_file(out, [Path(arguments.tokens)], overwrite=arguments.overwrite)
     codec = config.codec.load()
     codes = read_tokens(arguments.tokens, codec.num_codes, codec.num_codebooks, codec.frame_rate_hz)
     (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id)])

@@ -17,6 +17,8 @@ import numpy as np
 from ttt.doctor.finding import FAULT, NOTE, OK, WARN, Finding
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.io.atomic import write_text
+from ttt.io.metrics_log import METRICS_FILE
+from ttt.io.outputs import refuse_inputs
 
 FILE = "bands.yaml"  # beside a recipe
 BAND_KEYS = ("train/loss", "train/nll/", "dev/loss", "dev/nll/")
@@ -138,6 +140,7 @@ def write_bands(path: Path, logs: Mapping[Path, Rows], recipe: str = "", slack: 
     bands = make_bands(list(logs.values()), slack)
     if not bands:
         raise DataError("--write-bands: the runs share no logged loss at any step")
+    refuse_inputs(path, [folder / METRICS_FILE for folder in logs])
     known: dict[str, Any] = dict(read_bands(path)) if path.is_file() else {}
     known[name] = bands
     lines = [f"# Logs of healthy runs, by recipe, key and step: [low, high].  'ttt doctor RUN... --write-bands {path.name}'"]

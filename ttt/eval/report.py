@@ -21,8 +21,10 @@ from ttt.eval.report_page import markdown_page
 from ttt.eval.report_tables import Row, text_table
 from ttt.io.atomic import write_json, write_text
 from ttt.io.metrics_log import read_metrics
+from ttt.io.outputs import check_file, check_folder, holds_only, is_our_json
 
 FORMAT = "ttt-report-1"
+REPORT_FILES = (r"(loss|metrics|mask)\.png", r"table\.txt")  # patterns of all names in ``report/``
 _FLOOR_NAMES = {
     "judge/wer": "judge, original speech, all",
     "judge/wer_out": "judge, original, output voice",
@@ -63,6 +65,12 @@ def build_report(
     log_path = (
         Path(log) if log is not None else min(run.glob("**/metrics.jsonl"), key=lambda p: len(p.parts), default=None)
     )
+    if not is_our_json(out / "report.json", about="{'format': 'ttt-report-"):
+        for path in (out / "report.json", out / "report.md", out / "report"):
+            if path.is_dir():
+                check_folder(path, is_ours=holds_only(path, REPORT_FILES))
+            else:
+                check_file(path, mend="move it away")
     records = read_metrics(log_path) if log_path is not None else []
     values = _values(read, measured)
     title = title or f"{run.resolve().parent.name}/{run.resolve().name}"

@@ -16,7 +16,7 @@ import numpy as np
 from ttt.eval.cards import key_prefix
 from ttt.eval.generations import answer_codes
 from ttt.interfaces import Codec
-from ttt.io.names import file_name
+from ttt.io.names import file_names, write_index
 from ttt.types import AudioCodes, Example, Waveform
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,23 @@ def write_samples(
     rows: Sequence[Mapping[str, Any]],
     codec: Codec | None,
 ) -> dict[int, dict[str, str]]:
-    """Wav and mel plot (answer above, resynthesized reference below) of each wave; paths relative to ``out``."""
+    """Wav and mel plot (answer above, resynthesized reference below) of each wave; paths relative to ``out``.
+
+    ``samples/names.json`` says which uid a file name stands for.
+    """
     from ttt.audio.wav import write
     from ttt.eval.plots import mel_pair
 
     assert codec is not None
     files: dict[int, dict[str, str]] = {}
+    splits, tasks, uids = (
+        file_names(of(i) for i in waves)
+        for of in (lambda i: rows[i]["split"] or "all", lambda i: rows[i]["task"], lambda i: examples[i].uid)
+    )
+    index: dict[str, str] = {}  # path below samples/ -> uid
     for i, wave in waves.items():
         example, row = examples[i], rows[i]
-        base = Path("samples") / file_name(row["split"] or "all") / file_name(row["task"]) / file_name(example.uid)
+        base = Path("samples") / splits[row["split"] or "all"] / tasks[row["task"]] / uids[example.uid]
         if not len(wave.samples):
             log.warning("%s: codec %s made an empty sound of its codes", example.uid, codec.codec_id)
             continue
@@ -52,6 +60,9 @@ def write_samples(
         mels, frame_s = _mels(shown)
         mel_pair(mels, out / png, frame_s, example.uid)
         files[i] = {"wav": wav, "png": png}
+        index[base.relative_to("samples").as_posix()] = example.uid
+    if index:
+        write_index(out / "samples", index)
     return files
 
 

@@ -33,7 +33,7 @@ def save_pixels(image: np.ndarray, out: str | Path) -> None:
     """Write what `pixels` gave as a PNG (drawing takes long, so it is done once)."""
     from matplotlib.image import imsave
 
-    no_version: dict[str, Any] = {"Software": None}  # so that the same picture is the same bytes
+    no_version: dict[str, Any] = {"Software": "ttt"}  # without the version, so that the same picture is the same bytes
     with file_aside(out) as temporary:
         imsave(temporary, image, format="png", metadata=no_version)
 

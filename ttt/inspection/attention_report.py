@@ -18,13 +18,14 @@ from ttt.inspection.attention_plots import layers_figure, map_figure, pixels, sa
 from ttt.inspection.results import results_folder
 from ttt.interfaces import ShowsAttention
 from ttt.io.atomic import folder_aside, write_json
-from ttt.io.names import file_name
+from ttt.io.names import file_names, write_index
 from ttt.registry.core import name_of
 
 if TYPE_CHECKING:
     from ttt.types import Example, Plan
 
 RESULTS = "attention.json"
+FILES = (r"attention\.json", r"names\.json", r".*\.png", "tensorboard")  # patterns of all names in the report's folder
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ def report_attention(
     settings, checkpoint = open_run(run, overrides, config, plugins)
     chosen = choose(examples, uids, limit)
     noised: list[float | None] = [*times] or ([0.5] if has_time(settings.objective) else [None])
-    folder = results_folder(run, out, "attention", RESULTS)
+    folder = results_folder(run, out, "attention", RESULTS, FILES, [Path(examples)])
     model = open_model(settings, checkpoint, ShowsAttention, attention="eager")
     cases = [Case(e, t, plan_of(model, settings, e, t)) for t in noised for e in chosen]
     _refuse_large(model, cases, max_gib)
     drawn = drawn_layers(model, layers)
     with folder_aside(folder) as partial:
         values = _look(model, settings, cases, drawn, heads, partial)
+        write_index(partial, {name: uid for uid, name in file_names(e.uid for e in chosen).items()})
         write_json(partial / RESULTS, {
             **_facts(settings, cases[0].plan), "times": [{"time": t, "queries": v} for t, v in values.items()],
             "checkpoint": str(checkpoint), "examples": [e.uid for e in chosen],
@@ -120,6 +122,7 @@ def _look(
     """Run the network on every case, draw pictures and TensorBoard curves into ``folder``; -> time -> `summary`."""
     board = _board(folder / "tensorboard")
     totals: dict[float | None, dict[str, Tally]] = {}
+    uids = file_names(case.example.uid for case in cases)
     for case in cases:
         maps = model.attention_maps(case.plan)
         of_time = totals.setdefault(case.time, {})
@@ -128,7 +131,7 @@ def _look(
                 of_time[kind].add(tally)
             else:
                 of_time[kind] = tally
-        for name, figure in _pictures(maps, case, model, config, layers, heads):
+        for name, figure in _pictures(maps, case, uids[case.example.uid], model, config, layers, heads):
             image = pixels(figure)
             save_pixels(image, folder / f"{name}.png")
             board.add_image(f"maps/{name}", image, 0, dataformats="HWC")
@@ -160,14 +163,14 @@ def _facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
 
 
 def _pictures(
-    maps: Sequence[Any], case: Case, model: ShowsAttention, config: RunConfig, layers: Sequence[int], heads: bool
+    maps: Sequence[Any], case: Case, name: str, model: ShowsAttention, config: RunConfig, layers: Sequence[int], heads: bool
 ) -> Iterator[tuple[str, Any]]:
     """(file name without suffix, figure): the means of all ``layers``, and with ``heads`` every head of each."""
     from ttt.masks.materialize import dense
 
     allowed = dense(case.plan.mask, case.plan.layout)[0].cpu().numpy()
     kinds = kinds_of(case.plan, model.tokenizer.vocab.mask_id)
-    stem = file_name(case.example.uid) + ("" if case.time is None else f".t{case.time:.2f}")
+    stem = name + ("" if case.time is None else f".t{case.time:.2f}")
     title = f"{case.example.uid}, {_title(config, case.plan, case.time)}"
     means = np.stack([maps[n].mean(0).numpy() for n in layers])
     names = [f"layer {n}" for n in layers]

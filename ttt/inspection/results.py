@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ttt.errors import ConfigError
+from ttt.io.outputs import check_replaced_folder, holds_only
 
 _DEPTH = 3  # run/checkpoints/step-N/model lies three folders below its run
 
 
-def results_folder(run: str | Path, out: str | Path, name: str, marker: str) -> Path:
+def results_folder(
+    run: str | Path, out: str | Path, name: str, marker: str, files: Sequence[str] = (), inputs: Sequence[Path] = ()
+) -> Path:
     """``out``, or ``RUN/inspect/NAME`` of the run that the folder ``run`` lies in.
 
-    ``marker``: the file that an earlier ``ttt inspect NAME`` left, whose results may be replaced.  Raises `ConfigError` for a
-    folder that holds something else.
+    ``marker``: the file that an earlier ``ttt inspect NAME`` left, whose results may be replaced; ``files``: patterns of all names
+    that it writes; ``inputs``: what is read.  Raises `ConfigError` for a folder that holds something else.
     """
     from ttt.train.checkpoint import MARKER as COMPLETE
 
@@ -24,8 +29,8 @@ def results_folder(run: str | Path, out: str | Path, name: str, marker: str) -> 
     if not out and run_folder is None:
         raise ConfigError(f"{place}: lies in no run folder; say where results go with --out")
     folder = Path(out) if out or run_folder is None else run_folder / "inspect" / name
-    if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
-        raise ConfigError(
-            f"{folder}: holds something else than 'ttt inspect {name}' writes; name another folder with --out"
-        )
+    def is_ours(path: Path) -> bool:
+        return (path / marker).is_file() and holds_only(path, [re.escape(marker), *files])
+
+    check_replaced_folder(folder, inputs, is_ours, f"'ttt inspect {name}'", overwrite=True)
     return folder

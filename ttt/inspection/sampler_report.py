@@ -22,6 +22,7 @@ from ttt.types import Example, Prompt
 
 log = logging.getLogger(__name__)
 RESULTS = "samplers.json"
+FILES = (r"samplers\.(json|md)", r"answers\.jsonl")  # patterns of all names in the report's folder
 
 
 def compare_samplers(
@@ -41,7 +42,7 @@ def compare_samplers(
         raise ConfigError(f"--draws: must be >= 1, got {draws}")
     likelihood = Draws(likelihood_draws) if likelihood_draws else None
     chosen = _examples(settings, examples, uids, limit)
-    folder = results_folder(run, out, "samplers", RESULTS)
+    folder = results_folder(run, out, "samplers", RESULTS, FILES, [Path(examples)])
     model = open_model(settings, checkpoint, LanguageModel)
     tasks = {task.label: task for task in settings.tasks}
     prompts = {e.uid: tasks[e.task].prompt(e) for e in chosen}

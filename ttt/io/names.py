@@ -45,9 +45,9 @@ def file_names(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def write_index(folder: Path, names: Mapping[str, str]) -> None:
-    """Write ``names.json``: file name -> id, of `file_names`."""
-    about = {"format": "ttt-names-1", "names": {name: key for key, name in names.items()}}
+def write_index(folder: Path, keys: Mapping[str, str]) -> None:
+    """Write ``names.json``: file name -> id."""
+    about = {"format": "ttt-names-1", "names": dict(keys)}
     write_text(folder / INDEX, json.dumps(about, indent=1) + "\n")  # ASCII: an id may hold half a surrogate pair
 
 

@@ -62,7 +62,7 @@ def mask_png(rule: Any, layout: Layout, out: str | Path, row: int = 0, title: st
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with file_aside(out) as temporary:
-        FigureCanvasAgg(mask_figure(rule, layout, row, title)).print_png(str(temporary), metadata={"Software": None})
+        FigureCanvasAgg(mask_figure(rule, layout, row, title)).print_png(str(temporary), metadata={"Software": "ttt"})
 
 
 def mask_figure(rule: Any, layout: Layout, row: int = 0, title: str = "") -> Any:

@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from ttt.errors import CheckpointError, ConfigError
-from ttt.model.lora import is_adapter, load_merged
-from ttt.model.official import DTYPES, export, written_aside
+from ttt.io.atomic import temporary_name
+from ttt.model.lora import is_adapter, load_merged, read_record
+from ttt.model.official import DTYPES, check_out, export, written_aside
 
 _OFFICIAL_KEYS = {"unmasked_audio_prob": "banom", "prefix_preservation_ratio": "ppm"}  # key -> strategy
 
@@ -24,7 +25,8 @@ def merge(source: Path, out: Path, dtype: str = "", base: str = "", overwrite: b
         raise CheckpointError(f"{source}: no adapters here (adapter.json is missing): nothing to merge")
     if dtype not in ("", *DTYPES):
         raise ConfigError(f"--dtype: no {dtype!r}. Known: {', '.join(DTYPES)}")
-    with written_aside(out, overwrite) as partial:
+    sources = [source, *([Path(base)] if base else [Path(read_record(source)["base"])])]
+    with written_aside(out, overwrite, sources) as partial:
         # Merged in float32, rounded once: a low-rank update is finer than bfloat16.
         whole = load_merged(source, base=base)
         whole.to(getattr(torch, dtype or "float32")).save(partial)
@@ -36,9 +38,10 @@ def export_any(source: Path, out: Path, layout: str, dtype: str = "", base: str 
     if not is_adapter(source):
         export(source, out, layout, dtype, probabilities, overwrite)
         return
-    whole = out.with_name(f".{out.name}.merged")
+    check_out(out, overwrite, [source, *([Path(base)] if base else [])])
+    whole = temporary_name(out)
     try:
-        merge(source, whole, base=base, overwrite=True)
+        merge(source, whole, base=base)
         export(whole, out, layout, dtype, probabilities, overwrite)
     finally:
         shutil.rmtree(whole, ignore_errors=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ttt.errors import CheckpointError, ConfigError, DataError, suggest
-from ttt.io.atomic import folder_aside
+from ttt.io.atomic import folder_aside, write_json
 from ttt.io.json_input import read_json
+from ttt.io.outputs import check_replaced_folder, holds_only, is_our_json
 from ttt.model.backbone import check_folder
 from ttt.model.shape import expected_weights
 from ttt.text.tokenizer import TextTokenizer
@@ -29,6 +31,11 @@ DEFAULTS = {
 KEYS = ("mask_token", *DEFAULTS)
 LAYOUTS = ("hf", "official")
 DTYPES = ("float32", "bfloat16")
+MADE = "made_by_ttt.json"  # in folders that 'ttt model' wrote: it may write them again
+MODEL_FILES = (  # patterns of all names in a model folder
+    r"(config|generation_config|tokenizer|tokenizer_config|vocab|adapter|special_tokens_map|made_by_ttt)\.json",
+    r"[\w-]+\.safetensors(\.index\.json)?", r"chat_template\.jinja",
+)  # fmt: skip
 INDEX = "model.safetensors.index.json"
 
 
@@ -60,7 +67,7 @@ def import_official(source: Path, out: Path, overwrite: bool = False) -> TextTok
                 f"{source / 'config.json'}: {key} is {found}, the tokenizer beside it says {value}; they do not belong together"
             )
     check_weights(source)
-    with written_aside(out, overwrite) as partial:
+    with written_aside(out, overwrite, [source]) as partial:
         copy_weights(source, partial)
         _write_config(partial, {**config, "architectures": [PLAIN]})
         tokenizer.save(partial)
@@ -91,7 +98,7 @@ def export(
         config = {k: v for k, v in config.items() if k not in KEYS}
     if dtype:
         config = {**config, ("torch_dtype" if "torch_dtype" in config else "dtype"): dtype}
-    with written_aside(out, overwrite) as partial:
+    with written_aside(out, overwrite, [source]) as partial:
         copy_weights(source, partial, dtype)
         _write_config(partial, config)
         tokenizer.save(partial)
@@ -189,12 +196,32 @@ def copy_weights(source: Path, out: Path, dtype: str = "") -> None:
 
 
 @contextlib.contextmanager
-def written_aside(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside ``out`` to write to; it takes its place when the block ends well, and is gone when it does not."""
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise ConfigError(f"{out}: is there already; name another folder, or give --overwrite")
+def written_aside(out: Path, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[Path]:
+    """A folder beside ``out`` to write to; it takes its place when the block ends well, and is gone when it does not.
+
+    Raises `ConfigError` unless ``out`` is new, empty, or with ``overwrite`` a model folder that this function made.
+    """
+    check_out(out, overwrite, sources)
     with folder_aside(out) as partial:
         yield partial
+        write_json(partial / MADE, {"format": "ttt-model-1", "command": "ttt model"})
+
+
+def check_out(out: Path, overwrite: bool, sources: Sequence[Path] = ()) -> None:
+    """Raise `ConfigError` unless `written_aside` may write ``out``, which holds or touches none of the ``sources``."""
+    check_replaced_folder(out, sources, is_made_here, "'ttt model'", overwrite)
+    for parent in (p for p in Path(os.path.realpath(out)).parents if (p / "state.json").is_file()):
+        raise ConfigError(f"{out}: lies in the checkpoint {parent}, which stays as it was; name a folder elsewhere")
+
+
+def is_made_here(folder: Path) -> bool:
+    """Is this a model folder that `written_aside` made, with nothing else in it?
+
+    Older versions left no `MADE`; their tokenizer's vocab.json has a digest, which no other program writes.
+    """
+    if not is_our_json(folder / MADE, format="ttt-model-") and not is_our_json(folder / "vocab.json", digest="", num_codes=None):
+        return False
+    return (folder / "config.json").is_file() and holds_only(folder, MODEL_FILES)
 
 
 def _qwen2(config: Mapping[str, Any], folder: Path) -> None:

@@ -14,6 +14,7 @@ from ttt.api import decode_settings
 from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError
+from ttt.io.outputs import check_file, is_our_json
 from ttt.registry import name_of
 from ttt.stage import Stage
 from ttt.textbench import guard, mmlu_redux
@@ -141,7 +142,10 @@ def run_mmlu_redux(options: Options, data: str, protocol: Protocol, subjects: Se
     chosen = mmlu_redux.read_folder(data, subjects, protocol, options.limit)
     asked = sorted({q.subject for q in chosen.questions})
     settings = {"protocol": vars(protocol), "subjects": asked, "limit": options.limit, **target.facts()}
-    stage = Stage(f"eval {name}", out / MARKER, [target.folder, *chosen.files], [out / CARD], settings)
+    subject = asked[0] if len(asked) == 1 else "all"
+    predictions = out / f"predictions_{_model_name(target.folder)}_{subject}.csv"
+    also = [out / QUESTIONS, predictions]
+    stage = Stage(f"eval {name}", out / MARKER, [target.folder, *chosen.files], [out / CARD], settings, also=also)
     if not options.dry_run and stage.is_done(options.overwrite):
         return card_table(out)
     if protocol.name == "generate" and config.objective.canvas == "answer":
@@ -158,8 +162,7 @@ def run_mmlu_redux(options: Options, data: str, protocol: Protocol, subjects: Se
         "counts": {"items": len(records), **scorer.counts, **{f"left out: {k}": n for k, n in chosen.left_out.items()}},
         "timing": {"mmlu_redux_s": seconds},
     }  # fmt: skip
-    subject = asked[0] if len(asked) == 1 else "all"
-    write_predictions(out / f"predictions_{_model_name(target.folder)}_{subject}.csv", records)
+    write_predictions(predictions, records)
     return write_results(stage, config, out, result, settings, chosen.files, options.limit, seconds)
 
 
@@ -176,6 +179,9 @@ def run_guard(options: Options, before: str, after: str, tasks: Tasks, margin: f
     """
     from ttt.io.atomic import write_json
 
+    record_path = Path(options.out) / "guard.json"
+    if options.out:
+        check_file(record_path, is_ours=is_our_json(record_path, format="ttt-guard-"), mend="name another folder with --out")
     folders = [_evaluated(options, tasks, path, side) for side, path in (("before", before), ("after", after))]
     if options.dry_run:
         return "", True
@@ -183,7 +189,7 @@ def run_guard(options: Options, before: str, after: str, tasks: Tasks, margin: f
     changes = guard.compare(first, second, margin)
     record = guard.guard_record(changes, first, second, margin)
     if options.out:
-        write_json(Path(options.out) / "guard.json", record)
+        write_json(record_path, record)
     limited = first.card["limited"] or second.card["limited"]
     title = f"{before} -> {after}" + (f"  !! {limited} !!" if limited else "")
     return guard.guard_table(changes, title, margin), record["verdict"] != "lost"

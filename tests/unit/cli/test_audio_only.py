@@ -70,7 +70,7 @@ def test_who_reads_text_says_so(world, capsys, tmp_path):
     assert "--tasks continuation" in said
     assert main([*call, "--tasks", "continuation", "unheard_of", "--skip-bad"]) == 2
     assert "nothing was written (6 rows, 0 written" in one_line(capsys)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     assert verb("fit judge", world, f"judge={{name: ctc, path: {tmp_path}/judge}}") == 2
     assert "utterance 'ann/train0' has no text, which the judge reads" in one_line(capsys)
 

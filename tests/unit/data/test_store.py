@@ -13,7 +13,7 @@ from ttt.data.batches.loader import Loader
 from ttt.data.sources.store import Store, StoreWriter, is_store, pack_streams
 from ttt.data.sources.streams import Joined, streams_digest
 from ttt.diffusion.strategies import EndPadding, Sst
-from ttt.errors import DataError
+from ttt.errors import ConfigError, DataError
 
 ABOUT = {"sources": [{"examples": 25}, {"examples": 15}], "tokenizer": "t", "prompt_rule": "labels"}
 
@@ -133,7 +133,7 @@ def test_refusals(tmp_path, streams):
         write(tmp_path / "s", [])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match="mine: holds files that are no store"):
+    with pytest.raises(ConfigError, match="mine: holds files that were not made by 'ttt data pack'"):
         write(tmp_path / "mine", streams)
     with pytest.raises(DataError, match="no store here .*'ttt data pack'"):
         Store(tmp_path / "mine")

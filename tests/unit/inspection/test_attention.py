@@ -168,7 +168,7 @@ def test_the_verb(system, tmp_path, capsys):
     assert "example 'a': " in (err := capsys.readouterr().err) and "2 layers x 4 heads, the limit is 0.0001" in err
     assert main([*argv, "--layers", "7"]) == 2 and "there is no layer 7; the model has 2" in capsys.readouterr().err
     assert main([*argv, "--uid", "z"]) == 2 and "no example with uid 'z'" in capsys.readouterr().err
-    assert main([*argv, "--out", str(run)]) == 2 and "holds something else" in capsys.readouterr().err
+    assert main([*argv, "--out", str(run)]) == 2 and "examples.jsonl; name another folder" in capsys.readouterr().err
     assert (out / "attention.json").read_text() == before and not list(out.parent.glob(".*tmp"))
 
 

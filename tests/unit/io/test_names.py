@@ -48,7 +48,7 @@ def test_names_of_a_set_differ_where_capitals_do_not_count():
 def test_the_index_leads_back_to_the_ids(tmp_path):
     keys = [*ORDINARY, *OTHER]
     names = file_names(keys)
-    write_index(tmp_path, names)
+    write_index(tmp_path, {name: key for key, name in names.items()})
     assert read_index(tmp_path) == {name: key for key, name in names.items()}
 
 

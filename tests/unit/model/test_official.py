@@ -196,6 +196,11 @@ def test_missing_files_are_named(official, tmp_path):
 def test_existing_folders_and_wrong_words(official, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="holds files that were not made by 'ttt model'; name another folder"):
+            import_official(official, tmp_path / "out", overwrite)
+    (tmp_path / "out/notes.txt").unlink()
+    assert main(["model", "import", str(official), str(tmp_path / "out")]) == 0
     with pytest.raises(ConfigError, match="is there already; name another folder, or give --overwrite"):
         import_official(official, tmp_path / "out")
     assert main(["model", "import", str(official), str(tmp_path / "out"), "--overwrite"]) == 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.data.convert.core import Report, inputs_of, results, write_records
     from ttt.data.convert.corpus import write_corpus
     from ttt.errors import ConfigError
+    from ttt.io.outputs import refuse_inputs
     from ttt.registry.core import family
     from ttt.registry.plugins import load_plugins
     from ttt.stage import Stage
@@ -80,7 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
     if len(sources) > 1:  # like a folder: names and sizes; reading a whole collection to know it would cost too much
         settings["inputs"] = [[str(p), p.stat().st_size] for p in sources]
     inputs = sources if len(sources) == 1 else []
-    stage = Stage("data convert", marker, inputs, outputs, settings, "name the data to convert")
+    shards = sorted(out.parent.glob(f"{glob.escape(out.stem)}.[0-9]*.jsonl")) if arguments.shard else []
+    for path in (*outputs, *shards):
+        refuse_inputs(path, sources)
+    is_repeated = marker.is_file()
+    also = shards if not is_repeated else []
+    stage = Stage("data convert", marker, inputs, outputs, settings, "name the data to convert", also=also, named=examples)
     if stage.is_done(arguments.overwrite):
         return 0
     if examples:
@@ -90,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         report = write_corpus(
             converter, source, out, arguments.split, tasks, reads_text=tasks_that_read_text(tasks),
-            skip_bad=arguments.skip_bad, limit=arguments.limit,
+            skip_bad=arguments.skip_bad, limit=arguments.limit, replaces_cuts=is_repeated,
         )  # fmt: skip
     report.seconds = stage.seconds
     stage.finish({**asdict(report), "skipped": dict(report.skipped)})

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     codec = config.codec.load()
     settings = {"codec": codec.codec_id, "skip_bad": arguments.skip_bad, "fields": to_plain(config.codec)}
     marker = out.with_suffix(".encode.done.json")
-    stage = Stage("data encode", marker, [source], [out], settings, "run 'ttt data convert' first")
+    stage = Stage("data encode", marker, [source], [out], settings, "run 'ttt data convert' first", named=True)
     if stage.is_done(arguments.overwrite):
         return 0
     report = Report()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Pack, and report what was skipped."""
     from ttt.data.sources.build_store import Settings, pack
     from ttt.data.sources.mix import Source, is_mix, named, sources_of
+    from ttt.data.sources.store import STORE_FILES, is_store
     from ttt.errors import ConfigError
+    from ttt.io.outputs import check_replaced_folder, holds_only
     from ttt.stage import Stage
 
     out = Path(arguments.out)
@@ -48,8 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = [*inputs, Path(arguments.tokenizer)]
     decisive = {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens}
     decisive["sources"] = [[s.name, s.ratio] for s in sources]
+    is_ours = functools.partial(holds_only, names=STORE_FILES)
+    check_replaced_folder(out, inputs, lambda path: is_store(path) and is_ours(path), "'ttt data pack'", overwrite=True)
     marker = out.with_name(f"{out.name}.pack.done.json")
-    stage = Stage("data pack", marker, inputs, [out / "store.json"], decisive)
+    stage = Stage("data pack", marker, inputs, [out / "store.json"], decisive, named=True)
     if stage.is_done(arguments.overwrite):
         return 0
     store, report = pack(

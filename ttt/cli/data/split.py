@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     source, train, held_out = (Path(p) for p in (arguments.input, arguments.train, arguments.eval))
     settings = {"eval_ratio": arguments.eval_ratio, "seed": arguments.seed}
     marker = train.with_name(f"{train.name}.split.done.json")
-    stage = Stage("data split", marker, [source], [train, held_out], settings, "name the JSONL to split")
+    stage = Stage("data split", marker, [source], [train, held_out], settings, "name the JSONL to split", named=True)
     if stage.is_done(arguments.overwrite):
         return 0
     counts = split(source, train, held_out, arguments.eval_ratio, arguments.seed)

@@ -36,12 +36,15 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.data.reports.text import lengths_page
     from ttt.data.sources.build_store import Settings
     from ttt.errors import ConfigError
+    from ttt.io.outputs import check_picture
     from ttt.text.tokenizer import TextTokenizer
 
     if min([arguments.jobs, *arguments.context]) < 1 or arguments.limit < 0:
         raise ConfigError("--jobs and --context must be >= 1 and --limit >= 0")
     if arguments.png and Path(arguments.png).suffix != ".png":
         raise ConfigError(f"--png: name a .png file, got {arguments.png!r}")
+    if arguments.png:
+        check_picture(Path(arguments.png), map(Path, arguments.inputs))
     codes_hz = 0.0
     if arguments.tokenizer:
         vocab = TextTokenizer.load(arguments.tokenizer).vocab

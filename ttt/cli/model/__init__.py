@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ttt.cli.common import add_common
 from ttt.errors import CheckpointError, ConfigError
+from ttt.io.outputs import is_inside, is_same
 
 VERBS = ("init", "import", "export", "merge", "text", "show")
 
@@ -43,8 +44,13 @@ def source_of(arguments: argparse.Namespace) -> Path:
 
 
 def source_and_out(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """The folders read and written, which must differ."""
+    """The folders read and written; refuses to write what is read, or what somebody else made."""
+    from ttt.model.official import check_out
+
     source, out = source_of(arguments), Path(arguments.out)
-    if out.resolve() == source.resolve():
+    check_out(out, arguments.overwrite, [source])
+    if is_same(out, Path(arguments.source)):
         raise ConfigError(f"{out}: is the source; name another folder, so that it stays as it was")
+    if is_inside(Path(arguments.source), out):
+        raise ConfigError(f"{out}: holds the source {arguments.source}; name another folder")
     return source, out

@@ -25,16 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make and write."""
     from ttt.api import start_model
-    from ttt.model.official import written_aside
+    from ttt.model.official import check_out, written_aside
     from ttt.text.tokenizer import TextTokenizer
 
     out = Path(arguments.out)
     arguments.config = [arguments.recipe]
     config = configure(arguments, ("data.tokenizer",))
+    sources = [Path(p) for p in (arguments.recipe, config.data.tokenizer, config.model.path) if p]
+    check_out(out, arguments.overwrite, sources)  # before weights are drawn
     tokenizer = TextTokenizer.load(config.data.tokenizer)
     codec = config.codec.load() if config.codec is not None else None
     model = start_model(config, tokenizer, codec)
-    with written_aside(out, arguments.overwrite) as partial:
+    with written_aside(out, arguments.overwrite, sources) as partial:
         model.save(partial)
     log.info("model: %s -> %s: %d ids, seed %d", arguments.recipe, out, tokenizer.vocab.size, config.run.seed)
     return 0

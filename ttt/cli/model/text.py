@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.model.text_export import save_text_model
 
     source, out = source_and_out(arguments)
-    with written_aside(out, arguments.overwrite) as partial:
+    with written_aside(out, arguments.overwrite, [source]) as partial:
         tokens = save_text_model(source, partial)
     log.info("model: %s -> %s: %d text tokens", source, out, tokens)
     return 0

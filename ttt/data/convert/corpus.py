@@ -18,10 +18,11 @@ from ttt.audio.wav import MIN_DURATION_S, write
 from ttt.data.convert.core import LeftOutError, Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
 from ttt.data.read.records import RecordError
-from ttt.errors import DataError
+from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Converter
 from ttt.io.atomic import temporary_name
 from ttt.io.digests import hash64
+from ttt.io.outputs import holds_only
 from ttt.io.text_input import BOM
 from ttt.types import Waveform
 
@@ -38,10 +39,13 @@ def write_corpus(
     reads_text: Collection[str] | None = None,
     skip_bad: bool = False,
     limit: int = 0,
+    replaces_cuts: bool = True,
 ) -> Report:
     """Convert ``path``; one item per utterance and task (``asr``: write what is heard; ``tts``: read it aloud).
 
     ``reads_text``: the tasks for which an utterance without text is a bad row (None: all of them).
+    ``replaces_cuts``: cuts of an earlier call may be in the way, in ``wav/SPLIT``.
+
     Complete or not at all.  Raises the first `RecordError` unless ``skip_bad``.
     """
     reading = [t for t in tasks if reads_text is None or t in reads_text]
@@ -50,6 +54,7 @@ def write_corpus(
     work = temporary_name(out / split)
     (work / "wav").mkdir(parents=True)
     report, keys = Report(), array("Q")
+    cuts: list[str] = []  # the first one
 
     def finish(speech: Speech, where: str) -> Utterance:
         speech = replace(speech, text=speech.text.lstrip(BOM))
@@ -65,6 +70,9 @@ def write_corpus(
                 "tasks that read none (--tasks continuation)",
             )
         made = _utterance(speech, split, where, work / "wav", f"wav/{split}", len(keys), report)
+        if made.wav == f"wav/{split}/{len(keys):08d}.wav" and not cuts:
+            cuts.append(made.wav)
+            _check_cuts(out / "wav" / split, replaces_cuts)
         check_duration(made.duration_s, least_s, most_s, made.id, where)
         return made
 
@@ -98,6 +106,12 @@ def write_corpus(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def _check_cuts(folder: Path, may_replace: bool) -> None:
+    """Raise `ConfigError` when the folder for cuts holds anything but the cuts of an earlier call."""
+    if folder.is_dir() and any(folder.iterdir()) and not (may_replace and holds_only(folder, [r"[0-9]{8}\.wav"])):
+        raise ConfigError(f"{folder}: holds files that were not cut by 'ttt data convert'; name another folder or --split")
 
 
 def _utterance(

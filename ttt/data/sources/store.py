@@ -25,9 +25,10 @@ import numpy as np
 
 from ttt.data.sources.streams import Digest, Streams, digest_of
 from ttt.errors import DataError
-from ttt.io.atomic import put_folder, temporary_name, write_json
+from ttt.io.atomic import put_folder, recover, temporary_name, write_json
 from ttt.io.digests import hash64
 from ttt.io.json_input import read_json
+from ttt.io.outputs import check_replaced_folder, holds_only
 from ttt.types import AUDIO_STYLES, Segment, TokenStream, audio_runs
 
 FORMAT = 1
@@ -35,6 +36,7 @@ INDEX = np.dtype([
     ("token", "<i8"), ("length", "<i4"), ("segment", "<i8"), ("segments", "<i4"),
     ("uid", "<i8"), ("uid_bytes", "<i4"), ("task", "<i4"), ("prompt_length", "<i4"),
 ])  # fmt: skip
+STORE_FILES = (r"store\.json", r"vocab\.json", r"[0-9]{5,}\.[a-z]+")  # patterns of all names in a store
 FILES: dict[str, Any] = {"ids": "<u4", "flags": "u1", "segments": "<i4", "uids": "u1", "index": INDEX}
 TARGET, NOISABLE, KIND_BITS = 4, 8, 3
 
@@ -87,8 +89,9 @@ class StoreWriter:
 
     def __init__(self, folder: str | Path, shard_tokens: int = 1 << 26) -> None:
         self.folder, self.shard_tokens = Path(folder), shard_tokens
-        if self.folder.exists() and not (self.folder / "store.json").is_file() and any(self.folder.iterdir()):
-            raise DataError(f"{self.folder}: holds files that are no store; name another folder")
+        check_replaced_folder(
+            self.folder, (), lambda path: is_store(path) and holds_only(path, STORE_FILES), "'ttt data pack'", overwrite=True
+        )
         self.work = temporary_name(self.folder)
         self.work.mkdir(parents=True)
         self.shards: list[dict[str, int]] = []
@@ -185,6 +188,7 @@ class Store(Streams):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         path = self.folder / "store.json"
+        recover(self.folder)
         if not path.is_file():
             raise DataError(f"{self.folder}: no store here (store.json is missing); make one with 'ttt data pack'")
         try:
