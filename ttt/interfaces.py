@@ -437,6 +437,10 @@ class Task(ABC):
         """The task for codes of so many frames a second; by default itself.  `build` is called on what this gives."""
         return self
 
+    def with_tokenizer(self, tokenizer: Any) -> Task:
+        """The task for texts of a `ttt.text.tokenizer.TextTokenizer`; by default itself.  `build` is called on what this gives."""
+        return self
+
     @abstractmethod
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """One training or test example from a corpus item; ``codes`` maps utterance ids to i32 [F, Q]."""

@@ -28,13 +28,17 @@ def _item(task: Task) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _build(task: Task, item: Any, codes: Any) -> Example:
+    return task.with_tokenizer(world.tokenizer()).build(item, codes)
+
+
 def _ids(example: Example, prompt: bool = False) -> list[int]:
     return encode_example(example, world.tokenizer(), open_answer=prompt).ids.tolist()
 
 
 @prop("task", "example", "an item becomes an example with an answer to learn, under the task's label")
 def _example(task: Task) -> None:
-    example = task.build(_item(task), CODES)
+    example = _build(task, _item(task), CODES)
     need(isinstance(example, Example), f"build gives {type(example).__name__}")
     need(example.task == task.label, f"the example's task is {example.task!r}, the label {task.label!r}")
     need(encode_example(example, world.tokenizer()).target.any(), "no token of the example carries loss")
@@ -44,15 +48,15 @@ def _example(task: Task) -> None:
 def _task_same(task: Task) -> None:
     item = _item(task)
     kept = copy.deepcopy(item)
-    one = _ids(task.build(item, CODES))
+    one = _ids(_build(task, item, CODES))
     need(item == kept, f"build changed the item: {[k for k in kept if item.get(k) != kept[k]]}")
-    two = _ids(task.build(item, CODES))
+    two = _ids(_build(task, item, CODES))
     need(one == two, f"two different examples from one item: {len(one)} and {len(two)} tokens")
 
 
 @prop("task", "prompt", "the prompt is the example up to the answer, and nothing of the answer")
 def _prompt(task: Task) -> None:
-    example = task.build(_item(task), CODES)
+    example = _build(task, _item(task), CODES)
     stream = encode_example(example, world.tokenizer())
     asked = encode_example(task.prompt(example), world.tokenizer(), open_answer=True)
     n = len(asked)
@@ -71,7 +75,7 @@ def _metrics(task: Task) -> None:
 
 @prop("task", "file", "an example written to a file and read again is the same")
 def _file(task: Task) -> None:
-    example = task.build(_item(task), CODES)
+    example = _build(task, _item(task), CODES)
     again = example_from_json(json.loads(json.dumps(example_to_json(example))), "here")
     need(_ids(again) == _ids(example), "its tokens change")
     lost = [k for k in example.meta if again.meta.get(k) != example.meta[k]]

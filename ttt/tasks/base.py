@@ -25,16 +25,18 @@ A corpus item is one line of ``SPLIT.items.jsonl``: ``{"id", "task", "text_in", 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ttt.data.read.examples import interleave
+from ttt.data.read.examples import TextUnit, interleave, words_of
 from ttt.errors import DataError
 from ttt.interfaces import Task
 from ttt.registry import NonNegativeInt, PositiveInt
+from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Span, Turn
 
 # Metrics that several tasks report, by their registered names.
@@ -46,14 +48,16 @@ COST = ("rtf", "first_block_latency", "calls_per_second")
 class ChatTask(Task):
     """A task whose example is a chat of three turns: system, user, assistant.
 
-    ``system``: the system message.  ``text_chunk`` words and ``audio_chunk`` codes alternate in the answer (`answer`);
-    ``text_chunk`` 0 writes all text, then all codes in one span.  ``speak``: whether the answer is also spoken.
+    ``system``: the system message.  ``text_chunk`` tokens and ``audio_chunk`` codes alternate in the answer (`answer`);
+    ``text_chunk`` 0 writes all text, then all codes in one span.  ``text_unit``: what ``text_chunk`` counts, tokens of
+    the tokenizer as in TtT's data (arXiv 2509.20072), or words.  ``speak``: whether the answer is also spoken.
     """
 
     system: str = ""
     text_chunk: NonNegativeInt = 0
     audio_chunk: PositiveInt = 26
     speak: bool = True
+    text_unit: TextUnit = "tokens"
 
     @property
     def label(self) -> str:
@@ -65,8 +69,24 @@ class ChatTask(Task):
         return without_answer(example)
 
     def answer(self, text: str, codes: np.ndarray) -> tuple[Span, ...]:
-        """Words and codes i32 [F, Q] in turn, as ``text_chunk`` and ``audio_chunk`` say."""
-        return interleave(text.split(), codes, self.text_chunk, self.audio_chunk)
+        """Text as written and codes i32 [F, Q] in turn, as ``text_chunk`` and ``audio_chunk`` say."""
+        return interleave(self._pieces(text), codes, self.text_chunk, self.audio_chunk)
+
+    def with_tokenizer(self, tokenizer: TextTokenizer) -> Task:
+        """The task with the tokenizer whose tokens ``text_chunk`` counts."""
+        made = dataclasses.replace(self)
+        object.__setattr__(made, "_tokenizer", tokenizer)
+        return made
+
+    def _pieces(self, text: str) -> Sequence[str]:
+        if not self.text_chunk:
+            return [text]
+        if self.text_unit == "words":
+            return words_of(text)
+        tokenizer: TextTokenizer | None = self.__dict__.get("_tokenizer")
+        if tokenizer is None:
+            raise DataError(f"task {self.label!r}: text_chunk counts tokens of a tokenizer; name one, or set text_unit: words")
+        return tokenizer.pieces(text)
 
     def example(self, item: Mapping[str, Any], user: tuple[Span, ...], answer: tuple[Span, ...]) -> Example:
         """The chat, with what metrics compare with in ``meta``: ``text_out`` as text and as speech, ``answer_key``."""

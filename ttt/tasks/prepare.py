@@ -101,7 +101,7 @@ def build_examples(
     An item becomes one example of every task whose name, or whose field ``items``, is the item's task.
     """
     by_name: dict[str, list[Task]] = {}
-    for task in tasks:
+    for task in tasks if tokenizer is None else [task.with_tokenizer(tokenizer) for task in tasks]:
         by_name.setdefault(getattr(task, "items", "") or name_of(task), []).append(task)
     examples: list[Example] = []
     counts: Counter[str] = Counter()
@@ -144,7 +144,7 @@ def prepare(
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
         codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id)
-        examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks)
+        examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks, tokenizer)
         if not examples:
             raise DataError(
                 f"{corpus / f'{split}.items.jsonl'}: no item of the recipe's tasks; found {counts or 'nothing'}"

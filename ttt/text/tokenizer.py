@@ -119,6 +119,21 @@ class TextTokenizer:
         """Ids of one piece of text; special tokens spelled in it become their ids."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
+    def pieces(self, text: str) -> list[str]:
+        """The text of each token of ``text``, as written: joined they are the text.
+
+        A character that several tokens spell belongs to the last of them; the others are empty.
+        """
+        offsets = self.backend.encode(text, add_special_tokens=False).offsets
+        pieces, at = [], 0
+        for number, (_, stop) in enumerate(offsets, 1):
+            stop = max(at, min(stop, offsets[number][0]) if number < len(offsets) else stop)
+            pieces.append(text[at:stop])
+            at = stop
+        if at < len(text):  # blanks at the end that no token counts as its own
+            pieces[-1:] = ["".join([*pieces[-1:], text[at:]])]
+        return pieces
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are left out."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)

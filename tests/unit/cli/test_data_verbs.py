@@ -101,6 +101,7 @@ def test_convert_to_examples(tmp_path, caplog, capsys):
         tmp_path / "s.jsonl",
         tmp_path / "out.jsonl",
         "text_chunk=2",
+        "text_unit=words",
         "audio_chunk=2",
     ]
     assert run(*call) == 2

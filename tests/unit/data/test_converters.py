@@ -83,7 +83,7 @@ def test_slam_omni():
         ("user", ["q"]),
         ("assistant", ["one two three", ("last", [5, 4095, 7])]),
     ]
-    chunked = one("slam_omni", row, text_chunk=2, audio_chunk=1)[2][1]
+    chunked = one("slam_omni", row, text_chunk=2, audio_chunk=1, text_unit="words")[2][1]
     assert chunked == ["one two", ("span", [5]), " three", ("last", [4095, 7])]
     refused("slam_omni", {**row, "answer_cosyvoice_speech_token": [4096]}, "unit 4096 is outside the codebook of 4096")
     refused("slam_omni", {**row, "answer_cosyvoice_speech_token": []}, "no speech units")

@@ -49,8 +49,9 @@ def made(tmp_path_factory):
     (corpus / "train.items.jsonl").write_text("".join(json.dumps(r) + "\n" for r in items))
     out = root / "data"
     encode_manifest(corpus / "train.jsonl", codec, out / "codes" / "train.jsonl")
+    tts = TASK.build({"name": "tts", "text_chunk": 2, "audio_chunk": 3, "text_unit": "words"}, "tasks")
     prepare(
-        corpus, ["train"], out, codec, [TASK.build({"name": "tts", "text_chunk": 2, "audio_chunk": 3}, "tasks")], 300
+        corpus, ["train"], out, codec, [tts], 300
     )
     return codec, waves, out
 

@@ -5,9 +5,9 @@ import pytest
 
 from tests.conftest import tiny_tokenizer
 from ttt.data.encode import encode_example
-from ttt.data.read.examples import interleave
-from ttt.errors import DataError
-from ttt.registry.families import TASK
+from ttt.data.read.examples import interleave, words_of
+from ttt.errors import ConfigError, DataError
+from ttt.registry.families import CONVERTER, TASK
 from ttt.tasks.prepare import build_examples, corpus_texts, read_codes
 
 CODES = {"in": np.arange(10, dtype=np.int32)[:, None], "out": np.arange(20, 32, dtype=np.int32)[:, None]}
@@ -69,10 +69,10 @@ def test_question_answering():
 )  # fmt: skip
 def test_interleaving_rule_of_the_spec(words, codes, n, m):
     """Section 2.3: n text units and m codes while more than n units and any audio remain, then the rest and one quad span."""
-    text = [f"w{i}" for i in range(words)]
+    text = [f" w{i}" if i else "w0" for i in range(words)]
     audio = np.arange(codes, dtype=np.int32)[:, None]
     spans = interleave(text, audio, n, m)
-    assert "".join(s.text for s in spans if s.kind == "text").split() == text
+    assert "".join(s.text for s in spans if s.kind == "text") == "".join(text)
     found = [s for s in spans if s.kind == "audio"]
     assert np.concatenate([s.codes for s in found] or [audio]).tolist() == audio.tolist()
     assert [s.style for s in found[:-1]] == ["span"] * (len(found) - 1)
@@ -87,7 +87,7 @@ def test_interleaving_rule_of_the_spec(words, codes, n, m):
 
 
 def test_uids_and_labels_differ_by_interleaving():
-    tasks = [task("asr"), task("asr", text_chunk=2, audio_chunk=3), task("asr", text_chunk=2, audio_chunk=4)]
+    tasks = [task("asr"), *(task("asr", text_chunk=2, audio_chunk=n, text_unit="words") for n in (3, 4))]
     assert len({t.build(ITEM, CODES).uid for t in tasks}) == 3
     assert [t.label for t in tasks] == ["asr", "asr_2_3", "asr_2_4"]
 
@@ -123,7 +123,7 @@ def test_build_examples_counts(tmp_path):
     items = tmp_path / "train.items.jsonl"
     lines = [ITEM, {**ITEM, "id": "i2", "task": "tts"}, {**ITEM, "id": "i3", "task": "aac"}]
     items.write_text("".join(json.dumps(i) + "\n" for i in lines))
-    examples, counts = build_examples(items, CODES, [task("asr"), task("asr", text_chunk=2), task("tts")])
+    examples, counts = build_examples(items, CODES, [task("asr"), task("asr", text_chunk=2, text_unit="words"), task("tts")])
     assert [e.task for e in examples] == ["asr", "asr_2_26", "tts"] and len({e.uid for e in examples}) == 3
     assert counts == {"asr": 1, "asr_2_26": 1, "tts": 1, "skipped: task 'aac' is not in the recipe": 1}
     items.write_text(json.dumps({k: v for k, v in ITEM.items() if k != "text_out"}) + "\n")
@@ -155,3 +155,51 @@ def test_texts_for_the_tokenizer(tmp_path):
     items.write_text(json.dumps(ITEM) + "\n")
     texts = corpus_texts([items], [task("asr", system="be quick")])
     assert {"say a b c", " say a b c", "a b c d e", "be quick", "assistant", "\n"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the quick brown fox", "  so it\nis \n\n", "我用 ABC 说话", "héllo wörld 🎉", "e\u0301a", "", "\n", "你" * 40],
+)
+def test_pieces_of_a_text_are_its_tokens_as_written(text):
+    tokenizer = tiny_tokenizer()
+    pieces = tokenizer.pieces(text)
+    assert "".join(pieces) == text and len(pieces) == len(tokenizer.encode(text))
+    assert "".join(words_of(text)) == text
+
+
+@pytest.mark.parametrize("text", ["one two three four five six", "so it\nis.\n\nnow then " * 3, "我用普通话说话" * 3])
+def test_interleaving_counts_tokens_and_keeps_the_text(text):
+    """13 tokens of text, then 26 codes, as in the published data; whatever the language, and as it is written."""
+    tokenizer, audio = tiny_tokenizer(), np.arange(200, dtype=np.int32)[:, None] % 32
+    asr = TASK.build({"name": "asr", "text_chunk": 13, "audio_chunk": 26}, "tasks").with_tokenizer(tokenizer)
+    spans = asr.build({**ITEM, "text_out": text}, {"in": audio, "out": audio}).turns[2].spans
+    texts = [s.text for s in spans if s.kind == "text"]
+    assert "".join(texts) == text and len(texts) > 1
+    assert [len(s.codes) for s in spans if s.kind == "audio"][: len(texts) - 1] == [26] * (len(texts) - 1)
+    counts, pieces = [], tokenizer.pieces(text)
+    at = 0
+    for part in texts[:-1]:
+        n = 13
+        assert "".join(pieces[at : at + n]) == part
+        at += n
+        counts.append(n)
+    assert len(pieces) - at > 0 and (len(pieces) - at <= 13 or 26 * len(counts) + 26 >= 200)
+
+
+def test_tokens_are_counted_with_a_tokenizer_only():
+    with pytest.raises(DataError, match="task 'asr_2_3': text_chunk counts tokens of a tokenizer; .* text_unit: words"):
+        task("asr", text_chunk=2, audio_chunk=3).build(ITEM, CODES)
+    with pytest.raises(ConfigError, match="name the folder of a tokenizer in 'tokenizer', or set text_unit=words"):
+        CONVERTER.build({"name": "slam_omni", "text_chunk": 2}, "--from")
+
+
+def test_units_of_converters(tmp_path):
+    tiny_tokenizer().save(tmp_path)
+    row = {"question": "q", "answer": "one two\nthree four", "answer_cosyvoice_speech_token": list(range(9))}
+    for unit, first in (("tokens", "".join(tiny_tokenizer().pieces(row["answer"])[:3])), ("words", "one two\nthree")):
+        converter = CONVERTER.build(
+            {"name": "slam_omni", "text_chunk": 3, "audio_chunk": 2, "text_unit": unit, "tokenizer": str(tmp_path)}, "--from"
+        )
+        spans = converter.convert("x:1", row)["turns"][2]["spans"]
+        assert spans[0]["text"] == first and "".join(s.get("text", "") for s in spans) == row["answer"]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ttt.data.read.examples import codes_array, example_from_json, interleave
+from ttt.data.read.examples import codes_array, example_from_json, interleave, words_of
 from ttt.data.read.records import RecordError, decode
 from ttt.data.read.tables import parquet
 from ttt.data.read.token_ids import is_ids
@@ -229,11 +229,11 @@ def record(
     return {"uid": uid, "task": task, "turns": kept, "meta": {k: v for k, v in meta.items() if v is not None}}
 
 
-def spoken_answer(text: str, codes: np.ndarray, words: int = 0, chunk: int = 26) -> list[dict[str, Any]]:
-    """Spans of an answer: all text, then its codes; with ``words`` > 0 in turns of so many words and ``chunk`` codes."""
-    spans = (
-        interleave(text.split(), codes, words, chunk) if words else interleave([text] if text else [], codes, 0, chunk)
-    )
+def spoken_answer(
+    text: str, codes: np.ndarray, text_chunk: int = 0, chunk: int = 26, pieces: Callable[[str], Sequence[str]] = words_of
+) -> list[dict[str, Any]]:
+    """Spans of an answer: all text, then its codes; with ``text_chunk`` > 0 in turns of so many ``pieces`` and ``chunk`` codes."""
+    spans = interleave(pieces(text) if text_chunk else [text], codes, text_chunk, chunk)
     return [{"text": s.text} if s.codes is None else audio(s.codes, s.style) for s in spans]
 
 

@@ -22,6 +22,8 @@ from ttt.data.convert.core import (
     unmarked,
     wav,
 )  # fmt: skip
+from ttt.data.convert.tokenized import Tokenizers
+from ttt.data.read.examples import TextUnit, words_of
 from ttt.data.read.records import RecordError, raw_records
 from ttt.interfaces import Converter
 from ttt.registry import NonNegativeInt, PositiveInt
@@ -32,16 +34,23 @@ UNIT_KEYS = ("units", "unit", "tgt_units", "speech_units", "prediction_units")
 
 
 @dataclass(frozen=True)
-class _Spoken(Converter):
+class _Spoken(Tokenizers, Converter):
     """Shared fields: how text and codes of an answer are laid out."""
 
-    text_chunk: NonNegativeInt = 0  # words between two spans of an answer; 0: all text, then all codes
+    text_chunk: NonNegativeInt = 0  # tokens between two spans of an answer; 0: all text, then all codes
     audio_chunk: PositiveInt = 26  # codes of a span, with text_chunk > 0
+    text_unit: TextUnit = "tokens"  # what text_chunk counts: tokens (as in TtT's data) | words
+    tokenizer: str = ""  # folder of the tokenizer whose tokens text_chunk counts
     num_codes: NonNegativeInt = 0  # size of the codebook; 0: not checked
     system: str = ""  # system message
 
+    def __post_init__(self) -> None:
+        if self.text_chunk and self.text_unit == "tokens" and not self.tokenizer:
+            raise ValueError("text_chunk counts tokens; name the folder of a tokenizer in 'tokenizer', or set text_unit=words")
+
     def _answer(self, text: str, codes: Any, where: str) -> list[dict[str, Any]]:
-        return spoken_answer(text, units(codes, self.num_codes, where), self.text_chunk, self.audio_chunk)
+        pieces = words_of if self.text_unit == "words" or not self.text_chunk else self._tokenizer(Path()).pieces
+        return spoken_answer(text, units(codes, self.num_codes, where), self.text_chunk, self.audio_chunk, pieces)
 
     def _chat(self, uid: str, turns: list[tuple[str, list[dict[str, Any]]]], **meta: Any) -> dict[str, Any]:
         return record(uid, [("system", [{"text": self.system}]), *turns], **meta)

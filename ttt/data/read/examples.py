@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ _CODE = re.compile(r"<\|audio_(\d+)\|>")
 _LARGEST = int(np.iinfo(np.int32).max)
 _ENDS = {"<|end_of_audio|>": "user", "<|end_of_audio_new|>": "span", "<|end_of_audio_span_last|>": "last"}
 _END = re.compile("|".join(re.escape(e) for e in _ENDS))
+_CHINESE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"\s*(?:[{_CHINESE}]|[^\s{_CHINESE}]+)")
+TextUnit = Literal["tokens", "words"]  # what the chunks of an interleaved text count
 _CHATS = ("messages", "conversations")
 _META_TEXTS = ("text_ref", "speech_ref", "split", "kind")  # of ``meta``: texts that metrics read
 CHAT_ROLES = ("system", "user", "assistant")
@@ -339,25 +342,40 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
     write_json_lines(path, (example_to_json(example) for example in examples))
 
 
-def interleave(words: list[str], codes: np.ndarray, text_chunk: int, audio_chunk: int) -> tuple[Span, ...]:
-    """Spans of an answer that alternates between ``text_chunk`` words and ``audio_chunk`` codes [F, Q], as in TtT's data.
+def interleave(pieces: Sequence[str], codes: np.ndarray, text_chunk: int, audio_chunk: int) -> tuple[Span, ...]:
+    """Spans of an answer that alternates between ``text_chunk`` pieces of text and ``audio_chunk`` codes [F, Q], as in TtT's data.
 
-    Chunks are cut while more than ``text_chunk`` words and more than ``audio_chunk`` codes remain; the rest follows as
-    one text span and one span of style ``last``.  0 words a chunk: all text first.
+    ``pieces``: the tokens of the text (`TextTokenizer.pieces`), or its words (`words_of`); joined they are the text.
+    Chunks are cut while more than ``text_chunk`` pieces and more than ``audio_chunk`` codes remain; the rest follows as
+    one text span and one span of style ``last``.  0 pieces a chunk: all text first.
 
-    >>> spans = interleave(["a", "b", "c"], np.zeros((5, 1), dtype=np.int32), 2, 2)
+    >>> spans = interleave(["a", " b", " c"], np.zeros((5, 1), dtype=np.int32), 2, 2)
     >>> [(s.text or len(s.codes), s.style) for s in spans]
     [('a b', 'span'), (2, 'span'), (' c', 'span'), (3, 'last')]
     """
     spans: list[Span] = []
-    at = 0
-    glue = ""
-    while text_chunk and len(words) > text_chunk and len(codes) - at > audio_chunk:
-        spans.append(Span("text", glue + " ".join(words[:text_chunk])))
+    first = at = 0
+    while text_chunk and len(pieces) - first > text_chunk and len(codes) - at > audio_chunk:
+        stop = first + text_chunk
+        while stop < len(pieces) and not any(pieces[first:stop]):  # tokens of a character that is not complete
+            stop += 1
+        spans.append(Span("text", "".join(pieces[first:stop])))
         spans.append(Span("audio", codes=codes[at : at + audio_chunk], style="span"))
-        words, at, glue = words[text_chunk:], at + audio_chunk, " "
-    if words:
-        spans.append(Span("text", glue + " ".join(words)))
+        first, at = stop, at + audio_chunk
+    rest = "".join(pieces[first:])
+    if rest:
+        spans.append(Span("text", rest))
     if len(codes) - at:
         spans.append(Span("audio", codes=codes[at:], style="last"))
     return tuple(spans)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, each with the blanks before it (the last: and behind it); a Chinese character is a word.
+
+    >>> words_of("so it\\nis"), words_of("我用 it")
+    (['so', ' it', '\\nis'], ['我', '用', ' it'])
+    """
+    words = _WORD.findall(text)
+    behind = text[sum(map(len, words)) :]
+    return [*words[:-1], words[-1] + behind] if words else [text] if text else []
