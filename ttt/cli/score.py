@@ -27,6 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
     generations = list(generation_files(config).values())
     if dry_run(arguments, config, [f"score {g}" for g in generations]):
         return 0
+    from ttt.eval.partial import check_complete
+
+    for target in generations:
+        check_complete(target)
     from ttt.eval.cards import make_card, write_card
     from ttt.eval.evaluate import evaluate
     from ttt.eval.generations import read_generations

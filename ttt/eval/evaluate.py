@@ -64,6 +64,7 @@ def evaluate(
     recorded = groups_with_recordings(pairs, metrics, instruments.recordings)
     heard = listen(pairs, metrics, instruments, recorded, _first_spoken(pairs, samples))
     scored = score(pairs, heard, metrics, instruments, recorded, intervals, answer_keys(examples))
+    _warn_of_empty_answers(pairs)
     values = dict(scored.metrics)
     if floor:
         values |= _true_answers(pairs, metrics, instruments, recorded, intervals)
@@ -104,6 +105,17 @@ def _build(metrics_by_task: Mapping[str, Mapping[str, Any]], tasks: Set[str]) ->
         task: {name: METRIC.build(node, f"tasks.{task}.metrics.{name}") for name, node in metrics_by_task[task].items()}
         for task in sorted(tasks)
     }
+
+
+def _warn_of_empty_answers(pairs: Sequence[Pair]) -> None:
+    """One line for every group in which no answer holds anything: its numbers say nothing about a model."""
+    groups: dict[tuple[str, str], list[Generated]] = {}
+    for pair in pairs:
+        groups.setdefault(group_of(pair), []).append(pair[1])
+    for (split, task), records in groups.items():
+        if not any(record.text.strip() or len(record.codes) for record in records):
+            where = f"{task!r} in {split!r}" if split else repr(task)
+            log.warning("score: task %s: not one of the %d answers holds text or speech", where, len(records))
 
 
 def _first_spoken(pairs: Sequence[Pair], number: int) -> set[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,11 +24,17 @@ def generate(
     tasks: Mapping[str, Task],
     batch_size: int,
     tracer: Tracer | None = None,
+    *,
+    done: Mapping[str, dict[str, Any]] | None = None,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Generation records in the order of ``examples``; of each task, ``batch_size`` prompts are decoded at a time.
 
-    ``tasks``: label -> task, which makes the prompt.  ``tracer`` records every step of decoding.
+    ``tasks``: label -> task, which makes the prompt.  ``tracer`` records every step of decoding.  ``done``: records by uid of
+    examples that were answered before and are not decoded again; ``on_record`` gets every other record as soon as its answer
+    has ended (its ``seconds`` are a first estimate: the shares of a batch are known when all of it has ended).
     """
+    by_uid = dict(done or {})
     prompts: dict[str, Prompt] = {}
     for example in examples:
         stream = encode_example(tasks[example.task].prompt(example), decoder.model.tokenizer, open_answer=True)
@@ -35,16 +42,23 @@ def generate(
     by_task: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid)):
         by_task.setdefault(example.task, []).append(example)
-    by_uid: dict[str, dict[str, Any]] = {}
     for same_task in by_task.values():
-        answers = decoder.generate([prompts[e.uid] for e in same_task], tracer, batch_size)
-        for example, made in zip(same_task, answers, strict=True):
-            by_uid[example.uid] = {
-                "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
-                "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
-                "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
-                "batch": min(batch_size, len(same_task)),
-            }  # fmt: skip
+        unanswered = [example for example in same_task if example.uid not in by_uid]
+        if not unanswered:
+            continue
+        with contextlib.closing(decoder.answers([prompts[e.uid] for e in unanswered], tracer, batch_size)) as answers:
+            for row, made in answers:
+                example = unanswered[row]
+                record = by_uid[example.uid] = {
+                    "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
+                    "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
+                    "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
+                    "batch": min(batch_size, len(same_task)),
+                }  # fmt: skip
+                if on_record is not None:
+                    on_record(record)
+        for row, example in enumerate(unanswered):
+            by_uid[example.uid]["seconds"] = decoder.seconds_of(row)
     return [by_uid[e.uid] for e in examples]
 
 

@@ -71,8 +71,14 @@ class Generated:
 
 
 def read_generations(*paths: str | Path) -> list[Generated]:
-    """All records of some files, in order."""
-    return [Generated.from_json(record, where) for path in paths for where, record in read_records(path)]
+    """All records of some files, in order.  Raises `DataError` for a file that holds none."""
+    records: list[Generated] = []
+    for path in paths:
+        of_file = [Generated.from_json(record, where) for where, record in read_records(path)]
+        if not of_file:
+            raise DataError(f"{path}: no generations in it; decode again with 'ttt generate --overwrite'")
+        records += of_file
+    return records
 
 
 Pair = tuple[Example, Generated]  # an example and what was generated for it

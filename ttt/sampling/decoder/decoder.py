@@ -12,10 +12,11 @@ whatever the samplers of the others request.  When a row is done, the next promp
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -85,8 +86,8 @@ class DecodeEvent:
 class Decoder:
     """Answers prompts with one model, attention mask and sampler.
 
-    `generate` returns whole answers; `events` is the same as a stream of final tokens.  Answers do not depend on which
-    prompts are decoded together.
+    `generate` returns whole answers, `answers` each as soon as it has ended; `events` is the same as a stream of final
+    tokens.  Answers do not depend on which prompts are decoded together.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Decoder:
         self._row_calls: list[dict[str, int]] = []
         self._shares: list[float] = []
         self._admitted_s: list[float] = []
+        self._elapsed_s = 0.0
         self._on_remask: Listener | None = None
 
     @torch.no_grad()  # not inference_mode: the backbone keeps tensors between calls, and training may follow
@@ -132,31 +134,39 @@ class Decoder:
         """Network calls that a prompt has taken part in so far, by "ar" and "diffusion"."""
         return dict(self._row_calls[row])
 
+    def seconds_of(self, row: int) -> float:
+        """A prompt's share of the time of the network calls that `answers` has made so far."""
+        return self._elapsed_s * self._shares[row] / (sum(self._shares) or 1.0)
+
     def generate(self, prompts: Sequence[Prompt], tracer: Any = None, batch_size: int = 0) -> list[Generation]:
         """One `Generation` per prompt, in order; its ``seconds`` are the row's share of the time of its network calls.
 
         ``tracer``: a `ttt.sampling.trace.record.Tracer`, which records every step.  ``batch_size``: see `events`.
         """
-        started = time.perf_counter()
+        made = dict(self.answers(prompts, tracer, batch_size))
+        return [replace(made[row], seconds=self.seconds_of(row)) for row in range(len(prompts))]
+
+    def answers(
+        self, prompts: Sequence[Prompt], tracer: Any = None, batch_size: int = 0
+    ) -> Generator[tuple[int, Generation], None, None]:
+        """(number of the prompt, its answer) as soon as each has ended, with its share of the seconds until then."""
+        started, self._elapsed_s = time.perf_counter(), 0.0
         ids: list[list[int]] = [[] for _ in prompts]
-        first: list[float | None] = [None] * len(prompts)
-        stopped = [""] * len(prompts)
+        first: dict[int, float] = {}
         watched = self.events if tracer is None else partial(tracer.watch, self)
-        for event in watched(prompts, batch_size=batch_size):
-            ids[event.row].extend(event.ids)
-            if event.kind == "block" and first[event.row] is None:
-                first[event.row] = time.perf_counter() - self._admitted_s[event.row]
-            if event.kind == "end":
-                stopped[event.row] = event.reason
-        seconds = time.perf_counter() - started
-        whole = sum(self._shares) or 1.0
-        return [
-            Generation(
-                uid=p.uid, ids=tuple(i), spans=spans_of(i, self.model.tokenizer), calls=c, seconds=seconds * w / whole,
-                first_block_s=f, stopped=s,
-            )
-            for p, i, c, w, f, s in zip(prompts, ids, self._row_calls, self._shares, first, stopped, strict=True)
-        ]  # fmt: skip
+        with contextlib.closing(watched(prompts, batch_size=batch_size)) as events:
+            for event in events:
+                row = event.row
+                ids[row].extend(event.ids)
+                if event.kind == "block" and row not in first:
+                    first[row] = time.perf_counter() - self._admitted_s[row]
+                if event.kind == "end":
+                    self._elapsed_s = time.perf_counter() - started
+                    yield row, Generation(
+                        uid=prompts[row].uid, ids=tuple(ids[row]), spans=spans_of(ids[row], self.model.tokenizer),
+                        calls=self.calls_of(row), seconds=self.seconds_of(row), first_block_s=first.get(row), stopped=event.reason,
+                    )  # fmt: skip
+        self._elapsed_s = time.perf_counter() - started
 
     def _events(self, prompts: Sequence[Prompt], on_commit: Listener | None, batch_size: int) -> Iterator[DecodeEvent]:
         s = self.settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,8 +127,8 @@ class Tracer:
     def __init__(self) -> None:
         self.records: dict[str, TraceRecord] = {}
 
-    def watch(self, decoder: Decoder, prompts: Sequence[Prompt], **how: Any) -> Iterator[DecodeEvent]:
-        """What ``decoder.events(prompts, **how)`` gives; answers are recorded when it ends or the iterator is closed."""
+    def watch(self, decoder: Decoder, prompts: Sequence[Prompt], **how: Any) -> Generator[DecodeEvent, None, None]:
+        """What ``decoder.events(prompts, **how)`` gives; each answer is recorded before its end is given, or on closing."""
         rows = [_Row(decoder, i) for i in range(len(prompts))]
         try:
             with contextlib.closing(
@@ -136,10 +136,14 @@ class Tracer:
             ) as events:
                 for event in events:
                     rows[event.row].settle(event)
+                    if event.kind == "end":
+                        uid = prompts[event.row].uid
+                        self.records[uid] = rows[event.row].record(uid)
                     yield event
         finally:
             for prompt, row in zip(prompts, rows, strict=True):
-                self.records[prompt.uid] = row.record(prompt.uid)
+                if not row.is_over:
+                    self.records[prompt.uid] = row.record(prompt.uid)
 
 
 @dataclass
@@ -154,6 +158,11 @@ class _Row:
     reach: int = 0  # one past the last position that a sampler wrote in this span
     steps: list[tuple[int, str, int, int, float | None]] = field(default_factory=list)
     stopped: str = "closed"
+
+    @property
+    def is_over(self) -> bool:
+        """Did the decoder end it?"""
+        return self.stopped != "closed"
 
     def hear(self, kind: str, offsets: Tensor, ids: Tensor, scores: Tensor) -> None:
         """A sampler committed ("c") or took back ("r") tokens."""
