@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ttt.cli.common import add_common, configure, dry_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ttt.eval.partial import PartialAnswers
     from ttt.sampling.trace.record import Tracer
 
