@@ -120,7 +120,7 @@ class PartialAnswers:
         with os.fdopen(os.dup(self._handle), "rb") as lines:
             for number, line in enumerate(lines):
                 try:
-                    value = load(line) if line.endswith(b"\n") else None
+                    value: Any = load(line) if line.endswith(b"\n") else None
                     if number == 0:
                         self._check_head(value)
                     else:
