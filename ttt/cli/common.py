@@ -60,12 +60,10 @@ def wants_color(arguments: argparse.Namespace) -> bool:
 def configure(arguments: argparse.Namespace, need: tuple[str, ...]) -> RunConfig:
     """The configuration of this call; ``need`` names the keys the verb cannot do without."""
     from ttt.config.load import load_config
+    from ttt.io.threads import choose_threads
 
     config = load_config(arguments.config, arguments.overrides, arguments.plugins, need)
-    if config.run.threads:
-        import torch
-
-        torch.set_num_threads(config.run.threads)
+    choose_threads(config.run.threads)
     return config
 
 

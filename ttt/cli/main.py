@@ -30,6 +30,7 @@ from ttt.errors import TttError, suggest
 from ttt.io.outputs import withdraw_claims
 from ttt.io.system_errors import describe, is_disk_full, is_link_loop
 from ttt.io.terminal import VisibleFormatter, guarded_stdout, visible
+from ttt.io.threads import sleep_while_waiting
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
+    sleep_while_waiting()
     words = current_name(words)
     path, names = ["ttt"], VERBS
     while True:  # one turn per level: verb, or group and verb

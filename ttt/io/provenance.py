@@ -98,9 +98,14 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def usable_cpus() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors this process may run on: those of its affinity, at most what a container's ``quota`` allows."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        used_us, period_us = quota.read_text().split()
+        return max(1, min(cpus, -(-int(used_us) // int(period_us))))
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return cpus
 
 
 def memory_bytes() -> int | None:

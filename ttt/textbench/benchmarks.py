@@ -15,6 +15,7 @@ from ttt.config.load import to_plain
 from ttt.config.schema import MISSING, RunConfig
 from ttt.errors import ConfigError
 from ttt.io.outputs import check_file, is_our_json
+from ttt.io.threads import choose_threads
 from ttt.registry import name_of
 from ttt.stage import Stage
 from ttt.textbench import guard, mmlu_redux
@@ -86,10 +87,7 @@ def open_target(options: Options, benchmark: str) -> Target:
     if not model:
         model = config.eval.checkpoint or ("" if config.run.dir == MISSING else config.run.dir)
     folder = checkpoint_folder(model)
-    if config.run.threads:
-        import torch
-
-        torch.set_num_threads(config.run.threads)
+    choose_threads(config.run.threads)
     out = Path(options.out) if options.out else Path(model) / "eval" / benchmark
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--out: missing; {folder} is a model folder, which results do not belong into")
