@@ -21,6 +21,7 @@ from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
+from ttt.io.pretrained import own_code
 from ttt.registry import name_of
 from ttt.registry.trust import trusting
 from ttt.types import AudioCodes, Example, Generation, Prompt, Span, Turn, Waveform
@@ -272,7 +273,8 @@ def open_model(
 
     # FlexAttention cannot decode.
     usual = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
-    network = open_network(folder, attention or usual, getattr(torch, dtype))
+    with own_code(config.model.trust_remote_code):
+        network = open_network(folder, attention or usual, getattr(torch, dtype))
     if missing_members(network, needs):
         name = dict(stored_arch(folder) or {"name": "causal_lm"})["name"]
         raise ConfigError(f"{folder}: architecture {name!r} {_LACKS[needs]}" + (f"; {instead}" if instead else ""))
@@ -286,7 +288,8 @@ def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         check_model_folder(start, tokenizer.vocab.digest)
-        return config.model.arch.start(config.model, tokenizer, config.run.seed, weights=start)
+        with own_code(config.model.trust_remote_code):
+            return config.model.arch.start(config.model, tokenizer, config.run.seed, weights=start)
     vectors = codec.code_vectors() if codec is not None else None
     return config.model.arch.start(config.model, tokenizer, config.run.seed, vectors)
 

@@ -16,8 +16,9 @@ import torch
 
 from ttt.audio.codecs import check_codes, check_wave, standardize
 from ttt.audio.streaming import WindowStream
-from ttt.errors import CheckpointError, ConfigError, MissingExtraError
+from ttt.errors import CheckpointError, ConfigError, TttError
 from ttt.interfaces import Codec, StreamDecoder
+from ttt.io.pretrained import load_pretrained, refuse_misfits, refuse_nonfinite
 from ttt.registry import NonNegativeInt, name_of
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
@@ -57,7 +58,7 @@ class PublishedCodec(Codec):
             raise CheckpointError(f"{folder}: no {self.name} model here (config.json is missing): {mend}")
         try:
             model, missing = self._open(folder)
-        except MissingExtraError:
+        except TttError:
             raise
         except Exception as error:  # these libraries raise many kinds for damaged folders
             reason = str(error).split("\n", 1)[0]
@@ -66,6 +67,7 @@ class PublishedCodec(Codec):
             raise CheckpointError(
                 f"{folder}: the weights lack {len(missing)} arrays of a {self.model_class}, first {missing[0]}: {mend}"
             )
+        refuse_nonfinite(folder, model.state_dict().items())
         self._model, self._device = model.to(device).eval(), torch.device(device)
         config = self._config(model)
         if getattr(config, "audio_channels", 1) != 1:
@@ -132,9 +134,8 @@ class PublishedCodec(Codec):
         """The model in a folder, and names of arrays that its weights lack."""
         import transformers
 
-        model, info = getattr(transformers, self.model_class).from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
-        )
+        model, info = load_pretrained(getattr(transformers, self.model_class), folder, output_loading_info=True)
+        refuse_misfits(folder, {**info, "missing_keys": ()}, strict=False)
         return model, sorted(info["missing_keys"])
 
     def _config(self, model: Any) -> Any:

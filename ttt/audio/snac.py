@@ -17,7 +17,7 @@ import torch
 
 from ttt.audio.external import PublishedCodec
 from ttt.audio.hierarchy import join, positions, split
-from ttt.errors import ConfigError, MissingExtraError
+from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.registry.families import CODEC
 
 if TYPE_CHECKING:
@@ -31,10 +31,15 @@ class Snac(PublishedCodec):
 
     Positions of a frame: code of the first codebook; of the second its first half, of the third its first two quarters;
     the second half likewise.  The decoder's noise is drawn from a fixed seed, so that the same codes sound the same.
+
+    Weights are read from ``model.safetensors``.  They are published as ``pytorch_model.bin`` only, a pickle: that is read with
+    ``allow_pickle``, by torch's restricted reader, which makes tensors and nothing else.
     """
 
+    allow_pickle: bool = False
+
     model_class = "SNAC"
-    weights_file = "pytorch_model.bin"
+    pickled_file = "pytorch_model.bin"
 
     def _open(self, folder: Path) -> tuple[Any, list[str]]:
         try:
@@ -42,11 +47,23 @@ class Snac(PublishedCodec):
         except ImportError as error:
             raise MissingExtraError("codec 'snac' needs the package snac: pip install snac") from error
         model = snac.SNAC(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        weights = torch.load(folder / self.weights_file, map_location="cpu", weights_only=True)
-        keys = model.load_state_dict(weights, strict=False)
+        keys = model.load_state_dict(self._weights(folder), strict=False)
         if keys.unexpected_keys:
-            raise ValueError(f"unknown array {keys.unexpected_keys[0]!r} in {self.weights_file}")
+            raise ValueError(f"unknown array {keys.unexpected_keys[0]!r}")
         return model, sorted(keys.missing_keys)
+
+    def _weights(self, folder: Path) -> dict[str, Tensor]:
+        if (folder / self.weights_file).is_file():
+            from safetensors.torch import load_file
+
+            return load_file(folder / self.weights_file)
+        pickled = folder / self.pickled_file
+        if pickled.is_file() and not self.allow_pickle:
+            raise CheckpointError(
+                f"{pickled}: pickled weights, which can run code when they are read; set codec.allow_pickle=true to read them with "
+                f"torch's restricted reader, or save them as {self.weights_file}"
+            )
+        return torch.load(pickled, map_location="cpu", weights_only=True)
 
     def _config(self, model: Any) -> Any:
         return model  # it holds its settings itself

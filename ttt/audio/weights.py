@@ -10,6 +10,7 @@ from ttt.errors import CheckpointError
 from ttt.io.atomic import write_bytes, write_json
 from ttt.io.digests import digest_of_bytes
 from ttt.io.json_input import read_json
+from ttt.io.pretrained import refuse_nonfinite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ def load_weights(folder: str | Path, stem: str, mend: str) -> tuple[dict[str, Te
         raise CheckpointError(f"{folder}: {weights.name} is damaged or cut short ({error}): {mend}") from error
     if info.get("weights") != digest_of_bytes(content, 4):
         raise CheckpointError(f"{folder}: {weights.name} and {record.name} do not belong together: {mend}")
+    refuse_nonfinite(weights, tensors.items())
     return tensors, info
 
 

@@ -119,6 +119,8 @@ class ModelSection:
     attention: Attention = "auto"  # auto: flex_attention on CUDA, packed elsewhere
     compile: bool = False  # torch.compile everything of a layer but its attention (needs a C++ compiler on CPU)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; that of the computation is train.autocast
+    # run code that the folder brings along (auto_map in config.json); believed on the command line and in your own recipe only
+    trust_remote_code: bool = False
     init: Any = component("initializer", "normal")  # how added token rows start
     gradient_checkpointing: bool = False  # trade time for memory
     lora: LoraSection = nested(LoraSection)  # train adapters instead of all weights

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from ttt.audio.codecs import Toy
 from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
-from ttt.errors import CheckpointError, DataError
+from ttt.errors import CheckpointError, DataError, TttError
 from ttt.eval.metrics import word_edits
 from ttt.interfaces import Judge
+from ttt.io.pretrained import load_pretrained, load_settings, refuse_misfits, refuse_nonfinite
 from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelow1
 from ttt.registry.families import JUDGE
 from ttt.rng import derive_seed, generator
@@ -275,20 +276,24 @@ class TransformersAsr(Judge):
         import transformers
 
         try:
-            config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            config = load_settings(transformers.AutoConfig, folder)
             self._generates = bool(config.is_encoder_decoder)
             auto = transformers.AutoModelForSpeechSeq2Seq if self._generates else transformers.AutoModelForCTC
-            model, info = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-            self._processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True)
+            model, info = load_pretrained(auto, folder, output_loading_info=True)
+            if info["missing_keys"]:
+                raise CheckpointError(
+                    f"{folder}: the weights lack {len(info['missing_keys'])} arrays, first {sorted(info['missing_keys'])[0]}: "
+                    f"{mend}"
+                )
+            refuse_misfits(folder, info, strict=False)
+            refuse_nonfinite(folder, model.named_parameters())
+            self._processor = load_settings(transformers.AutoProcessor, folder)
             self._rate_hz = int(self._processor.feature_extractor.sampling_rate)
+        except TttError:
+            raise
         except Exception as error:  # transformers raises many kinds for damaged folders
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(f"{folder}: the recogniser cannot be loaded ({reason}): {mend}") from error
-        if info["missing_keys"]:
-            raise CheckpointError(
-                f"{folder}: the weights lack {len(info['missing_keys'])} arrays, first {sorted(info['missing_keys'])[0]}: "
-                f"{mend}"
-            )
         self._model = model.to(device).eval()
         self.judge_id = f"{config.model_type}-{weights_digest(model.state_dict())}"
         return self

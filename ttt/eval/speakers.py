@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
-from ttt.errors import CheckpointError, DataError
+from ttt.errors import CheckpointError, DataError, TttError
 from ttt.interfaces import SpeakerEncoder
+from ttt.io.pretrained import load_pretrained, load_settings, refuse_misfits, refuse_nonfinite
 from ttt.registry import PositiveFloat, PositiveInt
 from ttt.registry.families import SPEAKER
 from ttt.rng import derive_seed
@@ -201,8 +202,12 @@ class TransformersXVector(SpeakerEncoder):
 
         try:
             auto: Any = transformers.AutoModelForAudioXVector
-            model, info = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+            model, info = load_pretrained(auto, folder, output_loading_info=True)
+            self._extractor = load_settings(transformers.AutoFeatureExtractor, folder)
+            refuse_misfits(folder, {**info, "missing_keys": ()}, strict=False)
+            refuse_nonfinite(folder, model.named_parameters())
+        except TttError:
+            raise
         except Exception as error:  # transformers raises many kinds for damaged folders
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(f"{folder}: the speaker encoder cannot be loaded ({reason}): {mend}") from error

@@ -20,7 +20,7 @@ def results_folder(
     ``marker``: the file that an earlier ``ttt inspect NAME`` left, whose results may be replaced; ``files``: patterns of all names
     that it writes; ``inputs``: what is read.  Raises `ConfigError` for a folder that holds something else.
     """
-    from ttt.train.checkpoint import MARKER as COMPLETE
+    from ttt.model.folder import MARKER as COMPLETE
 
     place = Path(run)
     configured = [f for f in (place, *place.resolve().parents[:_DEPTH]) if (f / "config.yaml").is_file()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
 from ttt.interfaces import Arch, Network
-from ttt.model.folder import stored_arch
+from ttt.model.folder import refuse_changed, stored_arch
 from ttt.registry import name_of
 from ttt.registry.families import ARCH
 
@@ -46,6 +46,7 @@ def open_network(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype
     """The network of a model folder, whatever its architecture, in evaluation mode.  Raises `CheckpointError`."""
     import torch
 
+    refuse_changed(Path(folder))
     arch = ARCH.build(dict(stored_arch(folder) or {"name": "causal_lm"}), f"{folder}/config.json")
     return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype).eval()
 

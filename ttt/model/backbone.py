@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from ttt.config.schema import ModelSection
-from ttt.errors import CheckpointError, ConfigError, MissingExtraError, suggest
+from ttt.errors import CheckpointError, ConfigError, MissingExtraError, TttError, suggest
 from ttt.interfaces import Initializer
+from ttt.io.pretrained import from_settings, load_pretrained, own_code, refuse_misfits, refuse_nonfinite
 from ttt.model.folder import check_folder, own_tokens
 from ttt.model.packed_attention import register as register_attention
 from ttt.rng import generator
@@ -51,7 +52,8 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
     """
     dtype = weight_type(section)
     if section.path:
-        hf = load_hf(section.path, section.attention, dtype, quantization(section, dtype))
+        with own_code(section.trust_remote_code):
+            hf = load_hf(section.path, section.attention, dtype, quantization(section, dtype))
         first_new = min(own_tokens(Path(section.path), hf.get_input_embeddings().num_embeddings), vocab.size)
         if vocab.size > hf.get_input_embeddings().num_embeddings:
             with torch.random.fork_rng():
@@ -127,13 +129,18 @@ def load_hf(
     check_folder(folder)
     more = {} if quantization is None else {"quantization_config": quantization}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation=attention, dtype=dtype, local_files_only=True, use_safetensors=True, **more
+        hf, info = load_pretrained(
+            AutoModelForCausalLM, folder, attn_implementation=attention, dtype=dtype, output_loading_info=True, **more
         )
+    except TttError:
+        raise
     except Exception as error:  # damaged files surface as many types
         raise CheckpointError(
             f"{folder}: cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
+    refuse_misfits(folder, info)
+    refuse_nonfinite(folder, hf.named_parameters())
+    return hf
 
 
 def quantization(section: ModelSection, dtype: torch.dtype) -> Any:
@@ -191,7 +198,7 @@ def _from_preset(section: ModelSection, vocab: Vocabulary, seed: int, dtype: tor
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, attn_implementation=section.attention, dtype=dtype)
+            return from_settings(AutoModelForCausalLM, config, attn_implementation=section.attention, dtype=dtype)
     except Exception as error:  # what transformers and torch say of sizes that do not fit
         raise ConfigError(
             f"model.overrides: no network of {section.overrides or section.preset}: {type(error).__name__}: "

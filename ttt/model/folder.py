@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ttt.errors import CheckpointError
+from ttt.io.json_input import read_json
+from ttt.io.pretrained import refuse_nonfinite, refuse_pickles
+from ttt.io.sealed import check_files
 
 log = logging.getLogger(__name__)
 
+MARKER = "COMPLETE"  # of a checkpoint: sizes and digests of its files, written last
 KEY = "ttt_model"  # key of config.json that names the architecture; configurations of Hugging Face models lack it
 
 
@@ -47,15 +52,30 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: adapters without their base; make a whole model of them first ('ttt model merge {folder} OUT')"
         )
-    if list(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl"))
-    if pickled:
-        raise CheckpointError(
-            f"{folder}: only pickled weights ({', '.join(pickled)}), which can run code when they are read; save the model "
-            "as safetensors (where you trust it: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT))"
-        )
-    raise CheckpointError(f"{folder}: no weights; save the model as safetensors")
+    refuse_pickles(folder)
+    refuse_changed(folder)
+
+
+def refuse_changed(folder: Path) -> None:
+    """Compare a model folder inside a checkpoint with the sizes and digests that ``COMPLETE`` lists; others have no such list.
+
+    Files are read once (`ttt.io.sealed`).  Raises `CheckpointError` naming the file.
+    """
+    folder = Path(os.path.abspath(folder))
+    marker = folder.parent / MARKER
+    if folder.name == "model" and marker.is_file():
+        mend = "use another checkpoint, or copy it again"
+        listed = listed_files(marker, mend)
+        weights = {name: entry for name, entry in listed.items() if name.startswith("model/")}
+        check_files(folder.parent, weights, MARKER, mend, CheckpointError)
+
+
+def listed_files(marker: Path, mend: str) -> Mapping[str, Any]:
+    """Name -> size and digest of every file of a checkpoint, from its ``COMPLETE``.  Raises `CheckpointError`."""
+    listed = read_json(marker, mend, error=CheckpointError).get("files")
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{marker}: lists no files; {mend}")
+    return listed
 
 
 def check_tokenizer(folder: Path, token: Callable[[int], str]) -> None:
@@ -106,6 +126,7 @@ def read_into(target: nn.Module, folder: Path) -> None:
             f"{folder}: weights of another model: {len(missing)} missing{_first(missing)}, "
             f"{len(odd)} unknown{_first(odd)}, {len(shapes)} of another shape{_first(shapes)}"
         )
+    refuse_nonfinite(folder, stored.items())
     target.load_state_dict(stored, strict=False)
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from ttt.config.schema import LoraSection, ModelSection
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError, suggest
 from ttt.io.json_input import read_json
+from ttt.io.pretrained import refuse_nonfinite
 from ttt.model.backbone import bitsandbytes, build_backbone, load_hf
-from ttt.model.folder import own_tokens
+from ttt.model.folder import own_tokens, refuse_changed
 from ttt.model.lm import SpeechTextLM
 from ttt.model.rows import join_tables, split_tables
 from ttt.text.tokenizer import TextTokenizer
@@ -76,6 +77,7 @@ class AdaptedLM(SpeechTextLM):
 
     def load_weights(self, folder: str | Path) -> None:
         """Read what `save` wrote, in place.  Raises `CheckpointError` for adapters of another shape or base."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
@@ -85,13 +87,17 @@ class AdaptedLM(SpeechTextLM):
                 f"{folder / RECORD}: the adapters belong to the weights {record['base']} had when they were trained, and "
                 f"{self.base} holds others; name the right folder with model.path"
             )
-        stored, have = load_file(folder / WEIGHTS), self.state()
+        try:
+            stored, have = load_file(folder / WEIGHTS), self.state()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: not readable: {error}; copy the folder again") from error
         odd = sorted(set(stored) ^ set(have)) or [n for n in have if stored[n].shape != have[n].shape]
         if odd:
             raise CheckpointError(
                 f"{folder / WEIGHTS}: adapters of another shape: {len(odd)} tensors differ, first {odd[0]!r}; "
                 "use the settings model.lora they were trained with"
             )
+        refuse_nonfinite(folder / WEIGHTS, stored.items())
         with torch.no_grad():
             for name, value in have.items():
                 value.copy_(stored[name])
@@ -128,6 +134,7 @@ def load_merged(
     into four bits would round the adapters away.
     """
     folder = Path(folder)
+    refuse_changed(folder)
     record = read_record(folder)
     where = Path(base or record["base"])
     if not where.is_dir():

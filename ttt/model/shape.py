@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ttt.config.schema import ModelSection
-from ttt.errors import CheckpointError, ConfigError
+from ttt.errors import CheckpointError, ConfigError, TttError
+from ttt.io.pretrained import from_settings, load_settings, own_code
 from ttt.model.backbone import PRESETS, check_preset, quiet
 from ttt.model.folder import refuse_other_arch
 from ttt.registry import name_of
@@ -33,7 +34,9 @@ def read_hf_config(folder: Path) -> Any:
     refuse_other_arch(folder, "causal_lm")
     quiet()
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return load_settings(AutoConfig, folder)
+    except TttError:
+        raise
     except Exception as error:  # damaged files surface as many types
         raise CheckpointError(
             f"{folder / 'config.json'}: {type(error).__name__}: {' '.join(str(error).split())}"
@@ -45,7 +48,7 @@ def meta_model(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return from_settings(AutoModelForCausalLM, config)
 
 
 def described(section: ModelSection, vocab_size: int) -> Any:
@@ -57,7 +60,8 @@ def described(section: ModelSection, vocab_size: int) -> Any:
     if section.path:
         if not (Path(section.path) / "config.json").is_file():
             raise CheckpointError(f"{section.path}: no model here (config.json is missing)")
-        config = read_hf_config(Path(section.path))
+        with own_code(section.trust_remote_code):
+            config = read_hf_config(Path(section.path))
     elif section.preset in PRESETS:
         quiet()
         config = check_preset(section, vocab_size)

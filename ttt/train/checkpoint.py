@@ -20,7 +20,10 @@ from ttt.errors import CheckpointError, TttError
 from ttt.io.atomic import sync_path
 from ttt.io.digests import digest_of_file
 from ttt.io.json_input import read_json
+from ttt.io.pretrained import PICKLES
+from ttt.io.sealed import check_files
 from ttt.io.system_errors import is_disk_full
+from ttt.model.folder import MARKER, listed_files
 from ttt.train.engines.ranks import PeerFailedError
 
 if TYPE_CHECKING:
@@ -28,9 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARKER = "COMPLETE"
 DIGEST_BYTES = 16
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 class DiskFullError(TttError):
@@ -149,24 +150,7 @@ def verify(folder: Path) -> None:
     marker = folder / MARKER
     if not marker.is_file():
         raise CheckpointError(f"{folder}: no {MARKER} file: it was not written to the end; {_advice(folder)}")
-    listed = read_json(marker, _advice(folder), error=CheckpointError).get("files")
-    if not isinstance(listed, dict):
-        raise CheckpointError(f"{marker}: lists no files; {_advice(folder)}")
-    for name, entry in listed.items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size is None:
-            raise CheckpointError(f"{folder}: file {name} is missing; {_advice(folder)}")
-        if size != entry["bytes"]:
-            raise CheckpointError(
-                f"{folder}: file {name} is {size} bytes, {MARKER} says {entry['bytes']}; {_advice(folder)}"
-            )
-    for name, entry in listed.items():
-        if digest_of_file(folder / name, DIGEST_BYTES) != entry["blake2b"]:
-            raise CheckpointError(
-                f"{folder}: file {name} has other contents than when it was written (its digest differs from "
-                f"{MARKER}); {_advice(folder)}"
-            )
+    check_files(folder, listed_files(marker, _advice(folder)), MARKER, _advice(folder), CheckpointError, again=True)
 
 
 def check_model_folder(folder: Path, vocab_digest: str = "") -> None:

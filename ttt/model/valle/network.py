@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import MaskRule
+from ttt.io.pretrained import refuse_nonfinite
 from ttt.masks.materialize import materialize
 from ttt.model.folder import KEY, refuse_other_arch
 from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
@@ -194,6 +195,7 @@ class ValleNetwork(nn.Module):
                     f"{path}: weights of another model: {name!r} is {list(stored[name].shape)}, model.arch makes it "
                     f"{list(parameter.shape)}"
                 )
+        refuse_nonfinite(path, stored.items())
         with torch.no_grad():
             for name, parameter in have.items():
                 parameter.copy_(stored[name])
