@@ -18,7 +18,12 @@ from ttt.io import sealed
 from ttt.model.causal_lm import load_lm
 from ttt.registry.families import CODEC, JUDGE, SPEAKER
 
-CODE = "from pathlib import Path\nPath({mark!r}).write_text('ran')\nfrom transformers import Qwen2Config\nclass Own(Qwen2Config): pass\n"
+CODE = """
+from pathlib import Path
+from transformers import Qwen2Config
+Path({mark!r}).write_text("ran")
+class Own(Qwen2Config): pass
+"""
 CONFIG, CAUSAL = "modeling_own.Own", "modeling_own.OwnLM"
 
 
