@@ -14,7 +14,7 @@ import numpy as np
 
 from ttt.audio.recordings import Recordings
 from ttt.data.manifest import Utterance, read_manifest
-from ttt.data.read.examples import read_records, write_examples
+from ttt.data.read.examples import codes_array, read_records, write_examples
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
 from ttt.io.atomic import write_json_lines
@@ -76,20 +76,40 @@ def _encode_chunk(
     return records, recordings
 
 
-def read_codes(path: Path, codec_id: str = "") -> dict[str, np.ndarray]:
-    """Utterance id -> codes i32 [F, Q].  ``codec_id``: refuse codes that another codec made."""
+def read_codes(path: Path, codec_id: str = "", num_codes: int = 0, num_codebooks: int = 0) -> dict[str, np.ndarray]:
+    """Utterance id -> codes i32 [F, Q].
+
+    ``codec_id``: refuse codes that another codec made.  ``num_codes``, ``num_codebooks``: refuse codes beyond these (0:
+    not checked).  Raises `DataError` naming the line.
+    """
     codes: dict[str, np.ndarray] = {}
     for where, record in read_records(path):
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where}: expected an object, got {type(record).__name__}; run 'ttt tokenize' again")
         if "codec" in record:
             if codec_id and record["codec"] != codec_id:
                 raise DataError(
                     f"{path}: codes of codec {record['codec']!r}, the run uses {codec_id!r}; run 'ttt tokenize' again"
                 )
             continue
-        array = np.asarray(record["codes"], dtype=np.int32)
+        name = record.get("id")
+        if not isinstance(name, str) or not name or "codes" not in record:
+            keys = sorted(map(str, record))
+            raise DataError(f"{where}: a line holds 'id' (text) and 'codes', got {keys}; run 'ttt tokenize' again")
+        array = codes_array(record["codes"], where)
         if array.size == 0:
-            raise DataError(f"{where}: utterance {record['id']!r} has no codes; its wav is shorter than a frame")
-        codes[record["id"]] = array.reshape(len(array), -1)
+            raise DataError(f"{where}: utterance {name!r} has no codes; its wav is shorter than a frame")
+        if num_codes and int(array.max()) >= num_codes:
+            raise DataError(
+                f"{where}: utterance {name!r}: code {int(array.max())} is outside the codebook of {num_codes}; run "
+                "'ttt tokenize' again"
+            )
+        if num_codebooks and array.shape[1] != num_codebooks:
+            raise DataError(
+                f"{where}: utterance {name!r}: {array.shape[1]} codes a frame, the codec has {num_codebooks} codebooks; "
+                "run 'ttt tokenize' again"
+            )
+        codes[name] = array
     return codes
 
 
@@ -106,6 +126,7 @@ def build_examples(
     examples: list[Example] = []
     counts: Counter[str] = Counter()
     for where, item in read_records(items):
+        _check_item(item, where)
         chosen = by_name.get(item.get("task", ""), [])
         if not chosen:
             counts[f"skipped: task {item.get('task')!r} is not in the recipe"] += 1
@@ -118,11 +139,24 @@ def build_examples(
     return examples, dict(counts)
 
 
+def _check_item(item: Any, where: str) -> None:
+    """Raise `DataError` for a line of an items file that holds something else than tasks read."""
+    if not isinstance(item, Mapping):
+        raise DataError(f"{where}: expected an object, got {type(item).__name__}; mend or drop the line")
+    if "id" not in item:
+        raise DataError(f"{where}: item lacks the field 'id'; mend or drop the line")
+    for key in ("id", "task", "input", "output", "split", "kind", "text_in", "text_out"):
+        value = item.get(key, "")
+        if not isinstance(value, str) and not (key == "id" and isinstance(value, int) and not isinstance(value, bool)):
+            raise DataError(f"{where}: field {key!r} must be text, got {str(value)[:40]}; mend or drop the line")
+
+
 def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
     """Training texts of a tokenizer: items and system messages, each as it is and after a blank."""
     texts: list[str] = [getattr(task, "system", "") for task in tasks]
     for path in items:
-        for _, item in read_records(path):
+        for where, item in read_records(path):
+            _check_item(item, where)
             texts.extend(str(item[k]) for k in ("text_in", "text_out") if item.get(k))
     roles = ["system", "user", "assistant", "\n"]
     return [
@@ -143,7 +177,7 @@ def prepare(
     tasks = [task.at_rate(codec.frame_rate_hz) for task in tasks]
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
-        codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id)
+        codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id, codec.num_codes, codec.num_codebooks)
         examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks, tokenizer)
         if not examples:
             raise DataError(

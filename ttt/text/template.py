@@ -46,10 +46,10 @@ class Template:
     """The marks around the content of turns.
 
     ``empty_system``: write a system block even if there is no message.  ``thought``: whether an empty thought stands
-    before the last answer: "prompt": yes, as part of the prompt; "answer": yes, as a training target (decoding still
-    puts it into the prompt); "": no.  ``tags``: around each text of an answer.  ``last_newline``: a newline behind the
-    last ``<|im_end|>``. ``frames``: role -> marks before and behind a turn, for templates other than ChatML; roles it
-    lacks are refused.
+    before the last answer, unless that brings its own: "prompt": yes, as part of the prompt; "answer": yes, as a training
+    target (decoding still puts it into the prompt); "": no.  ``tags``: around each text of an answer.  ``last_newline``: a
+    newline behind the last ``<|im_end|>``.  ``frames``: role -> marks before and behind a turn, for templates other than
+    ChatML; roles it lacks are refused.
     """
 
     empty_system: bool = True
@@ -102,7 +102,7 @@ def pieces(example: Example, open_answer: bool = False, template: Template = CHA
 def _block(turn: Turn, number: int, template: Template, last: bool) -> Iterator[Piece]:
     target = turn.is_target
     yield from _header(turn.role, number, template)
-    if template.thought and target and last:
+    if template.thought and target and last and not _thinks(turn):
         yield from _marks(NO_THOUGHT, template.thought == "answer", number, turn.role)
     for span in turn.spans:
         tags = template.tags if target and span.kind == "text" else None
@@ -111,6 +111,11 @@ def _block(turn: Turn, number: int, template: Template, last: bool) -> Iterator[
         yield from _marks(tags[1:] if tags else (), target, number, turn.role)
     if not (turn.spans and turn.spans[-1].kind == "audio" and turn.spans[-1].style.startswith("open")):
         yield from _marks(template.end(turn.role, last), target, number, turn.role)
+
+
+def _thinks(turn: Turn) -> bool:
+    """Does an answer bring its own thought?"""
+    return bool(turn.spans) and turn.spans[0].text.lstrip().startswith(NO_THOUGHT[0])
 
 
 def _header(role: str, number: int, template: Template) -> Iterator[Piece]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
 from ttt.errors import ConfigError, suggest
@@ -29,7 +30,7 @@ def load_scorer(**arguments: Any) -> TextScorer:
     if "text_vocab_only" in arguments:
         arguments["vocabulary"] = "text" if arguments.pop("text_vocab_only") else "full"
     arguments.pop("max_batch_size", None)
-    if arguments.get("batch_size") in (None, "auto"):
+    if re.fullmatch(r"auto(:\d+(\.\d+)?)?", str(arguments.get("batch_size") or "auto")):  # auto:N: measure again N times
         arguments.pop("batch_size", None)
     fields = {f.name for f in dataclasses.fields(ScorerSettings)} - {"draws"}
     known = [*_OWN, *_DRAWS, *fields, "text_vocab_only"]

@@ -40,7 +40,7 @@ class Official(Converter):
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet."""
-        return raw_records(path, ("id", "messages", "conversations", "prompt", "response", "text"))
+        return raw_records(path, ("id", "uid", "messages", "conversations", "prompt", "instruction", "response", "text"))
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """Spelled audio becomes spans of codes."""
@@ -70,7 +70,7 @@ class ShareGpt(Tokenizers, Converter):
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet; with ``per_answer`` a row comes once for each of its answers."""
-        for where, raw in raw_records(path, ("id", "conversations", "conversation", "items", "system")):
+        for where, raw in raw_records(path, ("id", "uid", "conversations", "conversation", "items", "system")):
             yield from _each_answer(where, raw) if self.per_answer else [(where, raw)]
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Alpaca(Tokenizers, Converter):
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list, JSONL or parquet."""
-        return raw_records(path, ("id", "instruction", "input", "output", "history", "system"))
+        return raw_records(path, ("id", "uid", "instruction", "input", "output", "history", "system"))
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """A chat; history comes before the instruction."""

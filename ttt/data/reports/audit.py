@@ -227,7 +227,18 @@ def _record_facts(where: str, record: Any, source: str) -> Facts:
         return _example_facts(where, example_of(where, record, source))
     if _worker["tokenizer"] is None:
         raise RecordError(where, "ids without a tokenizer", "holds token ids; name the tokenizer they were made with")
-    return _stream_facts(where, stream_of_ids(where, record, _worker["tokenizer"].vocab, place_in(where, source)))
+    vocab = _worker["tokenizer"].vocab
+    stream = stream_of_ids(where, record, vocab, place_in(where, source))
+    spoken = [s for s in stream.segments if s.target]
+    if not spoken or record.get("cut"):  # a record that its converter cut ends early, and says so
+        return _stream_facts(where, stream)
+    if vocab.rules.delimited and spoken[-1].style.startswith("open"):
+        message = f"uid {stream.uid!r}: the codes go on to the last id: a model never learns to end its speech"
+        raise RecordError(where, "speech without an end token", f"{message}; write the whole answer, or drop the record")
+    facts = _stream_facts(where, stream)
+    if vocab.im_end_id not in stream.ids[-2:]:
+        facts.warnings = (*facts.warnings, "answer without its end token")
+    return facts
 
 
 def _example_facts(where: str, example: Example) -> Facts:
