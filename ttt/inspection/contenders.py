@@ -17,15 +17,15 @@ from ttt.registry.core import name_of
 OWN = "own"  # the run's own sampler
 
 
-def read_contenders(config: RunConfig, specs: Sequence[str]) -> dict[str, RunConfig]:
+def read_contenders(config: RunConfig, listed: Sequence[str]) -> dict[str, RunConfig]:
     """Label -> configuration with that sampler; every one is built and checked.
 
-    A spec is a YAML file, or YAML itself: a sampler (``threshold``, ``{name: threshold, threshold: 0.7}``, ``own``), a list
+    Each is a YAML file, or YAML itself: a sampler (``threshold``, ``{name: threshold, threshold: 0.7}``, ``own``), a list
     of samplers, or ``{label: settings}`` where settings are a sampler or keys of the section ``eval``.
     """
     contenders: dict[str, RunConfig] = {}
-    for spec in specs:
-        for label, section, is_given in _sections(spec):
+    for given in listed:
+        for label, section, is_given in _sections(given):
             if label in contenders and is_given:
                 raise ConfigError(f"--samplers: {label!r} is there twice; give another label")
             twins = sum(known == label or known.startswith(f"{label} ") for known in contenders)
@@ -38,17 +38,17 @@ def read_contenders(config: RunConfig, specs: Sequence[str]) -> dict[str, RunCon
     return contenders
 
 
-def _sections(spec: str) -> list[tuple[str, dict[str, Any], bool]]:
+def _sections(given: str) -> list[tuple[str, dict[str, Any], bool]]:
     """(label, keys over the section ``eval``, was the label given?) of one ``--samplers``."""
     import yaml
 
-    path = Path(spec)
-    is_file = spec.endswith((".yaml", ".yml"))
+    path = Path(given)
+    is_file = given.endswith((".yaml", ".yml"))
     if is_file and not path.is_file():
         raise ConfigError(f"--samplers: {path}: no such file")
     where = f"--samplers: {path}" if is_file else "--samplers"
     try:
-        node = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else spec)
+        node = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else given)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from error
     if isinstance(node, Mapping) and "name" not in node:

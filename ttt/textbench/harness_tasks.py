@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chosen:
-    """Tasks that were asked for.  ``specs``: what the harness's manager loads; ``files``: YAML and data files of local tasks."""
+    """Tasks that were asked for.  ``loadable``: what the harness's manager loads; ``files``: YAML and data files of local tasks."""
 
     manager: Any
-    specs: list[Any]
+    loadable: list[Any]
     files: list[Path] = field(default_factory=list)
 
 
@@ -76,22 +76,22 @@ def choose(names: Sequence[str], folders: Sequence[str | Path] = ()) -> Chosen:
         config = _with_local_data(file)
         if isinstance(config, Mapping) and name == config["task"]:  # groups and tags find it there too
             manager.task_index[name].cfg, manager.task_index[name].yaml_path = dict(config), None
-    specs = [_with_local_data(Path(name)) if name in paths else name for name in names]
+    loadable = [_with_local_data(Path(name)) if name in paths else name for name in names]
     # which tasks a tag or a group of the folder takes is the harness's to say: all of the folder count
     all_ = bool(tags.intersection(wanted)) or any("group" in _read(local[n]) for n in wanted if n in local)
     used = [*map(Path, paths), *(file for name, file in local.items() if all_ or name in wanted)]
     data = [f for file in used for f in _data_files(_with_local_data(file))]
-    return Chosen(manager, specs, list(dict.fromkeys([*used, *data])))
+    return Chosen(manager, loadable, list(dict.fromkeys([*used, *data])))
 
 
 def load(chosen: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:
     """(tasks, groups) by name, their data read.  Raises `DataError` naming the task whose data cannot be had."""
     tasks: dict[str, Any] = {}
     groups: dict[str, Any] = {}
-    for spec in chosen.specs:
-        shown = spec["task"] if isinstance(spec, Mapping) else spec
+    for item in chosen.loadable:
+        shown = item["task"] if isinstance(item, Mapping) else item
         try:
-            found = chosen.manager.load([spec])
+            found = chosen.manager.load([item])
         except TttError:
             raise
         except Exception as error:  # yaml, datasets, jinja and task code raise anything

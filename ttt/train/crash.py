@@ -109,9 +109,9 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
     names = {f.name for f in fields(PackedBatch)}
     batches, plans = [], []
     for i, entry in enumerate(record["batches"]):
-        own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
-        plans.append({k.removeprefix("plan."): v for k, v in own.items() if k.startswith("plan.")})
-        values = {k: v for k, v in {**own, **entry}.items() if k in names}
+        of_batch = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
+        plans.append({k.removeprefix("plan."): v for k, v in of_batch.items() if k.startswith("plan.")})
+        values = {k: v for k, v in {**of_batch, **entry}.items() if k in names}
         space = entry.get("space")
         if space is not None:
             codebooks = tuple((a, b) for a, b in space["codebooks"])
@@ -122,7 +122,7 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
 
 
 def _plan_tensors(plan: Plan) -> dict[str, Tensor]:
-    found = {"input_ids": plan.input_ids}
+    tensors = {"input_ids": plan.input_ids}
     for name, term in plan.terms.items():
-        found.update({f"{name}.source": term.source, f"{name}.target": term.target, f"{name}.weight": term.weight})
-    return found
+        tensors.update({f"{name}.source": term.source, f"{name}.target": term.target, f"{name}.weight": term.weight})
+    return tensors

@@ -59,11 +59,10 @@ class Shape:
 
 def shape_of(config: RunConfig, vocab: int = 0) -> Shape:
     """The network of ``config.model`` with ``vocab`` ids (0: `vocab_size`)."""
-    described_by = described(config.model, vocab or vocab_size(config)[0])
-    c = described_by
+    c = described(config.model, vocab or vocab_size(config)[0])
     for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
-        if (found := getattr(c, name, None)) is not None and found < 1:
-            raise ConfigError(f"model: {name} must be >= 1, got {found}")
+        if (number := getattr(c, name, None)) is not None and number < 1:
+            raise ConfigError(f"model: {name} must be >= 1, got {number}")
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     groups = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
     return Shape(
@@ -97,8 +96,8 @@ def trained_parameters(config: RunConfig, shape: Shape) -> dict[str, int]:
     rows = added * shape.width * (2 if shape.parts["head"] else 1)
     if not lora.rank:
         body = {} if freeze in ("body", "text_model") else {"body": shape.parameters - tables}
-        kept = {"new rows": rows} if freeze in ("text_rows", "text_model") else {"rows": tables}
-        return {**body, **kept} if freeze != "none" else {"all": shape.parameters}
+        trained_rows = {"new rows": rows} if freeze in ("text_rows", "text_model") else {"rows": tables}
+        return {**body, **trained_rows} if freeze != "none" else {"all": shape.parameters}
     # (in, out) by the names these decoders give their linear layers.
     sizes = {
         "q_proj": (shape.width, shape.queries), "k_proj": (shape.width, shape.keys), "v_proj": (shape.width, shape.keys),
@@ -131,15 +130,16 @@ def state_bytes(config: RunConfig, shape: Shape, stage: int, gpus: int) -> dict[
     held = frozen * frozen_bytes
     if config.model.lora.rank and config.model.lora.quantize == "nf4":
         held -= shape.linear * (frozen_bytes - NF4_BYTES)
-    own = 4.0 if config.model.lora.rank else full  # adapters and new rows are float32
+    trained_bytes = 4.0 if config.model.lora.rank else full  # adapters and new rows are float32
     share = 1 if stage == 0 else gpus
     if stage == 0:
-        found = {"weights": held + trained * own, "gradients": trained * own, "optimizer": 2 * trained * own}
+        gradients = trained * trained_bytes
+        kinds = {"weights": held + gradients, "gradients": gradients, "optimizer": 2 * gradients}
         if mixed and full == 4.0:
             # Frozen matrices are cast as well, but only trained ones are kept: autocast caches what needs a gradient.
-            found["autocast copies"] = 2.0 * (trained if still else shape.linear)
-        return found
-    weight = 2.0 if mixed else own
+            kinds["autocast copies"] = 2.0 * (trained if still else shape.linear)
+        return kinds
+    weight = 2.0 if mixed else trained_bytes
     gradient = weight if stage == 1 else 4.0 / share
     weights = held + trained * weight
     return {
@@ -220,16 +220,16 @@ def memory(
     are.  With one, gradients come as activations go: either all activations are there, or all gradients and one layer's.
     """
     tokens = config.data.batch_tokens
-    found = state_bytes(config, shape, stage, gpus)
-    found["activations"] = activation_bytes(config, shape, tokens) + mask_bytes(config)
-    found["loss"] = head_bytes(config, shape, tokens, loss_share, device)
+    kinds = state_bytes(config, shape, stage, gpus)
+    kinds["activations"] = activation_bytes(config, shape, tokens) + mask_bytes(config)
+    kinds["loss"] = head_bytes(config, shape, tokens, loss_share, device)
     if stage == 3:
-        found["gathered weights"] = gathered_bytes(config, shape)
-    total = sum(found.values())
+        kinds["gathered weights"] = gathered_bytes(config, shape)
+    total = sum(kinds.values())
     if config.train.accumulate == 1:
-        coming, going = found["gradients"], found["activations"] + found["loss"]
+        coming, going = kinds["gradients"], kinds["activations"] + kinds["loss"]
         total += max(going, coming + tokens * layer_bytes(config, shape)) - coming - going
-    return {**found, "total": total}
+    return {**kinds, "total": total}
 
 
 def flops_per_token(config: RunConfig, shape: Shape, loss_share: float) -> float:
@@ -271,9 +271,9 @@ def zero_refuses(config: RunConfig) -> str:
 
 def check_sizes(config: RunConfig) -> None:
     """Raise `ConfigError` for numbers that make no update."""
-    for name, found in (("data.row_tokens", config.data.row_tokens), ("train.accumulate", config.train.accumulate)):
-        if found < 1:
-            raise ConfigError(f"{name}: must be >= 1, got {found}")
+    for name, number in (("data.row_tokens", config.data.row_tokens), ("train.accumulate", config.train.accumulate)):
+        if number < 1:
+            raise ConfigError(f"{name}: must be >= 1, got {number}")
     row, batch = config.data.row_tokens, config.data.batch_tokens
     if batch < row or (config.data.pack and batch % row):
         raise ConfigError(f"data.batch_tokens: {batch} must be a multiple of data.row_tokens = {row}")
@@ -284,19 +284,19 @@ def rows_per_update(config: RunConfig, gpus: int) -> int:
     return config.data.batch_tokens // config.data.row_tokens * config.train.accumulate * gpus
 
 
-def check_global_batch(config: RunConfig, gpus: int, wanted: int) -> None:
-    """Refuse an update that is not ``wanted`` rows; the message says which ``train.accumulate`` makes it so."""
+def check_global_batch(config: RunConfig, gpus: int, global_batch: int) -> None:
+    """Refuse an update that is not ``global_batch`` rows; the message says which ``train.accumulate`` makes it so."""
     check_sizes(config)
-    if gpus < 1 or wanted < 1:
-        raise ConfigError(f"ttt estimate: needs --gpus and --global-batch >= 1, got {gpus} and {wanted}")
-    found = rows_per_update(config, gpus)
-    if found == wanted:
+    if gpus < 1 or global_batch < 1:
+        raise ConfigError(f"ttt estimate: needs --gpus and --global-batch >= 1, got {gpus} and {global_batch}")
+    rows = rows_per_update(config, gpus)
+    if rows == global_batch:
         return
     each = config.data.batch_tokens // config.data.row_tokens
-    mend = f"train.accumulate={wanted // (each * gpus)}" if wanted % (each * gpus) == 0 else "another number of GPUs"
+    mend = f"train.accumulate={global_batch // (each * gpus)}" if global_batch % (each * gpus) == 0 else "another number of GPUs"
     raise ConfigError(
-        f"global batch: {gpus} GPUs x {each} rows x train.accumulate {config.train.accumulate} = {found} rows an update, "
-        f"not {wanted}: give {mend}"
+        f"global batch: {gpus} GPUs x {each} rows x train.accumulate {config.train.accumulate} = {rows} rows an update, "
+        f"not {global_batch}: give {mend}"
     )
 
 

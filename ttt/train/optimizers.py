@@ -171,8 +171,7 @@ def optimizer_of(train: TrainSection) -> OptimizerSpec:
 
 def optimizer_name(train: TrainSection) -> str:
     """The name ``train.optimizer`` is registered under."""
-    spec = optimizer_of(train)
-    return name_of(spec)
+    return name_of(optimizer_of(train))
 
 
 def build_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:

@@ -60,25 +60,25 @@ def train_step(
         # Dropout, if the backbone has any, draws from torch's global generator; this makes it a function of the batch too.
         torch.manual_seed(derive_seed(seed, "dropout", update, numbers[i]))
         with engine.micro_batch(last=i == len(plans) - 1):
-            loss, (live, found) = engine.compute(partial(micro_batch_loss, objective=objective, plan=plan, counts=counts))
+            loss, (live, result) = engine.compute(partial(micro_batch_loss, objective=objective, plan=plan, counts=counts))
             if live or engine.lockstep:
                 engine.backward(loss * engine.world_size)
         sums.append([(name, t.sum.detach()) for name, t in live.items()])
-        _add_stats(stats, found.stats)
+        _add_stats(stats, result.stats)
     tokens = sum(b.n_tokens for b in window)
     values = _values([t for part in sums for _, t in part])
-    bad: list[tuple[int, str]] = []
+    bad_terms: list[tuple[int, str]] = []
     local: dict[str, float] = {"tokens": tokens, **stats}
     at = 0
     for i, part in enumerate(sums):
         for name, _ in part:
             local[f"sum/{name}"] = local.get(f"sum/{name}", 0.0) + values[at]
             if not math.isfinite(values[at]):
-                bad.append((i, name))
+                bad_terms.append((i, name))
             at += 1
-    total = engine.sum_over_ranks({**local, "bad": float(bool(bad))})
-    if total["bad"]:
-        raise NonFiniteError(_loss_message(update, bad, window))
+    total = engine.sum_over_ranks({**local, "failed": float(bool(bad_terms))})
+    if total["failed"]:
+        raise NonFiniteError(_loss_message(update, bad_terms, window))
     norm = engine.step(lr, beta1)
     if not math.isfinite(norm):
         raise NonFiniteError(
@@ -106,14 +106,14 @@ def validation_losses(
             i = min(number, len(batches) - 1)
             batch = batches[i]
             plan = objective.clean_plan(batch, generator(seed, "dev", i))
-            found = engine.evaluate(partial(objective.terms, plan=plan))
-            if i != number:  # a rank without a batch of its own kept the others company
+            result = engine.evaluate(partial(objective.terms, plan=plan))
+            if i != number:  # a rank without a batch of its own only takes part in the collective calls
                 continue
             factors.update(scales([plan]))
-            for name, value in zip(found.terms, _values([t.sum for t in found.terms.values()]), strict=True):
+            for name, value in zip(result.terms, _values([t.sum for t in result.terms.values()]), strict=True):
                 local[f"sum/{name}"] = local.get(f"sum/{name}", 0.0) + value
-                local[f"count/{name}"] = local.get(f"count/{name}", 0.0) + float(found.terms[name].count)
-            _add_stats(local, found.stats)
+                local[f"count/{name}"] = local.get(f"count/{name}", 0.0) + float(result.terms[name].count)
+            _add_stats(local, result.stats)
     total = engine.sum_over_ranks(local)
     counts = {k.removeprefix("count/"): v for k, v in total.items() if k.startswith("count/")}
     for name in counts:  # a rank without batches has seen no plan
@@ -135,17 +135,17 @@ def draw_plan(objective: Objective, batch: PackedBatch, seed: int, update: int, 
 def micro_batch_loss(
     model: nn.Module, objective: Objective, plan: Plan, counts: Mapping[str, float]
 ) -> tuple[Tensor, tuple[dict[str, LossTerm], LossTerms]]:
-    """(loss [], (terms that count, all that the objective found)) of one micro-batch."""
-    found = objective.terms(model, plan)
-    unknown = sorted(set(found.terms) - set(plan.terms))
+    """(loss [], (terms that count, the objective's whole result)) of one micro-batch."""
+    result = objective.terms(model, plan)
+    unknown = sorted(set(result.terms) - set(plan.terms))
     if unknown:
         raise TttError(f"objective: terms() returned {unknown[0]!r}, which plan() did not list")
-    live = {name: t for name, t in found.terms.items() if counts[name] > 0}
+    live = {name: t for name, t in result.terms.items() if counts[name] > 0}
     if live:
         loss = sum(t.scale * t.sum / counts[name] for name, t in live.items())
     else:
-        loss = sum(t.sum * 0.0 for t in found.terms.values())
-    return loss, (live, found)  # type: ignore[return-value]
+        loss = sum(t.sum * 0.0 for t in result.terms.values())
+    return loss, (live, result)  # type: ignore[return-value]
 
 
 def total_counts(plans: Sequence[Plan]) -> dict[str, float]:
@@ -171,11 +171,11 @@ def name_examples(batches: Sequence[PackedBatch], most: int = 8) -> str:
     return f"examples {', '.join(uids[:most])}{rest}"
 
 
-def _loss_message(update: int, bad: list[tuple[int, str]], window: Sequence[PackedBatch]) -> str:
-    if not bad:
+def _loss_message(update: int, bad_terms: list[tuple[int, str]], window: Sequence[PackedBatch]) -> str:
+    if not bad_terms:
         return f"step {update + 1}: another rank found a loss that is not finite; no update was made"
-    terms = ", ".join(sorted({repr(name) for _, name in bad}))
-    where = [window[i] for i in sorted({i for i, _ in bad})]
+    terms = ", ".join(sorted({repr(name) for _, name in bad_terms}))
+    where = [window[i] for i in sorted({i for i, _ in bad_terms})]
     return f"step {update + 1}: loss term {terms} is not finite in {name_examples(where)}; no update was made"
 
 

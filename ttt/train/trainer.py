@@ -268,8 +268,8 @@ class Trainer:
     def _stop_reason(self) -> str:
         """Why to stop now, or nothing.  Rank zero's clock and every rank's signals count, so all ranks agree."""
         own_s = self.state.elapsed_s + time.monotonic() - self._began
-        told = {s.name: float(self._signal == s.name) for s in SIGNALS}
-        shared = self.engine.sum_over_ranks({"elapsed": own_s if self.engine.rank == 0 else 0.0, **told})
+        signals = {s.name: float(self._signal == s.name) for s in SIGNALS}
+        shared = self.engine.sum_over_ranks({"elapsed": own_s if self.engine.rank == 0 else 0.0, **signals})
         self._elapsed_s = shared["elapsed"]
         limit = reached(self.config.train, self.state.step, self.state.tokens, self._elapsed_s)
         return limit or next((s.name for s in SIGNALS if shared[s.name]), "")
@@ -311,26 +311,26 @@ class Trainer:
 
     def _resume(self) -> None:
         with self.engine.ranks.all_or_none():
-            found = latest_complete(self.checkpoints) if self.engine.rank == 0 else None
-        found = self.engine.ranks.all_gather(found)[0]  # a shared folder may look older from another machine
-        if found is None or not self.config.train.resume:
+            checkpoint = latest_complete(self.checkpoints) if self.engine.rank == 0 else None
+        checkpoint = self.engine.ranks.all_gather(checkpoint)[0]  # a shared folder may look older from another machine
+        if checkpoint is None or not self.config.train.resume:
             return
-        stored = read_state(found)
+        stored = read_state(checkpoint)
         ranks, accumulate = self.engine.world_size, self.config.train.accumulate
-        wanted = stored.micro_batches or stored.world_size * accumulate  # 0: written before the number was stored
-        if wanted != ranks * accumulate:
-            fits = wanted % ranks == 0
-            fitting = f"train.accumulate={wanted // ranks}" if fits else f"a number of ranks that divides {wanted}"
+        micro_batches = stored.micro_batches or stored.world_size * accumulate  # 0: written before the number was stored
+        if micro_batches != ranks * accumulate:
+            fits = micro_batches % ranks == 0
+            fitting = f"train.accumulate={micro_batches // ranks}" if fits else f"a number of ranks that divides {micro_batches}"
             raise ConfigError(
-                f"{found}: an update there has {wanted} micro-batches, this run has {ranks} ranks x {accumulate}: the batches "
-                f"would be others; give {fitting}, or start a new run with train.init_from"
+                f"{checkpoint}: an update there has {micro_batches} micro-batches, this run has {ranks} ranks x {accumulate}: the "
+                f"batches would be others; give {fitting}, or start a new run with train.init_from"
             )
-        self.state = load_checkpoint(found, self.engine, self.state.vocab_digest)
-        self.state.world_size, self.state.micro_batches = ranks, wanted
+        self.state = load_checkpoint(checkpoint, self.engine, self.state.vocab_digest)
+        self.state.world_size, self.state.micro_batches = ranks, micro_batches
         self.window = Window(self.state.window)
         self.state.stopped = ""
         if self.engine.rank == 0:
-            log.info("%s: going on from %s (%d tokens seen)", self.folder, found.name, self.state.tokens)
+            log.info("%s: going on from %s (%d tokens seen)", self.folder, checkpoint.name, self.state.tokens)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, prompts and samplers, how many answers."""
     add_run(parser)
     parser.add_argument("--examples", required=True, metavar="FILE", help="examples whose prompts are answered")
-    parser.add_argument("--samplers", required=True, action="append", metavar="SPEC",
+    parser.add_argument("--samplers", required=True, action="append", metavar="YAML",
                         help="YAML file, or YAML: own | threshold | '[own, {name: threshold, threshold: 0.7}]' | "
                         "'{label: {sampler: ..., temperature: 0.7}}' (may be repeated)")  # fmt: skip
     parser.add_argument("--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)")

@@ -1,4 +1,4 @@
-"""What the trainer knows of an engine, and the weights every engine reads the same way."""
+"""The interface between the trainer and an engine, and the reading of weights that all engines share."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
     Only weights tied to a stored one may be missing.  A model with a format of its own brings ``load_weights(folder)``.
     """
-    own = getattr(model, "load_weights", None)
-    if own is not None:
-        own(folder)
+    load = getattr(model, "load_weights", None)
+    if load is not None:
+        load(folder)
         return
     read_into(getattr(model, "hf", model), folder)

@@ -130,18 +130,18 @@ class DeepSpeedEngine(Engine):
 
     def compute(self, work: Callable[[nn.Module], tuple[Tensor, T]]) -> tuple[Tensor, T]:
         """See `Engine.compute`; every rank has to come here equally often."""
-        rest: list[T] = []
+        results: list[T] = []
 
         def inside(model: nn.Module) -> Tensor:  # DeepSpeed hooks every tensor that comes out: only the loss may
-            loss, other = work(model)
-            rest.append(other)
+            loss, result = work(model)
+            results.append(result)
             if self._drawn is not None and torch.is_grad_enabled():
                 # A gradient of 0 for what this micro-batch leaves out: everything, if it has nothing to predict.
                 left_out = self._drawn if loss.requires_grad else self._trained
                 loss = loss + 0.0 * sum((self._named[n].sum() for n in left_out), torch.zeros((), device=loss.device))
             return loss
 
-        return self._ds(inside), rest[0]
+        return self._ds(inside), results[0]
 
     @contextlib.contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -190,8 +190,8 @@ class DeepSpeedEngine(Engine):
         for fragment in self._fragments.values():
             starts[fragment.name] = fragment.start
             for moment, value in self._base.state.get(fragment.flat, {}).items():
-                own = value if value.ndim == 0 else fragment.part(value)
-                tensors[f"{moment}/{fragment.name}"] = own.detach().cpu().clone()
+                share = value if value.ndim == 0 else fragment.part(value)
+                tensors[f"{moment}/{fragment.name}"] = share.detach().cpu().clone()
         if self.rank == 0:
             write_record(folder, self._base, self._groups)
         return [write_share(folder, self.rank, self.world_size, tensors, starts)]
@@ -268,7 +268,7 @@ class DeepSpeedEngine(Engine):
 
     def _find_fragments(self) -> dict[str, Fragment]:
         """By parameter; a rank has one piece of it at most."""
-        found = {}
+        fragments = {}
         for name in self._trained:
             parameter = self._named[name]
             if self.stage == 3:
@@ -276,14 +276,14 @@ class DeepSpeedEngine(Engine):
                 start = padded * self.rank
                 number = min(padded, math.prod(self._shapes[name]) - start)  # the last rank's share is filled up
                 if number > 0:
-                    found[name] = Fragment(name, start, number, self._zero.fp32_partitioned_groups_flat[group], offset)
+                    fragments[name] = Fragment(name, start, number, self._zero.fp32_partitioned_groups_flat[group], offset)
                 continue
             mapping = getattr(parameter, "_hp_mapping", None)
             if mapping is not None:  # None: all of it lies on other ranks
-                mine, where = mapping.lp_fragment_address, mapping.hp_fragment_address
+                piece, master = mapping.lp_fragment_address, mapping.hp_fragment_address
                 flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
-                found[name] = Fragment(name, mine.start, mine.numel, flat, where.start)
-        return found
+                fragments[name] = Fragment(name, piece.start, piece.numel, flat, master.start)
+        return fragments
 
     def _gather(self, name: str) -> Tensor:
         """Float32 [numel], zero outside this rank's fragment."""
@@ -309,8 +309,8 @@ class DeepSpeedEngine(Engine):
             if self.rank == 0:
                 whole[name].data = value.view(self._shapes[name]).to("cpu", whole[name].dtype, copy=True)
         if self._shell is not None:
-            for mine, theirs in zip(self._shell.buffers(), self.model.buffers(), strict=True):
-                mine.data.copy_(theirs)
+            for copy, buffer in zip(self._shell.buffers(), self.model.buffers(), strict=True):
+                copy.data.copy_(buffer)
 
     def _frozen(self, parameter: nn.Parameter) -> Tensor:
         with self._gathered(parameter):
@@ -332,8 +332,8 @@ class DeepSpeedEngine(Engine):
                         parameter.data.copy_(value)
                 fragment = self._fragments.get(name)
                 if fragment is not None:
-                    here = value.flatten()[fragment.start : fragment.start + fragment.number]
-                    fragment.part(fragment.flat.data).copy_(here)
+                    share = value.flatten()[fragment.start : fragment.start + fragment.number]
+                    fragment.part(fragment.flat.data).copy_(share)
 
     def _gathered(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
         if self.stage < 3:
@@ -357,9 +357,9 @@ def _check_stage(stage: int, config: dict[str, Any]) -> None:
     """
     overlap = bool(config["zero_optimization"].get("overlap_comm"))
     if stage > 1 or overlap:
-        found = "overlap_comm" if stage == 1 else f"stage {stage}"
+        setting = "overlap_comm" if stage == 1 else f"stage {stage}"
         raise ConfigError(
-            f"train.zero_stage: {found} exchanges gradients while they arise, and the ranks of this architecture train different "
+            f"train.zero_stage: {setting} exchanges gradients while they arise, and the ranks of this architecture train different "
             "parameters in an update; use train.zero_stage=1 without overlap_comm, or train.engine=local"
         )
 

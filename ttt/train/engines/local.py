@@ -91,16 +91,16 @@ class LocalEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """Moments by parameter name."""
-        here = [self.names[id(p)] for p in self.parameters]
-        stored = Moments(folder, self.optimizer, here)
+        names = [self.names[id(p)] for p in self.parameters]
+        stored = Moments(folder, self.optimizer, names)
         state: dict[int, dict[str, Tensor]] = {}
-        for number, (name, parameter) in enumerate(zip(here, self.parameters, strict=True)):
-            found = {moment: stored.whole(moment, name, parameter) for moment in stored.moments.get(name, ())}
+        for number, (name, parameter) in enumerate(zip(names, self.parameters, strict=True)):
+            moments = {moment: stored.whole(moment, name, parameter) for moment in stored.moments.get(name, ())}
             step = stored.step(name)
             if step is not None:
-                found["step"] = step
-            if found:
-                state[number] = found
+                moments["step"] = step
+            if moments:
+                state[number] = moments
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def state_bytes(self) -> int:

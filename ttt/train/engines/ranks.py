@@ -1,4 +1,4 @@
-"""The processes of one run and what they tell each other on the CPU: counts, decisions, failures."""
+"""The processes of one run, and the small values that they exchange on the CPU: counts, decisions, failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RankLostError(TttError):
 
 
 class PeerFailedError(TttError):
-    """This process is well, but another of the same run failed and said why."""
+    """Another process of the same run failed; this one has no error of its own."""
 
     quiet = True  # the one that failed prints it
 
@@ -116,9 +116,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """A stretch that succeeds on every rank or on none: who did well raises `PeerFailedError` when another failed.
+        """A block that succeeds on every rank or on none: a rank that succeeded raises `PeerFailedError` when another failed.
 
-        The first rank that failed raises its own error, so one message is printed and nobody waits for the dead.
+        The first rank that failed raises its own error, so one message is printed and no rank waits for one that has ended.
         """
         if self.size == 1:
             yield
@@ -130,13 +130,13 @@ class Ranks:
             if is_lost_rank(error):  # nobody is left to talk to
                 raise
             failure = error
-        told = self.all_gather(None if failure is None else f"{type(failure).__name__}: {failure}")
-        first = next((rank for rank, message in enumerate(told) if message is not None), None)
+        failures = self.all_gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+        first = next((rank for rank, message in enumerate(failures) if message is not None), None)
         if first == self.rank:
             assert failure is not None
             raise failure
         if first is not None:
-            raise PeerFailedError(f"rank {first} failed: {told[first]}") from failure
+            raise PeerFailedError(f"rank {first} failed: {failures[first]}") from failure
 
     def close(self) -> None:
         """Leave the group, if this object made it."""
