@@ -2,12 +2,13 @@
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: help env test test-slow test-gpu smoke lint format docs clean
+.PHONY: help env test test-slow test-long test-gpu smoke lint format docs clean
 
 help:
 	@echo "make env        .venv with pinned packages (tools/env.sh)"
-	@echo "make test       environment, then every test that is neither slow nor gpu"
+	@echo "make test       environment, then every test without a mark: slow, long, gpu"
 	@echo "make test-slow  the tests marked slow      make test-gpu  the tests marked gpu"
+	@echo "make test-long  the tests marked long: endurance and large samples, an hour"
 	@echo "make smoke      the toy corpus, all stages (egs/toy/run.sh)"
 	@echo "make lint       ruff and mypy              make format    let ruff mend what it can"
 	@echo "make docs       check the documents against the code"
@@ -16,11 +17,17 @@ help:
 env:
 	@bash tools/env.sh
 
+# Compiled test modules are kept: compiling them costs each worker eight seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest
+
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not long and not gpu" $(ARGS)
 
 test-slow: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not gpu" $(ARGS)
+	$(PYTEST) -n 2 --dist worksteal -m "slow and not gpu" $(ARGS)
+
+test-long: env
+	$(PYTEST) -m "long and not gpu" $(ARGS)
 
 test-gpu: env
 	$(PY) -m pytest -m gpu $(ARGS)

@@ -198,7 +198,7 @@ def test_killed_at_random_moments_equals_uninterrupted(scenario, tmp_path, engin
     judge_endurance(scenario("endurance", tmp_path, engine, ranks, kills, 7, 24), kills)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("engine", "ranks"), [("local", 1), ("zero2", 2)])
 def test_killed_twenty_times_equals_uninterrupted(scenario, tmp_path, engine, ranks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def script(*arguments: str, launcher: tuple[str, ...] = ()) -> list[dict]:
     command = [sys.executable, *launcher, str(HERE / "tiny_training.py"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(found) for found in re.findall(r"\{.*?\}", done.stdout)]  # two ranks may share a line
 
 
 def same_weights(one: Path, other: Path) -> None:

@@ -215,7 +215,7 @@ TEN_THOUSAND = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("sampler", SPAN_SAMPLERS)
 def test_ten_thousand_frames(sampler, capsys):
@@ -247,7 +247,7 @@ def test_ten_thousand_frames(sampler, capsys):
         print(f"\n{sampler}: {frames} frames ({', '.join(told)}), no code outside its range; {seconds:.0f} s of CPU")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_cost_beside_unconstrained(capsys):
     """Seconds a token of `blockwise` with and without the constraint, in turns."""
