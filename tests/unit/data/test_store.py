@@ -57,7 +57,7 @@ def test_opening_reads_no_tokens(tmp_path, streams):
     write(tmp_path / "s", streams)
     for path in tmp_path.glob("s/*.ids"):
         path.write_bytes(bytes(path.stat().st_size))
-    store = Store(tmp_path / "s")
+    store = Store(tmp_path / "s", verify=False)  # as at every opening but the first
     assert store.lengths.sum() == sum(map(len, streams)) and len(pickle.dumps(store)) < 500
     parts = Joined([p.subset(np.arange(len(p))[::-1]) for p in store.sources()])
     assert [parts.uid(i) for i in range(40)] == [s.uid for s in [*streams[24::-1], *streams[:24:-1]]]
@@ -146,10 +146,10 @@ def test_damage_is_named(tmp_path, streams):
     whole = (folder / "00001.ids").read_bytes()
     for damaged in (whole[:-4], whole[:-1]):
         (folder / "00001.ids").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"00001\.ids: .*run 'ttt data pack' again"):
+        with pytest.raises(DataError, match=r"00001\.ids is \d+ bytes, .*run 'ttt data pack' again"):
             list(Store(folder))
     (folder / "00001.ids").unlink()
-    with pytest.raises(DataError, match=r"00001\.ids: not readable"):
+    with pytest.raises(DataError, match=r"00001\.ids is missing"):
         list(Store(folder))
     about = json.loads((folder / "store.json").read_text())
     (folder / "store.json").write_text(json.dumps({**about, "format": 99}))

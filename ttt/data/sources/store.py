@@ -1,6 +1,6 @@
 """A store: token streams in flat files that are mapped into memory, so that opening is instant and only what is used is read.
 
-    store.json          what it was made of and what it holds; written last
+    store.json          what it was made of and what it holds, with the digest of every file; written last
     vocab.json          the ids' meaning, as in the tokenizer's folder (`ttt data pack` writes it)
     00000.ids           u32 [tokens]     ids
     00000.flags         u8  [tokens]     kind (2 bits), target (4), answer (8)
@@ -14,6 +14,9 @@ Size: 5 bytes a token and 44 an example, plus uid and segments.  The number of s
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import shutil
 from array import array
 from collections.abc import Mapping, Sequence
@@ -26,9 +29,11 @@ import numpy as np
 from ttt.data.sources.streams import Digest, Streams, digest_of
 from ttt.errors import DataError
 from ttt.io.atomic import put_folder, recover, temporary_name, write_json
-from ttt.io.digests import hash64
+from ttt.io.digests import digest_of_json, hash64
 from ttt.io.json_input import read_json
+from ttt.io.json_output import to_json
 from ttt.io.outputs import check_replaced_folder, holds_only
+from ttt.io.sealed import check_files
 from ttt.types import AUDIO_STYLES, Segment, TokenStream, audio_runs
 
 FORMAT = 1
@@ -39,6 +44,16 @@ INDEX = np.dtype([
 STORE_FILES = (r"store\.json", r"vocab\.json", r"[0-9]{5,}\.[a-z]+")  # patterns of all names in a store
 FILES: dict[str, Any] = {"ids": "<u4", "flags": "u1", "segments": "<i4", "uids": "u1", "index": INDEX}
 TARGET, NOISABLE, KIND_BITS = 4, 8, 3
+
+
+log = logging.getLogger(__name__)
+SEAL = "seal"  # key of store.json: digest of all the others
+DIGEST_BYTES = 16
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """Digest of a manifest's values."""
+    return digest_of_json(json.loads(to_json(manifest)))
 
 
 @dataclass
@@ -94,13 +109,14 @@ class StoreWriter:
         )
         self.work = temporary_name(self.folder)
         self.work.mkdir(parents=True)
-        self.shards: list[dict[str, int]] = []
+        self.shards: list[dict[str, Any]] = []
         self.tasks: dict[str, int] = {}
         self.digest = Digest()
         self.uid_keys = array("Q")
         self.tokens = 0
         self._files: dict[str, Any] = {}
         self._at: dict[str, int] = {}
+        self._hashers: dict[str, Any] = {}
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -125,7 +141,9 @@ class StoreWriter:
         numbers = np.asarray([self.tasks.setdefault(t, len(self.tasks)) for t in block.tasks])
         index["task"] = numbers[index["task"]]
         for name, values in {**block.arrays, "index": index}.items():
-            self._files[name].write(np.ascontiguousarray(values).tobytes())
+            content = np.ascontiguousarray(values).tobytes()
+            self._files[name].write(content)
+            self._hashers[name].update(content)
             self._at[name] += len(values)
         raw, target = block.arrays["uids"].tobytes(), (block.arrays["flags"] & TARGET) > 0
         for row in block.arrays["index"]:
@@ -146,16 +164,16 @@ class StoreWriter:
             "format": FORMAT, "examples": len(self), "tokens": self.tokens, "digest": self.digest.hexdigest(),
             "tasks": list(self.tasks), "shards": self.shards, **about,
         }  # fmt: skip
-        write_json(self.work / "store.json", manifest)
+        write_json(self.work / "store.json", {**manifest, SEAL: seal_of(manifest)})
         self._refuse_double_uids()
         put_folder(self.work, self.folder)
-        return Store(self.folder)
+        return Store(self.folder, verify=False)
 
     def _refuse_double_uids(self) -> None:
         keys = np.frombuffer(self.uid_keys, dtype="u8")
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-        store = Store(self.work)
+        store = Store(self.work, verify=False)
         for at in same[:1]:
             a, b = (int(i) for i in order[at : at + 2])
             raise DataError(
@@ -168,24 +186,32 @@ class StoreWriter:
         number = len(self.shards)
         self._files = {name: (self.work / f"{number:05d}.{name}").open("wb") for name in FILES}
         self._at = dict.fromkeys(FILES, 0)
+        self._hashers = {name: hashlib.blake2b(digest_size=DIGEST_BYTES) for name in FILES}
 
     def _close_shard(self) -> None:
         if self._files:
             for file in self._files.values():
                 file.close()
-            self.shards.append(
-                {"examples": self._at["index"], "tokens": self._at["ids"], "segments": self._at["segments"]}
-            )
+            files = {
+                Path(file.name).name: {
+                    "bytes": Path(file.name).stat().st_size,
+                    "blake2b": self._hashers[name].hexdigest(),
+                }
+                for name, file in self._files.items()
+            }
+            counts = {"examples": self._at["index"], "tokens": self._at["ids"], "segments": self._at["segments"]}
+            self.shards.append({**counts, "files": files})
             self._files = {}
 
 
 class Store(Streams):
     """A store that `StoreWriter` wrote.  Opening reads the manifest and maps the indices; tokens stay on the disk.
 
-    Shards are mapped when first used.  Copies in other processes open the folder anew instead of copying it.
+    Shards are mapped when first used.  Copies in other processes open the folder anew instead of copying it.  All files are
+    compared with the digests in the manifest; they are read for it once, not at every opening (`ttt.io.sealed`).
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, verify: bool = True) -> None:
         self.folder = Path(folder)
         path = self.folder / "store.json"
         recover(self.folder)
@@ -197,16 +223,48 @@ class Store(Streams):
                 raise DataError(
                     f"{path}: format {self.about['format']}, this version reads {FORMAT}; run 'ttt data pack' again"
                 )
+            if verify:
+                self._verify(path)
             self.digest, self.tasks = self.about["digest"], self.about["tasks"]
             counts = [s["examples"] for s in self.about["shards"]]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a store's manifest ({error!r}); run 'ttt data pack' again") from error
         self.first = np.cumsum([0, *counts])
         self._maps: dict[tuple[int, str], np.ndarray] = {}
         self.lengths = np.concatenate([self._map(i, "index")["length"] for i in range(len(counts))]).astype(np.int32)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.folder,)
+        return Store, (self.folder, False)
+
+    def _verify(self, path: Path) -> None:
+        """Compare the manifest with its own seal, and every file with the manifest."""
+        again = "run 'ttt data pack' again"
+        rest = {key: value for key, value in self.about.items() if key != SEAL}
+        listed = {name: entry for shard in rest["shards"] for name, entry in shard.get("files", {}).items()}
+        if SEAL not in self.about and not listed:
+            log.warning("%s: written without digests by an older version; what it holds is not compared", self.folder)
+            self._check_index()
+            return
+        if self.about.get(SEAL) != seal_of(rest):
+            raise DataError(f"{path}: was changed after it was written; {again}")
+        expected = {f"{i:05d}.{name}" for i in range(len(rest["shards"])) for name in FILES}
+        if set(listed) != expected:
+            raise DataError(f"{path}: lists other files than those of {len(rest['shards'])} shards; {again}")
+        check_files(self.folder, listed, "store.json", again, DataError)
+
+    def _check_index(self) -> None:
+        """Refuse an index that points beyond the other files, which is all that can be told without digests."""
+        self._maps = {}
+        for shard, about in enumerate(self.about["shards"]):
+            rows = self._map(shard, "index")
+            columns = (("token", "length", "ids"), ("segment", "segments", "segments"), ("uid", "uid_bytes", "uids"))
+            for start, length, name in columns:
+                ends = rows[start] + rows[length]
+                if len(rows) and (rows[start].min() < 0 or rows[length].min() < 0 or ends.max() > len(self._map(shard, name))):
+                    raise DataError(
+                        f"{self.folder}: {shard:05d}.index and {shard:05d}.{name} do not belong together ({about}); run 'ttt data "
+                        "pack' again"
+                    )
 
     def stream(self, index: int) -> TokenStream:
         """The example of this number."""
