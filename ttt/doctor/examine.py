@@ -160,14 +160,16 @@ def _check_network(
     ``batches``: what the network is asked about; ``first``: the run's first batches, whose ids must have learnt.
     """
     vocab, objective, seed = tokenizer.vocab, config.objective, config.run.seed
-    findings = check_model(model, objective, batches, vocab, seed)
     try:
         initial: Any = _initial_network(config, tokenizer)
     except TttError as error:
+        findings = check_model(model, objective, batches, vocab, seed)
         return [*findings, Finding("model/new_rows", SKIP, f"the initial weights cannot be made again: {error}")]
+    same_ids = initial.token_tables()["embedding"].shape == model.token_tables()["embedding"].shape
+    findings = check_model(model, objective, batches, vocab, seed, initial.to(model.device).eval() if same_ids else None)
     if _random_start(config):
         findings += check_start(initial, objective, batches, vocab, seed)
-    if initial.token_tables()["embedding"].shape != model.token_tables()["embedding"].shape:
+    if not same_ids:
         text = "the checkpoint's embedding has another size than the initial one"
         return [*findings, Finding("model/new_rows", WARN, text)]
     used = torch.unique(torch.cat([_ids_of_plan(objective, b, seed) for b in first]))

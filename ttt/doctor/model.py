@@ -56,14 +56,15 @@ def at_time(objective: Any, batches: Sequence[PackedBatch], time: float, seed: i
 
 def check_model(
     model: LanguageModel, objective: Any, batches: Sequence[PackedBatch], vocab: Vocabulary, seed: int = 1,
+    initial: LanguageModel | None = None,
 ) -> list[Finding]:  # fmt: skip
-    """What the checkpoint predicts, and which positions influence it."""
+    """What the checkpoint predicts and sees.  ``initial``: the network it started from, which has its own preferences."""
     training = model.training
     model.eval()
     try:
         noisy = hasattr(objective, "plan_from") and hasattr(objective, "maskable")
         plans = at_time(objective, batches, 0.5, seed) if noisy else make_plans(objective, batches, seed)
-        out = [f for name in SHIFTS if (f := _predicts(model, plans, name, vocab))]
+        out = [f for name in SHIFTS if (f := _predicts(model, plans, name, vocab, initial))]
         if noisy:
             out += _noise_levels(model, objective, batches, vocab, seed)
         return [*out, *_sees(model, objective, plans)]
@@ -71,8 +72,34 @@ def check_model(
         model.train(training)
 
 
-def _predicts(model: LanguageModel, plans: Sequence[Planned], name: str, vocab: Vocabulary) -> Finding | None:
-    """Which neighbour do the logits of a term's positions fit best?"""
+def _predicts(
+    model: LanguageModel, plans: Sequence[Planned], name: str, vocab: Vocabulary, initial: LanguageModel | None = None
+) -> Finding | None:  # fmt: skip
+    """Which neighbour do the logits of a term's positions fit best, by what the network has learnt?"""
+    right = SHIFTS[name]
+    means, n = _shift_losses(model, plans, name)
+    if not n:
+        return None
+    best = min(means, key=lambda s: means[s])
+    shown = ", ".join(f"i{s:+d}".replace("i+0", "i") + f" {means[s]:.2f}" for s in sorted(means))
+    text = (
+        f"loss if logits at i predicted the token at {shown} nats ({n:,} positions, ln V = {math.log(vocab.size):.2f})"
+    )
+    clearly = max(0.1, 0.05 * means[right])
+    if best == right or means[best] >= means[right] - clearly:
+        return Finding(f"model/predicts/{name}", OK, text)
+    if initial is not None:
+        # A tied embedding prefers the token it reads before it has learnt anything: only what was learnt is a fault.
+        start, _ = _shift_losses(initial, plans, name)
+        learnt = {shift: start[shift] - means[shift] for shift in means}
+        if learnt[best] < learnt[right] + clearly:
+            why = "too early to tell: the weights it started from prefer the same (a tied embedding does)"
+            return Finding(f"model/predicts/{name}", NOTE, f"{text}; {why}")
+    return Finding(f"model/predicts/{name}", FAULT, text, SHIFTED)
+
+
+def _shift_losses(model: LanguageModel, plans: Sequence[Planned], name: str) -> tuple[dict[int, float], int]:
+    """(Mean loss by shift of the targets: the right one and its neighbours; number of positions)."""
     right = SHIFTS[name]
     sums = {shift: [0.0, 0] for shift in (right - 1, right, right + 1)}
     for p, term in terms_of(plans, name):
@@ -86,18 +113,8 @@ def _predicts(model: LanguageModel, plans: Sequence[Planned], name: str, vocab: 
         for shift, entry in sums.items():
             entry[0] += float(_nll(logits, p.truth.at(shift)[known]).sum())
             entry[1] += len(known)
-    n = sums[right][1]
-    if not n:
-        return None
-    means = {shift: total / n for shift, (total, _) in sums.items()}
-    best = min(means, key=lambda s: means[s])
-    shown = ", ".join(f"i{s:+d}".replace("i+0", "i") + f" {means[s]:.2f}" for s in sorted(means))
-    text = (
-        f"loss if logits at i predicted the token at {shown} nats ({n:,} positions, ln V = {math.log(vocab.size):.2f})"
-    )
-    if best != right and means[best] < means[right] - max(0.1, 0.05 * means[right]):
-        return Finding(f"model/predicts/{name}", FAULT, text, SHIFTED)
-    return Finding(f"model/predicts/{name}", OK, text)
+    n = int(sums[right][1])
+    return {shift: total / max(n, 1) for shift, (total, _) in sums.items()}, n
 
 
 def _noise_levels(

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -63,6 +64,30 @@ def test_healthy_objectives_have_no_fault(name):
     model = tiny_model()
     again = check_model(model, objective, batches(n=2), vocab)
     assert faults(again) == [], [f.line() for f in again]
+
+
+def tied_model():
+    """A random network whose logits prefer the token it reads, as those of a tied embedding do."""
+    model = tiny_model()
+    whole = copy.deepcopy(model.hf)
+    with torch.no_grad():
+        whole.get_output_embeddings().weight.copy_(2.0 * whole.get_input_embeddings().weight)
+        for layer in whole.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return type(model)(whole, model.tokenizer).eval()
+
+
+def test_an_untrained_tied_backbone_has_no_shifted_labels():
+    """Only what a network has learnt speaks of its labels."""
+    vocab, objective = tiny_tokenizer().vocab, HEALTHY["ar"]
+    start = tied_model()
+    assert SHIFTED in faults(check_model(start, objective, batches(n=2), vocab)), "this is what it looks like"
+    found = check_model(start, objective, batches(n=2), vocab, initial=start)
+    assert faults(found) == []
+    assert any("too early to tell" in f.line() for f in found if f.name == "model/predicts/ar")
+    learnt = check_model(start, objective, batches(n=2), vocab, initial=tiny_model())
+    assert SHIFTED in faults(learnt), "it did not start that way"
 
 
 def edited(base, edit):
