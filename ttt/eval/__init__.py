@@ -5,6 +5,7 @@ Which file to open for which question:
     inputs.py            which examples are answered, where results go, what decides a generation (section ``eval``)
     generate.py          examples -> generation records, by the decoder
     generations.py       what a generation record holds; pairing with examples
+    partial.py           answers written down one by one while ``ttt generate`` decodes; what a second call goes on from
     evaluate.py          the whole of ``ttt score``: pair_up -> listen -> score -> write
     listen.py            sound of the answers, transcripts of the judge, comparisons of sounds
     score.py             metrics of every group (split, task) with their intervals
