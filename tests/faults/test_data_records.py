@@ -188,3 +188,31 @@ def test_a_byte_order_mark_is_no_fault(tmp_path, tok, capsys, kind):
     (tmp_path / f"x.{kind}").write_text(text, encoding="utf-8-sig")
     code, out, _ = call(VERBS["check"](tmp_path / f"x.{kind}", tok, tmp_path), capsys)
     assert code == 0 and "1 records, 1 usable" in out
+
+
+ENCODE = {
+    "turn": own(turns=[5]),
+    "spans": one_turn(spans="ho"),
+    "no spans": own(turns=[{"role": "user"}]),
+    "span": one_turn(spans=[5]),
+    "wav number": one_span(wav=5),
+    "wav list": one_span(wav=["a.wav"]),
+    "wav empty": one_span(wav=""),
+    "wav gone": one_span(wav="/no/a.wav"),
+    "style": one_span(wav="/no/a.wav", style=5),
+    "meta": own(meta=5),
+    "not JSON": "{",
+    "NaN": own(meta={"x": float("nan")}),
+}
+
+
+@pytest.mark.parametrize("fault", ENCODE.values(), ids=ENCODE.keys())
+def test_sound_files_of_records(tmp_path, capsys, caplog, fault):
+    caplog.set_level(logging.INFO)
+    data = tmp_path / "x.jsonl"
+    data.write_text("\n".join([json.dumps(GOOD), fault]) + "\n")
+    words = ["data", "encode", data, tmp_path / "out.jsonl", "codec={name: toy, num_codes: 32}"]
+    code, _, err = call(words, capsys)
+    assert code == 2 and f"{data}:2: " in err and "\n" not in err
+    code, _, _ = call([*words, "--skip-bad"], capsys)
+    assert code == 0 and "2 rows, 1 written" in caplog.text and "1 skipped: " in caplog.text

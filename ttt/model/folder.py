@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttt.errors import CheckpointError
+from ttt.errors import CheckpointError, DataError
 from ttt.io.json_input import read_json
 from ttt.io.pretrained import refuse_nonfinite, refuse_pickles
 from ttt.io.sealed import check_files
@@ -25,8 +24,8 @@ KEY = "ttt_model"  # key of config.json that names the architecture; configurati
 def stored_arch(folder: str | Path) -> Mapping[str, Any] | None:
     """The architecture of a folder (a block with ``name``); None for a Hugging Face causal LM, or if it holds no model."""
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(Path(folder) / "config.json", "copy the folder again", kind=None)
+    except DataError:
         return None
     block = config.get(KEY) if isinstance(config, Mapping) else None
     return block if isinstance(block, Mapping) and "name" in block else None

@@ -208,13 +208,20 @@ def check_record(record: Any, where: str) -> None:
     """Raise `RecordError` unless ``record`` reads as an example (sound files counted as empty spans)."""
 
     def span(raw: Any) -> Any:
-        return {"audio": [], "style": raw.get("style", "span")} if isinstance(raw, Mapping) and "wav" in raw else raw
+        if not isinstance(raw, Mapping) or "wav" not in raw:
+            return raw
+        if not isinstance(raw["wav"], str) or not raw["wav"]:
+            raise RecordError(where, "no sound file", f"expected the path of a sound file, got {raw['wav']!r}; mend the record")
+        return {"audio": [], "style": raw.get("style", "span")}
+
+    def turn(raw: Any) -> Any:
+        whole = isinstance(raw, Mapping) and isinstance(raw.get("spans"), list | tuple)
+        return {**raw, "spans": [span(s) for s in raw["spans"]]} if whole else raw
 
     if is_ids(record):  # needs a tokenizer to be checked any further
         return
     if isinstance(record, Mapping) and isinstance(record.get("turns"), Sequence):
-        turns = [{**t, "spans": [span(s) for s in t["spans"]]} for t in record["turns"]]
-        record = {**record, "turns": turns}
+        record = {**record, "turns": [turn(t) for t in record["turns"]]}
     example_from_json(record, where)
 
 
