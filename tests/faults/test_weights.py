@@ -312,3 +312,30 @@ def test_edited_lists_of_files(value, world, run):
 def test_the_recipe_has_the_keys(world, run):
     stored = yaml.safe_load(run("config", "--config", world.recipe).out)
     assert stored["model"]["trust_remote_code"] is False
+
+
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def test_saved_folders_stop_and_keep_the_chat_template(world, run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ttt.text.tokenizer import TextTokenizer
+
+    Path("model/chat_template.jinja").write_text(TEMPLATE)
+    before = {"eos_token_id": 0, "do_sample": True, "temperature": 0.7, "repetition_penalty": 1.1}
+    Path("model/generation_config.json").write_text(json.dumps(before))
+    lora = ("model.preset=''", "model.path=model", "model.lora.rank=2", "train.steps=1", "run.dir=adapters")
+    assert run("train", "--config", world.recipe, *lora).code == 0
+    adapters = "adapters/checkpoints/step-00000001/model"
+    assert run("train", "--config", world.recipe, "model.preset=''", "model.path=model", "train.steps=1", "run.dir=whole").code == 0
+    assert run("model", "merge", adapters, "merged").code == 0
+    assert run("model", "export", "merged", "exported").code == 0
+    assert run("model", "export", "model", "plain").code == 0
+    end = TextTokenizer.load("model").vocab.im_end_id
+    for folder in ("merged", "exported", "plain", "whole/checkpoints/step-00000001/model"):
+        kept = AutoModelForCausalLM.from_pretrained(folder).generation_config
+        assert kept.eos_token_id == end, folder
+        assert (kept.temperature, kept.repetition_penalty) == (0.7, 1.1), folder
+        assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE, folder
+    assert json.loads(Path(adapters, "tokenizer_config.json").read_text())["chat_template"] == TEMPLATE

@@ -14,7 +14,7 @@ from ttt.model.folder import check_tokenizer, refuse_other_arch
 from ttt.model.frozen import frozen
 from ttt.model.lm import SpeechTextLM
 from ttt.model.lora import AdaptedLM, is_adapter, load_merged
-from ttt.text.tokenizer import TextTokenizer
+from ttt.text.tokenizer import TextTokenizer, stored_chat_template
 
 
 def start_lm(
@@ -48,6 +48,7 @@ def build_lm(
     """From a configuration (`build_backbone`); with ``section.lora``, adapters around it (`ttt.model.lora`)."""
     if section.path:
         check_tokenizer(Path(section.path), tokenizer.token)
+        tokenizer.chat_template = tokenizer.chat_template or stored_chat_template(section.path)
     if section.lora.rank:
         return AdaptedLM.build(section, tokenizer, seed, code_vectors)
     return SpeechTextLM(build_backbone(section, tokenizer.vocab, seed, code_vectors), tokenizer)

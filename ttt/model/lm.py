@@ -21,9 +21,17 @@ from ttt.types import ModelInputs, Plan
 
 if TYPE_CHECKING:
     from ttt.model.cache import PackedCall
+    from ttt.text.vocab import Vocabulary
 
 
 _EAGER_COPIES = 4  # maps of one layer that eager attention holds at once: scores, mask added, softmax, cast
+
+
+def stop_at_turn_end(hf: Any, vocab: Vocabulary) -> None:
+    """Have plain transformers stop where a turn ends; other generation settings of the backbone stay."""
+    for config in (hf.config, getattr(hf, "generation_config", None)):
+        if config is not None:
+            config.pad_token_id, config.eos_token_id = vocab.pad_id, vocab.im_end_id
 
 
 class SpeechTextLM(nn.Module):
@@ -42,7 +50,8 @@ class SpeechTextLM(nn.Module):
         self._heads: dict[tuple[int, int], Packed] | None = None  # rearranged rows of the head, by the range of ids
 
     def save(self, folder: str | Path) -> None:
-        """`save_pretrained` (safetensors), the tokenizer and vocab.json."""
+        """`save_pretrained` (safetensors), the tokenizer and vocab.json.  Plain transformers stops at the end of a turn."""
+        stop_at_turn_end(self.hf, self.tokenizer.vocab)
         self.hf.save_pretrained(folder)
         self.tokenizer.save(Path(folder))
 

@@ -23,7 +23,7 @@ from ttt.io.json_input import read_json
 from ttt.io.pretrained import refuse_nonfinite
 from ttt.model.backbone import bitsandbytes, build_backbone, load_hf
 from ttt.model.folder import own_tokens, refuse_changed
-from ttt.model.lm import SpeechTextLM
+from ttt.model.lm import SpeechTextLM, stop_at_turn_end
 from ttt.model.rows import join_tables, split_tables
 from ttt.text.tokenizer import TextTokenizer
 
@@ -151,7 +151,7 @@ def load_merged(
     model.load_weights(folder)
     whole = model.merged()
     hf.config.use_cache = False
-    hf.config.pad_token_id, hf.config.eos_token_id = tokenizer.vocab.pad_id, tokenizer.vocab.im_end_id
+    stop_at_turn_end(hf, tokenizer.vocab)
     return whole.eval()
 
 

@@ -70,6 +70,7 @@ def import_official(source: Path, out: Path, overwrite: bool = False) -> TextTok
     with written_aside(out, overwrite, [source]) as partial:
         copy_weights(source, partial)
         _write_config(partial, {**config, "architectures": [PLAIN]})
+        _write_generation(source, partial, tokenizer)
         tokenizer.save(partial)
     return tokenizer
 
@@ -101,6 +102,7 @@ def export(
     with written_aside(out, overwrite, [source]) as partial:
         copy_weights(source, partial, dtype)
         _write_config(partial, config)
+        _write_generation(source, partial, tokenizer)
         tokenizer.save(partial)
 
 
@@ -191,8 +193,6 @@ def copy_weights(source: Path, out: Path, dtype: str = "") -> None:
         if dtype:
             record.setdefault("metadata", {})["total_size"] = size
         (out / INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if (source / "generation_config.json").is_file():
-        shutil.copyfile(source / "generation_config.json", out / "generation_config.json")
 
 
 @contextlib.contextmanager
@@ -230,6 +230,18 @@ def _qwen2(config: Mapping[str, Any], folder: Path) -> None:
             f"{folder / 'config.json'}: model_type {config.get('model_type')!r}: the official layout holds Qwen2 backbones "
             "only; use --layout hf"
         )
+
+
+def _write_generation(source: Path, out: Path, tokenizer: TextTokenizer) -> None:
+    """``generation_config.json`` of ``source`` with the end of a turn among the tokens that end an answer."""
+    path = source / "generation_config.json"
+    settings = read_json(path, "copy the folder again", error=CheckpointError) if path.is_file() else {}
+    ends = settings.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    end = tokenizer.vocab.im_end_id
+    if end not in ends:
+        settings = {**settings, "eos_token_id": end, "pad_token_id": tokenizer.vocab.pad_id}
+    (out / path.name).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:

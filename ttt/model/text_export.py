@@ -25,6 +25,8 @@ def save_text_model(source: Path, out: Path) -> int:
     model.hf.resize_token_embeddings(first, mean_resizing=False)
     model.hf.save_pretrained(out)
     backend.save(str(out / "tokenizer.json"))
+    if max(model.tokenizer.vocab.pad_id, model.tokenizer.vocab.im_end_id) < first:
+        model.tokenizer.save_settings(out)
     return first
 
 

@@ -29,6 +29,7 @@ class TextTokenizer:
     def __init__(self, backend, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None) -> None:
         """``num_codebooks``: 0: as usual in the form; ``mask_id``: an id to use as mask, in forms that allow it (LLaDA-TTS)."""
         self.backend = backend
+        self.chat_template: Any = None  # of the backbone, for plain transformers: kept, never used here
         self.form = recognise(backend.token_to_id)
         self.vocab: Vocabulary = derive(
             backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad, num_codebooks, mask_id
@@ -47,7 +48,9 @@ class TextTokenizer:
         """
         path = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / "vocab.json"
         if not Vocabulary.is_saved(path):
-            return cls(read_backend(folder))
+            made = cls(read_backend(folder))
+            made.chat_template = stored_chat_template(folder)
+            return made
         stored = Vocabulary.load(path)
         made = cls(read_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id)
         if stored != made.vocab:
@@ -56,7 +59,7 @@ class TextTokenizer:
                 f"the tokenizer.json beside it ({made.vocab.form}, {made.vocab.size} ids, codes from {made.vocab.code_start}); "
                 "run 'ttt tokenizer' again, or copy both from where the model was trained"
             )
-        made.vocab = stored
+        made.vocab, made.chat_template = stored, stored_chat_template(folder)
         return made
 
     @classmethod
@@ -79,6 +82,7 @@ class TextTokenizer:
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
             )
+        made.chat_template = stored_chat_template(folder)
         return made
 
     def has_form(self, form: str) -> bool:
@@ -162,17 +166,34 @@ class TextTokenizer:
                     f"{where}: text contains the special token {token!r} literally; remove it or write the audio as a span"
                 )
 
-    def save(self, folder: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and vocab.json."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(folder / "tokenizer.json"))
+    def save_settings(self, folder: Path) -> None:
+        """Write tokenizer_config.json, with which plain transformers loads the tokenizer; the backbone's chat template is in it."""
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": self.token(self.vocab.pad_id),
             "eos_token": self.token(self.vocab.im_end_id),
             "clean_up_tokenization_spaces": False, "model_max_length": 1_000_000,
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
         }  # fmt: skip
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and vocab.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        self.save_settings(folder)
         self.vocab.save(folder / "vocab.json")
+
+
+def stored_chat_template(folder: str | Path) -> Any:
+    """The chat template beside a tokenizer (``chat_template.jinja``, or in ``tokenizer_config.json``) as it stands; or None."""
+    folder = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+    try:
+        if (folder / "chat_template.jinja").is_file():
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return settings.get("chat_template") if isinstance(settings, dict) else None
 
 
 def read_backend(folder: str | Path, error: type[TttError] = DataError) -> Any:
