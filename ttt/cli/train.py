@@ -47,9 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.model.arch import check_arch
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.engines import check_engine, check_trainable, world
+    from ttt.train.run_folder import check_made_here
     from ttt.train.trainer import Trainer
 
     check_engine(config.train)
+    check_made_here(Path(config.run.dir))  # before data and weights are read
     check_trainable(config.model.attention, config.run.device)
     check_arch(config.model.arch, objective.arch, f"objective {name!r}")
     if name_of(config.model.arch) == "causal_lm" and not config.train.init_from:

@@ -25,6 +25,7 @@ from ttt.eval import cards
 from ttt.io.atomic import write_json, write_text
 from ttt.io.digests import digest_of_json, sha256_digest
 from ttt.io.json_input import read_json
+from ttt.io.outputs import is_inside
 
 if TYPE_CHECKING:
     from ttt.train.checkpoint import TrainState
@@ -88,7 +89,7 @@ class Cell:
         if changed:
             self.card.unlink(missing_ok=True)
             retrain = any(not is_decoding(change.key) for change in changed)
-            shutil.rmtree(self.folder if retrain else self.folder / "eval")
+            remove_results(self.folder, training=retrain)
         write_text(self.folder / "cell.yaml", resolved_yaml(self.config))
         about = {"row": self.row, "seed": self.seed, "digest": self.digest(), "identity": self.identity()}
         write_json(self.folder / "cell.json", about)
@@ -96,6 +97,28 @@ class Cell:
     def verbs(self) -> tuple[str, ...]:
         """What is run, in order."""
         return ("generate", "score") if self.config.eval.checkpoint else ("train", "generate", "score")
+
+
+def remove_results(folder: Path, training: bool = True) -> None:
+    """Remove what the verbs made in a cell's folder (with ``training`` the run too), and nothing else."""
+    from ttt.train.trainer import clear
+
+    names = ["*.generations.jsonl", "*.trace.jsonl", "*.done.json", "card.json", "items.jsonl", "samples", "tensorboard"]
+    for path in [p for name in names for p in (folder / "eval").glob(name)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if training:
+        clear(folder)
+        for name in ("card.json", "log.txt", "cell.yaml", "cell.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def refuse_inside(card: Path, folder: Path) -> None:
+    """Raise `ConfigError` for a card that `remove_results` of ``folder`` would remove."""
+    if is_inside(card, folder):
+        raise ConfigError(f"{folder}: holds the source {card}; name another folder with --out")
 
 
 def is_decoding(key: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ttt.config.diff import Change, differences
 from ttt.config.load import build_config
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.eval import cards
-from ttt.lab.cells import Cell, inputs_of, refuse_changed
+from ttt.lab.cells import Cell, inputs_of, refuse_changed, refuse_inside, remove_results
 from ttt.lab.plan import REQUIRED
 from ttt.lab.run_table import sigterm_as_interrupt
 from ttt.lab.runner import Runner, Subprocesses, run_cells, visible_gpus
@@ -42,7 +41,8 @@ def repeat_card(
     if cell.card.is_file() and not overwrite:
         raise ConfigError(f"{out}: holds a finished run; give --overwrite to run it again, or another --out")
     if overwrite and (cell.folder / "cell.json").is_file():  # only what an earlier repetition made
-        shutil.rmtree(cell.folder)
+        refuse_inside(path, cell.folder)
+        remove_results(cell.folder)
     refuse_changed([cell])
     with sigterm_as_interrupt():
         (outcome,) = run_cells([cell], 1, runner or Subprocesses(1, visible_gpus(cell.config.run.device)[:1]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ttt.eval import cards
 from ttt.io.atomic import write_json, write_text
+from ttt.io.outputs import check_file, is_our_json
 from ttt.lab import grid_plots, grid_tables
 from ttt.lab.cells import Cell
 from ttt.lab.runner import Outcome
@@ -19,6 +20,14 @@ from ttt.lab.table_file import TableSpec
 FORMAT = "ttt-ablation-1"
 Columns = Mapping[str, Mapping[str, grid_tables.GridCell]]  # metric key -> row -> value
 Card = Mapping[str, Any]
+
+
+def check_table_folder(out: Path) -> None:
+    """Raise `ConfigError` when the folder holds files that `write_table` would write, and no table of ttt wrote them."""
+    if is_our_json(out / "results.json", format=FORMAT) or is_our_json(out / ".lock", pid=None, host=None):
+        return
+    for name in ("table.txt", "table.md", "table.tex", "table.csv", "plot.png", "frontier.png", "results.json"):
+        check_file(out / name, mend="name another folder with --out")
 
 
 def write_table(

@@ -14,9 +14,10 @@ from typing import Any
 from ttt.errors import ConfigError, suggest
 from ttt.lab.cells import Cell, refuse_changed
 from ttt.lab.plan import measured, plan
-from ttt.lab.results import write_table
+from ttt.lab.results import check_table_folder, write_table
 from ttt.lab.runner import Runner, Subprocesses, run_cells, visible_gpus
 from ttt.lab.table_file import TableSpec, read_table, seeds_of
+from ttt.train.run_folder import hold
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,12 @@ def run_table(
     if dry_run:
         head = f"{table.title}: {len(missing)} of {len(selected)} cells to run, {jobs} at a time, in {out}"
         return "\n".join([head, *(f"  {c.name}: {_state(c)}" for c in selected)]), True
+    check_table_folder(out)
     log.info("ablate: %d cells, %d to run, %d at a time -> %s", len(selected), len(missing), jobs, out)
-    with sigterm_as_interrupt():
+    with hold(out, "--out"), sigterm_as_interrupt():
         outcomes = run_cells(missing, jobs, runner or Subprocesses(jobs, gpus), overwrite)
-    return write_table(table, out, cells, metrics, outcomes), not any(o.error for o in outcomes)
+        text = write_table(table, out, cells, metrics, outcomes)
+    return text, not any(o.error for o in outcomes)
 
 
 def _rows(only: Sequence[str], table: TableSpec) -> set[str]:

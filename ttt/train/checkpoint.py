@@ -141,6 +141,7 @@ def remove_leftovers(root: Path) -> None:
     latest = latest_complete(root)
     for path in [*root.glob(".step-*.partial"), *root.glob("step-*")]:
         half_removed = latest is not None and path.name < latest.name and not (path / MARKER).is_file()
+        half_removed &= path.name[5:].isdigit()  # other names are somebody's
         if path.name.startswith(".") or half_removed:
             shutil.rmtree(path)
 

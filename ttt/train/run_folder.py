@@ -14,6 +14,7 @@ from typing import Any
 from ttt.config.diff import MAY_CHANGE, Change, differences, flatten, is_under
 from ttt.errors import ConfigError, TttError
 from ttt.io.json_input import read_json
+from ttt.io.outputs import is_our_json
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,26 @@ class RunFolderError(TttError):
     """A run folder that another process holds, or that belongs to another run."""
 
 
+FILES = ("config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "generated")
+
+
+def check_made_here(folder: Path) -> None:
+    """Raise `ConfigError` when a folder holds files that a run would write, and no run of ttt wrote them."""
+    if not folder.is_dir() or _is_run(folder):
+        return
+    for path in (folder / name for name in FILES):
+        if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+            raise ConfigError(f"run.dir: {path} was not made by ttt; choose another run.dir")
+
+
+def _is_run(folder: Path) -> bool:
+    if is_our_json(folder / "data.json", data_digest=None) or is_our_json(folder / ".lock", pid=None, host=None):
+        return True
+    return any(is_our_json(path, format="1", step=None) for path in folder.glob("checkpoints/step-*/COMPLETE"))
+
+
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, key: str = "run.dir") -> Iterator[None]:
     """Keep other processes out of ``folder``.  Raises `RunFolderError` naming the process that is in it.
 
     The lock is the operating system's, which ends with the process: one that was killed on this machine leaves nothing
@@ -39,7 +58,7 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFolderError(
-                f"{folder}: {_holder(handle)} is running in this folder; wait for it, or choose another run.dir"
+                f"{folder}: {_holder(handle)} is running in this folder; wait for it, or choose another {key}"
             ) from None
         except OSError as error:
             log.warning("%s: no file locks here (%s); two runs in one folder would go unnoticed", folder, error)

@@ -29,6 +29,7 @@ from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.io import atomic, provenance
+from ttt.io.outputs import is_inside, is_same
 from ttt.train import run_folder
 from ttt.train.checkpoint import (
     TrainState,
@@ -55,9 +56,12 @@ log = logging.getLogger(__name__)
 FINISHED = REASONS
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What `run.overwrite` removes: only what a run writes itself.
+_STEP = "step-" + 8 * "[0-9]"
 OWN_FILES = (
-    "config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "generated", "crash-*",
+    "config.yaml", "command.txt", "env.json", "metrics.jsonl", f"checkpoints/{_STEP}", f"checkpoints/.{_STEP}.partial",
+    "tensorboard/events.out.tfevents.*", f"generated/{_STEP}", "crash-[0-9]*", "data.json",
 )  # fmt: skip
+OWN_FOLDERS = ("checkpoints", "tensorboard", "generated")  # removed when nothing else is in them
 
 
 class Batches(Protocol):
@@ -155,6 +159,7 @@ class Trainer:
             try:
                 with self.engine.ranks.all_or_none():
                     if main:
+                        run_folder.check_made_here(self.folder)
                         stack.enter_context(run_folder.hold(self.folder))
                         changes = self._check_folder()
                 stack.enter_context(self._listening())
@@ -286,6 +291,7 @@ class Trainer:
         """Refuse another run's folder, or clear it when told to.  -> what the run goes on with."""
         latest = latest_complete(self.checkpoints)
         if self.config.run.overwrite:
+            refuse_to_clear_inputs(self.folder, paths_read(self.config))
             clear(self.folder)
         elif latest is not None and not self.config.train.resume:
             raise ConfigError(
@@ -300,10 +306,10 @@ class Trainer:
             log.info("%s: the run goes on with %s", self.folder, change)
             if change.key == "train.steps":
                 log.warning("train.steps changed: the learning rate follows the new length from here on")
+        atomic.write_json(self.folder / "data.json", self._identity)  # first: it says that ttt made this folder
         remove_leftovers(self.checkpoints)
         self.checkpoints.mkdir(exist_ok=True)
         self._environment = json.dumps(provenance.environment(command_line()), indent=1) + "\n"
-        atomic.write_json(self.folder / "data.json", self._identity)
         atomic.write_text(self.folder / "env.json", self._environment)
         atomic.write_text(self.folder / "config.yaml", self._config_yaml)
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
@@ -358,15 +364,33 @@ class Trainer:
                 signal.signal(known, handler)
 
 
+def paths_read(config: RunConfig) -> dict[str, str]:
+    """Key -> path of everything a training reads."""
+    data, train = config.data, config.train
+    paths = {"data.train": data.train, "data.dev": data.dev, "data.tokenizer": data.tokenizer, "model.path": config.model.path}
+    return {**paths, "train.init_from": train.init_from, "codec.path": str(getattr(config.codec, "path", "") or "")}
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier run wrote to its folder, and nothing else."""
     for pattern in OWN_FILES:
         for path in folder.glob(pattern):
             log.info("run.overwrite: removing %s", path)
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+    for name in OWN_FOLDERS:
+        with contextlib.suppress(OSError):  # not there, a link, or somebody's files are in it
+            (folder / name).rmdir()
+
+
+def refuse_to_clear_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
+    """Raise `ConfigError` when `clear` would remove one of the ``inputs`` (key -> path)."""
+    own = [path for pattern in OWN_FILES for path in folder.glob(pattern)]
+    for key, value in inputs.items():
+        if value and any(is_same(Path(value), path) or is_inside(Path(value), path) for path in own):
+            raise ConfigError(f"run.overwrite: would remove {key}, {value}, which this run reads; choose another run.dir")
 
 
 def _due(step: int, every: int) -> bool:

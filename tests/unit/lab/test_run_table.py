@@ -127,7 +127,7 @@ def test_a_table_from_nothing_and_again(world, capsys, caplog):
     assert "[6/6] fast seed 2: done in" in caplog.text and "ETA 0:00:00" in caplog.text
     names = {p.name for p in (world / "out").iterdir()}
     tables = {"table.md", "table.tex", "table.csv", "table.txt"}
-    assert names == {"cards", "cells", "plot.png", "frontier.png", "results.json"} | tables
+    assert names == {".lock", "cards", "cells", "plot.png", "frontier.png", "results.json"} | tables
     results = json.loads((world / "out/results.json").read_text())
     assert results["values"]["qa/accuracy"]["a"]["scores"] == [0.5, 0.5]
     assert results["values"]["qa/calls_per_second"]["fast"]["value"] == 2.0
