@@ -13,6 +13,7 @@ import numpy as np
 from ttt.audio.signal import resample
 from ttt.audio.wav import read, write
 from ttt.errors import ConfigError, DataError
+from ttt.io.names import read_index, write_index
 from ttt.tasks.continuation import Continuation
 from ttt.types import AudioCodes, Example, Prompt, Span, Turn, Waveform
 
@@ -57,7 +58,10 @@ def continue_files(
                 model.config.data.row_tokens,
             )
     made = model.decoder().generate(prompts, batch_size=model.config.eval.batch_size)
-    make_folder(targets[0][0].parent)
+    out = targets[0][0].parent
+    make_folder(out)
+    names = {alone.name.removesuffix("_continuation.wav"): path.name for path, (alone, _) in zip(paths, targets, strict=True)}
+    write_index(out, {**read_index(out), **names})
     silent = 0
     for path, heard, answer, (alone, whole) in zip(paths, codes, made, targets, strict=True):
         if not len(answer.codes):

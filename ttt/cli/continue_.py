@@ -49,11 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"--out: {standing}: is no folder that may be written to; name another")
     import ttt
     from ttt.continuation import check_model, continue_files
-    from ttt.io.names import read_index, write_index
 
     model = ttt.load(arguments.run, *settings, config=arguments.config, plugins=arguments.plugins)
     check_model(model, arguments.run)
-    write_index(out, {**read_index(out), **{_name(path): path.name for path in paths}})
     silent = continue_files(model, paths, targets, hole, arguments.prompt_seconds, arguments.seconds)
     return int(silent == len(paths))
 

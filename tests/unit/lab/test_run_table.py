@@ -39,7 +39,7 @@ def world(tmp_path, tokenizer, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     if request.node.name != "test_a_table_from_nothing_and_again":
         monkeypatch.setattr("ttt.lab.grid_plots.ablation_panels", lambda *_: False)
-        monkeypatch.setattr("ttt.eval.plots.frontier", lambda *_: False)
+        monkeypatch.setattr("ttt.lab.grid_plots.frontier", lambda *_: False)
     tokenizer.save(tmp_path / "tokenizer")
     asked = [
         Example(f"q{i}", (Turn("user", (text("hi"),)), Turn("assistant", (text("yes"), audio([1], "last")))), "qa",
