@@ -216,7 +216,7 @@ def test_convert_a_glob_of_files(tmp_path, caplog, capsys):
     assert len(read_examples(tmp_path / "out.jsonl")) == 5
     assert run(*call, "--n-samples", 5) == 0 and "up to date" in caplog.text
     (tmp_path / "train-00000-of-00003.jsonl").write_text(row)
-    assert run(*call, "--n-samples", 5) == 2 and "made with other settings (setting inputs)" in one_line(capsys)
+    assert run(*call, "--n-samples", 5) == 2 and "made with other settings (setting inputs" in one_line(capsys)
     assert run(*call[:4], tmp_path / "dev-*.jsonl", tmp_path / "o.jsonl") == 2 and "no file fits" in one_line(capsys)
     assert run("data", "convert", "--from", "kaldi", tmp_path / "train-*.jsonl", tmp_path / "corpus") == 2
     assert "makes a corpus of one input" in one_line(capsys)

@@ -81,4 +81,4 @@ def test_form_on_a_tokenizer_that_has_another(backbone, tmp_path, capsys):
     assert main([*again, "data.form=text_then_speech_tags"]) == 2
     assert "has audio tokens of the form 'interleaved' already" in capsys.readouterr().err
     assert main([*again, "data.form=tagged"]) == 2
-    assert "form 'tagged' is none of interleaved" in capsys.readouterr().err and not (tmp_path / "u").exists()
+    assert "no 'tagged'. Choices: interleaved" in capsys.readouterr().err and not (tmp_path / "u").exists()

@@ -253,7 +253,7 @@ def test_objectives_samplers_and_verbs_of_another_class_are_refused(world, tmp_p
 def test_doctor_reads_the_log_and_leaves_the_network_alone(world, capsys):
     assert main(["doctor", str(world / "run")]) in (0, 1)  # four updates may look ill
     said = capsys.readouterr().out
-    assert "probes look into causal LMs" in said and "fault" in said
+    assert "probes look into language models" in said and "fault" in said
 
 
 def test_a_sampler_of_books_needs_a_model_of_books():
