@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # GNU's OpenMP (torch on Linux) and Intel's, which read them when they are loaded.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 LOOKS, PAUSE_S = 5, 0.01
+_chosen_by_ttt = False  # neither run.threads nor OMP_NUM_THREADS says how many
 
 
 def sleep_while_waiting(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -33,6 +34,8 @@ def choose_threads(asked: int) -> None:
     """Threads of torch: ``asked`` (``run.threads``), else what ``OMP_NUM_THREADS`` says, else the processors that are free."""
     from ttt.io.provenance import usable_cpus
 
+    global _chosen_by_ttt
+    _chosen_by_ttt = not asked and (_chosen_by_ttt or "OMP_NUM_THREADS" not in os.environ)
     cpus = usable_cpus()
     if asked:
         import torch
@@ -48,6 +51,19 @@ def choose_threads(asked: int) -> None:
             )  # fmt: skip
         if others or cpus < (os.cpu_count() or 1):  # torch knows nothing of a container's quota
             _limit(threads)
+
+
+def keep_threads(before: int) -> None:
+    """A resumed run goes on with the threads it had ``before``, so that its losses stay equal to the last bit.
+
+    Nothing changes where the user said how many there are.
+    """
+    if _chosen_by_ttt and before > 0:
+        import torch
+
+        if torch.get_num_threads() != before:
+            log.info("threads: %d, as before (run.threads chooses another number)", before)
+            torch.set_num_threads(before)
 
 
 def _limit(number: int) -> None:

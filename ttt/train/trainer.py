@@ -30,6 +30,7 @@ from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.io import atomic, provenance
 from ttt.io.outputs import is_inside, is_same
+from ttt.io.threads import keep_threads
 from ttt.train import run_folder
 from ttt.train.checkpoint import (
     TrainState,
@@ -335,6 +336,7 @@ class Trainer:
         self.state.world_size, self.state.micro_batches = ranks, micro_batches
         self.window = Window(self.state.window)
         self.state.stopped = ""
+        keep_threads(threads_of(checkpoint))
         if self.engine.rank == 0:
             log.info("%s: going on from %s (%d tokens seen)", self.folder, checkpoint.name, self.state.tokens)
 
@@ -362,6 +364,15 @@ class Trainer:
         finally:
             for known, handler in before.items():
                 signal.signal(known, handler)
+
+
+def threads_of(checkpoint: Path) -> int:
+    """CPU threads of the run that wrote a checkpoint; 0 where its record does not say."""
+    try:
+        threads = json.loads((checkpoint / "env.json").read_text(encoding="utf-8")).get("threads", 0)
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return threads if isinstance(threads, int) else 0
 
 
 def paths_read(config: RunConfig) -> dict[str, str]:

@@ -54,6 +54,18 @@ def test_fewer_threads_where_others_work(asked, others, expected, eight, monkeyp
         assert f"{expected[0]} threads here (run.threads=8 takes all)" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("asked, variable, expected", [(0, None, [5, 3]), (6, None, [6]), (0, "8", [])])
+def test_a_resumed_run_has_the_threads_it_had(asked, variable, expected, eight, monkeypatch):
+    """Where ttt chose their number: losses would differ in their last bits.  Not where the user did."""
+    monkeypatch.setattr(threads, "_chosen_by_ttt", False)
+    monkeypatch.setattr(threads, "busy_with_others", lambda cpus: 3)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    threads.choose_threads(asked)
+    threads.keep_threads(3)
+    assert eight == expected
+
+
 def test_the_environment_wins(eight, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     monkeypatch.setattr(threads, "busy_with_others", lambda cpus: 7)
