@@ -19,6 +19,7 @@ from ttt.errors import ConfigError, DataError, suggest
 from ttt.io.atomic import write_text
 from ttt.io.metrics_log import METRICS_FILE
 from ttt.io.outputs import refuse_inputs
+from ttt.io.yaml_input import read_yaml
 
 FILE = "bands.yaml"  # beside a recipe
 BAND_KEYS = ("train/loss", "train/nll/", "dev/loss", "dev/nll/")
@@ -83,7 +84,7 @@ def recipe_configs(folder: Path) -> list[Path]:
     path = folder / "command.txt"
     if not path.is_file():
         return []
-    commands = path.read_text(encoding="utf-8").splitlines()
+    commands = path.read_text(encoding="utf-8", errors="replace").splitlines()
     words = shlex.split(commands[-1]) if commands else []
     separate = [Path(value) for flag, value in zip(words, words[1:]) if flag == "--config"]
     return separate + [Path(w.removeprefix("--config=")) for w in words if w.startswith("--config=")]
@@ -109,14 +110,7 @@ def bands_for(folder: Path, path: str = "", recipe: str = "") -> Bands | None:
 
 def read_bands(path: Path) -> dict[str, dict[str, dict[int, list[float]]]]:
     """Recipe -> key -> step -> [low, high].  Raises `DataError` naming the entry that is not of this form."""
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable bands: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise DataError(f"{path}: expected recipe -> key -> step -> [low, high]")
+    raw = read_yaml(path, "bands are recipe -> key -> step -> [low, high]; 'ttt doctor RUN --write-bands FILE' makes them")
     for recipe, keys in raw.items():
         for key, steps in (keys if isinstance(keys, dict) else {"": None}).items():
             for step, band in (steps if isinstance(steps, dict) else {"": None}).items():

@@ -105,7 +105,7 @@ def _check_log(folder: Path, config: RunConfig, rows: Rows, tokenizer: TextToken
     from ttt.train.learning_rate import lr_at
 
     commands = folder / "command.txt"
-    restarts = len(commands.read_text(encoding="utf-8").splitlines()) - 1 if commands.is_file() else 0
+    restarts = len(commands.read_text(encoding="utf-8", errors="replace").splitlines()) - 1 if commands.is_file() else 0
     epochs_per_update = rows[-1].get("train/epoch", 0.0) / rows[-1]["step"] if rows else 0.0
 
     def schedule(update: int, seconds: float) -> float:

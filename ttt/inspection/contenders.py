@@ -12,6 +12,7 @@ from ttt.config.load import build_config, merge, to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, TttError
 from ttt.eval.inputs import with_canvas
+from ttt.io.yaml_input import parse_yaml, read_yaml
 from ttt.registry.core import name_of
 
 OWN = "own"  # the run's own sampler
@@ -40,17 +41,13 @@ def read_contenders(config: RunConfig, listed: Sequence[str]) -> dict[str, RunCo
 
 def _sections(given: str) -> list[tuple[str, dict[str, Any], bool]]:
     """(label, keys over the section ``eval``, was the label given?) of one ``--samplers``."""
-    import yaml
-
     path = Path(given)
     is_file = given.endswith((".yaml", ".yml"))
     if is_file and not path.is_file():
         raise ConfigError(f"--samplers: {path}: no such file")
     where = f"--samplers: {path}" if is_file else "--samplers"
-    try:
-        node = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else given)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from error
+    mend = "name a sampler, or a block with 'name'"
+    node = read_yaml(path, mend, None, ConfigError) if is_file else parse_yaml(given, where, mend, error=ConfigError)
     if isinstance(node, Mapping) and "name" not in node:
         return [(str(label), _section(value, where), True) for label, value in node.items()]
     items = node if isinstance(node, list) else [node]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import DataError
-from ttt.io.atomic import write_text
+from ttt.io.atomic import write_bytes
 from ttt.io.json_input import read_json_lines
 
 log = logging.getLogger(__name__)
@@ -56,10 +56,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: no such training log; it is written by 'ttt train'")
     records = []
     for number, record in read_json_lines(path, mend, may_end_early=True):
-        step = record.get("step")
-        if isinstance(step, bool) or not isinstance(step, (int, float)):
-            raise DataError(f"{path}:{number}: 'step' must be a number, got {step!r}; {mend}")
-        records.append({**_flat(record), "step": int(step)})
+        records.append({**_flat(record), "step": _step_of(record, f"{path}:{number}", mend)})
     return records
 
 
@@ -67,20 +64,26 @@ def cut_back(path: Path, step: int) -> int:
     """Drop the lines after ``step``, and a last line that was cut short.  -> number of lines dropped."""
     if not path.is_file():
         return 0
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _is_up_to(line, step)]
-    dropped = len(lines) - len(kept)
+    mend = "mend the line, or move the log away to begin a new one"
+    lines = path.read_bytes().splitlines(keepends=True)
+    numbers = []
+    for number, record in read_json_lines(path, mend, may_end_early=True):
+        if _step_of(record, f"{path}:{number}", mend) > step:
+            break  # what follows is newer still
+        numbers.append(number)
+    kept = [lines[number - 1] for number in numbers]
+    dropped = sum(1 for line in lines if line.strip()) - len(kept)
     if dropped:
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        write_bytes(path, b"".join(kept))
         log.info("%s: %d lines after step %d dropped; they are made again", path.name, dropped, step)
     return dropped
 
 
-def _is_up_to(line: str, step: int) -> bool:
-    try:
-        return json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):
-        return False
+def _step_of(record: Mapping[str, Any], where: str, mend: str) -> int:
+    step = record.get("step")
+    if isinstance(step, bool) or not isinstance(step, (int, float)):
+        raise DataError(f"{where}: 'step' must be a number, got {step!r}; {mend}")
+    return int(step)
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

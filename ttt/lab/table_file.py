@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import ConfigError, suggest
+from ttt.io.yaml_input import read_yaml
 
 KEYS = (
     "title", "note", "budget", "needs", "base", "settings", "rows", "seeds", "baseline", "metrics", "splits", "examples",
@@ -73,15 +74,11 @@ class TableSpec:
 
 def read_table(path: str | Path) -> TableSpec:
     """Read and check; every refusal is a `ConfigError` naming the file and the key."""
-    import yaml
 
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such table file; shipped ones are in egs/mini_talk/ablations")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "see egs/mini_talk/ablations for tables", error=ConfigError)
     at = str(path)
     _known(raw, KEYS, at)
     for key in ("title", "base", "rows", "baseline", "metrics"):

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
-import yaml
 
 from ttt.errors import CheckpointError, ConfigError
 from ttt.io.atomic import temporary_name
+from ttt.io.yaml_input import read_yaml
 from ttt.model.lora import is_adapter, load_merged, read_record
 from ttt.model.official import DTYPES, check_out, export, written_aside
 
@@ -52,8 +52,14 @@ def strategy_probabilities(folder: Path) -> dict[str, float]:
     recipe = folder.parent / "config.yaml"
     if not recipe.is_file():
         return {}
-    strategies = ((yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("objective") or {}).get(
-        "strategies"
-    ) or []
-    share = {s.get("name"): float(s.get("p", 0.0)) for s in strategies if isinstance(s, dict)}
+    mend = "put the run's own back, or move it away"
+    objective = read_yaml(recipe, mend).get("objective")
+    strategies = objective.get("strategies") if isinstance(objective, dict) else None
+    share: dict[str, float] = {}
+    for strategy in strategies if isinstance(strategies, list) else []:
+        if isinstance(strategy, dict) and isinstance(strategy.get("name"), str):
+            p = strategy.get("p", 0.0)
+            if isinstance(p, bool) or not isinstance(p, int | float):
+                raise CheckpointError(f"{recipe}: objective.strategies: p must be a number, got {p!r}; {mend}")
+            share[strategy["name"]] = float(p)
     return {key: share.get(name, 0.0) for key, name in _OFFICIAL_KEYS.items()}

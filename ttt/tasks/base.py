@@ -121,7 +121,7 @@ def codes_of(item: Mapping[str, Any], field: str, codes: Mapping[str, np.ndarray
 
 def text_of(item: Mapping[str, Any], field: str) -> str:
     """Words of an item (``text_in`` or ``text_out``); raises `DataError` where they are empty."""
-    if not item[field].strip():
+    if not (item[field] or "").strip():
         raise DataError(
             f"item {item.get('id')!r}: task {item.get('task')!r} reads {field!r}, which is empty; write what utterance "
             f"{item.get('input' if field == 'text_in' else 'output')!r} says, or leave the item out"

@@ -13,8 +13,11 @@ from typing import Any
 
 from ttt.config.diff import MAY_CHANGE, Change, differences, flatten, is_under
 from ttt.errors import ConfigError, TttError
-from ttt.io.json_input import read_json
+from ttt.io.json_input import load, read_json
+from ttt.io.metrics_log import METRICS_FILE
 from ttt.io.outputs import is_our_json
+from ttt.io.writable import check_file
+from ttt.io.yaml_input import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ def hold(folder: Path, key: str = "run.dir") -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
+    check_file(path)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -86,10 +90,12 @@ def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) 
     """
     import yaml
 
-    stored = folder / "config.yaml"
+    stored, data = folder / "config.yaml", folder / "data.json"
+    for path in (stored, data, folder / METRICS_FILE):
+        check_file(path)
     if not stored.is_file():
         return []
-    old, new = flatten(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}), flatten(yaml.safe_load(config_yaml))
+    old, new = flatten(_stored(stored)), flatten(yaml.safe_load(config_yaml))
     if set(new) - set(old):
         today = flatten(_as_read_today(stored))
         # A plain value that has become a block with a name: `optimizer: adamw`.
@@ -98,7 +104,6 @@ def check_same_run(folder: Path, config_yaml: str, identity: Mapping[str, str]) 
         old.update({k: v for k, v in today.items() if any(k.startswith(f"{b}.") for b in blocks)})
     changes = differences(old, new)
     serious = [str(c) for c in changes if not is_under(c.key, MAY_CHANGE)]
-    data = folder / "data.json"
     before = read_json(data, "delete it if the data are the same") if data.is_file() else {}
     serious += [
         f"{key}: {before[key]} -> {value}" for key, value in identity.items() if before.get(key, value) != value
@@ -122,14 +127,20 @@ def _as_read_today(path: Path) -> dict[str, Any]:
         return yaml.safe_load(resolved_yaml(load_config([path], stored=[path])))
     except ConfigError as error:  # a renamed key or a plug-in that is gone: the comparison names what differs
         log.warning("%s: %s", path, error)
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return _stored(path)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    return read_yaml(path, "put the run's own back (each checkpoint holds a copy), or run.overwrite=true to start over")
 
 
 def _read_lock(handle: int) -> dict[str, Any]:
+    """Who wrote the lock; nothing when it is empty or holds anything else."""
     try:
-        return json.loads(os.pread(handle, 4096, 0) or b"{}")
-    except json.JSONDecodeError:
+        record = load(os.pread(handle, 4096, 0) or b"{}")
+    except (ValueError, RecursionError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _holder(handle: int) -> str:
