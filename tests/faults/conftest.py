@@ -71,6 +71,8 @@ def run_verb(*words: object, stdin: str | None = "") -> Outcome:
     out, err, handler = io.StringIO(), io.StringIO(), _Log()
     before = sys.stdin, os.getcwd(), logging.getLogger("ttt").level
     root = logging.getLogger()
+    root_level = root.level
+    root.setLevel(logging.INFO)
     root.addHandler(handler)  # with a handler there, the command line adds none of its own
     sys.stdin = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode("utf-8", "surrogateescape")))
     try:
@@ -86,6 +88,7 @@ def run_verb(*words: object, stdin: str | None = "") -> Outcome:
                 code = 1
     finally:
         root.removeHandler(handler)
+        root.setLevel(root_level)
         sys.stdin = before[0]
         os.chdir(before[1])
         logging.getLogger("ttt").setLevel(before[2])

@@ -103,7 +103,8 @@ def guarded_run(title: str, verb: Any, arguments: argparse.Namespace) -> int:
     try:
         with allowed_code(arguments):
             code = verb.run(arguments)
-        flush(sys.stdout)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except TttError as error:
         if not getattr(error, "quiet", False):  # another rank of the same run prints it
@@ -120,6 +121,8 @@ def guarded_run(title: str, verb: Any, arguments: argparse.Namespace) -> int:
         return TttError.exit_code
     except OSError as error:
         log.debug("", exc_info=error)
+        if error.filename == STDOUT:
+            drop_stdout()
         complain(title, describe(error))
         return TttError.exit_code
     except MemoryError as error:
@@ -148,20 +151,6 @@ def allowed_code(arguments: argparse.Namespace) -> contextlib.AbstractContextMan
 def complain(title: str, message: str) -> None:
     """One line on stderr."""
     print(visible(f"{title}: {' '.join(message.splitlines())}"), file=sys.stderr)
-
-
-def flush(stream: Any) -> None:
-    """Hand everything printed to the system.  Raises `OSError` naming standard output (``> /dev/full``)."""
-    if stream is None:
-        return
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        drop_stdout()
-        error.filename = "standard output"
-        raise
 
 
 def drop_stdout() -> None:

@@ -23,6 +23,9 @@ def visible(text: str) -> str:
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+STDOUT = "standard output"
+
+
 class GuardedOutput:
     """A text stream that writes `visible` text only; ``unguarded``: the stream itself, for codes of our own."""
 
@@ -31,7 +34,13 @@ class GuardedOutput:
 
     def write(self, text: str) -> int:
         """Write `visible` of a text."""
-        return self.unguarded.write(visible(text))
+        with naming_stdout():
+            return self.unguarded.write(visible(text))
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        with naming_stdout():
+            self.unguarded.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write several texts."""
@@ -40,6 +49,18 @@ class GuardedOutput:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.unguarded, name)
+
+
+@contextlib.contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Errors inside name standard output (``> /dev/full``)."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        error.filename = STDOUT
+        raise
 
 
 def own_codes(stream: TextIO) -> TextIO:
