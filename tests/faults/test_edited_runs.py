@@ -88,7 +88,7 @@ from ttt.masks.library import Causal
 from ttt.registry.families import MASK
 
 
-@MASK.register("rogue")
+@MASK.register("{name}")
 @dataclass(frozen=True)
 class Rogue(Causal):
     """A mask that misbehaves."""
@@ -104,8 +104,9 @@ ACTIONS = ["raise KeyError('x')", "raise ValueError('two\\nlines')", "1 / 0", "s
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_plugin_whose_construction_fails(action, world, run, tmp_path):
     file = tmp_path / "rogue.py"
-    file.write_text(PLUGIN.format(action=action))
-    line = run("config", "--plugins", file, "objective={name: ttt, mask: rogue}", *C).complaint()
+    name = f"rogue_{ACTIONS.index(action)}"
+    file.write_text(PLUGIN.format(action=action, name=name))
+    line = run("config", "--plugins", file, f"objective={{name: ttt, mask: {name}}}", *C).complaint()
     assert "objective.mask" in line and "\x1b" not in line
 
 
@@ -121,10 +122,10 @@ def test_a_plugin_that_exits_when_imported(action, verb, world, run, tmp_path, t
 
 def test_a_plugin_that_exits_in_the_middle_of_the_work(world, run, tmp_path):
     file = tmp_path / "later.py"
-    text = PLUGIN.format(action="pass")
+    text = PLUGIN.format(action="pass", name="rogue_later")
     text += "\n    def predicate(self, layout):\n        sys.exit(0)\n"
     file.write_text(text)
-    line = run("show", "--plugins", file, "objective={name: ttt, mask: rogue}", *C).complaint()
+    line = run("show", "--plugins", file, "objective={name: ttt, mask: rogue_later}", *C).complaint()
     assert "later.py" in line and "sys.exit(0)" in line
 
 
@@ -188,8 +189,10 @@ LINES = {
     "data/codes/test.jsonl": ("examples", "--overwrite", *C),
     "run/eval/test.generations.jsonl": ("score", "--overwrite", *C),
     "run/eval/test.trace.jsonl": ("replay", "run/eval/test.trace.jsonl", "--speed", "0"),
-    "run/metrics.jsonl": ("doctor", "run", "--no-probes"),
 }
+
+
+STEPS = 2  # values tried at each field
 
 
 def edited(path: Path, key: str, value: object, line: int | None) -> None:
@@ -207,12 +210,11 @@ def test_any_field_with_a_value_of_another_type(path, world, run):
     file = Path(path)
     good = file.read_bytes()
     places = [None] if path in FILES else [0, 1]
-    wrong = []
-    number = 0
+    wrong, number = [], 0
     for line in places:
         record = json.loads(good if line is None else good.splitlines()[line])
         for key in record:
-            for step in range(5):  # a few of all values, others for every key
+            for step in range(STEPS):  # a few of all values, others for every key
                 name = list(WRONG_VALUES)[(number + 4 * step) % len(WRONG_VALUES)]
                 edited(file, key, WRONG_VALUES[name], line)
                 outcome = run(*(FILES.get(path) or LINES[path]))
@@ -222,3 +224,29 @@ def test_any_field_with_a_value_of_another_type(path, world, run):
                 file.write_bytes(good)
             number += 1
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", WRONG_VALUES)
+def test_the_log_holds_numbers(name, tmp_path):
+    from ttt.errors import DataError
+    from ttt.io.metrics_log import read_metrics
+
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1, "train/loss": WRONG_VALUES[name]}) + "\n" + '{"step": 2}\n')
+    if name in ("null", "number", "minus", "fraction", "beyond 64 bits", "object", "block"):  # objects: as older logs
+        assert read_metrics(path)[1] == {"step": 2}
+        return
+    with pytest.raises(DataError, match="metrics.jsonl:1: "):
+        read_metrics(path)
+
+
+def test_a_damaged_log_is_not_cut(tmp_path):
+    """Lines that cannot be read are no reason to throw them away."""
+    from ttt.errors import DataError
+    from ttt.io.metrics_log import cut_back
+
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, \n{"step": 3}\n')
+    with pytest.raises(DataError, match="metrics.jsonl:2: not JSON"):
+        cut_back(path, 3)
+    assert path.read_text().count("\n") == 3

@@ -98,7 +98,7 @@ def test_a_read_only_folder(world, run, tree, monkeypatch):
     before = tree()
     for module in (builtins, io):
         monkeypatch.setattr(module, "open", refuse)
-    for words in (("floor", *C, "eval.out=new"), ("generate", *C, "eval.out=new"), ("model", "export", "model", "new/out")):
+    for words in (("floor", *C, "eval.out=new"), ("generate", *C, "eval.out=new")):
         line = run(*words).complaint()
         assert line.startswith(f"ttt {' '.join(w for w in words[:2] if w[0].isalpha())}".rstrip()) and "new" in line, line
         assert "no permission; choose another place" in line

@@ -56,7 +56,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: no such training log; it is written by 'ttt train'")
     records = []
     for number, record in read_json_lines(path, mend, may_end_early=True):
-        records.append({**_flat(record), "step": _step_of(record, f"{path}:{number}", mend)})
+        row = {**_flat(record), "step": _step_of(record, f"{path}:{number}", mend)}
+        for key, value in row.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise DataError(f"{path}:{number}: {key!r} must be a number or null, got {value!r}; {mend}")
+        records.append(row)
     return records
 
 

@@ -16,12 +16,13 @@ from ttt.text.tokenizer import TextTokenizer
 def facts(folder: Path) -> dict[str, Any]:
     """What a model folder holds, read from its small files and headers."""
     config = read_config(folder)
+    names = config.get("architectures")
     stored = weight_shapes(folder)
     hf_config = read_hf_config(folder)
     rope = dict(getattr(hf_config, "rope_parameters", None) or {})
     contents: dict[str, Any] = {
         "folder": str(folder),
-        "architecture": (config.get("architectures") or ["?"])[0],
+        "architecture": str(names[0]) if isinstance(names, list) and names else "?",
         "layers": hf_config.num_hidden_layers, "width": hf_config.hidden_size, "tied": bool(hf_config.tie_word_embeddings),
         "rope": rope, "parameters": parameter_counts(meta_model(hf_config)),
         "stored_types": sorted({t for _, t in stored.values()}), "files": len(weight_files(folder)),

@@ -49,6 +49,14 @@ def meta_model(config: Any) -> Any:
 
     with torch.device("meta"):
         return from_settings(AutoModelForCausalLM, config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # values that cannot be surface as many types
+        raise CheckpointError(
+            f"{getattr(config, '_name_or_path', '')}/config.json: transformers cannot build such a model: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def described(section: ModelSection, vocab_size: int) -> Any:

@@ -227,7 +227,9 @@ class Store(Streams):
                 self._verify(path)
             self.digest, self.tasks = self.about["digest"], self.about["tasks"]
             counts = [s["examples"] for s in self.about["shards"]]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError):
+            _check_manifest(self.about)
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not a store's manifest ({error!r}); run 'ttt data pack' again") from error
         self.first = np.cumsum([0, *counts])
         self._maps: dict[tuple[int, str], np.ndarray] = {}
@@ -336,6 +338,32 @@ class StoreRange(Streams):
     def uid(self, index: int) -> str:
         """Name of the example of this number, without reading its tokens."""
         return self.store.uid(self.first + index)
+
+
+def _check_manifest(about: Mapping[str, Any]) -> None:
+    """Raise `TypeError` naming the first key of a manifest that is not of its type."""
+
+    def need(holds: bool, key: str) -> None:
+        if not holds:
+            raise TypeError(f"{key} is not of its type")
+
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+    need(isinstance(about["digest"], str), "digest")
+    need(isinstance(about["tasks"], list) and all(isinstance(t, str) for t in about["tasks"]), "tasks")
+    for name in ("shards", "sources"):
+        need(isinstance(about[name], list) and all(isinstance(x, Mapping) for x in about[name]), name)
+    for i, shard in enumerate(about["shards"]):
+        for key in ("examples", "tokens", "segments"):
+            need(is_count(shard[key]), f"shards[{i}].{key}")
+    for i, source in enumerate(about["sources"]):
+        need(isinstance(source["name"], str) and isinstance(source["data_type"], str), f"sources[{i}]")
+        ratio = source["ratio"]
+        need(isinstance(ratio, int | float) and not isinstance(ratio, bool) and ratio >= 0, f"sources[{i}].ratio")
+        need(is_count(source["examples"]), f"sources[{i}].examples")
+    if sum(s["examples"] for s in about["sources"]) != sum(s["examples"] for s in about["shards"]):
+        raise TypeError("sources hold other numbers of examples than shards")
 
 
 def is_store(path: str | Path) -> bool:

@@ -292,6 +292,8 @@ def read_trace(path: str | Path) -> tuple[dict[str, Any], list[TraceRecord]]:
                     f"{where}: a trace of version {raw.get('version')}, this program reads version {VERSION}; "
                     "write it again with this version"
                 )
+            if not isinstance(raw.get("confidence", {}), dict) or not isinstance(raw.get("vocabulary"), dict):
+                raise DataError(f"{where}: 'confidence' and 'vocabulary' must be objects; write the trace again")
             head = raw
     if not head:
         raise DataError(f"{path}: the file is empty; write the trace again")
