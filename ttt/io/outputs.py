@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import ConfigError
+from ttt.io.writable import check_writable
 
 _claims: dict[Path, tuple[list[Path], list[Path]]] = {}  # marker -> (outputs, folders that were made for it)
 
@@ -57,6 +58,7 @@ def check_file(
     """
     inputs = list(inputs)
     refuse_inputs(out, inputs)
+    check_writable(out)
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; name a file")
     if not os.path.lexists(out) or is_ours:
@@ -71,6 +73,7 @@ def check_file(
 def check_folder(out: Path, inputs: Iterable[Path] = (), *, is_ours: bool = False) -> None:
     """Raise `ConfigError` unless files may be written into the folder ``out``: new, empty, or made by ttt."""
     refuse_inputs(out, inputs)
+    check_writable(out)
     if os.path.lexists(out) and not out.is_dir():
         raise ConfigError(f"{out}: is a file, not a folder; name a folder")
     if not is_ours and out.is_dir() and any(out.iterdir()):
@@ -91,6 +94,7 @@ def check_replaced_folder(
             raise ConfigError(f"{out}: holds the source {path}; name another folder")
         if path.is_dir() and is_inside(out, path):
             raise ConfigError(f"{out}: lies in the source {path}; name a folder elsewhere")
+    check_writable(out)
     if not os.path.lexists(out):
         return
     if not out.is_dir():
