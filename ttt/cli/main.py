@@ -29,7 +29,7 @@ import ttt
 from ttt.errors import TttError, suggest
 from ttt.io.outputs import withdraw_claims
 from ttt.io.system_errors import describe, is_disk_full, is_link_loop
-from ttt.io.terminal import VisibleFormatter, guarded_stdout, visible
+from ttt.io.terminal import STDOUT, VisibleFormatter, guarded_stdout, visible
 from ttt.io.threads import sleep_while_waiting
 
 log = logging.getLogger(__name__)
