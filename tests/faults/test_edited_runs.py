@@ -123,7 +123,7 @@ def test_a_plugin_that_exits_when_imported(action, verb, world, run, tmp_path, t
 def test_a_plugin_that_exits_in_the_middle_of_the_work(world, run, tmp_path):
     file = tmp_path / "later.py"
     text = PLUGIN.format(action="pass", name="rogue_later")
-    text += "\n    def predicate(self, layout):\n        sys.exit(0)\n"
+    text += "\n    def allow(self, layout):\n        sys.exit(0)\n"
     file.write_text(text)
     line = run("show", "--plugins", file, "objective={name: ttt, mask: rogue_later}", *C).complaint()
     assert "later.py" in line and "sys.exit(0)" in line

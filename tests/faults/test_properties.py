@@ -14,7 +14,7 @@ bounded = settings(
     deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-few, many = settings(bounded, max_examples=15), settings(bounded, max_examples=60)
+few, many = settings(bounded, max_examples=8), settings(bounded, max_examples=40)
 
 # Texts with halves of surrogate pairs, controls and marks of direction among them.
 texts = st.text(st.characters(exclude_categories=()), max_size=12)

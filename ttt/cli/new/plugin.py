@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the file; say how to check and list it."""
     from ttt.check.core import ALIASES, MODULES
     from ttt.io.atomic import write_text
+    from ttt.io.writable import check_writable
     from ttt.registry.core import family
     from ttt.scaffold.plugin import plugin_source
 
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if path.suffix != ".py":
         raise ConfigError(f"{path}: a plug-in is a Python file; give it the ending .py")
     source = plugin_source(registry, arguments.name)
+    check_writable(path)
     if path.exists():
         raise DataError(f"{path}: is there already; name another file")
     write_text(path, source)
