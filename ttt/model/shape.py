@@ -47,11 +47,11 @@ def meta_model(config: Any) -> Any:
     """The causal LM of a configuration object, shapes only."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return from_settings(AutoModelForCausalLM, config)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return from_settings(AutoModelForCausalLM, config)
+    except TttError:
+        raise
     except Exception as error:  # values that cannot be surface as many types
         raise CheckpointError(
             f"{getattr(config, '_name_or_path', '')}/config.json: transformers cannot build such a model: "

@@ -227,9 +227,8 @@ class Store(Streams):
                 self._verify(path)
             self.digest, self.tasks = self.about["digest"], self.about["tasks"]
             counts = [s["examples"] for s in self.about["shards"]]
-        except (KeyError, TypeError, AttributeError):
             _check_manifest(self.about)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a store's manifest ({error!r}); run 'ttt data pack' again") from error
         self.first = np.cumsum([0, *counts])
         self._maps: dict[tuple[int, str], np.ndarray] = {}
