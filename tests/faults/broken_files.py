@@ -106,6 +106,7 @@ def restore(path: Path, content: bytes) -> None:
         path.unlink()
     elif path.is_dir():
         shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 

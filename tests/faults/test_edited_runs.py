@@ -250,3 +250,7 @@ def test_a_damaged_log_is_not_cut(tmp_path):
     with pytest.raises(DataError, match="metrics.jsonl:2: not JSON"):
         cut_back(path, 3)
     assert path.read_text().count("\n") == 3
+
+
+def test_records_without_id_are_not_encoded(world, run):
+    assert "chats.jsonl:1: no text 'uid'" in run("data", "encode", world.chats, "new.jsonl", *C).complaint()

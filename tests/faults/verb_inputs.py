@@ -16,7 +16,7 @@ CHECKPOINT = NAMES.checkpoint
 CHECKPOINT_MODEL = tuple(f"{CHECKPOINT}/model/{name}" for name in MODEL_FILES)
 TOKENIZER = tuple(f"data/tokenizer/{name}" for name in ("tokenizer.json", "vocab.json"))
 STORE = ("store/store.json",)
-MMLU = ("eval", "mmlu-redux", "questions", "--model", "run", "--out", "new", "--draws", "2", "--max-length", "64")
+MMLU = ("eval", "mmlu-redux", "questions", "--model", "run", "--out", "new", "--draws", "16", "--max-length", "64")
 
 
 class Row(NamedTuple):
@@ -79,7 +79,7 @@ ROWS = (
     Row(("data", "split", "data/test.jsonl", "--train", "new.a.jsonl", "--eval", "new.b.jsonl"), ("data/test.jsonl",), ("new",)),
     Row(("data", "encode", "chats.jsonl", "new.jsonl", *C), ("chats.jsonl",), ("new",)),
     Row(("data", "convert", "--from", "sharegpt", "chats.jsonl", "new.jsonl"), ("chats.jsonl",), ("new",)),
-    Row(("data", "convert", "--from", "manifest", "corpus/test.jsonl", "new"), ("corpus/test.jsonl",), ("new",)),
+    Row(("data", "convert", "--from", "official", "chats.jsonl", "new.jsonl"), ("chats.jsonl",), ("new",)),
     Row(("inspect", "samplers", "run", "--examples", "data/test.jsonl", "--samplers", "own", "--limit", "1", "--draws", "1",
          "--likelihood-draws", "0", "--out", "new"), ("data/test.jsonl", f"{CHECKPOINT}/model/vocab.json"), ("new",)),
     Row(("inspect", "attention", "run", "--examples", "data/test.jsonl", "--limit", "1", "--out", "new"),

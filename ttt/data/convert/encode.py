@@ -32,6 +32,8 @@ def encode_records(
         try:
             record = dict(mapping(where, raw))
             check_record(record, where)
+            if not isinstance(record.get("uid"), str):
+                raise RecordError(where, "no uid", f"no text 'uid'; keys: {sorted(record)}; run 'ttt data convert' first")
             waves = [(span, _wave(span["wav"], codec, where)) for span in _spans(record) if "wav" in span]
         except RecordError as error:
             if not skip_bad:
