@@ -62,6 +62,10 @@ class Stage:
             self._begin(overwrite)
         return is_current
 
+    def reopen(self) -> None:
+        """The result that is there is no longer current, but still ttt's to replace: from now on a new one is written."""
+        write_json(self.marker, {**self._record(), "unfinished": True})
+
     def _begin(self, overwrite: bool) -> None:
         """Ask whether the outputs may be written; say that they are ttt's from here on."""
         made = self._made()

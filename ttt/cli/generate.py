@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ttt.cli.common import add_common, configure, dry_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from ttt.eval.partial import PartialAnswers
     from ttt.sampling.trace.record import Tracer
+    from ttt.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         for (path, target, trace, stage), answers in zip(jobs, answered, strict=True):
             examples, started = files[path], time.perf_counter()
             tracer = Tracer() if arguments.trace else None
-            keep = partial(_keep, answers, tracer, stage.marker)
+            keep = partial(_keep, answers, tracer, stage)
             records = generate_answers(
                 decoder, examples, tasks, config.eval.batch_size, tracer, done=answers.records, on_record=keep
             )
@@ -93,8 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _keep(answers: PartialAnswers, tracer: Tracer | None, marker: Path, record: dict[str, Any]) -> None:
+def _keep(answers: PartialAnswers, tracer: Tracer | None, stage: Stage, record: dict[str, Any]) -> None:
     """Write an answer down as soon as it has ended; with the first one, older generations are no longer the result."""
     if answers.is_new:
-        marker.unlink(missing_ok=True)
+        stage.reopen()
     answers.add(record, tracer.records[record["uid"]] if tracer is not None else None)
