@@ -11,7 +11,7 @@ help:
 	@echo "make test-long  the tests marked long: endurance and large samples, an hour"
 	@echo "make smoke      the toy corpus, all stages (egs/toy/run.sh)"
 	@echo "make lint       ruff and mypy              make format    let ruff mend what it can"
-	@echo "make docs       check the documents against the code"
+	@echo "make docs       regenerate two pages, check the documents against the code"
 	@echo "ARGS='-k name'  goes to pytest"
 
 env:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A table of experiments on the small world: every row under every seed, with intervals, tests and plots.
+# A table of experiments on mini_talk: every row under every seed, with intervals, tests and plots.
 #
 #   ./egs/mini_talk/ablations.sh --table paper_table --jobs 2    everything (hours on a CPU; the same call continues)
 #   ./egs/mini_talk/ablations.sh --table samplers --seeds 1      one seed

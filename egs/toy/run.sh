@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The smoke test: every stage of a real recipe on a world of tones, in about a minute on a CPU.
+# The smoke test: every stage of a real recipe on a corpus of tones, in about a minute on a CPU.
 #
 #   ./egs/toy/run.sh                        everything
 #   ./egs/toy/run.sh --stage 4 run.seed=2   from training on; settings go to ttt untouched

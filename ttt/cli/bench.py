@@ -33,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     parser = argparse.ArgumentParser(prog=f"ttt bench {arguments.what}", description=BENCHES[arguments.what])
     add_common_arguments(parser)
     bench.add_arguments(parser)
-    options = parser.parse_args(arguments.rest)
+    try:
+        options = parser.parse_args(arguments.rest)
+    except SystemExit as stop:  # argparse has printed the help, or what is wrong
+        return 2 if stop.code else 0
     check_common_arguments(options)
     import torch
 

@@ -131,8 +131,9 @@ class Sst(Strategy):
 @STRATEGY.register("end_padding")
 @dataclass(frozen=True)
 class EndPadding(Strategy):
-    """With probability ``p`` the last answer span is followed by 0 to ``maximum`` copies of its end token or, with ``length``, is
-    padded with it to that many tokens.
+    """With probability ``p`` the last answer span is padded with its end token.
+
+    0 to ``maximum`` copies follow it; with ``length`` it is padded to that many tokens.
 
     An addition of this toolkit.  Block-wise decoding predicts the tokens *after* an end that falls inside a block.  Without
     padding these never occur in training, and ends are always written at the last position of a block.  LLaDA's padding with

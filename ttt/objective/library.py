@@ -130,8 +130,9 @@ class Ar(_Planned):
 @OBJECTIVE.register("nar")
 @dataclass(frozen=True)
 class Nar(TtT):
-    """Absorbing diffusion over the whole answer, text included, with full attention: LLaDA (arXiv 2502.09992), the NAR baseline
-    of the TtT paper.
+    """Absorbing diffusion over the whole answer, text included, with full attention (LLaDA, arXiv 2502.09992).
+
+    It is the NAR baseline of the TtT paper.
 
     ``noised``: ``answer`` (the prompt stays clean, loss / (p * answer length): LLaDA's SFT, and with documents that are all
     answer its pre-training); ``speech`` (spans of the answer, text stays clean: LLaDA-TTS); ``by_kind`` (speech of answers that

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LLaDA on the world of mini_talk: text by masked diffusion, text to speech over three codes a frame, and both mixed.
+# LLaDA on the corpus of mini_talk: text by masked diffusion, text to speech over three codes a frame, and both mixed.
 #
 #   ./egs/mini_talk/llada/run.sh                          text to speech, from nothing to a table
 #   ./egs/mini_talk/llada/run.sh --recipe text            written questions, written answers

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Text-then-speech on the world of mini_talk: a text model, speech added to it (TWIST), written questions, written and
+# Text-then-speech on the corpus of mini_talk: a text model, speech added to it (TWIST), written questions, written and
 # spoken answers, and what speech cost the text.
 #
 #   ./egs/mini_talk/slamomni/run.sh                              everything

@@ -161,3 +161,10 @@ def test_a_verb_has_no_argument_that_it_does_not_read(path):
     read = set(re.findall(r"arguments\.(\w+)", source)).union(*(READ_BY[name] for name in handed_to))
     declared = {action.dest for action in parser_of(path, verb)._actions} - {"help"}
     assert declared <= read | {"trust"}  # `main` reads it
+
+
+@pytest.mark.parametrize("argv, code", [(["--help"], 0), (["--no-such-option"], 2)])
+def test_options_of_a_benchmark(argv, code, capsys):
+    assert main(["bench", "decode", *argv]) == code
+    printed = capsys.readouterr()
+    assert (printed.out or printed.err).startswith("usage: ttt bench decode") and "sys.exit" not in printed.err

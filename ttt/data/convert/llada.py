@@ -37,8 +37,11 @@ def _toy(folder: Path, form: str) -> TextTokenizer:
 @CONVERTER.register("llada")
 @dataclass(frozen=True)
 class Llada(Tokenizers, Converter):
-    """``input_ids`` with ``prompt_length(s)`` and ``data_type``, ``instruction_ids`` + ``response_ids``, or conversations of
-    ids: read back as text and frames of codes.  A prompt becomes one user turn; without a prompt the row is a document."""
+    """Records of token ids, read back as text and frames of codes.
+
+    ``input_ids`` with ``prompt_length(s)`` and ``data_type``, ``instruction_ids`` + ``response_ids``, or conversations of
+    ids.  A prompt becomes one user turn; without a prompt the row is a document.
+    """
 
     tokenizer: str = ""  # folder of the tokenizer that made the ids; empty: the folder of the data
 
@@ -98,8 +101,10 @@ def _spans(stream: TokenStream, start: int, stop: int, tokenizer: TextTokenizer)
 @CONVERTER.register("text")
 @dataclass(frozen=True)
 class Text(Tokenizers, Converter):
-    """Plain text files -> ``input_ids`` of at most ``max_tokens``, for pre-training: what is left over at a file's end
-    is dropped below ``min_tokens``.  Files are tokenized in pieces of whole lines."""
+    """Plain text files, cut into ``input_ids`` of at most ``max_tokens``, for pre-training.
+
+    What is left over at a file's end is dropped below ``min_tokens``.  Files are tokenized in pieces of whole lines.
+    """
 
     tokenizer: str = ""  # folder of the tokenizer; empty: the folder of the text
     max_tokens: PositiveInt = 4096  # ids of a record
