@@ -96,7 +96,7 @@ def test_without_a_checkout_the_reference_is_missed_by_name(monkeypatch, tmp_pat
     "argv, message",
     [
         (["train", "--json", "/nowhere/x.json"], "--json: no folder /nowhere"),
-        (["train", "--json", "/"], "--json: / is a folder; name a file"),
+        (["train", "--json", "/"], "/: is a folder; name a file"),
         (["decode", "--repeat", "0"], "--repeat: must be >= 1, got 0"),
         (["size", "--repeat", "0"], "--repeat: must be >= 1, got 0"),
         (["loader", "--batches", "0"], "--batches: must be >= 1, got 0"),

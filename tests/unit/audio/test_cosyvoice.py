@@ -157,7 +157,7 @@ def test_token_files_and_the_verb(world, tmp_path, capsys):
         wave = read(out)
         assert wave.rate_hz == 22050 and wave.duration_s == pytest.approx(8.76)
     assert main(["vocode", "--tokens", str(path), "--out", str(out), *settings]) == 2
-    assert "is there already; name another file, or give --overwrite" in capsys.readouterr().err
+    assert "was not made by ttt; name another file, or give --overwrite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_samples_are_written_for_ears_eyes_and_tensorboard(shared_fakes, fakes, 
     evaluation.log_to_tensorboard(tmp_path / "tb", 7)
     found = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "samples").rglob("*.*"))
     shown = ("test/tts/tts-1", "test_unseen_voice/tts/u-tts-1")
-    assert found == [f"samples/{uid}.{end}" for uid in shown for end in ("png", "wav")]
+    assert found == ["samples/names.json", *(f"samples/{uid}.{end}" for uid in shown for end in ("png", "wav"))]
     samples, rate = soundfile.read(tmp_path / "samples/test/tts/tts-1.wav")
     assert rate == 16_000 and len(samples) == 3 * 1600
     items = {i["uid"]: i for i in map(json.loads, (tmp_path / "items.jsonl").read_text().splitlines())}

@@ -50,7 +50,7 @@ def trace(tmp_path_factory):
     tracer = Tracer()
     d.generate(some, tracer)
     path = tmp_path_factory.mktemp("replay") / "some.trace.jsonl"
-    write_trace(path, header(tiny_tokenizer(), d.sampler, {}), tracer.records.values())
+    write_trace(path, header(tiny_tokenizer(), d.sampler, {}), [tracer.records[p.uid] for p in some])
     return path
 
 
@@ -168,7 +168,7 @@ def test_without_a_terminal_frames_are_printed_plainly(trace, capsys):
     [
         (["--uid", "p2_2"], r"no answer 'p2_2'. Did you mean 'p2_[01]'\? 'ttt replay .* --list' names all 2"),
         (["--png", "x.jpg"], "--png: name a .png file, got 'x.jpg'"),
-        (["--quiet", "--png", "/dev/null/x.png"], "--png: /dev/null/x.png: "),
+        (["--quiet", "--png", "/dev/null/x.png"], "/dev/null/x.png: a file stands where a folder is needed"),
         (["--speed", "-1"], "--speed and --width must be >= 0, got -1 and 0"),
     ],
 )
