@@ -26,8 +26,8 @@ architecture, and a plug-in in a single file. `ttt new plugin FAMILY NAME FILE.p
 
 `ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tests the properties that every plug-in of a family must
 have, one line each, in some seconds and without training. It supports mask, noise (also called schedule), weighting,
-strategy, rate, constraint, objective, sampler, remask, length, codec, task, metric and converter. A broken property
-shows a counter-example; for a mask it is drawn, with `X` at the wrong cell:
+strategy, rate, constraint, objective, sampler, remask, length, codec, task, metric, converter and arch. The other
+families have no checks. A broken property shows a counter-example; for a mask it is drawn, with `X` at the wrong cell:
 
 ```
 $ ttt check mask forgets_documents --plugins mine.py

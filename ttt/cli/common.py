@@ -31,7 +31,7 @@ def add_common(parser: argparse.ArgumentParser, *names: str, **help_lines: str) 
         flag, options = _ARGUMENTS[name]
         parser.add_argument(flag, **{**options, **({"help": help_lines[name]} if name in help_lines else {})})
         if name == "plugins":
-            parser.add_argument("--trust", action="store_true", help="run the code that files of others name")
+            parser.add_argument("--trust", action="store_true", help="run plug-ins that only a file of others names")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
