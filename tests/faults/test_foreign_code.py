@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,10 @@ def test_modules_and_settings_of_others(world, run, monkeypatch, tmp_path):
     ],
     ids=["exit", "raise", "words", "generator", "own", "error", "interrupt"],
 )  # fmt: skip
-def test_a_plugin_cannot_end_a_verb_as_if_it_were_done(body, says, tmp_path, run, monkeypatch):
+def test_a_plugin_cannot_end_a_verb_as_if_it_were_done(body, says, tmp_path, run, request):
+    # Programs that a shell starts in the background ignore Ctrl-C from the beginning.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     path = tmp_path / "plug.py"
     path.write_text(body)
     outcome = None

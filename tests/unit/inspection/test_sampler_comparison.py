@@ -127,7 +127,7 @@ def test_contenders(run, tmp_path):
         ("{a: {temprature: 1}}", "'a': eval.temprature: no such key"),
         ("{name: threshold, threshold: 2}", r"threshold must lie in \[0, 1\]"),
         ("[own, 3]", "expected a sampler"),
-        ("{a: own", "not readable as YAML"),
+        ("{a: own", "not YAML"),
         ("nowhere.yaml", "nowhere.yaml: no such file"),
     ],
 )

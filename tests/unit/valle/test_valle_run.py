@@ -208,7 +208,7 @@ def test_sound_files_that_cannot_be_heard(world, tmp_path, capsys):
         assert len(said) == 1 and f"{name}.wav: " in said[0] and message in said[0], said
         assert not (tmp_path / "out").exists()
     assert main(["continue", str(good), "--run", str(world / "run"), "--out", str(tmp_path / "text.wav/a")]) == 2
-    assert "text.wav: is no folder that may be written to" in capsys.readouterr().err
+    assert "a file stands where a folder is needed" in capsys.readouterr().err
 
 
 def test_sound_of_another_rate_and_of_two_channels_is_heard_as_it_was(world, tmp_path, caplog):
