@@ -6,9 +6,10 @@ field it is for, and that on the plug-in that later layers may name.  So both ar
 
 from __future__ import annotations
 
+import contextlib
 import io
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
@@ -30,13 +31,21 @@ def read_yaml(content: str) -> Any:
 
     ``${...}`` stays as it is.
     """
-    import yaml
     from omegaconf import OmegaConf
+
+    with _faults_as_value_errors():
+        value = OmegaConf.to_container(OmegaConf.load(io.StringIO(content)), resolve=False)
+        return _with_text(value, content)
+
+
+@contextlib.contextmanager
+def _faults_as_value_errors() -> Iterator[None]:
+    """Whatever YAML or OmegaConf raise, as a `ValueError` with the reason in one line."""
+    import yaml
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        value = OmegaConf.to_container(OmegaConf.load(io.StringIO(content)), resolve=False)
-        return _with_text(value, content)
+        yield
     except OmegaConfBaseException as error:
         raise ValueError(reason(error)) from error
     except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
@@ -47,20 +56,12 @@ def read_yaml(content: str) -> Any:
 
 def read_value(text: str) -> Any:
     """A value of the command line that YAML is to read.  Raises `ValueError` with the reason."""
-    import yaml
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
-    try:
+    with _faults_as_value_errors():
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
         if isinstance(value, (dict, list)):
             return _with_text(value, text)
-    except OmegaConfBaseException as error:
-        raise ValueError(reason(error)) from error
-    except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(_one_line(error)) from error
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
     return value if value == text else Written(value, unquoted(text))
 
 
