@@ -208,7 +208,7 @@ class Model:
         if self.codec is None:
             raise ConfigError("a spoken question needs a codec to encode it; configure codec=")
         wave = read(question, mono=True) if isinstance(question, Path) else question
-        (codes,) = self.codec.encode([resample(wave, self.codec.rate_hz)])
+        (codes,) = self.codec.encode([resample(wave, self.codec.encode_rate_hz)])
         return Span("audio", codes=codes.ids, style="user")
 
     def _sound(self, made: Generation) -> Waveform | None:

@@ -45,7 +45,7 @@ def continue_files(
         wave = read(path, mono=True)
         if prompt_s:
             wave = Waveform(wave.samples[: int(prompt_s * wave.rate_hz)], wave.rate_hz)
-        waves.append(resample(wave, codec.rate_hz))
+        waves.append(resample(wave, codec.encode_rate_hz))
     codes = codec.encode(waves)
     prompts = [prompt_of(model, p, c, hole) for p, c in zip(paths, codes, strict=True)]
     for path, prompt in zip(paths, prompts, strict=True):

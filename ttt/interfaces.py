@@ -375,9 +375,10 @@ class StreamDecoder(ABC):
 class Codec(ABC):
     """Waveform <-> codes.  Fields are configuration and cheap; `load` brings the weights.
 
-    After `load`: ``rate_hz`` (samples per second), ``frame_rate_hz`` (frames per second), ``num_codes`` (per codebook),
+    After `load`: ``rate_hz`` (samples per second of the decoded sound), ``encode_rate_hz`` (of the recordings it takes; the
+    same unless the codec says otherwise), ``frame_rate_hz`` (frames per second), ``num_codes`` (per codebook),
     ``num_codebooks``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: the codec is linear in time, so
-    its stream decoder gives the samples of the one-shot decode, not only as many.
+    its stream gives the samples of the one-shot decode, not only as many.
     """
 
     exact_stream: ClassVar[bool] = False
@@ -387,21 +388,26 @@ class Codec(ABC):
     num_codebooks: int
     codec_id: str
 
+    @property
+    def encode_rate_hz(self) -> int:
+        """Samples per second of the recordings that `encode` takes; callers resample once, to this rate."""
+        return self.rate_hz
+
     @abstractmethod
     def load(self, device: str = "cpu") -> Codec:
         """Bring the weights; returns self.  Raises `CheckpointError` naming the folder when they are not there."""
 
     @abstractmethod
     def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
-        """Codes of each recording; its rate must be ``rate_hz``."""
+        """Codes of each recording; its rate must be ``encode_rate_hz``."""
 
     @abstractmethod
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
         """Sound of each code sequence."""
 
     @abstractmethod
-    def stream_decoder(self) -> StreamDecoder:
-        """A fresh streaming decoder; `ttt.audio.streaming.WindowStream` makes one of any `decode`."""
+    def open_stream(self) -> StreamDecoder:
+        """A fresh stream of codes to sound; `ttt.audio.streaming.WindowStream` makes one of any `decode`."""
 
     def code_vectors(self) -> np.ndarray | None:
         """One vector per code, f32 [Q, num_codes, E], to initialise embeddings; None if the codec has none."""

@@ -11,7 +11,7 @@ import torch
 
 import ttt
 from tests.conftest import audio, chat, text, tiny_hf, tiny_tokenizer
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.config.load import load_config, resolved_yaml
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.model.lm import SpeechTextLM

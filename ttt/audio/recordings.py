@@ -42,6 +42,8 @@ class Recordings:
         >>> Recordings(16000, 5, Counter({44100: 2}), 1).summary()
         'of 5 recordings 2 were resampled from 44100 Hz to 16000 Hz, 1 mixed down to one channel'
         """
-        parts = [f"{n} were resampled from {rate} Hz to {self.rate_hz} Hz" for rate, n in sorted(self.resampled.items())]
+        parts = [
+            f"{n} were resampled from {rate} Hz to {self.rate_hz} Hz" for rate, n in sorted(self.resampled.items())
+        ]
         parts += [f"{self.mixed} mixed down to one channel"] if self.mixed else []
         return f"of {self.files} recordings {', '.join(parts)}" if parts else ""

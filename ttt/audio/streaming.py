@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ttt.audio.codecs import check_codes
+from ttt.audio.codecs.checks import check_codes
 from ttt.errors import ConfigError
 from ttt.interfaces import Codec, StreamDecoder
 from ttt.types import AudioCodes
@@ -29,7 +29,7 @@ class ChunkedSound:
 
     def __init__(self, codec: Codec, chunk_frames: Sequence[int] = CHUNK_FRAMES) -> None:
         self.chunk_frames = check_chunks(chunk_frames)
-        self._decoder = codec.stream_decoder()
+        self._decoder = codec.open_stream()
         self._waiting = np.zeros((0, codec.num_codebooks), dtype=np.int32)
         self._chunks = 0
 

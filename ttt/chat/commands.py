@@ -30,7 +30,7 @@ def say_recording(chat: Chat, rest: str) -> None:
     path, words = first_word(rest)
     if not path:
         raise ConfigError("/audio: which file? /audio question.wav, or with words after it")
-    (codes,) = chat.codec.encode([resample(read(path, mono=True), chat.codec.rate_hz)])
+    (codes,) = chat.codec.encode([resample(read(path, mono=True), chat.codec.encode_rate_hz)])
     chat.screen.note(f"       ({path}: {chat.length(codes.ids.size)})")
     speech = Span("audio", codes=codes.ids, style="user")
     chat.ask(Turn("user", (speech, Span("text", words)) if words else (speech,)))

@@ -30,11 +30,11 @@ def noise(rate_hz: int, duration_s: float, seed: int = 0) -> Waveform:
 def prepare(codec: Codec) -> Codec:
     """Weights loaded, or learnt on noise.  Raises the codec's own `CheckpointError`, or `ConfigError` if it cannot encode."""
     if isinstance(codec, TrainableCodec) and not getattr(codec, "path", ""):
-        codec.fit([noise(codec.rate_hz, 0.7, seed) for seed in range(10)], seed=1)
+        codec.fit([noise(codec.encode_rate_hz, 0.7, seed) for seed in range(10)], seed=1)
         return codec
     codec = codec.load()
     try:
-        codec.encode([noise(codec.rate_hz, 0.5)])
+        codec.encode([noise(codec.encode_rate_hz, 0.5)])
     except ConfigError as error:
         raise ConfigError(f"codec {name_of(codec)!r} cannot be checked: {error}") from error
     return codec
@@ -44,16 +44,16 @@ PREPARE["codec"] = prepare
 
 
 def _frames(codec: Codec, wave: Waveform) -> int:
-    return int(np.ceil(round(len(wave.samples) * codec.frame_rate_hz / codec.rate_hz, 6)))
+    return int(np.ceil(round(len(wave.samples) * codec.frame_rate_hz / codec.encode_rate_hz, 6)))
 
 
 def _codes(codec: Codec, duration_s: float = 1.5) -> AudioCodes:
-    return codec.encode([noise(codec.rate_hz, duration_s)])[0]
+    return codec.encode([noise(codec.encode_rate_hz, duration_s)])[0]
 
 
 @prop("codec", "facts", "rates and sizes are positive, codec_id begins with the registered name")
 def _facts(codec: Codec) -> None:
-    for name in ("rate_hz", "frame_rate_hz", "num_codes", "num_codebooks"):
+    for name in ("rate_hz", "encode_rate_hz", "frame_rate_hz", "num_codes", "num_codebooks"):
         need(getattr(codec, name) > 0, f"{name} is {getattr(codec, name)}")
     name = name_of(codec)
     need(codec.codec_id.startswith(name), f"codec_id {codec.codec_id!r} does not begin with {name!r}")
@@ -62,7 +62,7 @@ def _facts(codec: Codec) -> None:
 @prop("codec", "codes", "encode gives int32 [F, Q] inside the codebook, frames enough to cover the sound")
 def _encode(codec: Codec) -> None:
     for duration_s in (0.06, 0.5, 1.003):
-        wave = noise(codec.rate_hz, duration_s)
+        wave = noise(codec.encode_rate_hz, duration_s)
         (codes,) = codec.encode([wave])
         where, ids = f"{duration_s} s of noise: ", codes.ids
         good = ids.dtype == np.int32 and ids.shape[1] == codec.num_codebooks
@@ -91,7 +91,7 @@ def _decode(codec: Codec) -> None:
 
 @prop("codec", "deterministic", "encoding and decoding twice gives the same")
 def _twice(codec: Codec) -> None:
-    wave = noise(codec.rate_hz, 0.8)
+    wave = noise(codec.encode_rate_hz, 0.8)
     one, two = codec.encode([wave])[0], codec.encode([wave])[0]
     at = np.argwhere(one.ids != two.ids)[:, 0] if one.ids.shape == two.ids.shape else np.array([0])
     for frame in at.tolist()[:1]:
@@ -102,7 +102,7 @@ def _twice(codec: Codec) -> None:
 
 @prop("codec", "company", "a recording's codes and sound do not depend on the others of its batch")
 def _batched(codec: Codec) -> None:
-    waves = [noise(codec.rate_hz, d, i) for i, d in enumerate((0.3, 0.8, 0.5))]
+    waves = [noise(codec.encode_rate_hz, d, i) for i, d in enumerate((0.3, 0.8, 0.5))]
     together = codec.encode(waves)
     if any(not np.array_equal(a.ids, b.ids) for a, b in zip(together, codec.encode(waves), strict=True)):
         raise NotSaid("it is not deterministic, so recordings cannot be compared")
@@ -121,7 +121,7 @@ def _stream(codec: Codec) -> None:
     codes = _codes(codec)
     expected = codec.decode([codes])[0].samples
     for size in (1, 7, 1000):
-        stream = codec.stream_decoder()
+        stream = codec.open_stream()
         parts = [stream.push(codes.ids[i : i + size]) for i in range(0, len(codes.ids), size)] + [stream.finish()]
         sound = np.concatenate(parts)
         where = f"pushed {size} frames at a time: "
@@ -137,8 +137,8 @@ def _stream(codec: Codec) -> None:
 @prop("codec", "refusals", "other sample rates, empty sounds and codes outside the codebook are refused with a DataError")
 def _refusals(codec: Codec) -> None:
     bad: list[tuple[str, Callable[[], Any]]] = [
-        ("a recording at another rate", lambda: codec.encode([noise(codec.rate_hz + 1, 0.5)])),
-        ("an empty recording", lambda: codec.encode([Waveform(np.zeros(0, dtype=np.float32), codec.rate_hz)])),
+        ("a recording at another rate", lambda: codec.encode([noise(codec.encode_rate_hz + 1, 0.5)])),
+        ("an empty recording", lambda: codec.encode([Waveform(np.zeros(0, dtype=np.float32), codec.encode_rate_hz)])),
     ]
     for code in (-1, codec.num_codes):
         ids = np.full((1, codec.num_codebooks), code, dtype=np.int32)

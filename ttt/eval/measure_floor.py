@@ -114,7 +114,7 @@ def _transcribe(recordings: Mapping[Path, Utterance], codec: Codec, judge: Judge
     """Wav -> (heard in the original, heard in the resynthesis); each wav once, in batches of similar length."""
     order = sorted(recordings, key=lambda path: (recordings[path].duration_s, str(path)))
     heard: dict[Path, tuple[str, str]] = {}
-    reader = Recordings(codec.rate_hz)
+    reader = Recordings(codec.encode_rate_hz)
     for at in range(0, len(order), _BATCH):
         batch = order[at : at + _BATCH]
         waves: list[Waveform] = [reader.read(path) for path in batch]

@@ -25,7 +25,8 @@ REMASK = Registry("remask", "remasking rule", _I + "RemaskRule", builtin=("ttt.s
 LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.sampling.samplers.length",))
 CODEC = Registry(
     "codec", "codec", _I + "Codec",
-    builtin=("ttt.audio.codecs", "ttt.audio.mel_codecs", "ttt.audio.external", "ttt.audio.snac", "ttt.audio.cosyvoice"),
+    builtin=("ttt.audio.codecs.toy", "ttt.audio.codecs.precomputed", "ttt.audio.codecs.mel", "ttt.audio.codecs.published",
+             "ttt.audio.codecs.snac", "ttt.audio.codecs.cosyvoice"),
 )  # fmt: skip
 TASK = Registry(
     "task", "task", _I + "Task",

@@ -41,7 +41,7 @@ def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> d
             parts = list(pool.map(_encode_chunk, [codec] * len(chunks), chunks, [manifest.parent] * len(chunks)))
     else:
         parts = [_encode_chunk(codec, chunk, manifest.parent, limit_threads=False) for chunk in chunks]
-    recordings = Recordings(codec.rate_hz)
+    recordings = Recordings(codec.encode_rate_hz)
     for _, read in parts:
         recordings.add(read)
     codec_id = _loaded(codec).codec_id
@@ -66,7 +66,7 @@ def _encode_chunk(
 
         torch.set_num_threads(1)
     codec = _loaded(codec)
-    recordings = Recordings(codec.rate_hz)
+    recordings = Recordings(codec.encode_rate_hz)
     waves = [recordings.read(folder / u.wav) for u in chunk]
     records = [
         {"id": u.id, "codes": c.ids[:, 0].tolist() if c.ids.shape[1] == 1 else c.ids.tolist(),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.audio.codecs import check_codes, check_wave
+from ttt.audio.codecs.checks import check_codes, check_wave
 from ttt.audio.streaming import WindowStream
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance, write_manifest
@@ -80,7 +80,7 @@ class Chords(Codec):
             )
         return made
 
-    def stream_decoder(self) -> StreamDecoder:
+    def open_stream(self) -> StreamDecoder:
         """Frame by frame: frames do not touch."""
         return WindowStream(self)
 

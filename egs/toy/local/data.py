@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance, write_manifest
 from ttt.errors import DataError, TttError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.audio.test_codecs import SMALL, vowels
-from ttt.audio.codecs import Toy
-from ttt.audio.mel_codecs import MelKmeans
+from tests.unit.audio.codecs.test_simple_and_mel import SMALL, vowels
+from ttt.audio.codecs.mel import MelKmeans
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.signal import log_mel
 from ttt.audio.streaming import CHUNK_FRAMES, ChunkedSound, WindowStream
 from ttt.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ class OverlapAdd(Codec):
             out.append(Waveform(samples[self.future * HOP : (self.future + frames) * HOP], self.rate_hz))
         return out
 
-    def stream_decoder(self):
+    def open_stream(self):
         return WindowStream(self, *self.context, self.fade)
 
 
@@ -90,7 +90,7 @@ def test_windows_of_a_linear_codec_are_the_one_shot_sound_bit_for_bit(past, futu
         codes = some_codes(codec, frames, frames)
         expected = one_shot(codec, codes)
         for _ in range(5):
-            stream = codec.stream_decoder()
+            stream = codec.open_stream()
             parts, at = [], 0
             for size in cuts(rng, frames):
                 parts.append(stream.push(codes[at : at + size]))
@@ -107,7 +107,7 @@ def test_the_context_is_what_makes_it_exact():
     for context in ((1, 1), (2, 0)):
         codec = OverlapAdd(past=2, future=1, context=context)
         codes = some_codes(codec, 40)
-        stream = codec.stream_decoder()
+        stream = codec.open_stream()
         got = np.concatenate([*(stream.push(codes[i : i + 5]) for i in range(0, 40, 5)), stream.finish()])
         assert got.shape == one_shot(codec, codes).shape and not np.array_equal(got, one_shot(codec, codes))
 
@@ -123,7 +123,7 @@ def test_a_fade_goes_from_the_old_window_to_the_new_one():
     largest = {}
     for fade in (0, 2):
         codec = Restless(context=(4, 0), fade=fade)
-        stream = codec.stream_decoder()
+        stream = codec.open_stream()
         sound = np.concatenate([*(stream.push(some_codes(codec, 6)) for _ in range(3)), stream.finish()])
         largest[fade] = np.abs(np.diff(sound)).max()
     assert largest[0] == 1.0 and largest[2] == pytest.approx(1 / (2 * HOP - 1), rel=1e-4)
@@ -131,7 +131,7 @@ def test_a_fade_goes_from_the_old_window_to_the_new_one():
 
 def test_a_long_stream_decodes_windows_not_everything():
     codec = OverlapAdd(context=(8, 1))
-    stream = codec.stream_decoder()
+    stream = codec.open_stream()
     for _ in range(100):
         stream.push(some_codes(codec, 5))
     assert codec.decoded_frames <= 100 * (5 + 8 + 2) and len(stream._ids) <= 5 + 8 + 2
@@ -148,7 +148,7 @@ def test_chunks_grow_as_told_and_change_no_sound(chunks):
             handed.append(len(codes))
             return super().push(codes)
 
-    codec.stream_decoder = lambda: Counting(codec, 2, 1, 1)
+    codec.open_stream = lambda: Counting(codec, 2, 1, 1)
     sound = ChunkedSound(codec, chunks)
     parts = [p for i in range(0, 230, 13) for p in sound.push(codes[i : i + 13])]
     assert all(len(p) for p in parts)
@@ -185,7 +185,7 @@ def test_impossible_chunks(chunks, shown):
 
 
 def test_wrong_codes_and_codecs_without_whole_frames():
-    stream = OverlapAdd().stream_decoder()
+    stream = OverlapAdd().open_stream()
     with pytest.raises(DataError, match=r"codec 'overlap-add': codes have shape \[2, 1\], expected \[F, 2\]"):
         stream.push(np.zeros((2, 1), np.int32))
     with pytest.raises(DataError, match="code 17 is outside the codebook of 17"):
@@ -193,7 +193,7 @@ def test_wrong_codes_and_codecs_without_whole_frames():
     odd = OverlapAdd()
     odd.rate_hz = 655
     with pytest.raises(ConfigError, match="no whole number of samples per frame"):
-        odd.stream_decoder()
+        odd.open_stream()
     with pytest.raises(ValueError, match="past, future and fade must be >= 0"):
         WindowStream(OverlapAdd(), -1)
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import tiny_model
 from tests.tiny_runs import SYSTEMS, make_run, talk
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.wav import read, write
 from ttt.chat.screen import Screen
 from ttt.chat.session import Chat, room_of

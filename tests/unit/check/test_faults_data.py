@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.unit.check.faults import exactly, planted
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.data.convert.chats import Alpaca
 from ttt.interfaces import StreamDecoder
 from ttt.types import AudioCodes, Waveform
@@ -119,8 +119,8 @@ class Together(Toy):
 class Clicks(Toy):
     """The stream loses a sample's value at each push; lengths are right."""
 
-    def stream_decoder(self):
-        inner = super().stream_decoder()
+    def open_stream(self):
+        inner = super().open_stream()
 
         class Stream(StreamDecoder):
             def push(self, codes):

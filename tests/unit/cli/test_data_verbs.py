@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import random_example, tiny_tokenizer
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.wav import write
 from ttt.cli.main import main
 from ttt.data.read.examples import read_examples, write_examples

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny_tokenizer
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.wav import read, write
 from ttt.data.convert.core import Report, convert_row, inputs_of, results, units, write_records
 from ttt.data.convert.corpus import write_corpus

@@ -39,7 +39,7 @@ class ToneCodec(Codec):
         tones = [0.4 * np.sin(2 * np.pi * (300 + 200 * c) * t) for c in range(self.num_codes)]
         return [Waveform(np.concatenate([tones[c] for c in x.ids[:, 0]]).astype(np.float32), RATE_HZ) for x in codes]
 
-    def stream_decoder(self) -> Any:
+    def open_stream(self) -> Any:
         raise NotImplementedError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.wav import write
 from ttt.data.manifest import Utterance
 from ttt.errors import CheckpointError, ConfigError, DataError

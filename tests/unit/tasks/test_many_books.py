@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.audio.test_codecs import vowels
-from ttt.audio.mel_codecs import Rvq
+from tests.unit.audio.codecs.test_simple_and_mel import vowels
+from ttt.audio.codecs.mel import Rvq
 from ttt.audio.wav import write
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import read_examples

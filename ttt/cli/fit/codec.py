@@ -36,7 +36,7 @@ def fit(codec: TrainableCodec, manifests: Sequence[Path], seed: int) -> Mapping[
     from ttt.data.manifest import read_manifest
 
     (manifest,) = manifests
-    recordings = Recordings(getattr(codec, "rate_hz", None))
+    recordings = Recordings(getattr(codec, "encode_rate_hz", None))
     waves = [recordings.read(manifest.parent / utterance.wav) for utterance in read_manifest(manifest)]
     if recordings.summary():
         log.info("codec: %s", recordings.summary())

@@ -66,6 +66,6 @@ def _spans(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _wave(path: str, codec: Codec, where: str) -> Waveform:
     try:
-        return resample(read(path, mono=True), codec.rate_hz)
+        return resample(read(path, mono=True), codec.encode_rate_hz)
     except DataError as error:
         raise RecordError(where, "not a usable sound file", str(error)) from error

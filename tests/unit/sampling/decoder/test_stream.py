@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import SENTENCES, audio, chat, text, tiny_model, tiny_tokenizer
-from ttt.audio.codecs import Toy
+from ttt.audio.codecs.toy import Toy
 from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
 from ttt.masks.library import Causal, Full, Hybrid

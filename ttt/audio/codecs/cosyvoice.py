@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ttt.audio.codecs import check_codes
+from ttt.audio.codecs.checks import check_codes
 from ttt.audio.signal import resample
 from ttt.audio.streaming import WindowStream
 from ttt.audio.wav import read, write
@@ -90,7 +90,7 @@ class CosyVoice(Codec):
         """Sound of each code sequence, each in one go; F / frame rate seconds long at speed 1."""
         return [Waveform(self._sound(c.ids), self.rate_hz) for c in codes]
 
-    def stream_decoder(self) -> StreamDecoder:
+    def open_stream(self) -> StreamDecoder:
         """Decodes a moving window of two seconds and cross-fades from window to window.  At speed 1 only."""
         if self.speed != 1.0:
             raise ConfigError(f"codec.speed: {self.speed:g} cannot be streamed; use 1, or decode whole answers")

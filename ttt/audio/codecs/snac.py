@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ttt.audio.external import PublishedCodec
+from ttt.audio.codecs.published import PublishedCodec
 from ttt.audio.hierarchy import join, positions, split
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError
 from ttt.registry.families import CODEC

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ttt.audio.codecs import Precomputed, Toy, standardize
+from ttt.audio.codecs.checks import standardize
+from ttt.audio.codecs.mel import MelKmeans
+from ttt.audio.codecs.precomputed import Precomputed
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.kmeans import fit_neighbour_tables, kmeans, look_up, nearest
-from ttt.audio.mel_codecs import MelKmeans
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.registry.families import CODEC
 from ttt.rng import generator
@@ -63,7 +65,7 @@ def test_toy_round_trip_is_exact_for_every_code():
 def test_toy_stream_equals_one_shot():
     codec = Toy()
     ids = np.random.default_rng(0).integers(0, 32, (17, 1)).astype(np.int32)
-    stream = codec.stream_decoder()
+    stream = codec.open_stream()
     pieces = [stream.push(ids[i : i + 5]) for i in range(0, 17, 5)] + [stream.finish()]
     np.testing.assert_array_equal(np.concatenate(pieces), codec.decode([AudioCodes(ids, 50.0, "toy")])[0].samples)
 
@@ -216,7 +218,7 @@ def test_decode_refuses_codes_outside_the_book(fitted, codec_name, code):
     with pytest.raises(DataError, match=f"code {code} is outside the codebook of {codec.num_codes}"):
         codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])
     with pytest.raises(DataError, match=f"code {code} is outside"):
-        codec.stream_decoder().push(ids)
+        codec.open_stream().push(ids)
     with pytest.raises(DataError, match=r"shape \[2, 2\], expected \[F, 1\]"):
         codec.decode([AudioCodes(np.zeros((2, 2), dtype=np.int32), codec.frame_rate_hz, codec.codec_id)])
 
@@ -266,7 +268,7 @@ def test_level_makes_codes_blind_to_loudness():
 def test_stream_has_the_length_of_one_shot_and_no_clicks(fitted):
     (codes,) = fitted.encode([vowels(5, duration_s=2.0)])
     whole = fitted.decode([codes])[0].samples
-    stream = fitted.stream_decoder()
+    stream = fitted.open_stream()
     pieces = [stream.push(codes.ids[i : i + 8]) for i in range(0, len(codes.ids), 8)]
     assert sum(len(p) > 0 for p in pieces) >= 3  # it does stream
     pieces.append(stream.finish())
@@ -276,7 +278,7 @@ def test_stream_has_the_length_of_one_shot_and_no_clicks(fitted):
     steps = np.abs(np.diff(joined))
     near = np.concatenate([steps[e - 3 : e + 3] for e in ends if 3 < e < len(joined) - 3])
     assert near.max() <= steps.max() and near.max() < 3 * np.quantile(np.abs(np.diff(whole)), 0.99)
-    assert len(fitted.stream_decoder().finish()) == 0
+    assert len(fitted.open_stream().finish()) == 0
 
 
 # -- pieces
@@ -320,7 +322,7 @@ def test_precomputed_describes_codes_and_refuses_sound():
     codec = CODEC.build({"name": "precomputed", "num_codes": 100, "label": "glm"}, "codec").load()
     assert (codec.codec_id, codec.num_codes, codec.code_vectors()) == ("glm", 100, None)
     for refused in (
-        lambda: codec.encode([vowels(1)]), lambda: codec.decode([]), lambda: codec.stream_decoder()
+        lambda: codec.encode([vowels(1)]), lambda: codec.decode([]), lambda: codec.open_stream()
     ):  # fmt: skip
         with pytest.raises(ConfigError, match="codes come with the data: configure the codec that made them"):
             refused()

@@ -98,7 +98,7 @@ def test_rates_are_the_models_and_438_tokens_of_v1_last_8_76_seconds(world):
     faster = CODEC.build({**world(), "speed": 2.0}, "codec").load()
     assert faster.decode([codes(438, codec)])[0].duration_s == pytest.approx(438 / 100, rel=0.01)
     with pytest.raises(ConfigError, match=r"^codec\.speed: 2 cannot be streamed"):
-        faster.stream_decoder()
+        faster.open_stream()
 
 
 def test_later_versions_have_other_rates_and_read_the_prompt_from_a_file(world):
@@ -110,7 +110,7 @@ def test_later_versions_have_other_rates_and_read_the_prompt_from_a_file(world):
 
 def test_streams_as_long_as_the_whole(world):
     codec = CODEC.build(world(), "codec").load()
-    said, decoder = codes(130, codec), codec.stream_decoder()
+    said, decoder = codes(130, codec), codec.open_stream()
     parts = [decoder.push(said.ids[at : at + 25]) for at in range(0, 130, 25)] + [decoder.finish()]
     assert sum(map(len, parts)) == len(codec.decode([said])[0].samples) and len(parts[1])
 

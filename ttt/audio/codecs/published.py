@@ -1,4 +1,4 @@
-"""Published neural codecs through transformers, from a local folder; nothing is downloaded (SNAC: `ttt.audio.snac`).
+"""Published neural codecs through transformers, from a local folder; nothing is downloaded (SNAC: `ttt.audio.codecs.snac`).
 
 Letters: ``F`` frames, ``Q`` codebooks, ``C`` codes per codebook, ``S`` wav samples, ``E`` dimensions of a code vector.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from ttt.audio.codecs import check_codes, check_wave, standardize
+from ttt.audio.codecs.checks import check_codes, check_wave, standardize
 from ttt.audio.streaming import WindowStream
 from ttt.errors import CheckpointError, ConfigError, TttError
 from ttt.interfaces import Codec, StreamDecoder
@@ -115,7 +115,7 @@ class PublishedCodec(Codec):
             out.append(Waveform(samples, self.rate_hz))
         return out
 
-    def stream_decoder(self) -> StreamDecoder:
+    def open_stream(self) -> StreamDecoder:
         """Decodes a moving window of codes and cross-fades from one window to the next."""
         self._get()
         return WindowStream(self)

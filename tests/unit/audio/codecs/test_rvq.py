@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.audio.test_codecs import RATE_HZ, vowels
+from tests.unit.audio.codecs.test_simple_and_mel import RATE_HZ, vowels
+from ttt.audio.codecs.mel import MelKmeans, Rvq
 from ttt.audio.hierarchy import join, positions, split
-from ttt.audio.mel_codecs import MelKmeans, Rvq
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
@@ -141,7 +141,7 @@ def test_stream_has_the_length_of_one_shot_and_starts_early(fitted, size):
     codec = fitted[4, 2, 1]
     (codes,) = codec.encode([vowels(21, duration_s=1.2)])
     whole = codec.decode([codes])[0].samples
-    stream = codec.stream_decoder()
+    stream = codec.open_stream()
     pieces = [stream.push(codes.ids[i : i + size]) for i in range(0, len(codes.ids), size)]
     assert len(pieces[3 if size == 1 else 1])  # one frame of context is held back
     joined = np.concatenate([*pieces, stream.finish()])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import ttt.audio.external
-import ttt.audio.snac  # noqa: F401  (registers the adapters)
+import ttt.audio.codecs.published
+import ttt.audio.codecs.snac  # noqa: F401  (registers the adapters)
 from ttt.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
@@ -220,7 +220,7 @@ def test_stream_gives_the_length_of_one_shot_and_nearly_its_samples(folders, nam
     codec = load(folders, name)
     ids = np.random.default_rng(0).integers(0, 16, (20, codec.num_codebooks)).astype(np.int32)
     whole = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])[0].samples
-    stream = codec.stream_decoder()
+    stream = codec.open_stream()
     pieces = [stream.push(ids[i : i + 6]) for i in range(0, 20, 6)]
     assert any(len(p) for p in pieces)
     joined = np.concatenate([*pieces, stream.finish()])

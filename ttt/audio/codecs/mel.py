@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt.audio.codecs import check_codes, check_wave, standardize
+from ttt.audio.codecs.checks import check_codes, check_wave, standardize
 from ttt.audio.hierarchy import join, positions, split
 from ttt.audio.kmeans import fit_neighbour_tables, kmeans, look_up, nearest
 from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
@@ -244,7 +244,7 @@ class MelCodec(TrainableCodec):
                 out[i] = Waveform(np.clip(kept, -1.0, 1.0), self.rate_hz)
         return out
 
-    def stream_decoder(self) -> StreamDecoder:
+    def open_stream(self) -> StreamDecoder:
         """Griffin-Lim on a moving window that continues the samples already output."""
         self._get()
         return _MelStream(self)
