@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ttt.audio.recordings import Recordings
-from ttt.data.manifest import Utterance, read_manifest
 from ttt.data.read.examples import codes_array, read_records, write_examples
 from ttt.errors import DataError
 from ttt.interfaces import Codec, Task
-from ttt.io.atomic import write_json_lines
 from ttt.registry import name_of
+from ttt.tasks.encode_corpus import read_skipped
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.types import Example
-
-_CHUNK = 256
-
-
-def encode_manifest(manifest: Path, codec: Codec, out: Path, jobs: int = 1) -> dict[str, Any]:
-    """Encode every utterance of a manifest; JSONL lines {id, codes, duration_s, speaker} with a header line.
-
-    Recordings at another rate, or of several channels, are converted; the result says how many (``converted``).
-
-    ``jobs`` processes, each with one torch thread; the result does not depend on it.  Returns counts and speed.
-    """
-    utterances = read_manifest(manifest)
-    started = time.perf_counter()
-    chunks = [utterances[i : i + _CHUNK] for i in range(0, len(utterances), _CHUNK)]
-    if jobs > 1 and len(chunks) > 1:
-        with ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=get_context("spawn")) as pool:
-            parts = list(pool.map(_encode_chunk, [codec] * len(chunks), chunks, [manifest.parent] * len(chunks)))
-    else:
-        parts = [_encode_chunk(codec, chunk, manifest.parent, limit_threads=False) for chunk in chunks]
-    recordings = Recordings(codec.encode_rate_hz)
-    for _, read in parts:
-        recordings.add(read)
-    codec_id = _loaded(codec).codec_id
-    header = {"codec": codec_id, "frame_rate_hz": codec.frame_rate_hz, "num_codebooks": codec.num_codebooks}
-    write_json_lines(out, [header, *(record for part, _ in parts for record in part)], ensure_ascii=True)
-    seconds = time.perf_counter() - started
-    counts: dict[str, Any] = {"utterances": len(utterances)}
-    if recordings.summary():
-        counts["converted"] = recordings.summary()
-    return {**counts, "seconds": seconds, "per_second": len(utterances) / max(seconds, 1e-9)}
-
-
-def _loaded(codec: Codec) -> Codec:
-    return codec if getattr(codec, "codec_id", "") else codec.load()
-
-
-def _encode_chunk(
-    codec: Codec, chunk: Sequence[Utterance], folder: Path, limit_threads: bool = True
-) -> tuple[list[dict[str, Any]], Recordings]:
-    if limit_threads:
-        import torch
-
-        torch.set_num_threads(1)
-    codec = _loaded(codec)
-    recordings = Recordings(codec.encode_rate_hz)
-    waves = [recordings.read(folder / u.wav) for u in chunk]
-    records = [
-        {"id": u.id, "codes": c.ids[:, 0].tolist() if c.ids.shape[1] == 1 else c.ids.tolist(),
-         "duration_s": u.duration_s, "speaker": u.speaker}
-        for u, c in zip(chunk, codec.encode(waves), strict=True)
-    ]  # fmt: skip
-    return records, recordings
 
 
 def read_codes(path: Path, codec_id: str = "", num_codes: int = 0, num_codebooks: int = 0) -> dict[str, np.ndarray]:
@@ -114,9 +57,12 @@ def read_codes(path: Path, codec_id: str = "", num_codes: int = 0, num_codebooks
 
 
 def build_examples(
-    items: Path, codes: Mapping[str, np.ndarray], tasks: Sequence[Task], tokenizer: TextTokenizer | None = None
-) -> tuple[list[Example], dict[str, int]]:
+    items: Path, codes: Mapping[str, np.ndarray], tasks: Sequence[Task], tokenizer: TextTokenizer | None = None,
+    left_out: Collection[str] = (),
+) -> tuple[list[Example], dict[str, int]]:  # fmt: skip
     """Examples of all items, and counts by task label and of what was skipped.
+
+    ``left_out``: utterances without codes because their recordings are unusable; items that name one are skipped.
 
     An item becomes one example of every task whose name, or whose field ``items``, is the item's task.
     """
@@ -130,6 +76,9 @@ def build_examples(
         chosen = by_name.get(item.get("task", ""), [])
         if not chosen:
             counts[f"skipped: task {item.get('task')!r} is not in the recipe"] += 1
+        if left_out and any(isinstance(value, str) and value in left_out for value in item.values()):
+            counts["skipped: its recording could not be encoded"] += 1
+            continue
         for task in chosen:
             try:
                 examples.append(task.build(item, codes))
@@ -178,7 +127,8 @@ def prepare(
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
         codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id, codec.num_codes, codec.num_codebooks)
-        examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks, tokenizer)
+        left_out = read_skipped(out / "codes" / f"{split}.jsonl")
+        examples, counts = build_examples(corpus / f"{split}.items.jsonl", codes, tasks, tokenizer, left_out)
         if not examples:
             raise DataError(
                 f"{corpus / f'{split}.items.jsonl'}: no item of the recipe's tasks; found {counts or 'nothing'}"

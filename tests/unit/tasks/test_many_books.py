@@ -19,7 +19,8 @@ from ttt.data.sources.build_store import pack
 from ttt.data.sources.mix import sources_of
 from ttt.registry.families import TASK
 from ttt.sampling.decoder.decoder import spans_of
-from ttt.tasks.prepare import encode_manifest, prepare, read_codes
+from ttt.tasks.encode_corpus import encode_manifest
+from ttt.tasks.prepare import prepare, read_codes
 from ttt.text.tokenizer import TextTokenizer
 
 NUM_CODES, BOOKS = 12, 7
