@@ -1,4 +1,5 @@
-"""Fitted weights in a folder: ``<stem>.safetensors`` beside ``<stem>.json``, which holds the digest of the former."""
+"""Weights of codecs: fitted ones in a folder, ``<stem>.safetensors`` beside ``<stem>.json``, which holds the digest of the
+former; and published ones given to a network, strictly."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from ttt.io.json_input import read_json
 from ttt.io.pretrained import refuse_nonfinite
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -53,6 +54,24 @@ def load_weights(folder: str | Path, stem: str, mend: str) -> tuple[dict[str, Te
         raise CheckpointError(f"{folder}: {weights.name} and {record.name} do not belong together: {mend}")
     refuse_nonfinite(weights, tensors.items())
     return tensors, info
+
+
+def give_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str | Path, mend: str) -> None:
+    """Put ``tensors`` in the place of the network's own arrays, which may lie on the meta device.
+
+    Raises `CheckpointError` naming ``place`` and the first array that is missing, has another shape, is unknown, or holds NaN.
+    """
+    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{place}: the weights lack {name} {shape}: {mend}")
+        if list(tensors[name].shape) != shape:
+            raise CheckpointError(f"{place}: {name} has shape {list(tensors[name].shape)}, expected {shape}: {mend}")
+    unknown = next((name for name in tensors if name not in expected), None)
+    if unknown is not None:
+        raise CheckpointError(f"{place}: the weights hold {unknown}, for which there is no place: {mend}")
+    refuse_nonfinite(place, tensors.items())
+    network.load_state_dict(tensors, assign=True)
 
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
