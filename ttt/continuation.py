@@ -34,6 +34,11 @@ def continue_files(
     """
     codec = model.codec
     assert codec is not None, "see check_model"
+    if not codec.code_rate_hz and (hole or longest_s):
+        raise ConfigError(
+            f"codec {codec.codec_id!r} removes runs of equal codes, so seconds are no number of codes: leave out --hole and --seconds, "
+            "or use a model of codes with their runs (codec.dedup=false)"
+        )
     if 0 < prompt_s * codec.frame_rate_hz < 1:
         raise ConfigError(
             f"--prompt-seconds: {prompt_s:g} s are less than a frame of the codec ({1 / codec.frame_rate_hz:g} s)"
@@ -80,7 +85,7 @@ def continue_files(
             "continue: %s: %.2f s heard, %.2f s made (%s), %s -> %s",
             path.name,
             heard.duration_s,
-            length / codec.frame_rate_hz,
+            codec.duration_s(parts[0]),
             answer.stopped,
             ", ".join(f"{n} {k} calls" for k, n in answer.calls.items()),
             alone,

@@ -393,6 +393,18 @@ class Codec(ABC):
         """Samples per second of the recordings that `encode` takes; callers resample once, to this rate."""
         return self.rate_hz
 
+    @property
+    def code_rate_hz(self) -> float:
+        """Codes per second: ``frame_rate_hz``, or 0 where runs of equal codes become one code and no such number exists.
+
+        What cuts sound in seconds by counting codes asks for this and says so when it is 0.
+        """
+        return self.frame_rate_hz
+
+    def duration_s(self, ids: np.ndarray) -> float:
+        """Seconds that codes [F, Q] last when `decode` gets them without their durations."""
+        return len(ids) / self.frame_rate_hz
+
     @abstractmethod
     def load(self, device: str = "cpu") -> Codec:
         """Bring the weights; returns self.  Raises `CheckpointError` naming the folder when they are not there."""

@@ -63,20 +63,32 @@ class Waveform:
 
 @dataclass(frozen=True)
 class AudioCodes:
-    """Codes of one recording.  ``ids`` i32 [F, Q] (one codebook: Q = 1), ``frame_rate_hz`` frames per second."""
+    """Codes of one recording.  ``ids`` i32 [F, Q] (one codebook: Q = 1), ``frame_rate_hz`` frames per second.
+
+    ``durations`` i32 [F]: frames that each row of ``ids`` lasts, >= 1, where runs of equal codes were removed; None: one each.
+    """
 
     ids: np.ndarray
     frame_rate_hz: float
     codec: str
+    durations: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2:
             raise DataError(f"AudioCodes: ids must be [F, Q], got {list(self.ids.shape)}")
+        lasts = self.durations
+        if lasts is not None and (lasts.shape != self.ids.shape[:1] or lasts.dtype.kind != "i" or lasts.min(initial=1) < 1):
+            raise DataError(f"AudioCodes: durations must be {len(self.ids)} whole numbers >= 1, one for each row of ids")
+
+    @property
+    def frames(self) -> int:
+        """Frames that the codes last."""
+        return len(self.ids) if self.durations is None else int(self.durations.sum())
 
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
-        return len(self.ids) / self.frame_rate_hz
+        return self.frames / self.frame_rate_hz
 
 
 @dataclass(frozen=True)

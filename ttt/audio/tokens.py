@@ -2,7 +2,8 @@
 
     {"speech_tokens": [...], "num_tokens": n, "vocab_size": C, "frame_rate_hz": r, "duration_seconds": n / r, "codec": id}
 
-A bare list is accepted too.  With several codebooks the codes are listed frame by frame.
+A bare list is accepted too.  With several codebooks the codes are listed frame by frame.  "durations": frames that each code
+lasts, where runs of equal codes were removed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ttt.io.json_input import read_json
 
 
 def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec: str = "") -> dict[str, Any]:
-    """The file's contents for codes i32 [F, Q]; a frame rate of 0 is unknown: no duration then."""
+    """The file's contents for codes i32 [F, Q]; ``frame_rate_hz``: `Codec.code_rate_hz`; 0 is unknown: no duration then."""
     record: dict[str, Any] = {
         "speech_tokens": codes.reshape(-1).tolist(),
         "num_tokens": int(codes.size),
@@ -54,3 +55,14 @@ def read_tokens(path: str | Path, num_codes: int, num_codebooks: int = 1, frame_
     if len(tokens) % num_codebooks:
         raise DataError(f"{path}: {len(tokens)} tokens are no whole frames of {num_codebooks}")
     return np.asarray(tokens, dtype=np.int32).reshape(-1, num_codebooks)
+
+
+def read_durations(path: str | Path, count: int) -> np.ndarray | None:
+    """Frames i32 [F] that each of ``count`` codes of a file lasts, or None where it does not say.  Raises `DataError`."""
+    content = read_json(path, "name a file of tokens", kind=None)
+    durations = content.get("durations") if isinstance(content, dict) else None
+    if durations is None:
+        return None
+    if not isinstance(durations, list) or len(durations) != count or any(type(d) is not int or d < 1 for d in durations):
+        raise DataError(f"{path}: durations must be a list of {count} whole numbers >= 1, one for each code; or leave it out")
+    return np.asarray(durations, dtype=np.int32)

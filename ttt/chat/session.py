@@ -173,7 +173,7 @@ class Chat:
     def length(self, codes: int) -> str:
         """A number of codes in words, with its duration where there is a codec."""
         frames = codes // self.model.tokenizer.vocab.num_codebooks
-        duration = f", {frames / self.codec.frame_rate_hz:.2f} s" if self.codec is not None else ""
+        duration = f", {frames / self.codec.code_rate_hz:.2f} s" if self.codec is not None and self.codec.code_rate_hz else ""
         return f"{codes} code{'s' * (codes != 1)}{duration}"
 
     def _show(self, pieces: Iterator[Piece], timer: Timer) -> None:
@@ -216,11 +216,11 @@ class Chat:
         wav = None
         if self.output.folder is not None:
             stem = self.output.folder / f"turn-{self.talk.asked:03d}"
-            rate_hz = self.codec.frame_rate_hz if self.codec is not None else None
+            rate_hz = self.codec.code_rate_hz or None if self.codec is not None else None
             wav = self._write(stem, codes, {
                 "text": written_text(spans), "codes": codes.tolist(), "num_codes": v.num_codes,
                 "codec": self.codec.codec_id if self.codec is not None else None, "frame_rate_hz": rate_hz,
-                "duration_s": len(codes) / rate_hz if rate_hz else None, "calls": calls, "seconds": seconds, "stopped": reason,
+                "duration_s": self.codec.duration_s(codes) if self.codec is not None else None, "calls": calls, "seconds": seconds, "stopped": reason,
             })  # fmt: skip
             if self.output.is_kept:
                 parts.append(f"-> {wav or stem.with_suffix('.json')}")
@@ -240,7 +240,7 @@ class Chat:
             write(wav, wave)
         if len(codes):  # for other programs; rates and sizes are the codec's, else the vocabulary's
             v = self.model.tokenizer.vocab
-            about = (v.frame_rate_hz, v.codec) if self.codec is None else (self.codec.frame_rate_hz, self.codec.codec_id)
+            about = (v.frame_rate_hz, v.codec) if self.codec is None else (self.codec.code_rate_hz, self.codec.codec_id)
             tokens = token_record(codes, v.num_codes, *about)
             write_text(stem.with_suffix(".tokens.json"), json.dumps(tokens) + "\n")
         write_text(stem.with_suffix(".json"), json.dumps(record, ensure_ascii=False) + "\n")

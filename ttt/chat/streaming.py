@@ -160,7 +160,7 @@ def _conditions(model: Model, chunks: Sequence[int], warmup: int, environment: M
         "answers_at_a_time": 1, "warmup": warmup, "chunk_frames": list(chunks),
         "sampler": sampler["name"] if isinstance(sampler, dict) else str(sampler), "sampler_settings": sampler,
         "codec": model.codec.codec_id if model.codec is not None else "none",
-        "frame_rate_hz": model.codec.frame_rate_hz if model.codec is not None else None,
+        "frame_rate_hz": model.codec.code_rate_hz or None if model.codec is not None else None,
         "parameters": sum(p.numel() for p in model.lm.parameters()), "dtype": str(model.lm.dtype).removeprefix("torch."),
         "device": device, "hardware": ", ".join(environment["gpus"]) if device.startswith("cuda") else cpu,
         "max_tokens": model.config.eval.max_tokens,

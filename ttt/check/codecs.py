@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -67,7 +68,7 @@ def _encode(codec: Codec) -> None:
         where, ids = f"{duration_s} s of noise: ", codes.ids
         good = ids.dtype == np.int32 and ids.shape[1] == codec.num_codebooks
         need(good, f"{where}codes are {ids.dtype} {list(ids.shape)}, not int32 [F, {codec.num_codebooks}]")
-        need(len(ids) == _frames(codec, wave), f"{where}{len(ids)} frames, {_frames(codec, wave)} cover it")
+        need(codes.frames == _frames(codec, wave), f"{where}{codes.frames} frames, {_frames(codec, wave)} cover it")
         need(
             ids.min() >= 0 and ids.max() < codec.num_codes,
             f"{where}codes lie in [{ids.min()}, {ids.max()}], the codebook has {codec.num_codes}",
@@ -81,10 +82,16 @@ def _decode(codec: Codec) -> None:
     rng = np.random.default_rng(0)
     for frames in (0, 1, 9, 40):
         ids = rng.integers(0, codec.num_codes, size=(frames, codec.num_codebooks)).astype(np.int32)
-        (sound,) = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])
-        expected = round(frames * codec.rate_hz / codec.frame_rate_hz)
+        lasts = None if codec.code_rate_hz else rng.integers(1, 5, size=frames).astype(np.int32)
+        codes = AudioCodes(ids, codec.frame_rate_hz, codec.codec_id, lasts)
+        (sound,) = codec.decode([codes])
+        expected = round(codes.frames * codec.rate_hz / codec.frame_rate_hz)
         need(sound.rate_hz == codec.rate_hz, f"the sound's rate is {sound.rate_hz}, the codec's {codec.rate_hz}")
-        need(len(sound.samples) == expected, f"{frames} frames give {len(sound.samples)} samples instead of {expected}")
+        given = len(sound.samples)
+        need(given == expected, f"{codes.frames} frames give {given} samples instead of {expected}")
+        (sound,) = codec.decode([AudioCodes(ids, codec.frame_rate_hz, codec.codec_id)])
+        expected = round(codec.duration_s(ids) * codec.rate_hz)
+        need(len(sound.samples) == expected, f"{frames} codes give {len(sound.samples)} samples, duration_s says {expected}")
         loud = float(np.abs(sound.samples).max(initial=0.0))
         need(np.isfinite(sound.samples).all() and loud <= 1, f"{frames} frames: the largest sample is {loud}")
 
@@ -118,7 +125,7 @@ def _batched(codec: Codec) -> None:
 
 @prop("codec", "stream", "streaming gives as many samples as one shot, the same if `exact_stream`, however it is cut")
 def _stream(codec: Codec) -> None:
-    codes = _codes(codec)
+    codes = dataclasses.replace(_codes(codec), durations=None)  # a stream gets none
     expected = codec.decode([codes])[0].samples
     for size in (1, 7, 1000):
         stream = codec.open_stream()

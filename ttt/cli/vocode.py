@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode one file of `ttt.audio.tokens`."""
-    from ttt.audio.tokens import read_tokens
+    from ttt.audio.tokens import read_durations, read_tokens
     from ttt.audio.wav import write
     from ttt.types import AudioCodes
 
@@ -32,8 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     check_file(out, [Path(arguments.tokens)], overwrite=arguments.overwrite)
     codec = config.codec.load()
-    codes = read_tokens(arguments.tokens, codec.num_codes, codec.num_codebooks, codec.frame_rate_hz)
-    (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id)])
+    codes = read_tokens(arguments.tokens, codec.num_codes, codec.num_codebooks, codec.code_rate_hz)
+    durations = read_durations(arguments.tokens, len(codes))
+    (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id, durations)])
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, wave)
     length = f"{wave.duration_s:.2f} s at {wave.rate_hz} Hz"

@@ -139,7 +139,7 @@ def listen(
     def true_sound(pair: Pair) -> Waveform | None:
         codes = answer_codes(pair[0])
         if codes is not None and len(codes) and group_of(pair) in recorded:
-            return instruments.recordings.answer(pair[0], codec.frame_rate_hz)
+            return instruments.recordings.answer(pair[0], codec.code_rate_hz)
         return wave_of(codes)
 
     order = sorted(

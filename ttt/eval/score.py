@@ -87,13 +87,14 @@ def _item(pair: Pair, i: int, heard: Heard, instruments: Instruments, other_answ
     meta, codes, codec, sound = example.meta, answer_codes(example), instruments.codec, heard.comparisons[i]
     has_answer = example.turns[-1].role == "assistant"
     spoken = codes is not None if has_answer else meta.get("speech_ref") is not None
-    rate_hz = codec.frame_rate_hz if codec is not None else float("nan")
-    audio_s = (len(record.codes) / rate_hz if len(record.codes) else 0.0) if spoken else None
+    audio_s = None
+    if spoken:
+        audio_s = 0.0 if not len(record.codes) else codec.duration_s(record.codes) if codec is not None else float("nan")
     return {
         "uid": example.uid, "task": example.task, "split": split, "text": record.text, "text_ref": meta.get("text_ref"),
         "answer_key": meta.get("answer_key"), "distractors": meta.get("distractors") or other_answers,
         "judged_text": heard.texts[i] if spoken else None, "speech_ref": meta.get("speech_ref"), "audio_s": audio_s,
-        "ref_audio_s": len(codes) / rate_hz if codes is not None and codec is not None else None,
+        "ref_audio_s": codec.duration_s(codes) if codes is not None and codec is not None else None,
         "seconds": record.seconds, "first_block_s": record.first_block_s, "calls": record.calls,
         "forced": record.forced, "mel_distance_db": sound.mel_distance_db if spoken else None,
         "speaker_similarity": sound.speaker_similarity if spoken else None, "normalize": instruments.normalizer.normalize,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ttt.audio.wav import read
 from ttt.data.manifest import Utterance, read_manifest, wav_path
-from ttt.errors import DataError
+from ttt.errors import ConfigError, DataError
 from ttt.eval.generations import answer_codes, prompt_codes
 from ttt.types import Example, Waveform
 
@@ -30,10 +30,18 @@ class TrueRecordings:
         return entry is not None and entry[0].is_file()
 
     def answer(self, example: Example, frame_rate_hz: float) -> Waveform:
-        """The recording from where the prompt's frames end.  Raises `DataError` when it is not as long as the codes."""
+        """The recording from where the prompt's frames end.  Raises `DataError` when it is not as long as the codes.
+
+        ``frame_rate_hz``: `Codec.code_rate_hz`; 0 is refused with a `ConfigError`.
+        """
         entry, codes, before = self._find(example), answer_codes(example), prompt_codes(example)
         assert entry is not None and codes is not None, "ask `holds` first"
         path, utterance = entry
+        if not frame_rate_hz:
+            raise ConfigError(
+                f"{path}: the codec removes runs of equal codes, so where the prompt ends in the recording is not known: score "
+                "without data.corpus, or with codec.dedup=false"
+            )
         wave = read(path, mono=True)
         begins_s = len(before) / frame_rate_hz if before is not None else 0.0
         codes_s = begins_s + len(codes) / frame_rate_hz

@@ -98,7 +98,7 @@ def _report(
 ) -> dict[str, Any]:
     from ttt.eval.cards import git_state, hardware, versions
 
-    rate_hz = getattr(config.codec, "frame_rate_hz", None) if config.codec is not None else None
+    rate_hz = getattr(config.codec, "code_rate_hz", None) or None if config.codec is not None else None
     summaries = {name: summarise(a, rate_hz, config.eval.bootstrap, config.run.seed) for name, a in answers.items()}
     return {
         "format": "ttt-samplers-1", "what": {name: one_line(c) for name, c in contenders.items()}, "samplers": summaries,

@@ -122,8 +122,8 @@ def prepare(
     """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
     tokenizer = train_bpe(
         corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_codebooks, form
-    ).made_by(codec.codec_id, codec.frame_rate_hz)
-    tasks = [task.at_rate(codec.frame_rate_hz) for task in tasks]
+    ).made_by(codec.codec_id, codec.code_rate_hz)
+    tasks = [task.at_rate(codec.code_rate_hz) for task in tasks]
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
         codes = read_codes(out / "codes" / f"{split}.jsonl", codec.codec_id, codec.num_codes, codec.num_codebooks)

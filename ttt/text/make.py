@@ -41,7 +41,7 @@ class TokenizerPlan:
         if codec is not None:
             plan = dataclasses.replace(
                 self, num_codes=codec.num_codes, num_codebooks=codec.num_codebooks, codec_id=codec.codec_id,
-                frame_rate_hz=codec.frame_rate_hz,
+                frame_rate_hz=codec.code_rate_hz,
             )  # fmt: skip
         if plan.num_codes < 1:
             raise ConfigError(f"data.num_codes: must be >= 1, got {plan.num_codes}")

@@ -22,6 +22,7 @@ from ttt.eval.score import Bootstrap
 from ttt.eval.sound_distance import compare, mel_distance, warp
 from ttt.eval.speakers import SmallSpeaker, TransformersXVector, equal_error_rate
 from ttt.eval.true_recordings import TrueRecordings
+from ttt.interfaces import Codec
 from ttt.types import AudioCodes, Example, Span, Turn, Waveform
 
 RATE = 16_000
@@ -134,10 +135,11 @@ def test_a_published_encoder_from_a_folder(tmp_path):
     assert encoder.speaker_id.startswith("wavlm-")
 
 
-class Tone:
+class Tone(Codec):
     """Code k is a stretch of voice k."""
 
     codec_id, rate_hz, frame_rate_hz, num_codes, num_codebooks = "tone-1", RATE, 10.0, 4, 1
+    load = encode = open_stream = None  # not used here
 
     def decode(self, codes):
         voices = [voice(210, 1700), voice(110, 600), voice(260, 900), voice(90, 1300)]
