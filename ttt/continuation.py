@@ -36,8 +36,8 @@ def continue_files(
     assert codec is not None, "see check_model"
     if not codec.code_rate_hz and (hole or longest_s):
         raise ConfigError(
-            f"codec {codec.codec_id!r} removes runs of equal codes, so seconds are no number of codes: leave out --hole and --seconds, "
-            "or use a model of codes with their runs (codec.dedup=false)"
+            f"codec {codec.codec_id!r} removes runs of equal codes, so seconds are no number of codes: leave out "
+            "--hole and --seconds, or use a model of codes with their runs (codec.dedup=false)"
         )
     if 0 < prompt_s * codec.frame_rate_hz < 1:
         raise ConfigError(

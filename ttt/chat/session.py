@@ -220,7 +220,8 @@ class Chat:
             wav = self._write(stem, codes, {
                 "text": written_text(spans), "codes": codes.tolist(), "num_codes": v.num_codes,
                 "codec": self.codec.codec_id if self.codec is not None else None, "frame_rate_hz": rate_hz,
-                "duration_s": self.codec.duration_s(codes) if self.codec is not None else None, "calls": calls, "seconds": seconds, "stopped": reason,
+                "duration_s": self.codec.duration_s(codes) if self.codec is not None else None, "calls": calls,
+                "seconds": seconds, "stopped": reason,
             })  # fmt: skip
             if self.output.is_kept:
                 parts.append(f"-> {wav or stem.with_suffix('.json')}")

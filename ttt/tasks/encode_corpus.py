@@ -71,6 +71,7 @@ def encode_manifest(
 ) -> dict[str, Any] | None:  # fmt: skip
     """Encode the utterances of a manifest with a loaded codec; JSONL lines {id, codes, duration_s, speaker} with a header line.
 
+    Lines of a codec that removes runs of equal codes also hold ``durations``, the frames that each code lasts.
     Recordings at another rate, or of several channels, are converted; the result says how many (``converted``).
 
     ``jobs``: processes, each with one torch thread.  ``parts``: what `cut_into_parts` gave.
@@ -209,8 +210,9 @@ def encode_part(work: Work, part: Part) -> Part:
 
 def _record(utterance: Utterance, codes: AudioCodes) -> dict[str, Any]:
     ids = codes.ids[:, 0] if codes.ids.shape[1] == 1 else codes.ids
+    lasts = {} if codes.durations is None else {"durations": codes.durations.tolist()}
     return {
-        "id": utterance.id, "codes": ids.tolist(), "duration_s": utterance.duration_s, "speaker": utterance.speaker,
+        "id": utterance.id, "codes": ids.tolist(), **lasts, "duration_s": utterance.duration_s, "speaker": utterance.speaker,
     }  # fmt: skip
 
 
