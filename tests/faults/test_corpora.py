@@ -140,8 +140,9 @@ def test_a_stretch_of_a_stereo_recording_is_mixed_down_and_counted(tmp_path, cap
     caplog.set_level(logging.INFO)
     stereo = tone(tmp_path / "r.wav", channels=2)
     folder = kaldi(tmp_path / "k", wav_scp=[f"r {stereo}"], text=["a yes"], segments=["a r 0 0.5"])
-    assert convert("kaldi", folder, tmp_path / "out") == 0 and "1 mixed down to one channel" in caplog.text
-    assert read(tmp_path / "out" / "wav" / "train" / "00000000.wav").samples.shape == (4000,)
+    assert convert("kaldi", folder, tmp_path / "out") == 0 and "1 of several channels, mixed down when read" in caplog.text
+    (found,) = read_manifest(tmp_path / "out" / "train.jsonl")
+    assert found.wav == f"{stereo}#t=0,0.5" and read(found.wav, mono=True).samples.shape == (4000,)
 
 
 # ---- trees as distributed ------------------------------------------------------------------------------------

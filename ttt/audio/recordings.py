@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ttt.audio.signal import resample
+from ttt.audio.sound import Sound
 from ttt.audio.wav import read_channels
 from ttt.types import Waveform
 
@@ -20,8 +21,8 @@ class Recordings:
     resampled: Counter[int] = field(default_factory=Counter)  # rate of the file -> files
     mixed: int = 0  # files of several channels, averaged to one
 
-    def read(self, path: str | Path) -> Waveform:
-        """The sound of a file.  Raises `DataError` naming it."""
+    def read(self, path: str | Path | Sound) -> Waveform:
+        """A sound file, or another sound that `ttt.audio.sound` names.  Raises `DataError` naming it."""
         wave, channels = read_channels(path)
         self.files += 1
         self.mixed += channels > 1

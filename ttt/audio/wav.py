@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ttt.audio.sound import Sound, opened
 from ttt.errors import DataError
 from ttt.io.atomic import file_aside
 from ttt.types import Waveform
@@ -18,10 +19,11 @@ log = logging.getLogger(__name__)
 
 MIN_DURATION_S = 0.05
 SILENCE_DB = -60.0
+_LEAD_S = 0.3  # decoded before a stretch, and not used
 
 
-def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Waveform:
-    """Read a sound file -> f32 [S].  ``rate_hz``: the rate it must have; ``mono``: average the channels if several.
+def read(path: str | Path | Sound, rate_hz: int | None = None, mono: bool = False) -> Waveform:
+    """Read a sound (`ttt.audio.sound`) -> f32 [S].  ``rate_hz``: the rate it must have; ``mono``: average several channels.
 
     Raises `DataError` naming the file and what to do.
     """
@@ -35,16 +37,22 @@ def read(path: str | Path, rate_hz: int | None = None, mono: bool = False) -> Wa
     return waveform
 
 
-def read_channels(path: str | Path) -> tuple[Waveform, int]:
-    """(the average of a file's channels f32 [S], how many there were).  Raises like `read`."""
-    import soundfile
-
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such wav file: check the path, or make the file again")
-    try:
-        samples, file_hz = soundfile.read(str(path), dtype="float32", always_2d=True)  # [S, C]
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise DataError(f"{path}: not a readable sound file ({error}): make or convert it again") from error
+def read_channels(path: str | Path | Sound) -> tuple[Waveform, int]:
+    """(the average of a sound's channels f32 [S], how many there were).  Raises like `read`."""
+    sound = Sound.of(path)
+    with opened(sound) as file:
+        file_hz = int(file.samplerate)
+        stop = file.frames if sound.stop_s is None else min(file.frames, round(sound.stop_s * file_hz))
+        start = min(stop, round(sound.start_s * file_hz))
+        # decoders of mp3 are right only a few frames after a seek
+        lead = min(start, round(_LEAD_S * file_hz))
+        if start:
+            file.seek(start - lead)
+        samples = file.read(lead + stop - start, dtype="float32", always_2d=True)[lead:]  # [S, C]
+    if samples.shape[0] < stop - start:
+        raise DataError(
+            f"{path}: {stop - start} samples are declared, {samples.shape[0]} are there: the file was cut off, copy it again"
+        )
     if samples.shape[0] == 0:
         raise DataError(f"{path}: the file holds no samples: make it again or drop the item")
     if samples.shape[0] < MIN_DURATION_S * file_hz:
@@ -56,7 +64,7 @@ def read_channels(path: str | Path) -> tuple[Waveform, int]:
         bad = int((~np.isfinite(samples)).sum())
         raise DataError(f"{path}: {bad} of {samples.size} samples are NaN or infinite: make the file again")
     mono_samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    return Waveform(np.ascontiguousarray(mono_samples, dtype=np.float32), int(file_hz)), samples.shape[1]
+    return Waveform(np.ascontiguousarray(mono_samples, dtype=np.float32), file_hz), samples.shape[1]
 
 
 def write(path: str | Path, waveform: Waveform) -> None:

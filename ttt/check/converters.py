@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ttt.audio.sound import Sound
 from ttt.check.core import need, prop
 from ttt.data.convert.core import LeftOut, Speech, check_record
 from ttt.data.read.records import RecordError
@@ -48,7 +49,7 @@ def _form(converter: Converter) -> None:
                 need(isinstance(result, Speech), f"{where}: makes {type(result).__name__}, expected Speech")
                 need(result.id and result.speaker, f"{where}: an empty id or speaker: {result}")
                 need(isinstance(result.text, str), f"{where}: text is no string: {result}")
-                need(result.wav.is_absolute(), f"{where}: wav {result.wav} is not absolute")
+                need(Sound.of(result.wav).file.is_absolute(), f"{where}: wav {result.wav} is not absolute")
 
 
 @prop("converter", "places", "every row has a place of its own that names a file in what was given")

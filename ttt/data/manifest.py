@@ -1,4 +1,4 @@
-"""The utterance manifest: one JSON line per wav, checked when read, written completely or not at all."""
+"""The utterance manifest: one JSON line per utterance, checked when read, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ttt.audio.sound import Sound
 from ttt.errors import DataError
 from ttt.io.atomic import write_json_lines
 from ttt.io.digests import hash64
@@ -18,7 +19,10 @@ from ttt.io.json_input import parse_json
 
 @dataclass(frozen=True)
 class Utterance:
-    """One wav and what is said in it.  ``wav`` is relative to the manifest's folder; ``duration_s`` in seconds.
+    """One recording and what is said in it; ``duration_s`` in seconds.
+
+    ``wav`` names the sound as `ttt.audio.sound` does: a file, a member of a tar, a row of a table, a stretch of one of
+    these.  Its path is relative to the manifest's folder.
 
     ``text`` may be empty, and a line may leave it out; code that requires it calls `need_text`.  ``speaker`` names the
     voice, ``split`` the part of the corpus; ``meta`` is free (kind, pair, ...).
@@ -56,14 +60,14 @@ class Utterance:
 
 
 def wav_path(manifest: str | Path, utterance: Utterance) -> Path:
-    """Where the wav of an utterance of this manifest lies."""
+    """Where the sound of an utterance of this manifest lies (`ttt.audio.sound`)."""
     return Path(manifest).parent / utterance.wav
 
 
 def read_manifest(path: str | Path, check_files: bool = True) -> list[Utterance]:
     """Read and check a manifest; every refusal is a `DataError` "path:line: what: mend".
 
-    ``check_files``: also require that each wav exists (it is not opened).
+    ``check_files``: also require that the file of each sound exists (it is not opened).
     """
     items: list[Utterance] = []
     line_of: dict[str, int] = {}
@@ -114,10 +118,9 @@ def read_lines_between(path: str | Path, line: int, start: int, stop: int) -> It
 
 def _checked(path: str | Path, number: int, text: str, check_files: bool) -> Utterance:
     item = _parse(text, f"{path}:{number}")
-    if check_files and not wav_path(path, item).is_file():
-        raise DataError(
-            f"{path}:{number}: id {item.id!r}: wav {wav_path(path, item)} is missing: make it again or drop the line"
-        )
+    file = Sound.of(wav_path(path, item)).file
+    if check_files and not file.is_file():
+        raise DataError(f"{path}:{number}: id {item.id!r}: wav {file} is missing: make it again or drop the line")
     return item
 
 

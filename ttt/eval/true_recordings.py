@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ttt.audio.sound import Sound
 from ttt.audio.wav import read
 from ttt.data.manifest import Utterance, read_manifest, wav_path
 from ttt.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ class TrueRecordings:
     def holds(self, example: Example) -> bool:
         """Is the recording of this example there?"""
         entry = self._find(example)
-        return entry is not None and entry[0].is_file()
+        return entry is not None and Sound.of(entry[0]).file.is_file()
 
     def answer(self, example: Example, frame_rate_hz: float) -> Waveform:
         """The recording from where the prompt's frames end.  Raises `DataError` when it is not as long as the codes.

@@ -211,7 +211,7 @@ def kaldi(folder, recording, cut=True, **files):
     return folder
 
 
-def test_kaldi_segments_are_cut_out(tmp_path, recording):
+def test_kaldi_segments_stay_in_their_recording(tmp_path, recording):
     folder = kaldi(tmp_path / "k", recording)
     report = write_corpus(build("kaldi"), folder, tmp_path / "out", "train", ["asr", "tts"])
     a, b = read_manifest(tmp_path / "out" / "train.jsonl")
@@ -223,13 +223,15 @@ def test_kaldi_segments_are_cut_out(tmp_path, recording):
         ("a-asr", "asr", "a", "ONE"),
         ("a-tts", "tts", "a", "ONE"),
     ]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["train.items.jsonl", "train.jsonl", "wav"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["train.items.jsonl", "train.jsonl"]
+    assert (report.files, report.sound_s, report.rates) == (1, 0.75, {8000: 2})
+    assert "2 written" in report.summary() and "hours in 1 files (2 at 8000 Hz)" in report.summary()
 
 
 def test_kaldi_whole_files_stay_where_they_are(tmp_path, recording):
     write_corpus(build("kaldi"), kaldi(tmp_path / "k", recording, cut=False), tmp_path / "out", "dev", ["asr"])
     a, b = read_manifest(tmp_path / "out" / "dev.jsonl")
-    assert a.wav == b.wav == str(recording) and a.speaker == "unknown" and not (tmp_path / "out" / "wav").exists()
+    assert a.wav == b.wav == str(recording) and a.speaker == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
         marker = out / f"{arguments.split}.convert.done.json"
         outputs = [out / f"{arguments.split}.jsonl", out / f"{arguments.split}.items.jsonl"]
         settings |= {"split": arguments.split, "tasks": tasks}
-        if len(sources) > 1:
-            raise ConfigError(f"{source}: {arguments.format!r} makes a corpus of one input; name one folder or file")
     if arguments.shard < 0 or (arguments.shard and not examples):
         raise ConfigError(f"--shard: {arguments.shard}; a number of examples, where the format makes examples")
     settings |= {"shard": arguments.shard} if arguments.shard else {}
@@ -85,8 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     shards = sorted(out.parent.glob(f"{glob.escape(out.stem)}.[0-9]*.jsonl")) if arguments.shard else []
     for path in (*outputs, *shards):
         refuse_inputs(path, sources)
-    is_repeated = marker.is_file()
-    also = shards if not is_repeated else []
+    also = shards if not marker.is_file() else []
     stage = Stage("data convert", marker, inputs, outputs, settings, "name the data to convert", also=also, named=examples)
     if stage.is_done(arguments.overwrite):
         return 0
@@ -96,8 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_records(made, out, arguments.shard)
     else:
         report = write_corpus(
-            converter, source, out, arguments.split, tasks, reads_text=tasks_that_read_text(tasks),
-            skip_bad=arguments.skip_bad, limit=arguments.limit, replaces_cuts=is_repeated,
+            converter, source if len(sources) == 1 else sources, out, arguments.split, tasks, reads_text=tasks_that_read_text(tasks),
+            skip_bad=arguments.skip_bad, limit=arguments.limit,
         )  # fmt: skip
     report.seconds = stage.seconds
     stage.finish({**asdict(report), "skipped": dict(report.skipped)})

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from ttt.audio.sound import Sound
 from ttt.data.read.examples import codes_array, example_from_json, interleave, words_of
 from ttt.data.read.records import RecordError, decode
-from ttt.data.read.tables import parquet
 from ttt.data.read.token_ids import is_ids
 from ttt.errors import DataError, suggest
 from ttt.interfaces import Converter
+from ttt.io.arrow import parquet
 from ttt.io.atomic import temporary_name
 from ttt.io.digests import hash64
 from ttt.text.forms import TAGS
@@ -51,16 +52,15 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Speech:
-    """A part of a sound file and its transcript.
+    """A sound file, another sound (`ttt.audio.sound`), or a part of one, and its transcript.
 
     ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was
-    looked for. ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file, so nothing has
-    to be cut out.  ``file_s``: what was said of the file's duration, to be checked.  ``unlisted``: the corpus leaves
+    looked for. ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file.  ``file_s``: what was said of the file's duration, to be checked.  ``unlisted``: the corpus leaves
     this recording out of its transcripts, so it is left out where a task needs one.
     """
 
     id: str
-    wav: Path
+    wav: Path | Sound
     text: str = ""
     speaker: str = UNKNOWN_SPEAKER
     start_s: float = 0.0
@@ -80,7 +80,10 @@ class Report:
     written: int = 0
     cut: int = 0  # records that end early (``max_tokens``)
     without_text: int = 0  # utterances of a corpus
-    mixed: int = 0  # stretches of recordings of several channels, averaged to one
+    files: int = 0  # that hold the utterances of a corpus
+    sound_s: float = 0.0  # of these utterances
+    rates: Counter[int] = field(default_factory=Counter)  # rate in Hz -> utterances
+    mixed: int = 0  # utterances of several channels, which are averaged to one when they are read
     skipped: Counter[str] = field(default_factory=Counter)
     first_skipped: dict[str, str] = field(default_factory=dict)  # reason -> first message
     seconds: float = 0.0
@@ -89,7 +92,10 @@ class Report:
         """One line for the log."""
         lost = "".join(f"; {n} skipped: {reason}" for reason, n in self.skipped.most_common())
         lost = (f"; {self.cut} cut at max_tokens" if self.cut else "") + lost
-        lost = (f"; {self.mixed} mixed down to one channel" if self.mixed else "") + lost
+        lost = (f"; {self.mixed} of several channels, mixed down when read" if self.mixed else "") + lost
+        if self.rates:
+            rates = ", ".join(f"{n} at {rate} Hz" for rate, n in sorted(self.rates.items()))
+            lost = f"; {self.sound_s / 3600:.3f} hours in {self.files} files ({rates})" + lost
         lost = (f"; {self.without_text} without text" if self.without_text else "") + lost
         speed = self.rows / max(self.seconds, 1e-9)
         return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"

@@ -1,11 +1,12 @@
-"""Utterances of a converter -> a corpus folder: ``SPLIT.jsonl`` (manifest), ``SPLIT.items.jsonl``, ``wav/SPLIT`` (cuts).
+"""Utterances of a converter -> a corpus folder: ``SPLIT.jsonl`` (manifest), ``SPLIT.items.jsonl``.
 
-The folder is what `ttt tokenize` and `ttt examples` read.  Whole sound files stay where they are; stretches of longer
-ones are cut out.
+The folder is what `ttt tokenize` and `ttt examples` read.  All sound stays where it is; the manifest says where
+(`ttt.audio.sound`).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,24 +15,25 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ttt.audio.wav import MIN_DURATION_S, write
+import numpy as np
+
+from ttt.audio.sound import Sound, opened
+from ttt.audio.wav import MIN_DURATION_S
 from ttt.data.convert.core import LeftOutError, Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
 from ttt.data.read.records import RecordError
-from ttt.errors import ConfigError, DataError
+from ttt.errors import DataError
 from ttt.interfaces import Converter
 from ttt.io.atomic import temporary_name
 from ttt.io.digests import hash64
-from ttt.io.outputs import holds_only
 from ttt.io.text_input import BOM
-from ttt.types import Waveform
 
 TOLERANCE_S = 0.05  # tables round times
 
 
 def write_corpus(
     converter: Converter,
-    path: Path,
+    path: Path | Sequence[Path],
     out: Path,
     split: str,
     tasks: Sequence[str],
@@ -39,12 +41,10 @@ def write_corpus(
     reads_text: Collection[str] | None = None,
     skip_bad: bool = False,
     limit: int = 0,
-    replaces_cuts: bool = True,
 ) -> Report:
     """Convert ``path``; one item per utterance and task (``asr``: write what is heard; ``tts``: read it aloud).
 
     ``reads_text``: the tasks for which an utterance without text is a bad row (None: all of them).
-    ``replaces_cuts``: cuts of an earlier call may be in the way, in ``wav/SPLIT``.
 
     Complete or not at all.  Raises the first `RecordError` unless ``skip_bad``.
     """
@@ -52,11 +52,11 @@ def write_corpus(
     least_s, most_s = (float(getattr(converter, f"{name}_duration_s", 0.0)) for name in ("min", "max"))
     out.mkdir(parents=True, exist_ok=True)
     work = temporary_name(out / split)
-    (work / "wav").mkdir(parents=True)
-    report, keys = Report(), array("Q")
-    cuts: list[str] = []  # the first one
+    work.mkdir(parents=True)
+    report, keys, files = Report(), array("Q"), array("Q")
+    facts = functools.lru_cache(maxsize=16)(_facts)  # many utterances may lie in one recording
 
-    def finish(speech: Speech, where: str) -> Utterance:
+    def finish(speech: Speech, where: str) -> tuple[Utterance, Sound, tuple[int, int]]:
         speech = replace(speech, text=speech.text.lstrip(BOM))
         if reading and not speech.text and speech.unlisted:
             message = f"recording {speech.id!r} is not among the transcripts of the corpus"
@@ -69,18 +69,29 @@ def write_corpus(
                 f"utterance {speech.id!r} has no text{at}, which task {reading[0]!r} reads; write it, drop the row, or name "
                 "tasks that read none (--tasks continuation)",
             )
-        made = _utterance(speech, split, where, work / "wav", f"wav/{split}", len(keys), report)
-        if made.wav == f"wav/{split}/{len(keys):08d}.wav" and not cuts:
-            cuts.append(made.wav)
-            _check_cuts(out / "wav" / split, replaces_cuts)
+        sound = Sound.of(speech.wav)
+        try:
+            rate, channels, frames = facts(sound)
+            sound, duration_s = _stretch(speech, sound, rate, frames, where)
+            made = Utterance(speech.id, str(sound), speech.text, duration_s, speech.speaker, split, speech.meta)
+        except RecordError:
+            raise
+        except DataError as error:
+            raise RecordError(where, "not usable sound", f"{speech.id!r}: {error}") from error
         check_duration(made.duration_s, least_s, most_s, made.id, where)
-        return made
+        return made, sound, (rate, channels)
 
     try:
         with (work / "m").open("w", encoding="utf-8") as manifest, (work / "i").open("w", encoding="utf-8") as items:
-            for utterance in results(converter, path, report, skip_bad=skip_bad, limit=limit, finish=finish):
+            for utterance, sound, (rate, channels) in results(
+                converter, path, report, skip_bad=skip_bad, limit=limit, finish=finish
+            ):
                 keys.append(hash64(utterance.id.encode()))
+                files.append(hash64(str(sound.file).encode()))
                 report.without_text += not utterance.text
+                report.sound_s += utterance.duration_s
+                report.rates[rate] += 1
+                report.mixed += channels > 1
                 manifest.write(json.dumps(asdict(utterance), ensure_ascii=False) + "\n")
                 for task in tasks:
                     item = {
@@ -88,19 +99,17 @@ def write_corpus(
                         "output": utterance.id, "text_in": utterance.text, "text_out": utterance.text,
                     }  # fmt: skip
                     items.write(json.dumps(item, ensure_ascii=False) + "\n")
+        shown = path if isinstance(path, Path) else path[0].parent
         if not keys:
-            raise DataError(f"{path}: no usable row; nothing was written ({report.summary()})")
+            raise DataError(f"{shown}: no usable row; nothing was written ({report.summary()})")
         double = twice(keys)
         if double is not None:
             with (work / "m").open(encoding="utf-8") as lines:
                 name = next(json.loads(line)["id"] for number, line in enumerate(lines) if number == double[0])
             raise DataError(
-                f"{path}: utterances {double[0] + 1} and {double[1] + 1} are both called {name!r}; ids must differ"
+                f"{shown}: utterances {double[0] + 1} and {double[1] + 1} are both called {name!r}; ids must differ"
             )
-        if any((work / "wav").iterdir()):
-            shutil.rmtree(out / "wav" / split, ignore_errors=True)
-            (out / "wav").mkdir(exist_ok=True)
-            (work / "wav").rename(out / "wav" / split)
+        report.files = len(np.unique(np.frombuffer(files, dtype="u8")))
         os.replace(work / "m", out / f"{split}.jsonl")
         os.replace(work / "i", out / f"{split}.items.jsonl")
     finally:
@@ -108,48 +117,27 @@ def write_corpus(
     return report
 
 
-def _check_cuts(folder: Path, may_replace: bool) -> None:
-    """Raise `ConfigError` when the folder for cuts holds anything but the cuts of an earlier call."""
-    if folder.is_dir() and any(folder.iterdir()) and not (may_replace and holds_only(folder, [r"[0-9]{8}\.wav"])):
-        raise ConfigError(f"{folder}: holds files that were not cut by 'ttt data convert'; name another folder or --split")
+def _facts(sound: Sound) -> tuple[int, int, int]:
+    """(rate in Hz, channels, samples per channel) of a sound."""
+    with opened(sound) as file:
+        return file.samplerate, file.channels, file.frames
 
 
-def _utterance(
-    speech: Speech, split: str, where: str, folder: Path, shown: str, number: int, report: Report
-) -> Utterance:  # fmt: skip
-    """The manifest's line; a stretch of a recording is cut out into ``folder``, known as ``shown`` later.
+def _stretch(speech: Speech, sound: Sound, rate: int, frames: int, where: str) -> tuple[Sound, float]:
+    """The sound that ``speech`` means of a sound of ``frames`` samples, and how long it is in seconds.
 
-    What was declared of times is checked against the file.
+    What was declared of times is checked.
     """
-    import soundfile
-
-    wav = str(speech.wav)
-    try:
-        with soundfile.SoundFile(wav) as sound:
-            rate, file_s = sound.samplerate, sound.frames / sound.samplerate
-            _check_times(speech, file_s, where)
-            start, stop = round(speech.start_s * rate), sound.frames
-            if speech.duration_s is not None and not speech.whole:
-                stop = min(stop, start + round(speech.duration_s * rate))
-            if stop - start < MIN_DURATION_S * rate:
-                message = f"{speech.id!r}: {1000 * (stop - start) / rate:.0f} ms of sound; drop the row"
-                raise RecordError(where, "too short", message)
-            if not speech.whole:
-                sound.seek(start)
-                samples = sound.read(stop - start, dtype="float32", always_2d=True)  # [S, C]
-                report.mixed += sound.channels > 1
-                name = f"{number:08d}.wav"  # ids may hold any character
-                write(folder / name, Waveform(samples[:, 0] if sound.channels == 1 else samples.mean(axis=1), rate))
-                wav = f"{shown}/{name}"
-            return Utterance(speech.id, wav, speech.text, (stop - start) / rate, speech.speaker, split, speech.meta)
-    except soundfile.LibsndfileError as error:
-        raise RecordError(
-            where, "not a sound file", f"{speech.wav}: not a readable sound file ({error}); make it again"
-        ) from error
-    except RecordError:
-        raise
-    except DataError as error:
-        raise RecordError(where, "not an utterance", f"{speech.id!r}: {error}") from error
+    _check_times(speech, frames / rate, where)
+    start, stop = round(speech.start_s * rate), frames
+    if speech.duration_s is not None and not speech.whole:
+        stop = min(stop, start + round(speech.duration_s * rate))
+    if stop - start < MIN_DURATION_S * rate:
+        message = f"{speech.id!r}: {1000 * (stop - start) / rate:.0f} ms of sound; drop the row"
+        raise RecordError(where, "too short", message)
+    if start or stop < frames:
+        sound = replace(sound, start_s=start / rate, stop_s=stop / rate)
+    return sound, (stop - start) / rate
 
 
 def _check_times(speech: Speech, file_s: float, where: str) -> None:

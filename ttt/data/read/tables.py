@@ -13,22 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ttt.errors import DataError, MissingExtraError
+from ttt.errors import DataError
+from ttt.io.arrow import open_parquet, parquet
 from ttt.io.json_input import read_json
 
-BUFFER = 1 << 20
 ROWS = 256  # that are turned into Python values at a time
-
-
-def parquet() -> Any:
-    """The module ``pyarrow.parquet``.  Raises `MissingExtraError` naming the extra."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError(
-            "reading .parquet and saved datasets needs pyarrow: pip install 'ttt-speech[parquet]'"
-        ) from error
-    return pyarrow.parquet
 
 
 def is_saved(path: str | Path) -> bool:
@@ -64,10 +53,8 @@ def saved_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterat
 
 def parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """Rows of a parquet file, like `saved_rows`."""
-    module = parquet()
     try:
-        # Buffered, and one row group at a time: otherwise what was read of the file stays in memory.
-        file = module.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        file = open_parquet(path)
         known = file.schema_arrow.names
         wanted = None if columns is None else [c for c in columns if c in known]
         for group in range(file.num_row_groups):
