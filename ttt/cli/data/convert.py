@@ -93,8 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_records(made, out, arguments.shard)
     else:
         report = write_corpus(
-            converter, source if len(sources) == 1 else sources, out, arguments.split, tasks, reads_text=tasks_that_read_text(tasks),
-            skip_bad=arguments.skip_bad, limit=arguments.limit,
+            converter, source if len(sources) == 1 else sources, out, arguments.split, tasks,
+            reads_text=tasks_that_read_text(tasks), skip_bad=arguments.skip_bad, limit=arguments.limit,
         )  # fmt: skip
     report.seconds = stage.seconds
     stage.finish({**asdict(report), "skipped": dict(report.skipped)})

@@ -55,8 +55,9 @@ class Speech:
     """A sound file, another sound (`ttt.audio.sound`), or a part of one, and its transcript.
 
     ``text`` may be empty, where tasks read none (`ttt.interfaces.Task.reads_text`); ``text_at`` says where it was
-    looked for. ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file.  ``file_s``: what was said of the file's duration, to be checked.  ``unlisted``: the corpus leaves
-    this recording out of its transcripts, so it is left out where a task needs one.
+    looked for. ``duration_s`` None: up to the end of the file.  ``whole``: known to be the whole file.  ``file_s``: what
+    was said of the file's duration, to be checked.  ``unlisted``: the corpus leaves this recording out of its
+    transcripts, so it is left out where a task needs one.
     """
 
     id: str
