@@ -26,7 +26,7 @@ architecture, and a plug-in in a single file. `ttt new plugin FAMILY NAME FILE.p
 
 `ttt check FAMILY NAME [field=value ...] [--plugins FILE]` tests the properties that every plug-in of a family must
 have, one line each, in some seconds and without training. It supports mask, noise (also called schedule), weighting,
-strategy, rate, constraint, objective, sampler, remask, length, codec, task, metric, converter and arch. The other
+strategy, rate, constraint, pattern, objective, sampler, remask, length, codec, task, metric, converter and arch. The other
 families have no checks. A broken property shows a counter-example; for a mask it is drawn, with `X` at the wrong cell:
 
 ```

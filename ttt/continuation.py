@@ -117,7 +117,7 @@ def limited(model: Model, seconds: float, frame_rate_hz: float) -> Model:
     """The model with decoding limits of ``seconds``."""
     frames = max(1, round(seconds * frame_rate_hz))
     e = model.config.eval
-    tokens = frames * model.tokenizer.vocab.num_codebooks + 1
+    tokens = model.tokenizer.vocab.places(frames) + 1
     sampler = e.sampler
     if "max_frames" in {f.name for f in dataclasses.fields(sampler)}:
         sampler = dataclasses.replace(sampler, max_frames=frames, min_frames=min(sampler.min_frames, frames))

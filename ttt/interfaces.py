@@ -124,6 +124,25 @@ class Constraint(ABC):
         return 0
 
 
+class CodePattern(ABC):
+    """In which order the codes [F, Q] of a span stand in a sequence: a grid [S, K], written row by row.
+
+    Every column has ids of its own; column k holds codes of codebook k mod Q.  Cells without a code hold the empty code of
+    their column (``has_empty``: there may be some).  Where a code stands does not depend on how many frames follow: the grid
+    of fewer frames is that of more, later codes left out, up to the last row that holds a code.
+    """
+
+    has_empty: bool = False
+
+    def columns(self, codebooks: int) -> int:
+        """K, a multiple of Q."""
+        return codebooks
+
+    @abstractmethod
+    def index(self, frames: int, codebooks: int) -> np.ndarray:
+        """Which code stands in each cell: f * Q + q, or -1 for none.  -> i64 [S, K]."""
+
+
 class Strategy(ABC):  # noqa: B024  (every hook is optional)
     """A training strategy.  Fields of every strategy: ``p``, its probability, and what it applies to.
 

@@ -21,6 +21,7 @@ MODULES = {
     "objective": "ttt.check.objectives", "sampler": "ttt.check.samplers", "remask": "ttt.check.samplers",
     "length": "ttt.check.samplers", "codec": "ttt.check.codecs", "task": "ttt.check.scoring", "metric": "ttt.check.scoring",
     "converter": "ttt.check.converters", "constraint": "ttt.check.constraints", "rate": "ttt.check.noise", "arch": "ttt.check.arch",
+    "pattern": "ttt.check.patterns",
 }  # fmt: skip
 
 

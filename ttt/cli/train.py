@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.overwrite:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
     data, seed = config.data, config.run.seed
-    tokenizer = TextTokenizer.load(data.tokenizer).check_form(data.form)
+    tokenizer = TextTokenizer.load(data.tokenizer).check_form(data.form).check_pattern(data.pattern)
     if tokenizer.vocab.mask_id < 0 and hasattr(objective, "noise"):
         raise ConfigError(NO_MASK)
     rank, size = world()

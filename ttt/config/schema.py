@@ -74,6 +74,7 @@ class DataSection:
     # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
     num_codes: Annotated[int, Range(ge=1, cap=10_000_000)] = 16384
     form: Form = "interleaved"  # which tokens are added to the vocabulary, and how chats are written
+    pattern: Any = component("pattern", "flatten")  # in which order the codes of several codebooks stand
     codes_of: str = ""  # 'ttt tokenizer' without a codec: name of the codec the codes are of, for vocab.json
     codes_hz: NonNegativeFloat = 0.0  # likewise: frames of a second of speech
     # several documents a row; false: one a row, rows of similar length together (for model.attention=sdpa)

@@ -90,6 +90,7 @@ class Codes(Initializer):
         image = flat @ basis[: flat.shape[1], :width]
         image = (image - image.mean(0)) / image.std().clamp(min=1e-8)
         image = image * self.gain * std + self.jitter * std * torch.randn(image.shape, generator=gen)
-        is_code = (ids >= vocab.code_start) & (ids < vocab.code_stop)
-        out[is_code] = image[ids[is_code] - vocab.code_start]
+        column, code = (ids - vocab.code_start) // vocab.column_size, (ids - vocab.code_start) % vocab.column_size
+        is_code = (ids >= vocab.code_start) & (ids < vocab.code_stop) & (code < vocab.num_codes)  # not the empty code
+        out[is_code] = image[(column % vocab.num_codebooks * vocab.num_codes + code)[is_code]]
         return out

@@ -9,6 +9,7 @@ NOISE = Registry("noise", "noise schedule", _I + "NoiseSchedule", builtin=("ttt.
 WEIGHTING = Registry("weighting", "loss weighting", _I + "LossWeighting", builtin=("ttt.diffusion.weightings",))
 RATE = Registry("rate", "masking rate", _I + "MaskingRate", builtin=("ttt.diffusion.rates",))
 CONSTRAINT = Registry("constraint", "position constraint", _I + "Constraint", builtin=("ttt.diffusion.constraints",))
+PATTERN = Registry("pattern", "code pattern", _I + "CodePattern", builtin=("ttt.text.patterns",))
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
 OBJECTIVE = Registry(
     "objective", "objective", _I + "Objective",

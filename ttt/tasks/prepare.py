@@ -11,11 +11,12 @@ import numpy as np
 
 from ttt.data.read.examples import codes_array, read_records, write_examples
 from ttt.errors import DataError
-from ttt.interfaces import Codec, Task
+from ttt.interfaces import Codec, CodePattern, Task
 from ttt.registry import name_of
 from ttt.tasks.encode_corpus import read_skipped
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.text.vocab import FLATTEN
 from ttt.types import Example
 
 
@@ -117,11 +118,12 @@ def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
 
 def prepare(
     corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int,
-    form: str = DEFAULT_FORM,
+    form: str = DEFAULT_FORM, pattern: CodePattern = FLATTEN,
 ) -> dict[str, Any]:  # fmt: skip
     """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
     tokenizer = train_bpe(
-        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_codebooks, form
+        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_codebooks, form,
+        pattern,
     ).made_by(codec.codec_id, codec.code_rate_hz)
     tasks = [task.at_rate(codec.code_rate_hz) for task in tasks]
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
 from ttt.registry import name_of
+from ttt.registry.families import PATTERN
 from ttt.text.forms import DEFAULT_FORM
 from ttt.text.tokenizer import TextTokenizer, train_bpe
+from ttt.text.vocab import FLATTEN
 
 if TYPE_CHECKING:
-    from ttt.interfaces import Codec
+    from ttt.interfaces import Codec, CodePattern
 
 _ROLES = "system user assistant"  # words of the template: tokens of their own in a tokenizer without a backbone
 
@@ -34,6 +37,7 @@ class TokenizerPlan:
     bpe_size: int
     codec_id: str
     frame_rate_hz: float
+    pattern: CodePattern = FLATTEN
 
     def for_codec(self, codec: Codec | None) -> TokenizerPlan:
         """The plan with the sizes of a loaded codec.  Raises `ConfigError` when there are no codes."""
@@ -54,6 +58,8 @@ class TokenizerPlan:
             settings["num_codebooks"] = self.num_codebooks
         if self.form != DEFAULT_FORM:
             settings["form"] = self.form
+        if self.pattern != FLATTEN:
+            settings["pattern"] = to_plain(self.pattern)
         if self.codec_id:
             settings |= {"codec": self.codec_id, "frame_rate_hz": self.frame_rate_hz}
         return settings
@@ -61,9 +67,11 @@ class TokenizerPlan:
     def make(self) -> TextTokenizer:
         """The tokenizer."""
         if self.source is None:
-            made = train_bpe([_ROLES] * 3, self.bpe_size, self.num_codes, self.num_codebooks, self.form)
+            made = train_bpe([_ROLES] * 3, self.bpe_size, self.num_codes, self.num_codebooks, self.form, self.pattern)
         else:
-            made = TextTokenizer.extended(self.source, self.num_codes, num_codebooks=self.num_codebooks, form=self.form)
+            made = TextTokenizer.extended(
+                self.source, self.num_codes, num_codebooks=self.num_codebooks, form=self.form, pattern=self.pattern
+            )
         return made.made_by(self.codec_id, self.frame_rate_hz)
 
 
@@ -74,10 +82,11 @@ def plan_tokenizer(config: RunConfig) -> TokenizerPlan:
     is the backbone's own folder.
     """
     data, source = config.data, None
+    pattern = PATTERN.build(data.pattern, "data.pattern")
     if config.model.path:
         source = Path(config.model.path) / "tokenizer.json"
         if Path(data.tokenizer).resolve() == Path(config.model.path).resolve():
             raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
     elif name_of(config.model.arch) == "causal_lm":
         raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
-    return TokenizerPlan(source, data.num_codes, 1, data.form, data.bpe_size, data.codes_of, data.codes_hz)
+    return TokenizerPlan(source, data.num_codes, 1, data.form, data.bpe_size, data.codes_of, data.codes_hz, pattern)

@@ -14,11 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ttt.config.load import to_plain
 from ttt.errors import ConfigError, DataError, TttError
+from ttt.interfaces import CodePattern
 from ttt.io.digests import digest_of_bytes
+from ttt.registry.families import PATTERN
 from ttt.text.forms import BASE_SPECIALS, DEFAULT_FORM, form_named, recognise
 from ttt.text.template import NO_THOUGHT, Template
-from ttt.text.vocab import Vocabulary, derive
+from ttt.text.vocab import FLATTEN, Vocabulary, derive
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,16 @@ log = logging.getLogger(__name__)
 class TextTokenizer:
     """A tokenizer with audio tokens, the `Vocabulary` derived from it, and the template that chats are written in."""
 
-    def __init__(self, backend, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None) -> None:
+    def __init__(
+        self, backend, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None,
+        pattern: CodePattern = FLATTEN,
+    ) -> None:  # fmt: skip
         """``num_codebooks``: 0: as usual in the form; ``mask_id``: an id to use as mask, in forms that allow it (LLaDA-TTS)."""
         self.backend = backend
         self.chat_template: Any = None  # of the backbone, for plain transformers: kept, never used here
         self.form = recognise(backend.token_to_id)
         self.vocab: Vocabulary = derive(
-            backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad, num_codebooks, mask_id
+            backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad, num_codebooks, mask_id, pattern
         )
         if mask_id is not None and not self.form.fixed_mask and mask_id not in backend.get_added_tokens_decoder():
             raise DataError(
@@ -52,7 +58,7 @@ class TextTokenizer:
             made.chat_template = stored_chat_template(folder)
             return made
         stored = Vocabulary.load(path)
-        made = cls(read_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id)
+        made = cls(read_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id, pattern=stored.pattern)
         if stored != made.vocab:
             raise DataError(
                 f"{path}: tells of another vocabulary ({stored.form}, {stored.size} ids, codes from {stored.code_start}) than "
@@ -70,14 +76,14 @@ class TextTokenizer:
         num_codebooks: int = 1,
         form: str = DEFAULT_FORM,
         mask_id: int | None = None,
+        pattern: CodePattern = FLATTEN,
     ) -> TextTokenizer:
         """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`.
 
         ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
         """
-        made = cls(
-            extend(read_backend(folder), num_codes, num_codebooks, form), num_codebooks=num_codebooks, mask_id=mask_id
-        )
+        backend = extend(read_backend(folder), num_codes, num_codebooks, form, pattern)
+        made = cls(backend, num_codebooks=num_codebooks, mask_id=mask_id, pattern=pattern)
         if not made.has_form(form):
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
@@ -95,6 +101,17 @@ class TextTokenizer:
             raise ConfigError(
                 f"data.form: {form!r}, but the tokenizer in data.tokenizer has the form {self.vocab.form!r}; name another folder, "
                 "or make it with 'ttt tokenizer'"
+            )
+        return self
+
+    def check_pattern(self, pattern: CodePattern) -> TextTokenizer:
+        """Returns self.  Raises `ConfigError` when a recipe asks for another order of codes than this tokenizer has."""
+        pattern = PATTERN.build(pattern, "data.pattern")
+        if pattern not in (FLATTEN, self.vocab.pattern):  # the default asks for nothing
+            asked, own = to_plain(pattern), to_plain(self.vocab.pattern)
+            raise ConfigError(
+                f"data.pattern: {asked}, but the tokenizer in data.tokenizer has {own}; name another folder, or make it with "
+                "'ttt tokenizer'"
             )
         return self
 
@@ -230,15 +247,18 @@ def read_backend(folder: str | Path, error: type[TttError] = DataError) -> Any:
 _said: set[Path] = set()  # files whose settings were logged
 
 
-def extend(backend, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM):
+def extend(
+    backend, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM, pattern: CodePattern = FLATTEN
+):  # fmt: skip
     """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are."""
-    form_named(form).add_tokens(backend, num_codes, num_codebooks)
+    form_named(form).add_tokens(backend, num_codes + pattern.has_empty, pattern.columns(num_codebooks))
     return backend
 
 
 def train_bpe(
-    texts: Iterable[str], vocab_size: int, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM
-) -> TextTokenizer:
+    texts: Iterable[str], vocab_size: int, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM,
+    pattern: CodePattern = FLATTEN,
+) -> TextTokenizer:  # fmt: skip
     """A byte-level BPE with Qwen-style pre-tokenization learnt from ``texts``, extended by the audio tokens of a ``form``.
 
     Any text can be encoded (all 256 bytes are in the base); deterministic.  ``num_codes``: of each of ``num_codebooks``
@@ -246,12 +266,12 @@ def train_bpe(
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.Split(Regex(words), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -263,4 +283,5 @@ def train_bpe(
     if form_named(form).has_thought:
         backend.add_special_tokens(list(BASE_SPECIALS))
         backend.add_tokens(list(NO_THOUGHT[::2]))
-    return TextTokenizer(extend(backend, num_codes, num_codebooks, form), num_codebooks=num_codebooks)
+    extend(backend, num_codes, num_codebooks, form, pattern)
+    return TextTokenizer(backend, num_codebooks=num_codebooks, pattern=pattern)

@@ -12,21 +12,28 @@ from typing import Any
 
 import numpy as np
 
+from ttt.config.load import to_plain
 from ttt.errors import DataError, suggest
+from ttt.interfaces import CodePattern
 from ttt.io.digests import digest_of_json
 from ttt.io.json_input import read_json
+from ttt.registry import name_of
+from ttt.registry.families import PATTERN
 from ttt.text.forms import ABSENT, DEFAULT_FORM, FORMS, Form, TokenId, recognise
+from ttt.text.patterns import Flatten, codes_of, grid_of
 from ttt.types import CodeSpace
+
+FLATTEN = Flatten()
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Ids of everything that is not ordinary text.  ``size``: number of ids.
 
-    Codes of codebook q start at ``code_start + q * num_codes`` (one codebook: the official layout).  ``form``: name of
-    the `ttt.text.forms.Form` (`rules`), which decides what other tokens there are and how chats are written; ids that
-    it does not have are `ABSENT`.  ``codec`` and ``frame_rate_hz`` say what made the codes, where that is known; they
-    are not part of the layout.
+    ``pattern`` says in which order the codes of a span stand; those of its column k start at ``code_start + k *
+    column_size`` (one codebook: the official layout).  ``form``: name of the `ttt.text.forms.Form` (`rules`), which decides
+    what other tokens there are and how chats are written; ids that it does not have are `ABSENT`.  ``codec`` and
+    ``frame_rate_hz`` say what made the codes, where that is known; they are not part of the layout.
     """
 
     size: int
@@ -46,6 +53,7 @@ class Vocabulary:
     form: str = DEFAULT_FORM
     text_open_id: int = ABSENT
     text_close_id: int = ABSENT
+    pattern: CodePattern = FLATTEN
     codec: str = field(default="", compare=False)
     frame_rate_hz: float = field(default=0.0, compare=False)
 
@@ -76,14 +84,24 @@ class Vocabulary:
     @property
     def code_stop(self) -> int:
         """One past the last code id."""
-        return self.code_start + self.num_codes * self.num_codebooks
+        return self.code_start + self.columns * self.column_size
+
+    @property
+    def columns(self) -> int:
+        """Columns of the pattern's grid: a row of it is so many ids."""
+        return self.pattern.columns(self.num_codebooks)
+
+    @property
+    def column_size(self) -> int:
+        """Ids of a column: the codes of a codebook, and the empty code if the pattern has one."""
+        return self.num_codes + self.pattern.has_empty
 
     @property
     def code_space(self) -> CodeSpace:
-        """The ids of every code position of a frame, and the tokens that end an answer's span."""
-        starts = range(self.code_start, self.code_stop, self.num_codes)
+        """The ids of every column of the pattern, and the tokens that end an answer's span."""
+        starts = range(self.code_start, self.code_stop, self.column_size)
         ends = sorted({self.eoa_id, self.eoa_last_id} - {ABSENT})
-        return CodeSpace(tuple((at, at + self.num_codes) for at in starts), tuple(ends), self.frame_rate_hz)
+        return CodeSpace(tuple((at, at + self.column_size) for at in starts), tuple(ends), self.frame_rate_hz)
 
     def is_audio(self, ids: Any) -> Any:
         """Audio-class ids (codes, mask, end tokens of the layout ``ttt``): works on arrays and tensors."""
@@ -91,7 +109,10 @@ class Vocabulary:
         return audio | (ids == self.mask_id) if 0 <= self.mask_id < self.audio_start else audio
 
     def code_ids(self, codes: np.ndarray, where: str = "codes") -> np.ndarray:
-        """Codes [F, Q] -> ids [F * Q], frame by frame.  Raises `DataError` naming the first code outside the codebook."""
+        """Codes [F, Q] -> ids [S * K], as the pattern lays them out.
+
+        Raises `DataError` naming the first code outside the codebook.
+        """
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
             raise DataError(f"{where}: expected codes [F, {self.num_codebooks}], got {list(codes.shape)}")
         bad = (codes < 0) | (codes >= self.num_codes)
@@ -101,46 +122,62 @@ class Vocabulary:
                 f"{where}: code {codes[frame, codebook]} at frame {frame} is outside the codebook of {self.num_codes}; "
                 "tokenize with the codec this vocabulary was made for"
             )
-        return (codes.astype(np.int64) + self.code_start + np.arange(self.num_codebooks) * self.num_codes).reshape(-1)
+        grid = grid_of(self.pattern, codes.astype(np.int64), self.num_codes)
+        return (grid + self.code_start + np.arange(self.columns) * self.column_size).reshape(-1)
 
     def codes(self, ids: np.ndarray) -> np.ndarray:
-        """Ids -> codes i32 [F, Q].
+        """Ids, or the first ids, of a span -> codes i32 [F, Q] of the frames that they determine.
 
-        Ids that are not codes are left out, and so is every code that is not part of a complete frame (one code of each
-        codebook, in order).  Decoding without constraints may write such codes, and a code of one codebook must not be
-        read as one of another.
+        Ids that are not codes are left out, and so is every code that is not part of a complete row (one of each column, in
+        order); with patterns other than ``flatten``, whose frames may lie in several rows, all behind it too.  Decoding
+        without constraints may write such codes, and a code of one codebook must not be read as one of another.
         """
         ids = np.asarray(ids, dtype=np.int64)
         ids = ids[(ids >= self.code_start) & (ids < self.code_stop)] - self.code_start
-        codebook, code = np.divmod(ids, self.num_codes)
-        starts = np.ones(max(len(ids) - self.num_codebooks + 1, 0), dtype=bool)
-        for q in range(self.num_codebooks):
-            starts &= codebook[q : q + len(starts)] == q
-        return code[np.flatnonzero(starts)[:, None] + np.arange(self.num_codebooks)].astype(np.int32)
+        column, code = np.divmod(ids, self.column_size)
+        starts = np.ones(max(len(ids) - self.columns + 1, 0), dtype=bool)
+        for k in range(self.columns):
+            starts &= column[k : k + len(starts)] == k
+        at = np.flatnonzero(starts)
+        if self.pattern != FLATTEN:
+            at = at[np.cumprod(at == np.arange(len(at)) * self.columns, dtype=bool)]
+        grid = code[at[:, None] + np.arange(self.columns)]
+        return codes_of(self.pattern, grid, self.num_codebooks, self.num_codes).astype(np.int32)
 
     def frames(self, ids: np.ndarray, where: str = "ids") -> np.ndarray:
-        """The exact inverse of `code_ids`: ids [F * Q] -> codes i32 [F, Q].
+        """The exact inverse of `code_ids`: ids [S * K], or the first rows of them -> codes i32 [F, Q].
 
-        Raises `DataError` naming the first id that is no code of its place in the frame, or an unfinished last frame.
+        Raises `DataError` naming the first id that is no code of its place, an unfinished last row, or an empty code too early.
         """
         ids = np.asarray(ids, dtype=np.int64)
-        codebook = np.arange(len(ids)) % self.num_codebooks
-        codes = ids - self.code_start - codebook * self.num_codes
-        bad = np.flatnonzero((codes < 0) | (codes >= self.num_codes))
+        column = np.arange(len(ids)) % self.columns
+        codes = ids - self.code_start - column * self.column_size
+        bad = np.flatnonzero((codes < 0) | (codes >= self.column_size))
         if len(bad):
             at = int(bad[0])
-            first = self.code_start + int(codebook[at]) * self.num_codes
+            first = self.code_start + int(column[at]) * self.column_size
             raise DataError(
-                f"{where}: id {ids[at]} at place {at} is no code for position {codebook[at]} "
-                f"of frame {at // self.num_codebooks}, whose "
-                f"ids are {first} to {first + self.num_codes - 1}; mend the data or name the tokenizer they were made with"
+                f"{where}: id {ids[at]} at place {at} is no code for position {column[at]} "
+                f"of frame {at // self.columns}, whose "
+                f"ids are {first} to {first + self.column_size - 1}; mend the data or name the tokenizer they were made with"
             )
-        if len(ids) % self.num_codebooks:
+        if len(ids) % self.columns:
             raise DataError(
-                f"{where}: {len(ids)} codes are no whole frames of {self.num_codebooks}; cut the last "
-                f"{len(ids) % self.num_codebooks} codes off"
+                f"{where}: {len(ids)} codes are no whole frames of {self.columns}; cut the last "
+                f"{len(ids) % self.columns} codes off"
             )
-        return codes.reshape(-1, self.num_codebooks).astype(np.int32)
+        grid = codes.reshape(-1, self.columns)
+        found = codes_of(self.pattern, grid, self.num_codebooks, self.num_codes)
+        if len(found) and len(self.pattern.index(*found.shape)) < len(grid):
+            raise DataError(
+                f"{where}: an empty code of pattern {name_of(self.pattern)!r} stands before the end of the span, behind frame "
+                f"{len(found) - 1}; mend the data or name the tokenizer they were made with"
+            )
+        return found.astype(np.int32)
+
+    def places(self, frames: int) -> int:
+        """Ids of a span of so many frames."""
+        return self.pattern.index(frames, self.num_codebooks).size
 
     def opener(self, style: str) -> int | None:
         """Id that opens an audio span of ``style`` (see `ttt.types.AUDIO_STYLES`); None in a form without delimiters."""
@@ -159,21 +196,27 @@ class Vocabulary:
         Fields that came later count only where they differ from their default, so that digests of older folders hold.
         """
         layout = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
-        for name, default in (("form", DEFAULT_FORM), ("text_open_id", ABSENT), ("text_close_id", ABSENT)):
+        for name, default in (("form", DEFAULT_FORM), ("text_open_id", ABSENT), ("text_close_id", ABSENT), ("pattern", FLATTEN)):
             if layout[name] == default:
                 del layout[name]
+        if "pattern" in layout:
+            layout["pattern"] = to_plain(self.pattern)
         return digest_of_json(layout)
 
     def summary(self) -> dict[str, Any]:
         """The layout under the names that other toolkits' ``vocab.json`` use."""
         return {
             "text_vocab": self.text_vocab, "modality_tokens": self.modality_tokens, "speech_offset": self.code_start,
-            "speech_vocab": self.num_codes * self.num_codebooks, "total": self.size, "frame_rate": self.frame_rate_hz,
+            "speech_vocab": self.code_stop - self.code_start, "total": self.size, "frame_rate": self.frame_rate_hz,
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write as JSON: the fields, `summary`, and the digest."""
-        path.write_text(json.dumps({**asdict(self), **self.summary(), "digest": self.digest}, indent=1) + "\n")
+        stored = asdict(self)
+        del stored["pattern"]
+        if self.pattern != FLATTEN:
+            stored["pattern"] = to_plain(self.pattern)
+        path.write_text(json.dumps({**stored, **self.summary(), "digest": self.digest}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -184,7 +227,7 @@ class Vocabulary:
         try:
             names = {f.name for f in fields(cls)}
             derived = {k: raw.pop(k) for k in list(raw) if k not in names}
-            vocab = cls(**raw)
+            vocab = cls(**{**raw, "pattern": PATTERN.build(raw.get("pattern", FLATTEN), f"{path}: pattern")})
         except TypeError as error:
             raise DataError(f"{path}: not a vocabulary file: {error}") from error
         expected = {**vocab.summary(), "digest": vocab.digest}
@@ -207,13 +250,17 @@ class Vocabulary:
 
 
 def derive(
-    token_id: TokenId, size: int, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None
-) -> Vocabulary:
+    token_id: TokenId, size: int, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None,
+    pattern: CodePattern = FLATTEN,
+) -> Vocabulary:  # fmt: skip
     """Vocabulary of a tokenizer that was extended (`ttt.text.tokenizer.extend`); its tokens tell which form it has.
 
     ``token_id``: spelling -> id or None; ``num_codebooks``: of equal size (0: as usual in the form); ``mask_id``: an id
-    to use as mask, in forms that allow it.  Raises `DataError` naming the first token that is missing or out of order.
+    to use as mask, in forms that allow it; ``pattern``: how codes are laid out.  Raises `DataError` naming the first token
+    that is missing or out of order.
     """
     form = recognise(token_id)
-    ids: dict[str, Any] = form.derive(token_id, num_codebooks or form.default_codebooks, pad, mask_id)
+    codebooks = num_codebooks or form.default_codebooks
+    ids: dict[str, Any] = form.derive(token_id, pattern.columns(codebooks), pad, mask_id)
+    ids |= {"num_codebooks": codebooks, "num_codes": ids["num_codes"] - pattern.has_empty, "pattern": pattern}
     return Vocabulary(size=size, form=form.stored, **ids)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from ttt.diffusion.constraints import FramePosition
 from ttt.sampling.samplers.blocks import Block, Blockwise
 from ttt.sampling.samplers.length import Fixed
 from ttt.sampling.samplers.remask import LeftToRight
+from ttt.text.patterns import Delay
 
 FAULTS, fault = planted()
 
@@ -141,6 +143,33 @@ class AnotherPeriod(FramePosition):
 class RowsOnly(FramePosition):
     def range_at(self, places, codebooks):
         return super().range_at(places, codebooks) if places.ndim == 1 else torch.zeros_like(places)
+
+
+# ----------------------------------------------------------------------------------------------------------- patterns
+
+
+@fault("pattern", "grid")
+@dataclass(frozen=True)
+class HidesEmptyCells(Delay):
+    has_empty = False
+
+
+@fault("pattern", "order")
+@dataclass(frozen=True)
+class SecondFrameFirst(Delay):
+    def columns(self, codebooks):
+        return 2 * codebooks
+
+    def index(self, frames, codebooks):
+        padded = np.append(np.arange(frames * codebooks), [-1] * (frames % 2 * codebooks)).astype(int)
+        return padded.reshape(-1, 2, codebooks)[:, ::-1].reshape(-1, 2 * codebooks)
+
+
+@fault("pattern", "later")
+@dataclass(frozen=True)
+class LaterIfOdd(Delay):
+    def index(self, frames, codebooks):
+        return np.pad(super().index(frames, codebooks), ((frames % 2, 0), (0, 0)), constant_values=-1)
 
 
 # ------------------------------------------------------------------------------------------------- remasking, lengths

@@ -68,7 +68,7 @@ class Loader:
         self.report = PackingReport()
         source = as_streams(streams)
         self.streams, self.lengths = fitting(
-            source, row_tokens, max_drop_share, self.report, self.strategies, vocab.num_codebooks if cut_long else 0
+            source, row_tokens, max_drop_share, self.report, self.strategies, vocab.columns if cut_long else 0
         )
         self.buckets, self._cost = buckets, counts(self.lengths, quadratic)
         self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
@@ -229,7 +229,7 @@ def fixed_batches(
     other arguments are the `Loader`'s.
     """
     report, acting = PackingReport(), shaping(strategies)
-    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.num_codebooks if cut_long else 0)
+    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.columns if cut_long else 0)
     if pack:
         rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
         size = max(1, batch_tokens // row_tokens)

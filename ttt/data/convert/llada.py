@@ -91,7 +91,7 @@ def _spans(stream: TokenStream, start: int, stop: int, tokenizer: TextTokenizer)
     for segment in (s for s in stream.segments if start <= s.start <= stop):
         spans.append({"text": tokenizer.decode(stream.ids[at : segment.start - 1].tolist())})
         codes = stream.ids[segment.start : segment.stop]
-        whole = len(codes) // tokenizer.vocab.num_codebooks * tokenizer.vocab.num_codebooks
+        whole = len(codes) // tokenizer.vocab.columns * tokenizer.vocab.columns
         spans.append(audio(tokenizer.vocab.frames(codes[:whole]), segment.style))
         at = segment.stop + 1
     spans.append({"text": tokenizer.decode(stream.ids[at:stop].tolist())})

@@ -207,7 +207,7 @@ def _segment(ids: np.ndarray, target: np.ndarray, start: int, stop: int, vocab: 
         )
     codes = ids[start:stop]
     if end is None:  # a row that was cut somewhere
-        codes = codes[: len(codes) // vocab.num_codebooks * vocab.num_codebooks]
+        codes = codes[: len(codes) // vocab.columns * vocab.columns]
     vocab.frames(codes, f"codes from place {start} on")
     style = "open_last" if end is None else styles[end]
     return Segment(start, stop, style, 0, len(ids), bool(target[min(start, len(ids) - 1)]))

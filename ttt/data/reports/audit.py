@@ -286,10 +286,10 @@ def _stream_facts(where: str, stream: TokenStream) -> Facts:
     for s in stream.segments if tokenizer is not None else ():
         codes = stream.ids[s.start : s.stop]
         try:
-            tokenizer.vocab.frames(codes[: len(codes) - len(codes) % tokenizer.vocab.num_codebooks], f"uid {stream.uid!r}")
+            tokenizer.vocab.frames(codes[: len(codes) - len(codes) % tokenizer.vocab.columns], f"uid {stream.uid!r}")
         except DataError as error:
             raise RecordError(where, "code out of place", str(error)) from None
-    codebooks = 1 if tokenizer is None else tokenizer.vocab.num_codebooks
+    codebooks = 1 if tokenizer is None else tokenizer.vocab.columns
     arrays = [stream.ids[s.start : s.stop - (s.stop - s.start) % codebooks].reshape(-1, codebooks) for s in stream.segments]
     warnings = [
         *(["empty audio span"] if any(not len(a) for a in arrays) else []),

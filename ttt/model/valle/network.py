@@ -25,7 +25,9 @@ from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
 from ttt.model.valle.masks import check_rule, frame_layout
 from ttt.model.valle.session import FrameSession
 from ttt.model.valle.targets import IGNORED, EosRule, ar_inputs_labels
+from ttt.registry import name_of
 from ttt.text.tokenizer import TextTokenizer
+from ttt.text.vocab import FLATTEN
 
 if TYPE_CHECKING:
     from ttt.model.valle.arch import Valle
@@ -83,6 +85,11 @@ class ValleNetwork(nn.Module):
         vocab = tokenizer.vocab
         self.arch, self.tokenizer = arch, tokenizer
         self.num_codes, self.codebooks = n, q = vocab.num_codes, vocab.num_codebooks
+        if vocab.pattern != FLATTEN:
+            raise ConfigError(
+                f"data.pattern: arch valle reads frames as they are, not in the order {name_of(vocab.pattern)!r}; make the "
+                "tokenizer with flatten"
+            )
         if q == 1 and arch.nar == "masked":
             raise ConfigError("model.arch.nar: 'masked' fills the upper codebooks, and this vocabulary has one book")
         d = arch.dim
