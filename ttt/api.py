@@ -253,28 +253,26 @@ def open_model(config: RunConfig, folder: Path) -> Network: ...
 
 @overload
 def open_model(
-    config: RunConfig, folder: Path, needs: type[N], *, instead: str = "", attention: str = "", dtype: str = "float32"
-) -> N: ...  # fmt: skip
+    config: RunConfig, folder: Path, needs: type[N], *, instead: str = "", attention: str = ""
+) -> N: ...
 
 
 def open_model(
-    config: RunConfig, folder: Path, needs: type = Network, *, instead: str = "", attention: str = "",
-    dtype: str = "float32",
-) -> Any:  # fmt: skip
-    """The network of a model folder, of any architecture, on ``run.device`` and in evaluation mode.
+    config: RunConfig, folder: Path, needs: type = Network, *, instead: str = "", attention: str = ""
+) -> Any:
+    """The network of a model folder, of any architecture, with weights of ``model.dtype``, on ``run.device``, in evaluation mode.
 
     ``needs``: the protocol of `ttt.interfaces` that the caller uses; raises `ConfigError` with one line for a network that
     is not one (``instead``: what to do then).  ``attention``: an implementation other than ``model.attention``.
     """
-    import torch
-
     from ttt.model.arch import missing_members, open_network
+    from ttt.model.backbone import weight_type
     from ttt.model.folder import stored_arch
 
     # FlexAttention cannot decode.
     usual = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     with own_code(config.model.trust_remote_code):
-        network = open_network(folder, attention or usual, getattr(torch, dtype))
+        network = open_network(folder, attention or usual, weight_type(config.model))
     if missing_members(network, needs):
         name = dict(stored_arch(folder) or {"name": "causal_lm"})["name"]
         raise ConfigError(f"{folder}: architecture {name!r} {_LACKS[needs]}" + (f"; {instead}" if instead else ""))
@@ -360,5 +358,5 @@ def decode_settings(config: RunConfig) -> Any:
         max_tokens=e.max_tokens, temperature=e.temperature, top_k=e.top_k, top_p=e.top_p,
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,
         seed=config.run.seed, length=e.length, speak=e.speak,
-        constraint=e.constraint or getattr(config.objective, "constraint", None),
+        constraint=e.constraint or getattr(config.objective, "constraint", None), batch_tokens=e.batch_tokens,
     )  # fmt: skip

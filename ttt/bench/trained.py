@@ -10,7 +10,7 @@ from typing import Any
 
 from ttt.bench.common import Report, Way, ids_of, measure, ratios, reference_loop
 from ttt.errors import ConfigError, TttError
-from ttt.interfaces import MaskRule
+from ttt.interfaces import LanguageModel, MaskRule
 from ttt.masks.library import BlockCausal, DualStream, Hybrid
 from ttt.sampling.decoder.decoder import Decoder
 from ttt.sampling.samplers.blocks import Blockwise
@@ -20,10 +20,9 @@ from ttt.types import Prompt
 
 def run_trained(arguments: argparse.Namespace) -> Report:
     """Answers of a run.  Raises `ConfigError` for what the reference loop cannot do, `TttError` where tokens differ."""
-    from ttt.api import decode_settings, open_run
+    from ttt.api import decode_settings, open_model, open_run
     from ttt.data.encode import encode_example
     from ttt.data.read.examples import read_examples
-    from ttt.model.causal_lm import load_lm
 
     config, folder = open_run(arguments.run)
     sampler, mask = config.eval.sampler, config.objective.mask
@@ -31,7 +30,7 @@ def run_trained(arguments: argparse.Namespace) -> Report:
         raise ConfigError("bench decode: eval.sampler must be 'blockwise' on spans, which the reference loop does")
     plain = None if arguments.no_reference else reference_loop("reference_decode")
     block_causal = _block_causal(mask, sampler) if plain else False
-    model = load_lm(folder, "sdpa").eval()
+    model = open_model(config, folder, LanguageModel, attention="sdpa")
     tasks = {t.label: t for t in config.tasks}
     examples = read_examples(arguments.examples)
     examples = examples[:: max(1, len(examples) // arguments.items)][: arguments.items]

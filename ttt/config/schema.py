@@ -119,7 +119,9 @@ class ModelSection:
     overrides: dict[str, Any] = field(default_factory=dict)  # config fields of the preset, e.g. {hidden_size: 128}
     attention: Attention = "auto"  # auto: flex_attention on CUDA, packed elsewhere
     compile: bool = False  # torch.compile everything of a layer but its attention (needs a C++ compiler on CPU)
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; that of the computation is train.autocast
+    # of the weights, in training and in every verb that opens a model; the computation in training is train.autocast's.
+    # float16 is for opening trained models only
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     # run code that the folder brings along (auto_map in config.json); believed on the command line and in your own recipe only
     trust_remote_code: bool = False
     init: Any = component("initializer", "normal")  # how added token rows start
@@ -191,6 +193,9 @@ class EvalSection:
     constraint: Any = component("constraint", None)  # what may stand at which place of a span; null: the objective's
     normalizer: Any = component("normalizer", "words")  # what is done to texts before they are compared
     batch_size: PositiveInt = 16  # prompts decoded together
+    # bound of memory: rows decoded together, each as long as the longest prompt and max_tokens, hold at most so many
+    # tokens; a prompt that is longer by itself is decoded alone; 0: no bound but batch_size
+    batch_tokens: NonNegativeInt = 0
     max_tokens: Annotated[int, Range(ge=1, le=1_000_000)] = 512  # new tokens per answer
     strict: bool = True  # restrict the vocabulary by modality and the end token by the span; false: official behaviour
     cache: Cache = "exact"  # keys kept between network calls; block: an approximation where blocks look ahead

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.config.load import to_plain
-from ttt.config.schema import MISSING, RunConfig
+from ttt.config.schema import MISSING, EvalSection, RunConfig
 from ttt.errors import ConfigError, DataError
 from ttt.registry.core import family
 
@@ -96,8 +96,15 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "sampler": to_plain(e.sampler), "length": to_plain(e.length), "mask": to_plain(getattr(config.objective, "mask", None)),
-        "seed": config.run.seed, **{n: getattr(e, n) for n in names},
+        "seed": config.run.seed, **{n: getattr(e, n) for n in names}, **dtype_of(config),
+        # Only where they are set: results of before these keys stay current.
+        **{n: to_plain(getattr(e, n)) for n in ("batch_tokens", "speak", "constraint") if getattr(e, n) != getattr(EvalSection, n)},
     }  # fmt: skip
+
+
+def dtype_of(config: RunConfig) -> dict[str, str]:
+    """``model.dtype`` as a setting that decides results; nothing for float32, the only one that older results know."""
+    return {} if config.model.dtype == "float32" else {"dtype": config.model.dtype}
 
 
 def with_canvas(config: RunConfig, section: Mapping[str, Any]) -> dict[str, Any]:

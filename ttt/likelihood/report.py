@@ -11,7 +11,7 @@ from ttt.api import model_folder, open_model
 from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
-from ttt.eval.inputs import eval_folder, read_files
+from ttt.eval.inputs import dtype_of, eval_folder, read_files
 from ttt.interfaces import LanguageModel
 from ttt.io.atomic import write_json, write_json_lines
 from ttt.io.json_input import read_json
@@ -38,7 +38,7 @@ def report_likelihood(config: RunConfig, draws: Draws, block_length: int | None 
     settings = {
         "objective": name_of(config.objective), "mask": to_plain(getattr(config.objective, "mask", None)),
         "draws": dataclasses.asdict(draws), "block_length": block_length, "seed": config.run.seed, "limit": config.eval.limit,
-        "bootstrap": config.eval.bootstrap,
+        "bootstrap": config.eval.bootstrap, **dtype_of(config),
     }  # fmt: skip
     inputs = [*map(Path, config.eval.examples), folder]
     stage = Stage("likelihood", out / MARKER, inputs, [out / RESULTS, out / ITEMS], settings)

@@ -78,7 +78,7 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
 
 def weight_type(section: ModelSection) -> torch.dtype:
     """``model.dtype`` as torch's."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[section.dtype]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[section.dtype]
 
 
 def enable_checkpointing(hf: Any) -> None:

@@ -19,7 +19,7 @@ _OFFICIAL_KEYS = {"unmasked_audio_prob": "banom", "prefix_preservation_ratio": "
 def merge(source: Path, out: Path, dtype: str = "", base: str = "", overwrite: bool = False) -> None:
     """Adapters and new rows of ``source`` into their base: a whole model folder ``out``.
 
-    ``dtype``: float32 (default) or bfloat16; ``base``: where the base is now, when it has moved.
+    ``dtype``: float32 (default), bfloat16 or float16; ``base``: where the base is now, when it has moved.
     """
     if not is_adapter(source):
         raise CheckpointError(f"{source}: no adapters here (adapter.json is missing): nothing to merge")

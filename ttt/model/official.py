@@ -30,7 +30,7 @@ DEFAULTS = {
 }  # fmt: skip
 KEYS = ("mask_token", *DEFAULTS)
 LAYOUTS = ("hf", "official")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 MADE = "made_by_ttt.json"  # in folders that 'ttt model' wrote: it may write them again
 MODEL_FILES = (  # patterns of all names in a model folder
     r"(config|generation_config|tokenizer|tokenizer_config|vocab|adapter|special_tokens_map|made_by_ttt)\.json",

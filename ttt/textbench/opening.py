@@ -65,7 +65,7 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
         raise DataError(f"{file}: missing; text benchmarks need the model's tokenizer beside its weights")
     backend = read_backend(file)
     if any(backend.token_to_id(t) is not None for t in SPEECH_MARKS):
-        return open_model(config, folder, LanguageModel, dtype=config.model.dtype), None
+        return open_model(config, folder, LanguageModel), None
     if vocabulary == "full":
         raise ConfigError(f"--vocabulary full: {folder} is a text model, so there is nothing else; use text")
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention

@@ -125,7 +125,7 @@ def state_bytes(config: RunConfig, shape: Shape, stage: int, gpus: int) -> dict[
         "text_model",
     )  # the layers' matrices get no gradient
     mixed = config.train.autocast == "bfloat16"
-    full = 2.0 if config.model.dtype == "bfloat16" else 4.0
+    full = 4.0 if config.model.dtype == "float32" else 2.0
     frozen_bytes = full if stage == 0 or not mixed else 2.0
     held = frozen * frozen_bytes
     if config.model.lora.rank and config.model.lora.quantize == "nf4":

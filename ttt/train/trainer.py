@@ -115,7 +115,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (), engine: Engine | None = None,
     ) -> None:  # fmt: skip
         check_section(config.train)
-        check_trainable(config.model.attention, config.run.device)
+        check_trainable(config.model.attention, config.run.device, config.model.dtype)
         seconds_of(config.train.max_time)  # refused before anything is made
         if config.train.check_memory and config.train.engine != "local":
             raise ConfigError(

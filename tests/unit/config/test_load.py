@@ -162,7 +162,7 @@ def test_messages_name_the_key(override, pattern):
 CHOICES = [
     ("train.engine=deepsped", "train.engine: no 'deepsped'. Did you mean 'deepspeed'? Choices: local, deepspeed"),
     ("model.attention=foo", "model.attention: no 'foo'. Choices: auto, packed, sdpa, eager, flex_attention"),
-    ("model.dtype=int3", "model.dtype: no 'int3'. Choices: float32, bfloat16"),
+    ("model.dtype=int3", "model.dtype: no 'int3'. Choices: float32, bfloat16, float16"),
     ("model.lora.quantize=nf8", "model.lora.quantize: no 'nf8'. Did you mean 'nf4'? Choices: none, nf4"),
     ("model.freeze=all", "model.freeze: no 'all'. Choices: none, text_rows, body, text_model"),
     ("eval.speak=loud", "eval.speak: no 'loud'. Choices: free, always, never"),

@@ -25,7 +25,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 def add_dtype_and_base(parser: argparse.ArgumentParser, default: str) -> None:
     """How weights are stored, and where the base of adapters lies."""
-    parser.add_argument("--dtype", default="", help=f"float32 | bfloat16 (default: {default})")
+    parser.add_argument("--dtype", default="", help=f"float32 | bfloat16 | float16 (default: {default})")
     parser.add_argument(
         "--base", default="", metavar="DIR", help="where the base of the adapters is now, when it has moved"
     )

@@ -51,7 +51,7 @@ class DecodeSettings:
     id may be written anywhere, blocks are written whole, and ``top_k`` or ``top_p`` at temperature 0 draw text at
     temperature 1 (else temperature 0 takes the likeliest token, whatever they say).  ``cache``: see
     `ttt.sampling.decoder.session.Session`.  ``speak``: see `ttt.sampling.decoder.order`.  ``constraint``: which codes may
-    stand at which place of a span (needs ``strict``; None: any code).
+    stand at which place of a span (needs ``strict``; None: any code).  ``batch_tokens``: see `Decoder.rows_together`.
     """
 
     max_tokens: PositiveInt = 512
@@ -65,6 +65,7 @@ class DecodeSettings:
     speak: Speak = "free"
     length: LengthRule = field(default_factory=UntilEoa)
     constraint: Constraint | None = None
+    batch_tokens: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,13 @@ class Decoder:
         finally:
             self.model.train(was_training)
 
+    def rows_together(self, longest: int, batch_size: int) -> int:
+        """How many prompts of at most ``longest`` tokens are decoded at a time: ``batch_size``, or as many as
+        ``settings.batch_tokens`` (0: no bound) has room for with ``max_tokens`` of each answer; at least one.
+        """
+        bound = self.settings.batch_tokens
+        return max(1, min(batch_size, bound // (longest + self.settings.max_tokens))) if bound else batch_size
+
     def calls_of(self, row: int) -> dict[str, int]:
         """Network calls that a prompt has taken part in so far, by "ar" and "diffusion"."""
         return dict(self._row_calls[row])
@@ -173,9 +181,10 @@ class Decoder:
         self.calls = {"ar": 0, "diffusion": 0}
         self._row_calls = [{"ar": 0, "diffusion": 0} for _ in prompts]
         self._shares, self._admitted_s = [0.0] * len(prompts), [0.0] * len(prompts)
-        slots = min(batch_size or len(prompts), len(prompts))
+        longest = max((len(p.ids) for p in prompts), default=0)
+        slots = min(len(prompts), self.rows_together(longest, batch_size or len(prompts)))
         session = open_session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
-        session.reserve(max((len(p.ids) for p in prompts), default=0) + s.max_tokens + 64)
+        session.reserve(longest + s.max_tokens + 64)
         check_prompts(self.model, prompts, self.sampler)
         first_mode = "text" if self.sampler.canvas == "span" else "audio"
         waiting, free = deque(enumerate(prompts)), list(range(slots))

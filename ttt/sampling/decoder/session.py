@@ -42,8 +42,8 @@ class Session:
             self.admit(slot, prompt)
 
     def reserve(self, tokens: int) -> None:
-        """Make room for rows of this many tokens."""
-        self.cache.reserve(tokens)
+        """Make room for rows of this many tokens, and no more."""
+        self.cache.capacity = max(self.cache.capacity, tokens)
 
     def admit(self, slot: int, prompt: Prompt) -> None:
         """Begin a prompt in row ``slot``, whatever was there before."""

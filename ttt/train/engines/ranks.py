@@ -58,8 +58,12 @@ def existing_gpu(name: str, index: int) -> int:
     return index
 
 
-def check_trainable(attention: str, device: str) -> None:
-    """Refuse ``model.attention`` on a device where its backward pass does not exist."""
+def check_trainable(attention: str, device: str, dtype: str = "float32") -> None:
+    """Refuse ``model.attention`` on a device where its backward pass does not exist, and weights in float16."""
+    if dtype == "float16":
+        raise ConfigError(
+            "model.dtype: weights in float16 lose small updates, so they are not trained; use float32 or bfloat16"
+        )
     if attention == "flex_attention" and (device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
             "model.attention: flex_attention trains on a GPU only, and this run is on the CPU; use model.attention=auto"
