@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ttt.sampling.trace.record import TraceRecord
     from ttt.text.tokenizer import TextTokenizer
 
-    # A question: text, speech, a wav file, a conversation, or an example whose own answer is left out.
+    # A question: text (audio may be spelled in it, and it may be a whole ChatML prompt), speech, a wav file, a conversation,
+    # or an example whose own answer is left out.
     Question = str | Waveform | Path | Sequence[Turn] | Example
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,8 @@ class Model:
         return Prompt.of(stream, uid)
 
     def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
+        from ttt.data.read.examples import prompt_turns
+
         if isinstance(question, Example):
             if task or system:
                 raise ConfigError(
@@ -188,9 +191,9 @@ class Model:
                                   f"Tasks: {', '.join(self.tasks)}")  # fmt: skip
             system = system or getattr(self.tasks[task], "system", "")
         first = (Turn("system", (Span("text", system),)),)
-        if isinstance(question, (str, Path, Waveform)):
+        if isinstance(question, (Path, Waveform)):
             return Example(uid, (*first, Turn("user", (self._user_span(question),))), task)
-        turns = tuple(question)
+        turns = prompt_turns(question, "the question") if isinstance(question, str) else tuple(question)
         if not turns or turns[-1].role != "user":
             raise DataError("a conversation to answer ends with a turn of the user's")
         if turns[0].role == "system":
@@ -199,9 +202,7 @@ class Model:
             return Example(uid, turns, task)
         return Example(uid, (*first, *turns), task)
 
-    def _user_span(self, question: str | Path | Waveform) -> Span:
-        if isinstance(question, str):
-            return Span("text", question)
+    def _user_span(self, question: Path | Waveform) -> Span:
         from ttt.audio.signal import resample
         from ttt.audio.wav import read
 

@@ -460,10 +460,12 @@ class TrainableCodec(Codec):
 class Task(ABC):
     """What an item asks for, how it is judged, and how a corpus item becomes an example.
 
-    ``reads_text``: its items need the words of their utterances (``text_in``, ``text_out``).
+    ``reads_text``: its items need the words of their utterances (``text_in``, ``text_out``).  ``speech_is_optional``: in a
+    run without codec or judge, the metrics that need them are left out, with a line; other tasks cannot be scored then.
     """
 
     reads_text: ClassVar[bool] = True
+    speech_is_optional: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -481,6 +483,10 @@ class Task(ABC):
     @abstractmethod
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """One training or test example from a corpus item; ``codes`` maps utterance ids to i32 [F, Q]."""
+
+    def with_reference(self, example: Example) -> Example:
+        """An example as a file holds it, with what metrics compare with in ``meta``; by default as it is."""
+        return example
 
     @abstractmethod
     def prompt(self, example: Example) -> Example:

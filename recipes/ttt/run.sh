@@ -32,7 +32,7 @@ settings=(run.dir="$exp" data.tokenizer="$exp/tokenizer")
 [ -z "$model" ] || settings+=(model.path="$model")
 [ -z "$train" ] || settings+=(data.train="$train")
 [ -z "$dev" ] || settings+=(data.dev="$dev")
-[ -z "$test" ] || settings+=(eval.examples="[$test]")
+[ -z "$test" ] || { name=${test##*/}; settings+=(eval.examples="[$test]" eval.out="$exp/eval/${name%%.*}"); }
 settings+=("${overrides[@]}")
 common=(--config "$config" "${settings[@]}")
 if $overwrite; then common+=(--overwrite); fi

@@ -87,6 +87,19 @@ def test_batches_and_names(run, talkative):
     assert len(set(drawn)) > 1, "questions without a name are different questions"
 
 
+def test_audio_may_be_spelled_in_a_prompt(run):
+    model = ttt.load(run)
+    spelled = "say it<|begin_of_audio|><|audio_3|><|audio_9|><|end_of_audio|>"
+    system, user = (Turn("system", (Span("text", "be kind"),)),
+                    Turn("user", (Span("text", "say it"), Span("audio", codes=np.array([[3], [9]]), style="user"))))  # fmt: skip
+    assert model.prompt(spelled, system="be kind").ids == model.prompt([system, user]).ids
+    whole = f"<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n{spelled}<|im_end|>\n<|im_start|>assistant\n"
+    assert model.prompt(whole).ids == model.prompt([system, user]).ids
+    assert model.generate(spelled, uid="q").generation.ids
+    with pytest.raises(DataError, match="the question: span opened by '<|begin_of_audio|>' has no end token".replace("|", r"\|")):
+        model.prompt("<|begin_of_audio|><|audio_3|>")
+
+
 def test_streams_do_not_disturb_each_other(run, talkative):
     model = ttt.load(run, "eval.temperature=1.0")
 

@@ -73,7 +73,7 @@ def questions_of(model: Model, examples: Sequence[str], limit: int) -> list[tupl
     if not paths:
         raise ConfigError("nothing to ask: give --examples FILE, --text or --wav, or set eval.examples")
     questions: dict[str, Question] = {}
-    for listed in read_files(paths, limit, set(model.tasks)).values():
+    for listed in read_files(paths, limit, model.tasks).values():
         for example in listed:
             if example.uid in questions:
                 raise ConfigError(f"--examples: {example.uid!r} is in several files; stream them one by one")

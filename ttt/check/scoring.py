@@ -63,6 +63,9 @@ def _prompt(task: Task) -> None:
     same = asked.ids.tolist() == stream.ids[:n].tolist()
     at = next((i for i, (a, b) in enumerate(zip(asked.ids, stream.ids, strict=False)) if a != b), min(n, len(stream)))
     need(same, f"the prompt leaves the example at token {at}")
+    if example.turns[0].role == "document":  # it has no answer, and all of it is learned
+        need(n < len(stream), "the prompt is the whole document")
+        return
     need(not asked.target.any() and not stream.target[:n].any(), f"{int(stream.target[:n].sum())} answer tokens are in the prompt")
 
 

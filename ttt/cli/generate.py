@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.sampling.trace.record import Tracer, TraceRecord, header, write_trace
 
     tasks = {task.label: task for task in config.tasks}
-    files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    files = read_files(config.eval.examples, config.eval.limit, tasks)
     with contextlib.ExitStack() as opened:
         answered = [
             opened.enter_context(

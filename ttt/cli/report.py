@@ -1,6 +1,6 @@
 """Collect scores, floor and training log of a run in one report, and print it.
 
-Writes report.md, report.json and plots to run.dir.
+Reads the cards below eval.out (default: those of run.dir); writes report.md, report.json and plots to run.dir.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from ttt.cli.common import add_common, configure, dry_run
+from ttt.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,5 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         stream = encode_example(example, tokenizer)
         mask = mask_of(rule, stream, tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
     floor = eval_folder(config) / "floor.json"
-    print(build_report(config.run.dir, floor=floor if floor.is_file() else None, mask=mask))
+    cards = sorted(eval_folder(config).glob("**/card.json"))
+    if config.eval.out and not cards:
+        raise DataError(f"{config.eval.out}: no result card here; run 'ttt score' first")
+    print(build_report(config.run.dir, cards=cards, floor=floor if floor.is_file() else None, mask=mask))
     return 0

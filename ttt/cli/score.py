@@ -19,7 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score all files together and write the card."""
     from ttt.config.load import to_plain
-    from ttt.eval.inputs import check_words, eval_folder, generation_files, read_files, recordings_of, settings_of
+    from ttt.eval.inputs import (
+        check_words,
+        eval_folder,
+        generation_files,
+        metrics_of,
+        read_files,
+        recordings_of,
+        settings_of,
+    )
     from ttt.stage import Stage
 
     config = configure(arguments, ("run.dir", "eval.examples"))
@@ -58,14 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
     if stage.is_done(arguments.overwrite):
         return 0
     tasks = {t.label: t for t in config.tasks}
-    files = read_files(config.eval.examples, config.eval.limit, set(tasks))
+    files = read_files(config.eval.examples, config.eval.limit, tasks)
     if not config.eval.limit:  # of a few it may be chance
         check_words(files, tasks)
     examples = [example for listed in files.values() for example in listed]
     limited = f"first {config.eval.limit} items of each task and file" if config.eval.limit else ""
     instruments = Instruments(judge, codec, config.eval.normalizer, speaker, recordings_of(config))
     evaluation = evaluate(
-        read_generations(*generations), examples, {label: task.metrics for label, task in tasks.items()}, instruments, out,
+        read_generations(*generations), examples, metrics_of(tasks, examples, codec, judge), instruments, out,
         floor=config.eval.floor, samples=config.eval.samples, intervals=Bootstrap(config.eval.bootstrap, config.run.seed),
         limited=limited,
     )  # fmt: skip

@@ -12,9 +12,9 @@ from ttt.errors import ConfigError
 from ttt.eval.evaluate import evaluate
 from ttt.eval.generate import generate
 from ttt.eval.generations import Generated
-from ttt.eval.inputs import read_files, recordings_of
+from ttt.eval.inputs import metrics_of, read_files, recordings_of
 from ttt.eval.listen import Instruments
-from ttt.eval.metrics import rests_on
+from ttt.eval.metrics import needs_codec, rests_on
 from ttt.eval.score import Bootstrap
 from ttt.interfaces import Codec, Judge, Task
 from ttt.registry.families import METRIC
@@ -27,8 +27,8 @@ class AnswersInTraining:
     """A callback of the trainer: at every validation, answers the same few examples and scores them as `evaluate` does.
 
     Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard.
-    Metrics that need a judge are left out when there is none; those of voices always are.  Every rank generates (engines that
-    shard weights need all of them), rank zero scores and writes.
+    Metrics that need a codec or a judge are left out when there is none; those of voices always are.  Every rank generates
+    (engines that shard weights need all of them), rank zero scores and writes.
     """
 
     decoder: Decoder
@@ -43,13 +43,14 @@ class AnswersInTraining:
     def __post_init__(self) -> None:
         if not self.examples:
             raise ConfigError("train.generate_items: there are no examples in data.dev to answer")
+        codec, judge = self.instruments.codec, self.instruments.judge
         self._metrics = {
             label: {
-                name: node for name, node in task.metrics.items()
-                if "speaker" not in (needed := rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")))
-                and (self.instruments.judge is not None or "judge" not in needed)
+                name: node for name, node in of_task.items()
+                if "speaker" not in (needed := rests_on(metric := METRIC.build(node, f"tasks.{label}.metrics.{name}")))
+                and (judge is not None or "judge" not in needed) and (codec is not None or not needs_codec(metric))
             }
-            for label, task in self.tasks.items()
+            for label, of_task in metrics_of(self.tasks, self.examples, codec, judge).items()
         }  # fmt: skip
 
     def __call__(self, trainer: Any, step: int) -> Mapping[str, float] | None:
@@ -73,7 +74,7 @@ def answers_in_training(
 ) -> AnswersInTraining:
     """The callback for ``train.generate_items``; ``judge`` and ``codec``: loaded, or None."""
     tasks = {task.label: task for task in config.tasks}
-    files = read_files([config.data.dev], config.train.generate_items, set(tasks)) if config.data.dev else {}
+    files = read_files([config.data.dev], config.train.generate_items, tasks) if config.data.dev else {}
     instruments = Instruments(judge, codec, config.eval.normalizer, recordings=recordings_of(config))
     folder = Path(config.run.dir)
     return AnswersInTraining(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ttt.eval.true_recordings import TrueRecordings
     from ttt.interfaces import Task
     from ttt.types import Example
+
+log = logging.getLogger(__name__)
 
 
 def generation_files(config: RunConfig) -> dict[Path, Path]:
@@ -34,8 +37,11 @@ def generation_files(config: RunConfig) -> dict[Path, Path]:
     return files
 
 
-def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path, list[Example]]:
-    """Examples by file: the first ``limit`` of each task (0: all); tasks not in ``labels`` and empty files are refused."""
+def read_files(paths: Sequence[str], limit: int, tasks: Mapping[str, Task]) -> dict[Path, list[Example]]:
+    """Examples by file, with their references: the first ``limit`` of each task (0: all).
+
+    ``tasks``: by label.  Examples of other tasks and empty files are refused.
+    """
     from ttt.data.read.examples import read_examples
 
     if not paths:
@@ -45,17 +51,50 @@ def read_files(paths: Sequence[str], limit: int, labels: set[str]) -> dict[Path,
         kept: list[Example] = []
         seen: dict[str, int] = {}
         for example in read_examples(path):
-            if example.task not in labels:
+            if example.task not in tasks:
                 raise ConfigError(
-                    f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(labels)}"
+                    f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(tasks)}; add it to tasks"
                 )
             seen[example.task] = seen.get(example.task, 0) + 1
             if not limit or seen[example.task] <= limit:
-                kept.append(example)
+                kept.append(tasks[example.task].with_reference(example))
         if not kept:
             raise DataError(f"{path}: no examples; make it again, or take it off eval.examples")
         chosen[path] = kept
     return chosen
+
+
+def metrics_of(tasks: Mapping[str, Task], examples: Iterable[Example], codec: Any, judge: Any) -> dict[str, dict[str, Any]]:
+    """Label -> metrics to report of each task, by name.
+
+    A task whose speech is optional loses those that need a codec or a judge that is not there (None).  Lines say so, and
+    which examples have no answer to compare with.
+    """
+    from ttt.eval.metrics import needs_codec, rests_on
+    from ttt.registry.families import METRIC
+
+    listed = list(examples)
+    kept = {label: dict(task.metrics) for label, task in tasks.items()}
+    for label, task in tasks.items():
+        own = [example for example in listed if example.task == label]
+        roles = [example.turns[-1].role for example in own]
+        if "user" in roles:
+            log.info("score: %d of %d examples of task %r have no answer to compare with", roles.count("user"), len(own), label)
+        if "document" in roles:
+            log.info("score: documents have no answer: the model went on from the beginning of each, and the text is compared "
+                     "with the rest; 'ttt likelihood' gives -log p of all of it")  # fmt: skip
+        if not own or not task.speech_is_optional:
+            continue
+        made = {name: METRIC.build(node, f"tasks.{label}.metrics.{name}") for name, node in kept[label].items()}
+        lost = [
+            name for name, metric in made.items()
+            if (codec is None and needs_codec(metric)) or ("judge" in rests_on(metric) and None in (codec, judge))
+        ]  # fmt: skip
+        if lost:
+            missing = " and no ".join(name for name, value in (("codec", codec), ("judge", judge)) if value is None)
+            log.info("score: no %s: of task %r, only the text is scored (not: %s)", missing, label, ", ".join(lost))
+            kept[label] = {name: node for name, node in kept[label].items() if name not in lost}
+    return kept
 
 
 def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Task]) -> None:
@@ -66,6 +105,8 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
     for label, task in tasks.items():
         examples = [e for listed in files.values() for e in listed if e.task == label]
         if not examples or any(e.meta.get("speech_ref") or e.meta.get("answer_key") for e in examples):
+            continue
+        if task.speech_is_optional:  # answers in text alone are answers
             continue
         for name, node in task.metrics.items():
             if "judge" in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")):

@@ -15,7 +15,7 @@ import numpy as np
 from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import key_prefix
 from ttt.eval.generations import Pair, answer_codes, group_of, prompt_codes
-from ttt.eval.metrics import rests_on
+from ttt.eval.metrics import needs_codec, rests_on
 from ttt.eval.sound_distance import Comparison, compare
 from ttt.eval.true_recordings import TrueRecordings
 from ttt.interfaces import Codec, Judge, Metric, Normalizer, SpeakerEncoder
@@ -59,7 +59,8 @@ class Instruments:
                 for needed, given in (("judge", self.judge), ("speaker", self.speaker)):
                     if needed in rests_on(metric) and given is None:
                         raise ConfigError(f"{needed}: missing; metric {name!r} of task {task!r} needs one")
-        spoken = next((r for _, r in pairs if len(r.codes)), None)
+        heard = {task for task, own in metrics.items() if any(map(needs_codec, own.values()))}
+        spoken = next((r for e, r in pairs if len(r.codes) and e.task in heard), None)
         if spoken is not None and self.codec is None:
             raise ConfigError(f"codec: missing; {spoken.where} holds speech")
         judge, codec, speaker = self.judge, self.codec, self.speaker
@@ -124,7 +125,7 @@ def listen(
     comparisons = [Comparison()] * len(pairs)
     waves: dict[int, Waveform] = {}
     timing = {"decode_s": sum(r.seconds for _, r in pairs), "codec_s": 0.0, "judge_s": 0.0, "audio_s": 0.0}
-    if codec is None:  # then no answer is spoken (`Instruments.ready_for`)
+    if codec is None:  # then no metric needs sound (`Instruments.ready_for`)
         return Heard(texts, comparisons, waves, timing)
 
     def decode(codes: Sequence[np.ndarray]) -> list[Waveform]:

@@ -17,7 +17,8 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
 
 Besides the interface a metric has a ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and
 ``rests_on`` (judge, normalizer, speaker, reference), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
-``best`` is the value to reach where neither higher nor lower is better.
+``best`` is the value to reach where neither higher nor lower is better, ``counts_seconds`` says that the codec's frame
+rate is in it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ def rests_on(metric: Metric) -> tuple[str, ...]:
     """What the metric's number depends on besides the answer; plug-ins that do not say: all of it."""
     default = ("judge", "normalizer") if metric.needs_audio else ("normalizer",)
     return getattr(metric, "rests_on", default)
+
+
+def needs_codec(metric: Metric) -> bool:
+    """Does the number rest on sound or on seconds of it?"""
+    return metric.needs_audio or getattr(metric, "counts_seconds", False)
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -241,6 +247,21 @@ class ExactMatch(_Share):
         return np.array([normalize(scored["text"]) == normalize(scored["text_ref"]), 1], dtype=np.float64)
 
 
+@METRIC.register("contained")
+@dataclass(frozen=True)
+class Contained(_Share):
+    """Share of text answers that hold the reference, as whole words in a row, after normalisation."""
+
+    rests_on: ClassVar[tuple[str, ...]] = ("normalizer",)
+
+    def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
+        """f64 [2]: held, 1; None when there is no reference."""
+        if scored["text"] is None or not scored["text_ref"]:
+            return None
+        answer, reference = (f" {' '.join(scored['normalize'](scored[k]).split())} " for k in ("text", "text_ref"))
+        return np.array([reference in answer, 1], dtype=np.float64)
+
+
 @METRIC.register("empty_rate")
 @dataclass(frozen=True)
 class EmptyRate(_Share):
@@ -338,6 +359,7 @@ class LengthRatio(_Ratio):
     """Seconds of speech made over seconds of the reference's speech; 1 is right, neither direction is better."""
 
     best: ClassVar[float] = 1.0
+    counts_seconds: ClassVar[bool] = True
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: seconds made, seconds of the reference."""
@@ -350,6 +372,8 @@ class LengthRatio(_Ratio):
 @dataclass(frozen=True)
 class RealTimeFactor(_Ratio):
     """Seconds spent decoding over seconds of speech made, without the codec's decoder; below 1: faster than speech."""
+
+    counts_seconds: ClassVar[bool] = True
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: decode seconds, speech seconds."""
@@ -364,6 +388,7 @@ class CallsPerSecond(_Ratio):
     """Network calls, of both kinds, per second of speech made."""
 
     unit: ClassVar[str] = "1/s"
+    counts_seconds: ClassVar[bool] = True
 
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """f64 [2]: calls, speech seconds."""

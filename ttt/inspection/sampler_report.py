@@ -67,8 +67,8 @@ def compare_samplers(
 
 def _examples(config: RunConfig, path: str, uids: Sequence[str], limit: int) -> list[Example]:
     """The examples with these uids, or the first ``limit`` of each task (0: all)."""
-    labels = {task.label for task in config.tasks}
-    examples = [e for listed in read_files([path], 0 if uids else limit, labels).values() for e in listed]
+    tasks = {task.label: task for task in config.tasks}
+    examples = [e for listed in read_files([path], 0 if uids else limit, tasks).values() for e in listed]
     if not examples:
         raise DataError(f"{path}: holds no example")
     by_uid = {e.uid: e for e in examples}

@@ -95,13 +95,14 @@ def _check_examples(config: RunConfig, checked: set[tuple[str, frozenset[str]]])
 
     ``checked``: (file, task labels) that are known to be right.
     """
-    labels = frozenset(task.label for task in config.tasks)
+    tasks = {task.label: task for task in config.tasks}
+    labels = frozenset(tasks)
     generation_files(config)
     for path in config.eval.examples:
         if (path, labels) not in checked:
             if not Path(path).is_file():
                 raise DataError(f"eval.examples: {path} is missing; make it first")
-            read_files([path], 1, set(labels))
+            read_files([path], 1, tasks)
             checked.add((path, labels))
 
 
@@ -118,7 +119,7 @@ def measured(table: TableSpec, cells: Sequence[Cell]) -> tuple[list[Measured], l
         tasks = {task.label: task for task in cell.config.tasks}
         files = tuple(cell.config.eval.examples)
         if files not in splits:
-            examples = [e for listed in read_files(files, 1, set(tasks)).values() for e in listed]
+            examples = [e for listed in read_files(files, 1, tasks).values() for e in listed]
             splits[files] = sorted({(key_prefix(str(e.meta.get("split") or "")), e.task) for e in examples})
         of_row = {}
         for prefix, label in splits[files]:

@@ -44,7 +44,7 @@ def report_likelihood(config: RunConfig, draws: Draws, block_length: int | None 
     stage = Stage("likelihood", out / MARKER, inputs, [out / RESULTS, out / ITEMS], settings)
     if stage.is_done(overwrite):
         return table(read_json(out / RESULTS, "score again with --overwrite")["values"])
-    files = read_files(config.eval.examples, config.eval.limit, {t.label for t in config.tasks})
+    files = read_files(config.eval.examples, config.eval.limit, {t.label: t for t in config.tasks})
     examples = [e for listed in files.values() for e in listed]
     model = open_model(config, folder, LanguageModel)
     started = stage.seconds

@@ -4,5 +4,6 @@
     speech.py         asr, tts, qa: recognition, synthesis, spoken questions
     text.py           text_qa, text_then_speech: written questions
     continuation.py   continuation: the rest of a recording, without text
+    records.py        chat, document: records that bring their own answers, as published
     prepare.py        codes, tokenizer and examples of a whole corpus (``ttt tokenize``, ``ttt examples``)
 """

@@ -11,9 +11,11 @@ import soundfile
 from ttt.errors import ConfigError, DataError
 from ttt.eval.evaluate import evaluate
 from ttt.eval.generations import Generated, read_generations
+from ttt.eval.inputs import metrics_of
 from ttt.eval.listen import Instruments
 from ttt.eval.normalizers import Words
 from ttt.eval.score import Bootstrap
+from ttt.registry.families import TASK
 from ttt.types import Example, Span, Turn
 
 
@@ -112,6 +114,32 @@ def test_text_only_answers_need_neither_codec_nor_judge(fakes, tmp_path):
     assert result["metrics"]["text_qa/rtf"]["n"] == 0 and result["metrics"]["text_qa/rtf"]["value"] is None
 
 
+@pytest.mark.parametrize(("codec", "judge"), [(False, False), (True, False), (True, True)])
+def test_chats_are_scored_with_what_is_there(codec, judge, fakes, tmp_path, caplog):
+    """Without a codec or a judge: the text, and one line that says what is left out."""
+    caplog.set_level("INFO")
+    chat = TASK.build("chat", "tasks")
+    spoken = fakes.example("a", "chat", "one two")
+    spoken = chat.with_reference(Example("a", spoken.turns, "chat", {"split": ""}))
+    written = Example("b", (Turn("user", (Span("text", "?"),)), Turn("assistant", (Span("text", "four"),))), "chat")
+    written = chat.with_reference(written)
+    open_one = Example("c", (Turn("user", (Span("text", "?"),)),), "chat")
+    records = [
+        fakes.answer(spoken, "one two", "one three"), Generated("b", "chat", "", "it is four", np.zeros((0, 1), np.int32)),
+        Generated("c", "chat", "", "so", np.zeros((0, 1), np.int32)),
+    ]  # fmt: skip
+    instruments = Instruments(fakes.judge if judge else None, fakes.codec if codec else None, Words())
+    metrics = metrics_of({"chat": chat}, [spoken, written, open_one], instruments.codec, instruments.judge)
+    result = evaluate(records, [spoken, written, open_one], metrics, instruments, tmp_path, intervals=Bootstrap(5)).result
+    values = {key: entry["value"] for key, entry in result["metrics"].items()}
+    assert (values["chat/exact_match"], values["chat/contained"], values["chat/wer"]) == (0.5, 1.0, pytest.approx(2 / 3))
+    assert values.get("chat/judged_wer") == (0.5 if judge else None) and ("chat/judged_wer" in values) == judge
+    assert values.get("chat/length_ratio") == (1.0 if codec else None) and values["chat/empty_rate"] == 0
+    assert "1 of 3 examples of task 'chat' have no answer to compare with" in caplog.text
+    missing = {(False, False): "no codec and no judge", (True, False): "no judge", (True, True): "only the text"}[codec, judge]
+    assert (f"score: {missing}: of task 'chat', only the text is scored (not: judged_wer" in caplog.text) == (not judge)
+
+
 def test_unasked_speech_is_counted_not_scored(fakes, tmp_path):
     turns = (Turn("user", (Span("text", "?"),)), Turn("assistant", (Span("text", "one"),)))
     example = Example("a", turns, "asr", {"text_ref": "one", "speech_ref": "one", "split": "test"})
@@ -146,7 +174,7 @@ def test_what_scoring_needs_is_asked_for_by_name(fakes, small, tmp_path):
     metrics = fakes.METRICS
     with pytest.raises(ConfigError, match="judge: missing; metric 'spoken_accuracy' of task 'qa' needs one"):
         evaluate(records, examples, metrics, Instruments(None, fakes.codec, Words()), tmp_path)
-    with pytest.raises(ConfigError, match="codec: missing; gen.jsonl:asr-1 holds speech"):
+    with pytest.raises(ConfigError, match="codec: missing; gen.jsonl:tts-1 holds speech"):
         evaluate(records, examples, metrics, Instruments(fakes.judge, None, Words()), tmp_path)
     with pytest.raises(ConfigError, match="examples are of task 'tts', known are asr"):
         run(fakes, examples, records, tmp_path, metrics={"asr": {"wer": "wer"}, "qa": {}})

@@ -17,6 +17,7 @@ from ttt.data.read.records import read_records as read_records  # for callers th
 from ttt.errors import DataError, suggest
 from ttt.io.atomic import write_json_lines
 from ttt.io.json_input import load, reason
+from ttt.text.template import IM_START
 from ttt.types import AUDIO_STYLES, ROLES, Example, Span, Turn
 
 _BEGIN = re.compile(r"<\|begin_of_(audio|quad)\|>")
@@ -28,6 +29,7 @@ _END = re.compile("|".join(re.escape(e) for e in _ENDS))
 _CHINESE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\s*(?:[{_CHINESE}]|[^\s{_CHINESE}]+)")
 TextUnit = Literal["tokens", "words"]  # what the chunks of an interleaved text count
+_TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 _CHATS = ("messages", "conversations")
 _META_TEXTS = ("text_ref", "speech_ref", "split", "kind")  # of ``meta``: texts that metrics read
 CHAT_ROLES = ("system", "user", "assistant")
@@ -71,6 +73,30 @@ def parse_content(content: str, where: str) -> tuple[Span, ...]:
         spans.append(Span("audio", codes=_spelled(run.group(), where), style=style))
         at = end.end()
     return tuple(spans)
+
+
+def prompt_turns(prompt: str, where: str) -> tuple[Turn, ...]:
+    """Turns of a prompt as it is written: the user's, or all of a ChatML prompt (``<|im_start|>ROLE`` newline text ``<|im_end|>``).
+
+    The header of the answer at the end (``<|im_start|>assistant``) is left out.  Raises `DataError` as `parse_content` does.
+
+    >>> [(t.role, t.spans[0].text) for t in prompt_turns("<|im_start|>user\\nwhy<|im_end|>\\n<|im_start|>assistant\\n", "here")]
+    [('user', 'why')]
+    """
+    if not prompt.lstrip().startswith(IM_START):
+        return (Turn("user", parse_content(prompt, where)),)
+    turns: list[Turn] = []
+    at = len(prompt) - len(prompt.lstrip())
+    while at < len(prompt):
+        found = _TURN.match(prompt, at)
+        if found is None:
+            raise RecordError(
+                where, "not a prompt",
+                f"expected {IM_START} and one of {', '.join(CHAT_ROLES)}, got {prompt[at : at + 24]!r}; mend the prompt",
+            )  # fmt: skip
+        turns.append(Turn(found[1], parse_content(found[2], where)))
+        at = found.end()
+    return tuple(turns[:-1] if turns[-1].role == "assistant" and not turns[-1].spans else turns)
 
 
 def _spelled(run: str, where: str) -> np.ndarray:
