@@ -10,7 +10,7 @@ tokens (of 80 ms as published), ``D`` width, ``C`` codes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -162,27 +162,30 @@ class SpeechTokenizer(nn.Module):
         return (past | (at[None, :] // block == at[:, None] // block)) & real[:, None, :]
 
     def codes(self, states: Tensor) -> Tensor:
-        """The nearest entry of the codebook, always found in float32: [B, K, D] -> i64 [B, K]."""
+        """The nearest entry of the codebook, always found in float32: [..., D] -> i64 [...]."""
         return self.distances(states).argmin(-1)
 
     def distances(self, states: Tensor) -> Tensor:
-        """Squared distances to all entries of the codebook: [B, K, D] -> f32 [B, K, C]."""
+        """Squared distances to all entries of the codebook: [..., D] -> f32 [..., C]."""
         states, codebook = states.float(), self.codebook.weight.float()
         lengths = states.square().sum(-1, keepdim=True) + codebook.square().sum(-1)
         return lengths - 2 * states @ codebook.T
 
-    @torch.inference_mode()
     def encode(self, samples: np.ndarray, extractor: Any) -> np.ndarray:
         """Tokens of one recording at 16 kHz, S > 0: f32 [S] -> i32 [ceil(S / samples per token)]."""
-        tokens = []
+        with torch.inference_mode():
+            pieces = [self.codes(states) for states in self.pieces(samples, extractor)]
+        return torch.cat(pieces).to("cpu", torch.int32).numpy()
+
+    def pieces(self, samples: np.ndarray, extractor: Any) -> Iterator[Tensor]:
+        """The states [K, D] of each piece of a recording f32 [S], one piece at a time."""
         device = self.codebook.weight.device
         for start in range(0, len(samples), self.config.piece_samples):
             piece = samples[start : start + self.config.piece_samples]
             # The official program pads the last piece to the others' 30 s.  One token more gives the same features and states.
             features, real = self.features([piece], extractor, more_tokens=int(start > 0))
             states, real = self(features.to(device), real.to(device))
-            tokens.append(self.codes(states)[real].to(torch.int32).cpu().numpy())
-        return np.concatenate(tokens)
+            yield states[real]
 
     def features(self, pieces: Sequence[np.ndarray], extractor: Any, more_tokens: int = 0) -> tuple[Tensor, Tensor]:
         """Log-mels f32 [B, M, T] of some pieces f32 [S], and which frames are no padding, bool [B, T].
@@ -199,7 +202,9 @@ class SpeechTokenizer(nn.Module):
         return made, torch.arange(made.shape[-1])[None, :] < frames[:, None]
 
 
-def open_tokenizer(folder: Path, device: str = "cpu", dtype: str = "float32") -> tuple[SpeechTokenizer, Any]:
+def open_tokenizer(
+    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[SpeechTokenizer, Any]:
     """The network of a folder, ready to encode, and its `WhisperFeatureExtractor`.
 
     The folder is the published one or a training checkpoint, whose names begin with ``model.encoder.``; what only training
@@ -211,7 +216,7 @@ def open_tokenizer(folder: Path, device: str = "cpu", dtype: str = "float32") ->
     config = TokenizerConfig.read(folder / "config.json")
     with torch.device("meta"):
         network = SpeechTokenizer(config)
-    give_weights(network, _read_weights(folder, config, getattr(torch, dtype)), folder, MEND)
+    give_weights(network, _read_weights(folder, config, dtype), folder, MEND)
     return network.requires_grad_(False).eval().to(device), open_extractor(folder, config)
 
 
