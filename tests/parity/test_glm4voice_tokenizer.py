@@ -58,7 +58,7 @@ def waves_of(case: str) -> list[np.ndarray]:
     return [wave(int(n), int(seed)) for n, seed in re.findall(r"\((\d+), (\d+)\)", row)]
 
 
-def run(network: SpeechTokenizer, extractor, waves: list[np.ndarray]) -> dict[str, np.ndarray]:
+def run(network: SpeechTokenizer, waves: list[np.ndarray]) -> dict[str, np.ndarray]:
     """All arrays that the reference may hold of one official call, by name."""
     seen: dict[str, torch.Tensor] = {}
     allowed, rule = [], network.allowed
@@ -72,7 +72,7 @@ def run(network: SpeechTokenizer, extractor, waves: list[np.ndarray]) -> dict[st
     ]
     try:
         with torch.inference_mode():
-            features, real = network.features(waves, extractor)
+            features, real = network.features(waves)
             states, kept = network(features, real)
             distances = network.distances(states)
             codes = network.codes(states)
@@ -108,7 +108,7 @@ def compare(variant: str, name: str, ours: np.ndarray, reference: np.ndarray) ->
 
 @pytest.mark.parametrize("path", VARIANTS, ids=[path.name for path in VARIANTS])
 def test_every_array_of_the_variant(path: Path):
-    network, extractor = open_tokenizer(path)
+    network = open_tokenizer(path)
     cases: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for key, value in np.load(path / "golden.npz").items():
         cases[key.partition("/")[0]][key.partition("/")[2]] = value
@@ -119,15 +119,15 @@ def test_every_array_of_the_variant(path: Path):
         if case == "stereo":
             waves = waves[:1]  # the official program takes the first channel
         if case == "edge":
-            alone, together = run(network, extractor, waves[:1]), run(network, extractor, waves)
+            alone, together = run(network, waves[:1]), run(network, waves)
             own = slice(alone["features"].shape[-1] - 4, alone["features"].shape[-1])
             made |= {"batch_tokens0": together["tokens0"], "batch_features_tail": together["features"][0, :, own]}
             made |= {"alone_features_tail": alone["features"][0, :, own]}
             waves = waves[:1]
         elif case != "long":
-            made |= run(network, extractor, waves)
+            made |= run(network, waves)
         for i, samples in enumerate(waves):  # codes never depend on company
-            made[f"tokens{i}"] = made[f"alone_tokens{i}"] = network.encode(samples, extractor)
+            made[f"tokens{i}"] = made[f"alone_tokens{i}"] = network.encode(samples)
         for name, reference in arrays.items():
             assert name in made, f"{path.name} {case}: nothing to compare {name} with"
             compare(path.name, name, made[name], reference)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ttt.audio.codecs.checks import same_codes
 from ttt.data.read.examples import codes_array, read_records, write_examples
 from ttt.errors import DataError
 from ttt.interfaces import Codec, CodePattern, Task
@@ -31,7 +32,7 @@ def read_codes(path: Path, codec_id: str = "", num_codes: int = 0, num_codebooks
         if not isinstance(record, Mapping):
             raise DataError(f"{where}: expected an object, got {type(record).__name__}; run 'ttt tokenize' again")
         if "codec" in record:
-            if codec_id and record["codec"] != codec_id:
+            if codec_id and not same_codes(str(record["codec"]), codec_id):
                 raise DataError(
                     f"{path}: codes of codec {record['codec']!r}, the run uses {codec_id!r}; run 'ttt tokenize' again"
                 )

@@ -42,6 +42,15 @@ def check_codes(ids: np.ndarray, num_codes: int, num_codebooks: int, codec: str)
         )
 
 
+def same_codes(one: str, other: str) -> bool:
+    """Do two ``codec_id`` stand for the same codes?  That of a codec without its codebook lacks the digest at the end.
+
+    >>> same_codes("glm4voice-16384-0a1b2c3d", "glm4voice-16384"), same_codes("glm4voice-16384", "glm4voice-163")
+    (True, False)
+    """
+    return one == other or one.startswith(f"{other}-") or other.startswith(f"{one}-")
+
+
 def standardize(vectors: np.ndarray) -> np.ndarray:
     """Each codebook centred and divided by its overall standard deviation: f32 [Q, C, E] -> f32 [Q, C, E]."""
     centred = vectors - vectors.mean(axis=1, keepdims=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ttt.audio.codecs.checks import check_codes, check_wave, standardize
-from ttt.audio.codecs.glm4voice import tokenizer
+from ttt.audio.codecs.glm4voice.decoder import Decoder
+from ttt.audio.codecs.glm4voice.tokenizer import RATE_HZ, open_tokenizer
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import Codec, StreamDecoder
 from ttt.io.digests import digest_of_bytes
@@ -19,22 +20,18 @@ from ttt.registry import PositiveInt
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
 
-if TYPE_CHECKING:
-    from ttt.audio.codecs.glm4voice.decoder import Decoder
-
 
 @CODEC.register("glm4voice")
 @dataclass
 class Glm4Voice(Codec):
-    """GLM-4-Voice: 12.5 tokens of 16,384 a second, made from 16 kHz (``path``), sounded at 22,050 Hz (``decoder``).
+    """GLM-4-Voice: 12.5 tokens of 16,384 a second, made from sound at 16,000 Hz, heard at 22,050 Hz.
 
-    ``path``: the folder of the tokenizer (empty: only decodes); ``decoder``: that of the decoder (empty: only encodes);
-    ``steps``: of the flow that makes the sound, fewer are faster and rougher.
+    One of the two folders may be left out.
     """
 
-    path: str = ""
-    decoder: str = ""
-    steps: PositiveInt = 10
+    path: str = ""  # folder of the tokenizer; empty: only decodes
+    decoder: str = ""  # folder of the decoder; empty: only encodes
+    steps: PositiveInt = 10  # of the flow that makes the sound; fewer are faster and rougher
 
     codec_id = ""
     num_codebooks = 1
@@ -43,7 +40,7 @@ class Glm4Voice(Codec):
     @property
     def encode_rate_hz(self) -> int:
         """Samples per second of the recordings that `encode` takes."""
-        return tokenizer.RATE_HZ
+        return RATE_HZ
 
     def load(self, device: str = "cpu", dtype: str = "float32") -> Glm4Voice:
         """Load what the two folders hold; returns self.
@@ -55,26 +52,21 @@ class Glm4Voice(Codec):
                 "codec.path, codec.decoder: neither is set for codec 'glm4voice': name the folder of the tokenizer (to encode), "
                 "of the decoder (to decode), or both"
             )
-        self._tokenizer: tokenizer.SpeechTokenizer | None = None
-        self._extractor: Any = None
-        self._decoder: Decoder | None = None
-        digest = ""
-        if self.decoder:
-            from ttt.audio.codecs.glm4voice.decoder import Decoder
-
-            self._decoder = Decoder.load(self.decoder, device, getattr(torch, dtype))
-            self.rate_hz, self.num_codes = self._decoder.rate_hz, self._decoder.num_codes
-            self.frame_rate_hz = self._decoder.frame_rate_hz
-        if self.path:
-            self._tokenizer, self._extractor = tokenizer.open_tokenizer(Path(self.path), device, getattr(torch, dtype))
-            config = self._tokenizer.config
-            self.num_codes, self.frame_rate_hz = config.quantize_vocab_size, tokenizer.RATE_HZ / config.token_samples
+        type_, digest = getattr(torch, dtype), ""
+        self._decoder = Decoder.load(self.decoder, device, type_) if self.decoder else None
+        self._tokenizer = open_tokenizer(Path(self.path), device, type_) if self.path else None
+        if self._decoder:
+            self.rate_hz, self.frame_rate_hz = self._decoder.rate_hz, self._decoder.frame_rate_hz
+            self.num_codes = self._decoder.num_codes
+        if self._tokenizer:
+            made = (self._tokenizer.config.quantize_vocab_size, RATE_HZ / self._tokenizer.config.token_samples)
+            if self._decoder and made != (self.num_codes, self.frame_rate_hz):
+                raise CheckpointError(
+                    f"codec.decoder: {self.decoder} knows {self.num_codes} codes at {self.frame_rate_hz:g} a second, the tokenizer "
+                    f"in {self.path} makes {made[0]} at {made[1]:g}: name two folders that belong together"
+                )
+            self.num_codes, self.frame_rate_hz = made
             digest = "-" + digest_of_bytes(self._tokenizer.codebook.weight.cpu().numpy().tobytes(), 4)
-        if self._decoder and (self._decoder.num_codes, self._decoder.frame_rate_hz) != (self.num_codes, self.frame_rate_hz):
-            raise CheckpointError(
-                f"codec.decoder: {self.decoder} speaks {self._decoder.num_codes} codes at {self._decoder.frame_rate_hz:g} a second, "
-                f"the tokenizer in {self.path} makes {self.num_codes} at {self.frame_rate_hz:g}: name two folders that belong together"
-            )
         self.codec_id = f"glm4voice-{self.num_codes}{digest}"
         return self
 
@@ -86,7 +78,7 @@ class Glm4Voice(Codec):
         network = self._needed("tokenizer", "path", "encode")
         for wave in waves:
             check_wave(wave, self.encode_rate_hz, "glm4voice")
-        ids = [network.encode(wave.samples, self._extractor)[:, None] for wave in waves]
+        ids = [network.encode(wave.samples)[:, None] for wave in waves]
         return [AudioCodes(i, self.frame_rate_hz, self.codec_id) for i in ids]
 
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
@@ -114,5 +106,7 @@ class Glm4Voice(Codec):
         if not self.codec_id:
             raise CheckpointError("codec 'glm4voice' holds no weights yet: call load() (codec.path, codec.decoder)")
         if (found := getattr(self, f"_{part}")) is None:
-            raise ConfigError(f"codec.{key}: not set, so codec 'glm4voice' cannot {verb}: name the folder of its {part}")
+            raise ConfigError(
+                f"codec.{key}: not set, so codec 'glm4voice' cannot {verb}: name the folder of its {part}"
+            )
         return found

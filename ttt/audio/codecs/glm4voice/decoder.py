@@ -28,7 +28,9 @@ from ttt.interfaces import StreamDecoder
 
 SEED = 42  # of all noise, as in ConditionalCFM
 OVERLAP_TOKENS = 5  # so much of a stream's mel is held back and faded into what comes next
-PAST_TOKENS = 200  # 16 s of its own past guide a stream; all of it would make the work grow with the square of the length
+PAST_TOKENS = (
+    200  # 16 s of its own past guide a stream; all of it would make the work grow with the square of the length
+)
 BATCH_FRAMES = 16384  # mel frames, padding included, that go through the flow at once
 
 
@@ -52,7 +54,10 @@ class Decoder:
         self.flow, self.hift, self.device = flow.eval(), hift.eval(), device
         self.rate_hz, self.num_codes = config.hift.sampling_rate, config.flow.vocab_size
         self.frame_rate_hz, self.mels = config.flow.input_frame_rate, config.flow.output_size
-        self.guidance, self.block_tokens = config.flow.decoder.cfm_params.content.inference_cfg_rate, config.flow.encoder.block_size
+        self.guidance, self.block_tokens = (
+            config.flow.decoder.cfm_params.content.inference_cfg_rate,
+            config.flow.encoder.block_size,
+        )
         self.samples_per_frame = hift.samples_per_frame
         self._samples_per_token = self.rate_hz / Fraction(self.frame_rate_hz)
 
@@ -161,7 +166,11 @@ class _FlowCall:
         return self.decoder.frames(len(self.tokens) + tokens) - self.mel.shape[1]
 
     def __call__(
-        self, rows: Sequence[Tensor], frames: Sequence[int], generators: Sequence[torch.Generator], past: Tensor | None = None
+        self,
+        rows: Sequence[Tensor],
+        frames: Sequence[int],
+        generators: Sequence[torch.Generator],
+        past: Tensor | None = None,
     ) -> list[Tensor]:
         """Mels [M, n - P] of rows of tokens that last n ``frames``; ``past`` [M, P] is known already."""
         known = self.mel if past is None else torch.cat([self.mel, past], 1)
@@ -202,8 +211,11 @@ class DecoderStream(StreamDecoder):
 
     def finish(self) -> np.ndarray:
         """The rest."""
-        whole = self._decoder.samples(self._forgotten + len(self._tokens)) - self._samples
-        return _fitted(self.advance(last=True), whole)
+        whole = self._decoder.samples(self._forgotten + len(self._tokens))
+        rest = whole - self._samples
+        sound = _fitted(self.advance(last=True), rest)
+        self._samples = whole  # the zeros that fill it up count too
+        return sound
 
     @torch.no_grad()
     def advance(self, last: bool) -> np.ndarray:

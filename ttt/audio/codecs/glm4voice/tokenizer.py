@@ -102,14 +102,14 @@ class TokenizerConfig:
 
 
 class SpeechTokenizer(nn.Module):
-    """The network, without weights; names and shapes of its arrays are those of the published file."""
+    """The network; names and shapes of its arrays are those of the published file.  ``extractor``: `open_extractor`."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, extractor: Any = None) -> None:
         from transformers import WhisperConfig
         from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
         super().__init__()
-        self.config = config
+        self.config, self.extractor = config, extractor
         width = config.d_model
         whisper = WhisperConfig(
             d_model=width, encoder_attention_heads=config.encoder_attention_heads, encoder_ffn_dim=config.encoder_ffn_dim,
@@ -171,23 +171,23 @@ class SpeechTokenizer(nn.Module):
         lengths = states.square().sum(-1, keepdim=True) + codebook.square().sum(-1)
         return lengths - 2 * states @ codebook.T
 
-    def encode(self, samples: np.ndarray, extractor: Any) -> np.ndarray:
+    def encode(self, samples: np.ndarray) -> np.ndarray:
         """Tokens of one recording at 16 kHz, S > 0: f32 [S] -> i32 [ceil(S / samples per token)]."""
         with torch.inference_mode():
-            pieces = [self.codes(states) for states in self.pieces(samples, extractor)]
+            pieces = [self.codes(states) for states in self.pieces(samples)]
         return torch.cat(pieces).to("cpu", torch.int32).numpy()
 
-    def pieces(self, samples: np.ndarray, extractor: Any) -> Iterator[Tensor]:
+    def pieces(self, samples: np.ndarray) -> Iterator[Tensor]:
         """The states [K, D] of each piece of a recording f32 [S], one piece at a time."""
         device = self.codebook.weight.device
         for start in range(0, len(samples), self.config.piece_samples):
             piece = samples[start : start + self.config.piece_samples]
             # The official program pads the last piece to the others' 30 s.  One token more gives the same features and states.
-            features, real = self.features([piece], extractor, more_tokens=int(start > 0))
+            features, real = self.features([piece], more_tokens=int(start > 0))
             states, real = self(features.to(device), real.to(device))
             yield states[real]
 
-    def features(self, pieces: Sequence[np.ndarray], extractor: Any, more_tokens: int = 0) -> tuple[Tensor, Tensor]:
+    def features(self, pieces: Sequence[np.ndarray], more_tokens: int = 0) -> tuple[Tensor, Tensor]:
         """Log-mels f32 [B, M, T] of some pieces f32 [S], and which frames are no padding, bool [B, T].
 
         Padded with zeros to the longest piece in whole tokens, and by ``more_tokens``, at most to a whole piece.
@@ -197,15 +197,13 @@ class SpeechTokenizer(nn.Module):
         rows = np.zeros((len(pieces), min(samples, self.config.piece_samples)), dtype=np.float32)
         for row, piece in zip(rows, pieces, strict=True):
             row[: len(piece)] = piece
-        made = extractor(rows, sampling_rate=RATE_HZ, padding="do_not_pad", return_tensors="pt")["input_features"]
+        made = self.extractor(rows, sampling_rate=RATE_HZ, padding="do_not_pad", return_tensors="pt")["input_features"]
         frames = torch.tensor([-(-len(piece) // HOP_SAMPLES) for piece in pieces])
         return made, torch.arange(made.shape[-1])[None, :] < frames[:, None]
 
 
-def open_tokenizer(
-    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[SpeechTokenizer, Any]:
-    """The network of a folder, ready to encode, and its `WhisperFeatureExtractor`.
+def open_tokenizer(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> SpeechTokenizer:
+    """The network of a folder, ready to encode.
 
     The folder is the published one or a training checkpoint, whose names begin with ``model.encoder.``; what only training
     needs (``ema_*``, later layers) is left out.  The codebook stays float32 whatever ``dtype`` says.
@@ -215,13 +213,13 @@ def open_tokenizer(
         raise CheckpointError(f"{folder}: no speech tokenizer here (config.json is missing); {MEND}")
     config = TokenizerConfig.read(folder / "config.json")
     with torch.device("meta"):
-        network = SpeechTokenizer(config)
+        network = SpeechTokenizer(config, open_extractor(folder, config))
     give_weights(network, _read_weights(folder, config, dtype), folder, MEND)
-    return network.requires_grad_(False).eval().to(device), open_extractor(folder, config)
+    return network.requires_grad_(False).eval().to(device)
 
 
 def open_extractor(folder: Path, config: TokenizerConfig) -> Any:
-    """The feature extractor that ``preprocessor_config.json`` describes, or the published one where the file is missing."""
+    """The `WhisperFeatureExtractor` that ``preprocessor_config.json`` describes, or the published one where the file is missing."""
     from transformers import WhisperFeatureExtractor
 
     expected = {

@@ -10,12 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tests.unit.audio.codecs.glm4voice.tokenizer_folder import (
-    CONFIG,
-    changing_sound,
-    make_tokenizer_folder,
-    make_training_folder,
-)  # fmt: skip
+from tests.glm4voice_folders import TOKENIZER_CONFIG, changing_sound, make_tokenizer_folder, make_training_folder
 from ttt.audio.codecs.glm4voice.tokenizer import SpeechTokenizer, open_tokenizer
 from ttt.errors import CheckpointError
 
@@ -90,11 +85,11 @@ def slowly(w, settings, features, real):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_switch_against_a_slow_computation(name, tmp_path):
     folder = make_tokenizer_folder(tmp_path, seed=3, **VARIANTS[name])
-    network, extractor = open_tokenizer(folder)
-    weights, settings = load_file(folder / "model.safetensors"), CONFIG | VARIANTS[name]
+    network = open_tokenizer(folder)
+    weights, settings = load_file(folder / "model.safetensors"), TOKENIZER_CONFIG | VARIANTS[name]
     pieces = [changing_sound(9000, 1), changing_sound(4321, 2)]
     with torch.inference_mode():
-        features, real = network.features(pieces, extractor)
+        features, real = network.features(pieces)
         states, kept = network(features, real)
         codes = network.codes(states)
     for row in range(2):
@@ -109,8 +104,8 @@ def test_each_switch_against_a_slow_computation(name, tmp_path):
 
 @pytest.mark.parametrize("samples", [1, 150, 1279, 1280, 1281, 16_000, 480_000, 481_281])
 def test_a_token_for_every_80_ms_begun(published, samples):
-    network, extractor = open_tokenizer(published)
-    tokens = network.encode(changing_sound(samples), extractor)
+    network = open_tokenizer(published)
+    tokens = network.encode(changing_sound(samples))
     assert tokens.shape == (-(-samples // 1280),) and tokens.dtype == np.int32
 
 
@@ -119,55 +114,53 @@ def test_a_token_for_every_80_ms_begun(published, samples):
 def test_pieces_of_a_long_recording_are_those_of_one_padded_batch(tmp_path, more, causal):
     """The official program pads the last piece to the length of the others."""
     changes = {"encoder_causal_convolution": causal, "max_source_positions": 120}
-    network, extractor = open_tokenizer(make_tokenizer_folder(tmp_path, **changes))
+    network = open_tokenizer(make_tokenizer_folder(tmp_path, **changes))
     whole = network.config.piece_samples
     samples = changing_sound(whole + more)
     with torch.inference_mode():
-        features, real = network.features([samples[:whole], samples[whole:]], extractor)
+        features, real = network.features([samples[:whole], samples[whole:]])
         states, kept = network(features, real)
-        one_by_one = torch.cat(list(network.pieces(samples, extractor)))
+        one_by_one = torch.cat(list(network.pieces(samples)))
     torch.testing.assert_close(one_by_one, states[kept], atol=1e-5, rtol=1e-5)
-    assert network.encode(samples, extractor).tolist() == network.codes(states[kept]).tolist()
+    assert network.encode(samples).tolist() == network.codes(states[kept]).tolist()
 
 
 def test_pieces_are_no_longer_than_there_are_positions(tmp_path):
-    network, extractor = open_tokenizer(make_tokenizer_folder(tmp_path, max_source_positions=30))
+    network = open_tokenizer(make_tokenizer_folder(tmp_path, max_source_positions=30))
     samples = changing_sound(20_000)
     assert network.config.piece_samples == 28 * 320
-    first = network.encode(samples[: 28 * 320], extractor)
-    assert network.encode(samples, extractor)[: len(first)].tolist() == first.tolist()
+    first = network.encode(samples[: 28 * 320])
+    assert network.encode(samples)[: len(first)].tolist() == first.tolist()
 
 
 def test_silence_has_the_lowest_features(published):
-    network, extractor = open_tokenizer(published)
-    features, real = network.features([np.zeros(4000, dtype=np.float32)], extractor)
+    network = open_tokenizer(published)
+    features, real = network.features([np.zeros(4000, dtype=np.float32)])
     assert features.unique().tolist() == [-1.5] and real.sum() == 25
-    assert len(network.encode(np.zeros(4000, dtype=np.float32), extractor)) == 4
+    assert len(network.encode(np.zeros(4000, dtype=np.float32))) == 4
 
 
 def test_a_training_checkpoint_gives_the_same_codes(published, tmp_path):
     expected = open_tokenizer(published)
-    network, extractor = open_tokenizer(make_training_folder(tmp_path, published))
-    np.testing.assert_array_equal(
-        network.encode(changing_sound(20_000), extractor), expected[0].encode(changing_sound(20_000), expected[1])
-    )
+    network = open_tokenizer(make_training_folder(tmp_path, published))
+    np.testing.assert_array_equal(network.encode(changing_sound(20_000)), expected.encode(changing_sound(20_000)))
 
 
 def test_layers_may_give_tuples(published, monkeypatch):
-    network, extractor = open_tokenizer(published)
-    expected = network.encode(changing_sound(9000), extractor)
+    network = open_tokenizer(published)
+    expected = network.encode(changing_sound(9000))
     for layer in network.layers:
         plain = layer.forward
         monkeypatch.setattr(layer, "forward", lambda *a, plain=plain, **k: (plain(*a, **k), None))
-    np.testing.assert_array_equal(network.encode(changing_sound(9000), extractor), expected)
+    np.testing.assert_array_equal(network.encode(changing_sound(9000)), expected)
 
 
 def test_half_precision_keeps_the_codebook(published):
-    network, extractor = open_tokenizer(published, dtype=torch.bfloat16)
+    network = open_tokenizer(published, dtype=torch.bfloat16)
     assert network.conv1.weight.dtype == torch.bfloat16 and network.codebook.weight.dtype == torch.float32
     assert network.distances(torch.zeros(1, 1, 32, dtype=torch.bfloat16)).dtype == torch.float32
-    exact, _ = open_tokenizer(published)
-    same = network.encode(changing_sound(32_000), extractor) == exact.encode(changing_sound(32_000), extractor)
+    exact = open_tokenizer(published)
+    same = network.encode(changing_sound(32_000)) == exact.encode(changing_sound(32_000))
     assert same.mean() > 0.7
 
 
@@ -202,7 +195,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tmp_path, change
     ],
 )
 def test_a_configuration_that_cannot_be_computed_is_refused(published, tmp_path, changes, message):
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
+    (tmp_path / "config.json").write_text(json.dumps(TOKENIZER_CONFIG | changes))
     (tmp_path / "model.safetensors").write_bytes((published / "model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match=message) as error:
         open_tokenizer(tmp_path)
@@ -225,6 +218,6 @@ def test_folders_that_are_none_are_refused(published, tmp_path):
 
 
 def test_the_network_holds_only_what_encoding_needs(published):
-    network, _ = open_tokenizer(published)
+    network = open_tokenizer(published)
     assert isinstance(network, SpeechTokenizer) and len(network.layers) == 2
     assert not any(p.requires_grad for p in network.parameters()) and not network.training
