@@ -47,7 +47,7 @@ setup(
     package_data={"ttt": ["py.typed", "**/*.yaml", "**/*.json", "**/*.txt"]},
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.5,<2.14",  # ttt/model/packed_weights.py uses two operators without a public name
+        "torch>=2.5,<2.14",  # ttt/packed_weights.py uses two operators without a public name
         "torchaudio",
         "transformers>=5.0,<6",
         "omegaconf>=2.3",

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    {"errors", "types", "interfaces", "rng"}, {"io"}, {"registry"}, {"config"}, {"text", "audio", "masks", "diffusion"},
+    {"errors", "types", "interfaces", "rng", "packed_weights"}, {"io"}, {"registry"}, {"config"},
+    {"text", "audio", "masks", "diffusion"},
     {"data", "model"}, {"objective"}, {"sampling"}, {"tasks"}, {"eval"}, {"train"}, {"stage"}, {"api"}, {"likelihood"},
     {"inspection", "doctor", "chat", "continuation"}, {"lab"}, {"textbench"}, {"check"}, {"bench", "scaffold"}, {"cli"},
     {"__main__"},

@@ -7,5 +7,5 @@ What the rest of the toolkit may ask of one is in `ttt.interfaces` (`Network`, `
 are not trained; `initializers`: how added rows start; `official`, `merge`, `text_export`: other layouts of a model folder;
 `shape`, `facts`: what a model is, without its weights.
 `cross_entropy`: losses in chunks of rows.  `packed_attention`: training without padding.
-`cache`, `last_layer`, `fast`, `packed_weights`: decoding calls in less time.  `valle`: the other architecture.
+`cache`, `last_layer`, `fast`: decoding calls in less time.  `valle`: the other architecture.
 """

@@ -3,7 +3,7 @@
 A layer of transformers launches about eighty small operations.  For a block of a few dozen tokens they take half as much
 time as the matrix products.  Here query, key and value are one product, and so are gate and up projection.  Rotary
 positions are applied to queries and keys together.  The last layer computes the tokens whose logits are needed, and no
-others.  Results equal those of transformers up to rounding.  Weights are stored as `ttt.model.packed_weights` says.
+others.  Results equal those of transformers up to rounding.  Weights are stored as `ttt.packed_weights` says.
 Other backbones, number types and devices run through their own modules.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ttt.model.cache import PackedCall, attend_rows
-from ttt.model.packed_weights import Packed, packable
+from ttt.packed_weights import Packed, packable
 
 CLASSES = ("Qwen2Model", "Qwen3Model", "LlamaModel")
 

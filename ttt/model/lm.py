@@ -15,7 +15,7 @@ from ttt.masks.segments import Segments
 from ttt.model.cross_entropy import chunked_scores
 from ttt.model.fast import FastDecoder, fast
 from ttt.model.last_layer import is_narrow, narrow, widen
-from ttt.model.packed_weights import Packed, pack, packable, unpack
+from ttt.packed_weights import Packed, pack, packable, unpack
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import ModelInputs, Plan
 
@@ -106,7 +106,7 @@ class SpeechTextLM(nn.Module):
     def prepare(self) -> None:
         """Get ready for decoding, until `train`: `hidden_of_rows` and `head` then take less time (they give the same).
 
-        On a CPU weights are rearranged (`ttt.model.packed_weights`) and the layers of common backbones run in fewer steps
+        On a CPU weights are rearranged (`ttt.packed_weights`) and the layers of common backbones run in fewer steps
         (`ttt.model.fast`); elsewhere the last layer works for wanted tokens only (`ttt.model.last_layer`).
         """
         decoder, head = self.hf.get_decoder(), self.hf.get_output_embeddings()

@@ -11,7 +11,7 @@ from tests.conftest import tiny_hf, tiny_tokenizer
 from ttt.model.cache import PackedCall, SlotCache
 from ttt.model.last_layer import is_narrow
 from ttt.model.lm import SpeechTextLM
-from ttt.model.packed_weights import Packed, available, pack, unpack
+from ttt.packed_weights import Packed, available, pack, unpack
 
 packs = pytest.mark.skipif(not available(), reason="this PyTorch has no oneDNN operators")
 
@@ -175,12 +175,12 @@ def test_other_types_and_weights_that_are_elsewhere_are_left_alone():
 
 def test_a_pytorch_without_the_operators_is_named_once(monkeypatch, caplog):
     available.cache_clear()
-    monkeypatch.setattr("ttt.model.packed_weights._NAMES", ("_reorder_linear_weight", "_gone"))
+    monkeypatch.setattr("ttt.packed_weights._NAMES", ("_reorder_linear_weight", "_gone"))
     lm = model()
     before = two_calls(lm)
     lm.prepare()
     assert lm._fast is None
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, two_calls(lm), strict=True))
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "ttt.model.packed_weights"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "ttt.packed_weights"]
     assert f"torch {torch.__version__}: " in line and "mkldnn::_gone are missing" in line
     available.cache_clear()

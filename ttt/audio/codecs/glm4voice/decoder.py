@@ -25,6 +25,7 @@ from ttt.audio.codecs.glm4voice.flow import Flow
 from ttt.audio.codecs.glm4voice.hift import Hift
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import StreamDecoder
+from ttt.packed_weights import pack
 
 SEED = 42  # of all noise, as in ConditionalCFM
 OVERLAP_TOKENS = 5  # so much of a stream's mel is held back and faded into what comes next
@@ -51,7 +52,7 @@ class Decoder:
     """Tokens to sound.  ``rate_hz``, ``frame_rate_hz`` (tokens per second) and ``num_codes`` are those of the folder."""
 
     def __init__(self, config: DecoderConfig, flow: Flow, hift: Hift, device: torch.device) -> None:
-        self.flow, self.hift, self.device = flow.eval(), hift.eval(), device
+        self.flow, self.hift, self.device = flow.eval().requires_grad_(False), hift.eval().requires_grad_(False), device
         self.rate_hz, self.num_codes = config.hift.sampling_rate, config.flow.vocab_size
         self.frame_rate_hz, self.mels = config.flow.input_frame_rate, config.flow.output_size
         self.guidance, self.block_tokens = (
@@ -74,7 +75,8 @@ class Decoder:
         load_weights(flow, folder, "flow")
         load_weights(hift, folder, "hift")
         flow.decoder.to(dtype)
-        return cls(config, flow.to(place).requires_grad_(False), hift.to(place).requires_grad_(False), place)
+        pack(flow.to(place))
+        return cls(config, flow, hift.to(place), place)
 
     def frames(self, tokens: int) -> int:
         """Mel frames of so many tokens, rounded down: 441 / 64 for each as published."""

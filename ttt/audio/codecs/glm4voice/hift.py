@@ -159,4 +159,5 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.alpha[:, None]
-        return x + torch.sin(x * alpha).square() / (alpha + 1e-9)
+        wave = torch.sin(x * alpha)
+        return torch.addcmul(x, wave, wave / (alpha + 1e-9))

@@ -1,4 +1,4 @@
-"""Linear layers for decoding on a CPU: their weights are stored in the memory layout that oneDNN multiplies fastest.
+"""Linear layers of networks that answer on a CPU: their weights lie in memory as oneDNN multiplies them fastest.
 
 A decoding call multiplies a few dozen rows.  At that size a plain `linear` spends a third to two thirds of its time on
 converting the weight to that layout, in every call; here it is converted once.  The result of a row also does not depend
