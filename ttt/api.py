@@ -17,10 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ttt.audio.loading import load_part
 from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
+from ttt.io import devices
 from ttt.io.pretrained import own_code
 from ttt.registry import name_of
 from ttt.registry.trust import trusting
@@ -297,10 +299,9 @@ def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:
     """The run's codec, ready; None if it has none.  Raises `ConfigError` when its codes are not the model's."""
     from ttt.sampling.decoder.stream import check_codec
 
-    if config.codec is None:
-        return None
-    codec = config.codec.load()
-    check_codec(codec, tokenizer)
+    codec = load_part(config, "codec")
+    if codec is not None:
+        check_codec(codec, tokenizer)
     return codec
 
 
@@ -323,15 +324,7 @@ def model_folder(path: str | Path) -> Path:
 
 def pick_device(config: RunConfig) -> str:
     """``run.device``, with "auto" resolved."""
-    import torch
-
-    if config.run.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if config.run.device != "cpu":
-        from ttt.train.engines.ranks import existing_gpu
-
-        existing_gpu(config.run.device, int(config.run.device.partition(":")[2] or 0))
-    return config.run.device
+    return devices.pick_device(config.run.device)
 
 
 def decode_settings(config: RunConfig) -> Any:

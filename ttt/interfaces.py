@@ -6,11 +6,12 @@ A plug-in derives from one of these, is a (frozen) dataclass, and is registered 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,43 @@ if TYPE_CHECKING:
 
     # (b, h, q, k) index tensors -> bool: may position q of row b look at position k?
     MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Choices of a text that a `Literal` cannot list: ``shown`` names them, the regular expression ``pattern`` matches them."""
+
+    shown: tuple[str, ...]
+    pattern: str
+
+    def holds(self, value: str) -> bool:
+        """Is ``value`` one of them?"""
+        return re.fullmatch(self.pattern, value) is not None
+
+
+Device = Annotated[str, Choices(("auto", "cpu", "cuda", "cuda:N"), "auto|cpu|cuda(:[0-9]{1,3})?")]
+OwnDevice = Annotated[str, Choices(("", "auto", "cpu", "cuda", "cuda:N"), "(auto|cpu|cuda(:[0-9]{1,3})?)?")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class OnDevice:
+    """Base of the families whose plug-ins have weights beside the network: every plug-in has these two fields as its last ones.
+
+    They are the user's word, and `ttt.audio.loading` gives them to ``load``.  They are given by name only, so that a
+    subclass may add fields without a default.  The class is no dataclass itself: plug-ins may then be frozen or not.
+    """
+
+    device: OwnDevice = ""  # where it computes; empty: run.device
+    dtype: Dtype = "float32"  # precision of its network, where it allows another than float32
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        own = cls.__dict__.get("__annotations__", {})
+        if "device" in getattr(cls, "__dataclass_fields__", {}):  # a base class has them already
+            return
+        named = any(kind is KW_ONLY or str(kind).endswith("KW_ONLY") for kind in own.values())
+        by_name = {} if named else {"_": KW_ONLY}
+        cls.__annotations__ = {**own, **by_name, "device": OwnDevice, "dtype": Dtype, **own}
 
 
 class MaskRule(ABC):
@@ -391,7 +429,7 @@ class StreamDecoder(ABC):
         """The samples still held back."""
 
 
-class Codec(ABC):
+class Codec(OnDevice, ABC):
     """Waveform <-> codes.  Fields are configuration and cheap; `load` brings the weights.
 
     After `load`: ``rate_hz`` (samples per second of the decoded sound), ``encode_rate_hz`` (of the recordings it takes; the
@@ -425,8 +463,13 @@ class Codec(ABC):
         return len(ids) / self.frame_rate_hz
 
     @abstractmethod
-    def load(self, device: str = "cpu") -> Codec:
-        """Bring the weights; returns self.  Raises `CheckpointError` naming the folder when they are not there."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> Codec:
+        """Bring the weights to ``device``, once; returns self.
+
+        ``dtype``: of the network's layers.  Spectra, distances to codebook entries and arithmetic of codes stay float32, and so
+        does ``codec_id``.  Raises `CheckpointError` naming the folder when the weights are not there, `ConfigError` for a type
+        that the codec cannot compute in (one without weights ignores both arguments).
+        """
 
     @abstractmethod
     def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
@@ -513,28 +556,28 @@ class Metric(ABC):
         """The score of summed statistics f64 [k]."""
 
 
-class Judge(ABC):
+class Judge(OnDevice, ABC):
     """An independent recogniser.  Its ``judge_id`` (name and version) is part of the metric's name."""
 
     judge_id: str
 
     @abstractmethod
-    def load(self, device: str = "cpu") -> Judge:
-        """Bring the weights; returns self."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> Judge:
+        """Bring the weights to ``device``, the network's in ``dtype``; returns self.  Errors: as of `Codec.load`."""
 
     @abstractmethod
     def transcribe(self, waves: Sequence[Waveform]) -> list[str]:
         """One transcript per waveform."""
 
 
-class SpeakerEncoder(ABC):
+class SpeakerEncoder(OnDevice, ABC):
     """Who speaks, as a vector.  Its ``speaker_id`` (name and version) is part of the names of metrics that rest on it."""
 
     speaker_id: str
 
     @abstractmethod
-    def load(self, device: str = "cpu") -> SpeakerEncoder:
-        """Bring the weights; returns self.  Raises `CheckpointError` naming the folder when they are not there."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> SpeakerEncoder:
+        """Bring the weights to ``device``, the network's in ``dtype``; returns self.  Errors: as of `Codec.load`."""
 
     @abstractmethod
     def embed(self, waves: Sequence[Waveform]) -> np.ndarray:

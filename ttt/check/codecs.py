@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ttt.audio.loading import load_plugin
 from ttt.check.core import PREPARE, Broken, NotSaid, need, prop
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Codec, TrainableCodec
@@ -33,7 +34,7 @@ def prepare(codec: Codec) -> Codec:
     if isinstance(codec, TrainableCodec) and not getattr(codec, "path", ""):
         codec.fit([noise(codec.encode_rate_hz, 0.7, seed) for seed in range(10)], seed=1)
         return codec
-    codec = codec.load()
+    codec = load_plugin(codec, "codec")
     try:
         codec.encode([noise(codec.encode_rate_hz, 0.5)])
     except ConfigError as error:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the tokenizer and the examples of every split."""
+    from ttt.audio.loading import load_part
     from ttt.config.load import to_plain
     from ttt.registry.families import PATTERN
     from ttt.stage import Stage
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = [out / f"{split}.jsonl" for split in data.splits]
     if dry_run(arguments, config, [f"build {file}" for file in files]):
         return 0
-    codec = config.codec.load()
+    codec = load_part(config, "codec")
     inputs = [out / "codes" / f"{split}.jsonl" for split in data.splits]
     inputs += [corpus / f"{split}.items.jsonl" for split in data.splits]
     settings = {"tasks": to_plain(config.tasks), "bpe_size": data.bpe_size, "codec": codec.codec_id}

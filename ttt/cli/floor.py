@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Transcribe recordings and their resynthesis; write error rates."""
+    from ttt.audio.loading import load_part
     from ttt.errors import ConfigError, DataError
     from ttt.eval.measure_floor import measure_floor
     from ttt.stage import Stage
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError("data.splits: no test split to measure the floor on")
     if dry_run(arguments, config, [f"transcribe {m} and its resynthesis" for m in manifests]):
         return 0
-    codec, judge = config.codec.load(), config.judge.load()
+    codec, judge = load_part(config, "codec"), load_part(config, "judge")
     limit, target = config.eval.limit, out / "floor.json"
     also = [out / "floor.items.jsonl"]
     settings = {"codec": codec.codec_id, "judge": judge.judge_id, "limit": limit}

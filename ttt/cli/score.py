@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     for target in generations:
         check_complete(target)
+    from ttt.audio.loading import load_part
     from ttt.eval.cards import make_card, write_card
     from ttt.eval.evaluate import evaluate
     from ttt.eval.generations import read_generations
@@ -47,9 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.eval.score import Bootstrap
     from ttt.registry.families import METRIC
 
-    codec = config.codec.load() if config.codec is not None else None
-    judge = config.judge.load() if config.judge is not None else None
-    speaker = config.speaker.load() if config.speaker is not None else None
+    codec = load_part(config, "codec")
+    judge = load_part(config, "judge")
+    speaker = load_part(config, "speaker")
     settings = {
         "tasks": to_plain(config.tasks), "normalizer": to_plain(config.eval.normalizer), "bootstrap": config.eval.bootstrap,
         "samples": config.eval.samples, "codec": getattr(codec, "codec_id", ""), "judge": getattr(judge, "judge_id", ""),

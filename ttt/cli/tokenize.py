@@ -39,6 +39,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode the manifest of every split."""
+    from ttt.audio.loading import half_precision, load_part
     from ttt.stage import Stage
     from ttt.tasks.encode_corpus import cut_into_parts, encode_manifest, remove_parts, skipped_path
 
@@ -47,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     manifests = [Path(config.data.corpus) / f"{split}.jsonl" for split in config.data.splits]
     if dry_run(arguments, config, [f"encode {manifest} -> {out / manifest.name}" for manifest in manifests]):
         return 0
-    codec = config.codec.load()
+    codec = load_part(config, "codec")
     parts = [cut_into_parts(manifest) for manifest in manifests]  # all are checked before the first is encoded
     for manifest, its_parts in zip(manifests, parts, strict=True):
         target = out / manifest.name
-        settings = {"codec": codec.codec_id, **({"skip_bad": True} if arguments.skip_bad else {})}
+        settings = {"codec": codec.codec_id, **half_precision(codec), **({"skip_bad": True} if arguments.skip_bad else {})}
         marker = target.with_suffix(".done.json")
         stage = Stage(
             "tokenize", marker, [manifest], [target], settings, "make the corpus first", also=[skipped_path(target)]

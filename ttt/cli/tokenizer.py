@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the tokenizer and save it."""
+    from ttt.audio.loading import load_part
     from ttt.stage import Stage
     from ttt.text.make import plan_tokenizer
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = plan_tokenizer(config)
     if dry_run(arguments, config, [f"extend {plan.source} -> {out}" if plan.source else f"make {out}"]):
         return 0
-    plan = plan.for_codec(None if config.codec is None else config.codec.load())
+    plan = plan.for_codec(load_part(config, "codec"))
     sources = [] if plan.source is None else [plan.source]
     also = [out / "tokenizer_config.json", out / "vocab.json"]
     hint = "name a folder with tokenizer.json"

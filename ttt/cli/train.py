@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if dry_run(arguments, config, plan):
         return 0
     from ttt.api import start_model
+    from ttt.audio.loading import load_part
     from ttt.data.batches.prefetch import Prefetcher
     from ttt.data.batches.text_ratio import training_loader, validation_batches
     from ttt.diffusion.corrupt import NO_MASK
@@ -73,9 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
     dev = validation_batches(data, tokenizer, seed=seed, strategies=strategies)
-    codec = config.codec.load() if config.codec is not None else None
-    judge = config.judge.load() if config.judge is not None and config.train.generate_items else None
+    codec = load_part(config, "codec")
+    judge = load_part(config, "judge") if config.train.generate_items else None
     model = start_model(config, tokenizer, codec)
+    if not config.train.generate_items:
+        codec = None  # its code vectors were all that was needed: leave the device to the network
     callbacks = []
     if config.train.generate_items:
         from ttt.api import decode_settings

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode one file of `ttt.audio.tokens`."""
+    from ttt.audio.loading import load_part
     from ttt.audio.tokens import read_durations, read_tokens
     from ttt.audio.wav import write
     from ttt.types import AudioCodes
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if dry_run(arguments, config, [f"decode {arguments.tokens} -> {out}"]):
         return 0
     check_file(out, [Path(arguments.tokens)], overwrite=arguments.overwrite)
-    codec = config.codec.load()
+    codec = load_part(config, "codec")
     codes = read_tokens(arguments.tokens, codec.num_codes, codec.num_codebooks, codec.code_rate_hz)
     durations = read_durations(arguments.tokens, len(codes))
     (wave,) = codec.decode([AudioCodes(codes, codec.frame_rate_hz, codec.codec_id, durations)])

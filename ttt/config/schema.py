@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from ttt.interfaces import Device
 from ttt.registry import (
-    Choices,
     FilledText,
     NonNegativeFloat,
     NonNegativeInt,
@@ -29,7 +29,6 @@ from ttt.registry import (
 MISSING = "???"
 RENAMED_KEYS: dict[str, str] = {}  # "section.old": "section.new" of keys that were renamed or moved; the old ones warn
 
-Device = Annotated[str, Choices(("auto", "cpu", "cuda", "cuda:N"), "auto|cpu|cuda(:[0-9]{1,3})?")]
 Attention = Literal["auto", "packed", "sdpa", "eager", "flex_attention"]
 Cache = Literal["exact", "block", "none"]
 Form = Literal["interleaved", "roles", "text_then_speech", "text_then_speech_tags", "llada_tts", "llada_tts_audio"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ttt.api import open_model, start_model
+from ttt.audio.loading import load_part
 from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
 from ttt.doctor.bands import bands_for, check_bands
@@ -187,7 +188,7 @@ def _initial_network(config: RunConfig, tokenizer: TextTokenizer) -> Any:
     """The network with the weights that the run started from, made again."""
     attention = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     plain = dataclasses.replace(config.model, attention=attention, compile=False, freeze="none")
-    codec = config.codec.load() if config.codec is not None and not config.train.init_from else None
+    codec = None if config.train.init_from else load_part(config, "codec")
     return start_model(dataclasses.replace(config, model=plain), tokenizer, codec)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttt.audio.codecs.toy import Toy
+from ttt.audio.loading import refuse_dtype
 from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError, TttError
@@ -64,8 +65,9 @@ class Ctc(Judge):
 
     # -- use
 
-    def load(self, device: str = "cpu") -> Ctc:
-        """Load the weights from ``path``; returns self."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> Ctc:
+        """Load the weights from ``path`` (float32 only); returns self."""
+        refuse_dtype(self, "judge", dtype)
         tensors, info = load_weights(self.path, "judge", "run 'ttt fit judge', or point judge.path at a fitted judge")
         try:
             self.words = [str(w) for w in info["words"]]
@@ -240,7 +242,7 @@ class ToyTones(Judge):
         self._codec = Toy(num_codes=self.num_codes)
         self.judge_id = f"toy-{self.num_codes}"
 
-    def load(self, device: str = "cpu") -> ToyTones:
+    def load(self, device: str = "cpu", dtype: str = "float32") -> ToyTones:
         """Returns self; there are no weights."""
         return self
 
@@ -265,7 +267,7 @@ class TransformersAsr(Judge):
     language: str = ""  # Whisper only: for example "en"; empty: what the model's generation settings say
     max_new_tokens: PositiveInt = 128  # Whisper only
 
-    def load(self, device: str = "cpu") -> TransformersAsr:
+    def load(self, device: str = "cpu", dtype: str = "float32") -> TransformersAsr:
         """Load model and processor from ``path``; returns self."""
         mend = "point judge.path at a folder saved by save_pretrained of a recogniser and of its processor"
         if not self.path:
@@ -294,8 +296,8 @@ class TransformersAsr(Judge):
         except Exception as error:  # transformers raises many kinds for damaged folders
             reason = str(error).split("\n", 1)[0]
             raise CheckpointError(f"{folder}: the recogniser cannot be loaded ({reason}): {mend}") from error
-        self._model = model.to(device).eval()
-        self.judge_id = f"{config.model_type}-{weights_digest(model.state_dict())}"
+        self.judge_id = f"{config.model_type}-{weights_digest(model.state_dict())}"  # of the stored weights
+        self._model = model.to(device, getattr(torch, dtype)).eval()
         return self
 
     @torch.inference_mode()
@@ -313,7 +315,8 @@ class TransformersAsr(Judge):
             raise DataError(
                 f"judge: a waveform of {len(samples) / self._rate_hz:.1f} s, this recogniser takes {longest_s} s: cut it"
             )
-        inputs = self._processor(samples, sampling_rate=self._rate_hz, return_tensors="pt").to(self._model.device)
+        inputs = self._processor(samples, sampling_rate=self._rate_hz, return_tensors="pt")
+        inputs = inputs.to(device=self._model.device, dtype=self._model.dtype)
         if self._generates:
             options: dict[str, Any] = {"language": self.language} if self.language else {}
             ids = self._model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **options)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ttt.audio.loading import load_plugin
 from ttt.errors import ConfigError, DataError
 from ttt.eval.cards import key_prefix
 from ttt.eval.generations import Pair, answer_codes, group_of, prompt_codes
@@ -65,11 +66,11 @@ class Instruments:
             raise ConfigError(f"codec: missing; {spoken.where} holds speech")
         judge, codec, speaker = self.judge, self.codec, self.speaker
         if judge is not None and not getattr(judge, "judge_id", ""):
-            judge = judge.load()
+            judge = load_plugin(judge, "judge")
         if codec is not None and not getattr(codec, "codec_id", ""):
-            codec = codec.load()
+            codec = load_plugin(codec, "codec")
         if speaker is not None and not getattr(speaker, "speaker_id", ""):
-            speaker = speaker.load()
+            speaker = load_plugin(speaker, "speaker")
         if codec is not None:
             _check_codes(pairs, codec)
         return replace(self, judge=judge, codec=codec, speaker=speaker)

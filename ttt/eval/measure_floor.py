@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ttt.audio.loading import load_plugin
 from ttt.audio.recordings import Recordings
 from ttt.data.manifest import Utterance, read_manifest, wav_path
 from ttt.errors import DataError
@@ -57,8 +58,8 @@ def measure_floor(
     started = time.perf_counter()
     if not manifests:
         raise DataError("floor: no manifests; name the test splits")
-    codec = codec if getattr(codec, "codec_id", "") else codec.load()
-    judge = judge if getattr(judge, "judge_id", "") else judge.load()
+    codec = codec if getattr(codec, "codec_id", "") else load_plugin(codec, "codec")
+    judge = judge if getattr(judge, "judge_id", "") else load_plugin(judge, "judge")
     chosen: list[tuple[str, Utterance, Path]] = []
     for manifest in manifests:
         utterances = read_manifest(manifest)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttt.audio.loading import refuse_dtype
 from ttt.audio.signal import MelSettings, log_mel, resample
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError, TttError
@@ -58,8 +59,9 @@ class SmallSpeaker(SpeakerEncoder):
         if self.crop_s[0] > self.crop_s[1]:
             raise ValueError(f"crop_s must be two times in seconds, the shorter first, got {list(self.crop_s)}")
 
-    def load(self, device: str = "cpu") -> SmallSpeaker:
-        """Load the weights from ``path``; returns self."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> SmallSpeaker:
+        """Load the weights from ``path`` (float32 only); returns self."""
+        refuse_dtype(self, "speaker", dtype)
         tensors, info = load_weights(
             self.path, "speaker", "run 'ttt fit speaker', or point speaker.path at a fitted encoder"
         )
@@ -188,7 +190,7 @@ class TransformersXVector(SpeakerEncoder):
 
     path: str = ""
 
-    def load(self, device: str = "cpu") -> TransformersXVector:
+    def load(self, device: str = "cpu", dtype: str = "float32") -> TransformersXVector:
         """Load model and feature extractor from ``path``; returns self.  Nothing is downloaded."""
         mend = (
             "point speaker.path at a folder saved by save_pretrained of an x-vector model and of its feature extractor"
@@ -218,9 +220,9 @@ class TransformersXVector(SpeakerEncoder):
             raise CheckpointError(
                 f"{folder}: the weights lack {len(missing)} arrays, first {sorted(missing)[0]}: {mend}"
             )
-        self._model = model.to(device).eval()
         self._rate_hz = int(self._extractor.sampling_rate)
-        self.speaker_id = f"{model.config.model_type}-{weights_digest(model.state_dict())}"
+        self.speaker_id = f"{model.config.model_type}-{weights_digest(model.state_dict())}"  # of the stored weights
+        self._model = model.to(device, getattr(torch, dtype)).eval()
         return self
 
     @torch.inference_mode()
@@ -232,7 +234,8 @@ class TransformersXVector(SpeakerEncoder):
         for wave in waves:
             samples = resample(wave, self._rate_hz).samples
             samples = np.pad(samples, (0, max(0, self._rate_hz // 2 - len(samples))))
-            inputs = self._extractor(samples, sampling_rate=self._rate_hz, return_tensors="pt").to(self._model.device)
+            inputs = self._extractor(samples, sampling_rate=self._rate_hz, return_tensors="pt")
+            inputs = inputs.to(device=self._model.device, dtype=self._model.dtype)
             rows.append(F.normalize(self._model(**inputs).embeddings[0].float(), dim=-1).cpu().numpy())
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar
 
 from ttt.errors import FieldValueError, suggest
+from ttt.interfaces import Choices
 
 T = TypeVar("T", bound=type)
 
@@ -60,18 +60,6 @@ class Range:
     def __str__(self) -> str:
         bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
         return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Choices of a text that a `Literal` cannot list: ``shown`` names them, the regular expression ``pattern`` matches them."""
-
-    shown: tuple[str, ...]
-    pattern: str
-
-    def holds(self, value: str) -> bool:
-        """Is ``value`` one of them?"""
-        return re.fullmatch(self.pattern, value) is not None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ttt.audio.loading import half_precision
 from ttt.audio.recordings import Recordings
 from ttt.data.manifest import Utterance, read_lines_between, scan_manifest
 from ttt.errors import ConfigError, DataError, TttError
@@ -82,7 +83,7 @@ def encode_manifest(
     started = time.perf_counter()
     settings = {
         "format": FORMAT, "codec": codec.codec_id, "manifest": digest_of_file(manifest), "skip_bad": skip_bad,
-        "part": [PART_ITEMS, PART_S],
+        "part": [PART_ITEMS, PART_S], **half_precision(codec),
     }  # fmt: skip
     digest = digest_of_bytes(json.dumps(settings, sort_keys=True).encode(), 4)
     work = Work(codec, manifest, out.with_name(f"{out.stem}.parts-{digest}"), skip_bad)

@@ -51,7 +51,7 @@ class Chords(Codec):
         if self._hop <= 2 * int(self._bins.max()):
             raise ValueError(f"frames of {self._hop} samples are too short; raise rate_hz or lower frame_rate_hz")
 
-    def load(self, device: str = "cpu") -> Chords:
+    def load(self, device: str = "cpu", dtype: str = "float32") -> Chords:
         """Nothing to bring."""
         return self
 

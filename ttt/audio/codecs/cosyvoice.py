@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from ttt.audio.codecs.checks import check_codes
+from ttt.audio.loading import refuse_dtype
 from ttt.audio.signal import resample
 from ttt.audio.streaming import WindowStream
 from ttt.audio.wav import read, write
@@ -51,8 +52,12 @@ class CosyVoice(Codec):
     codec_id = ""
     num_codebooks = 1
 
-    def load(self, device: str = "cpu") -> CosyVoice:
-        """Load model and prompt; returns self.  CosyVoice itself picks the device (a GPU where there is one)."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> CosyVoice:
+        """Load model and prompt; returns self.  The program picks the device itself: a GPU where torch sees one.
+
+        Raises `ConfigError` when that is not the kind of ``device``.  float16 is given to the program as ``fp16``.
+        """
+        refuse_dtype(self, "codec", dtype, ("float32", "float16"))
         folder = Path(self.path)
         version = next((v for v in VERSIONS if self.path and (folder / v).is_file()), None)
         if version is None:
@@ -62,12 +67,21 @@ class CosyVoice(Codec):
             )
         prompt = self._prompt_wave()
         program = self._program()
+        make = getattr(program, VERSIONS[version])
+        if dtype == "float16" and "fp16" not in inspect.signature(make).parameters:
+            refuse_dtype(self, "codec", dtype)
         try:
-            made = getattr(program, VERSIONS[version])(str(folder))
+            made = make(str(folder), **({"fp16": True} if dtype == "float16" else {}))
         except Exception as error:  # the program raises many kinds for damaged or incomplete folders
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{folder}: CosyVoice cannot load it: {type(error).__name__}: {reason}") from error
         self._model = made.model
+        picked = str(getattr(made.model, "device", device))
+        if picked.partition(":")[0] != device.partition(":")[0]:
+            raise ConfigError(
+                f"codec.device: the CosyVoice program computes on {picked}, not on {device}; it takes a GPU where it sees one: "
+                f"set codec.device={picked}" + (", or hide the GPU with CUDA_VISIBLE_DEVICES=''" if device == "cpu" else "")
+            )
         self.rate_hz = int(made.sample_rate)
         flow = made.model.flow
         self.num_codes, self.frame_rate_hz = int(flow.vocab_size), float(flow.input_frame_rate)

@@ -22,6 +22,7 @@ from torch import Tensor
 from ttt.audio.codecs.checks import check_codes, check_wave, standardize
 from ttt.audio.hierarchy import join, positions, split
 from ttt.audio.kmeans import fit_neighbour_tables, kmeans, look_up, nearest
+from ttt.audio.loading import refuse_dtype
 from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
@@ -103,8 +104,9 @@ class MelCodec(TrainableCodec):
 
     # -- folder
 
-    def load(self, device: str = "cpu") -> MelCodec:
-        """Load what `save` wrote; settings of the folder replace configured ones, and the log names those that differ."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> MelCodec:
+        """Load what `save` wrote (float32 only); its settings replace configured ones, and the log names those that differ."""
+        refuse_dtype(self, "codec", dtype)
         tensors, info = load_weights(
             self.path, "codec", "fit it with 'ttt fit codec', or point codec.path at a fitted codec"
         )

@@ -29,7 +29,7 @@ class Precomputed(Codec):
     def __post_init__(self) -> None:
         self.codec_id = self.label
 
-    def load(self, device: str = "cpu") -> Precomputed:
+    def load(self, device: str = "cpu", dtype: str = "float32") -> Precomputed:
         """Nothing to load; returns self."""
         return self
 

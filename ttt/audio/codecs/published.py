@@ -9,15 +9,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from ttt.audio.codecs.checks import check_codes, check_wave, standardize
+from ttt.audio.loading import refuse_dtype
 from ttt.audio.streaming import WindowStream
 from ttt.errors import CheckpointError, ConfigError, TttError
-from ttt.interfaces import Codec, StreamDecoder
+from ttt.interfaces import Codec, Dtype, StreamDecoder
 from ttt.io.pretrained import load_pretrained, refuse_misfits, refuse_nonfinite
 from ttt.registry import NonNegativeInt, name_of
 from ttt.registry.families import CODEC
@@ -48,8 +51,8 @@ class PublishedCodec(Codec):
         """The registered name of the codec."""
         return name_of(self)
 
-    def load(self, device: str = "cpu") -> PublishedCodec:
-        """Load the model from ``path``; returns self."""
+    def load(self, device: str = "cpu", dtype: str = "float32") -> PublishedCodec:
+        """Load the model from ``path``; returns self.  In half precision all but the quantizer is (`run_in`)."""
         mend = f"point codec.path at a folder with config.json and {self.weights_file} of a {self.model_class}"
         if not self.path:
             raise CheckpointError(f"codec.path: not set for codec {self.name!r}: {mend}")
@@ -68,7 +71,12 @@ class PublishedCodec(Codec):
                 f"{folder}: the weights lack {len(missing)} arrays of a {self.model_class}, first {missing[0]}: {mend}"
             )
         refuse_nonfinite(folder, model.state_dict().items())
-        self._model, self._device = model.to(device).eval(), torch.device(device)
+        refuse_dtype(self, "codec", dtype, self._dtypes(self._config(model)))
+        digest = hashlib.blake2b(digest_size=4)  # of the stored weights, whatever type they are used in
+        for key, value in sorted(model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        self._model, self._device = run_in(model.to(device).eval(), getattr(torch, dtype)), torch.device(device)
         config = self._config(model)
         if getattr(config, "audio_channels", 1) != 1:
             raise ConfigError(f"{folder}: the model has {config.audio_channels} channels; only mono codecs can be used")
@@ -79,10 +87,6 @@ class PublishedCodec(Codec):
         if self.num_codebooks > available:
             raise ConfigError(f"codec.num_codebooks: {self.num_codebooks} asked for, {folder} has {available}")
         self.num_codebooks = self.num_codebooks or available
-        digest = hashlib.blake2b(digest_size=4)
-        for key, value in sorted(model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         self.codec_id = f"{self.name}-{digest.hexdigest()}-{self.num_codebooks}"
         return self
 
@@ -142,6 +146,10 @@ class PublishedCodec(Codec):
         """The object that holds rates and sizes: ``sampling_rate``, ``codebook_size``, ..."""
         return model.config
 
+    def _dtypes(self, config: Any) -> tuple[str, ...]:
+        """Types that the model's layers can compute in."""
+        return get_args(Dtype)
+
     def _samples_per_frame(self, config: Any) -> int:
         return int(np.prod(config.upsampling_ratios))
 
@@ -158,6 +166,31 @@ class PublishedCodec(Codec):
 
     def _codebooks(self, model: Any) -> list[Tensor]:
         raise NotImplementedError
+
+
+def run_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``model`` with all its parts but quantizers in ``dtype``; what enters and leaves a part is converted.
+
+    Distances to codebook entries are taken in float32: rounded, they would choose other codes.
+    """
+
+    def enter(part: nn.Module, given: Any, named: Any) -> Any:
+        return convert((given, named), dtype)
+
+    def leave(part: nn.Module, given: Any, result: Any) -> Any:
+        return convert(result, torch.float32)
+
+    for name, part in model.named_children() if dtype != torch.float32 else ():
+        if "quantizer" not in name:
+            part.to(dtype)
+            part.register_forward_pre_hook(enter, with_kwargs=True)
+            part.register_forward_hook(leave)
+    return model
+
+
+def convert(values: Any, dtype: torch.dtype) -> Any:
+    """``values`` with every floating-point tensor in it in ``dtype``."""
+    return tree_map_only(torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, values)
 
 
 @CODEC.register("encodec")

@@ -68,6 +68,10 @@ class Snac(PublishedCodec):
     def _config(self, model: Any) -> Any:
         return model  # it holds its settings itself
 
+    def _dtypes(self, config: Any) -> tuple[str, ...]:
+        # the package's rotary embedding is float32, and its attention takes no mixture
+        return super()._dtypes(config) if config.attn_window_size is None else ("float32",)
+
     def _samples_per_frame(self, config: Any) -> int:
         self._strides = [int(s) for s in config.vq_strides]
         if self._strides[0] != max(self._strides):

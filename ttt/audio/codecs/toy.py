@@ -40,7 +40,7 @@ class Toy(Codec):
         self._bins = 4 + step * np.arange(self.num_codes)  # whole periods per frame: tones meet at zero
         self.codec_id = f"toy-{self.num_codes}x{self._hop}@{self.rate_hz}"
 
-    def load(self, device: str = "cpu") -> Toy:
+    def load(self, device: str = "cpu", dtype: str = "float32") -> Toy:
         """Nothing to load; returns self."""
         return self
 

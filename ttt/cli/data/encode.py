@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode, and report what was skipped."""
+    from ttt.audio.loading import half_precision, load_part
     from ttt.config.load import to_plain
     from ttt.data.convert.core import Report, write_records
     from ttt.data.convert.encode import encode_records
@@ -37,8 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     source, out = Path(arguments.input), Path(arguments.output)
     if out.suffix != ".jsonl" or out.resolve() == source.resolve():
         raise ConfigError(f"{out}: name another .jsonl file to write")
-    codec = config.codec.load()
-    settings = {"codec": codec.codec_id, "skip_bad": arguments.skip_bad, "fields": to_plain(config.codec)}
+    codec = load_part(config, "codec")
+    fields = {key: value for key, value in to_plain(config.codec).items() if key not in ("device", "dtype")}
+    settings = {"codec": codec.codec_id, "skip_bad": arguments.skip_bad, "fields": fields, **half_precision(codec)}
     marker = out.with_suffix(".encode.done.json")
     stage = Stage("data encode", marker, [source], [out], settings, "run 'ttt data convert' first", named=True)
     if stage.is_done(arguments.overwrite):

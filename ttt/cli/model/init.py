@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make and write."""
     from ttt.api import start_model
+    from ttt.audio.loading import load_part
     from ttt.model.official import check_out, written_aside
     from ttt.text.tokenizer import TextTokenizer
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources = [Path(p) for p in (arguments.recipe, config.data.tokenizer, config.model.path) if p]
     check_out(out, arguments.overwrite, sources)  # before weights are drawn
     tokenizer = TextTokenizer.load(config.data.tokenizer)
-    codec = config.codec.load() if config.codec is not None else None
+    codec = load_part(config, "codec")
     model = start_model(config, tokenizer, codec)
     with written_aside(out, arguments.overwrite, sources) as partial:
         model.save(partial)

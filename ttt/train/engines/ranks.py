@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ttt.errors import ConfigError, TttError
+from ttt.io.devices import existing_gpu
 from ttt.io.provenance import whole_number
 
 
@@ -47,15 +48,6 @@ def pick_device(name: str) -> torch.device:
     device = torch.device("cuda", existing_gpu(name, int(number) if number else whole_number("LOCAL_RANK", 0, 0)))
     torch.cuda.set_device(device)
     return device
-
-
-def existing_gpu(name: str, index: int) -> int:
-    """``index``, if torch sees a GPU of that number.  ``name``: ``run.device``, for the message of the `ConfigError`."""
-    if not torch.cuda.is_available():
-        raise ConfigError(f"run.device: {name} asked for, but torch sees no GPU; use run.device=cpu")
-    if index >= torch.cuda.device_count():
-        raise ConfigError(f"run.device: {name} is GPU {index} here, but torch sees {torch.cuda.device_count()}, counted from 0")
-    return index
 
 
 def check_trainable(attention: str, device: str, dtype: str = "float32") -> None:

@@ -89,8 +89,8 @@ def noise(rate_hz: int, duration_s: float = 0.31, seed: int = 0) -> Waveform:
     return Waveform(samples.astype(np.float32), rate_hz)
 
 
-def load(folders, name: str, **fields):
-    return CODEC.build({"name": plugin(name), "path": str(folders[name]), **pickled(name), **fields}, "codec").load()
+def load(folders, name: str, half: str = "float32", **fields):
+    return CODEC.build({"name": plugin(name), "path": str(folders[name]), **pickled(name), **fields}, "codec").load("cpu", half)
 
 
 def pickled(name: str) -> dict[str, bool]:
@@ -120,6 +120,26 @@ def test_facts_shapes_and_repeatability(folders, name):
     assert vectors.shape[:2] == (codec.num_codebooks, 16) and np.isfinite(vectors).all()
     again = load(folders, name)
     assert again.codec_id == codec.codec_id and codec.codec_id.startswith(f"{plugin(name)}-")
+
+
+@pytest.mark.parametrize("name", ["encodec", "dac", "mimi", "snac"])
+def test_half_precision_leaves_the_quantizer_and_the_id_alone(folders, name):
+    whole, half = load(folders, name), load(folders, name, half="bfloat16")
+    assert half.codec_id == whole.codec_id  # the weights are the same
+    kinds = {n.split(".")[0]: v.dtype for n, v in half._model.named_parameters() if "quantizer" not in n}
+    assert set(kinds.values()) == {torch.bfloat16} and {"encoder", "decoder"} <= set(kinds)
+    inside = [v.dtype for v in half._model.quantizer.state_dict().values() if v.is_floating_point()]
+    assert inside and set(inside) == {torch.float32}
+    (codes,) = half.encode([noise(half.rate_hz)])
+    assert codes.ids.shape == whole.encode([noise(half.rate_hz)])[0].ids.shape
+    (sound,), (exact,) = half.decode([codes]), whole.decode([codes])
+    error = np.sqrt(np.mean((sound.samples - exact.samples) ** 2) / np.mean(exact.samples**2))
+    assert sound.samples.dtype == np.float32 and 0 < error < 0.1
+
+
+def test_local_attention_of_snac_computes_in_float32_only(folders):
+    with pytest.raises(ConfigError, match="'snac' cannot compute in float16; choices: float32"):
+        load(folders, "snac_windows", half="float16")
 
 
 @pytest.mark.parametrize("name", BY_BOOK)
