@@ -5,7 +5,7 @@ Letters: ``F`` frames, ``C`` codes, ``E`` dimensions in which codes are compared
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,25 @@ def kmeans(vectors: Tensor, count: int, iterations: int, gen: torch.Generator) -
             worst = error.topk(min(len(error), 4 * len(dead))).indices
             pick = torch.randperm(len(worst), generator=gen)[: len(dead)]
             centres[dead[: len(pick)]] = vectors[worst[pick]]
+    return centres
+
+
+def kmeans_in_batches(batches: Iterable[Tensor], count: int, iterations: int, gen: torch.Generator) -> Tensor:
+    """Mini-batch k-means (Sculley 2010): Lloyd's on the first batch, then each centre follows the mean of all its vectors.
+
+    Batches f32 [F, E] -> f32 [C, E]; the first must hold at least ``count`` vectors.  Only one batch is in memory at a time.
+    """
+    centres = seen = torch.empty(0)
+    for vectors in batches:
+        if not len(centres):
+            centres = kmeans(vectors, count, iterations, gen)
+            seen = torch.bincount(nearest(vectors, centres), minlength=count)
+            continue
+        ids = nearest(vectors, centres)
+        size = torch.bincount(ids, minlength=count)
+        seen = seen + size
+        total = torch.zeros_like(centres).index_add_(0, ids, vectors)
+        centres = centres + (total - size[:, None] * centres) / seen.clamp(min=1)[:, None]
     return centres
 
 

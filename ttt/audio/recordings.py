@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ttt.audio.signal import resample
 from ttt.audio.sound import Sound
 from ttt.audio.wav import read_channels
 from ttt.types import Waveform
+
+
+class LazyWaves(Sequence[Waveform]):
+    """Recordings of files, read when they are asked for and not kept; memory does not grow with their number."""
+
+    def __init__(self, recordings: Recordings, paths: Sequence[Path]) -> None:
+        self._recordings, self._paths = recordings, paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazyWaves(self._recordings, self._paths[index])
+        return self._recordings.read(self._paths[index])
 
 
 @dataclass

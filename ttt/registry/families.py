@@ -27,7 +27,8 @@ LENGTH = Registry("length", "length rule", _I + "LengthRule", builtin=("ttt.samp
 CODEC = Registry(
     "codec", "codec", _I + "Codec",
     builtin=("ttt.audio.codecs.toy", "ttt.audio.codecs.precomputed", "ttt.audio.codecs.mel", "ttt.audio.codecs.published",
-             "ttt.audio.codecs.snac", "ttt.audio.codecs.cosyvoice", "ttt.audio.codecs.glm4voice.codec"),
+             "ttt.audio.codecs.snac", "ttt.audio.codecs.units.codec", "ttt.audio.codecs.cosyvoice",
+             "ttt.audio.codecs.glm4voice.codec"),
 )  # fmt: skip
 TASK = Registry(
     "task", "task", _I + "Task",

@@ -23,6 +23,7 @@ from ttt.audio.codecs.checks import check_codes, check_wave, standardize
 from ttt.audio.hierarchy import join, positions, split
 from ttt.audio.kmeans import fit_neighbour_tables, kmeans, look_up, nearest
 from ttt.audio.loading import refuse_dtype
+from ttt.audio.mel_stream import MelStream
 from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_to_linear
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, DataError
@@ -155,8 +156,9 @@ class MelCodec(TrainableCodec):
         levels: list[float] = []
         seen = 0
         for index in torch.randperm(len(waves), generator=gen).tolist():
-            check_wave(waves[index], self.rate_hz, self._name)
-            x, level = self._stacks(torch.from_numpy(waves[index].samples))
+            wave = waves[index]
+            check_wave(wave, self.rate_hz, self._name)
+            x, level = self._stacks(torch.from_numpy(wave.samples))
             stacks.append(x)
             levels.append(level)
             seen += len(x)
@@ -249,7 +251,10 @@ class MelCodec(TrainableCodec):
     def open_stream(self) -> StreamDecoder:
         """Griffin-Lim on a moving window that continues the samples already output."""
         self._get()
-        return _MelStream(self)
+        return MelStream(
+            self, lambda ids, start, stop: self._mels(ids)[start:stop], self._stack, self.context, self._mel,
+            self.griffin_lim_iterations,
+        )  # fmt: skip
 
     def code_vectors(self) -> np.ndarray:
         """The vector that each code adds to its frame, standardised: f32 [Q, C, D]; zero in sub-frames that it does not cover."""
@@ -350,41 +355,3 @@ class Rvq(MelCodec):
 
     def _codebooks(self) -> list[Tensor]:
         return [self._get()[f"book_{q}"] for q in range(len(self.strides))]
-
-
-class _MelStream(StreamDecoder):
-    """Holds back ``context`` frames and two mel frames, because later codes still change them."""
-
-    _PAST = 24  # mel frames of given samples that a window starts with
-
-    def __init__(self, codec: MelCodec):
-        self.codec = codec
-        self.ids = np.zeros((0, codec.num_codebooks), dtype=np.int32)
-        self.given = np.zeros(0, dtype=np.float32)  # all samples output so far: streams are short
-
-    def push(self, codes: np.ndarray) -> np.ndarray:
-        """Codes [F, Q] -> the samples that are final by now."""
-        check_codes(codes, self.codec.num_codes, self.codec.num_codebooks, self.codec._name)
-        self.ids = np.concatenate([self.ids, codes.astype(np.int32)])
-        return self._give(max(0, len(self.ids) - self.codec.context) * self.codec._stack, 2)
-
-    def finish(self) -> np.ndarray:
-        """The rest."""
-        return self._give(len(self.ids) * self.codec._stack, 0)
-
-    @torch.inference_mode()
-    def _give(self, ready: int, held: int) -> np.ndarray:
-        codec, mel = self.codec, self.codec._mel
-        done = len(self.given) // mel.hop_samples
-        if ready - held <= done:
-            return np.zeros(0, dtype=np.float32)
-        device = codec._get()["mean"].device
-        first = max(0, done - self._PAST)
-        mels = codec._mels(self.ids)[first:ready]
-        known = torch.tensor(self.given[first * mel.hop_samples :], device=device)[None]
-        samples = griffin_lim(
-            mel_to_linear(mels, mel)[None], [len(mels)], mel, codec.griffin_lim_iterations, known=known
-        )  # fmt: skip
-        new = samples[0, known.shape[1] : (ready - held - first) * mel.hop_samples].clamp(-1.0, 1.0).cpu().numpy()
-        self.given = np.concatenate([self.given, new])
-        return new

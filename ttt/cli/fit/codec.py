@@ -1,4 +1,4 @@
-"""Fit the codec, for those that learn (mel_kmeans).
+"""Fit the codec, for those that learn (mel_kmeans, rvq, units).
 
 Reads the train split of data.corpus and saves the codec to codec.path.
 """
@@ -32,13 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def fit(codec: TrainableCodec, manifests: Sequence[Path], seed: int) -> Mapping[str, float]:
     """Fit the codec on the recordings of a manifest."""
-    from ttt.audio.recordings import Recordings
+    from ttt.audio.recordings import LazyWaves, Recordings
     from ttt.data.manifest import read_manifest
 
     (manifest,) = manifests
     recordings = Recordings(getattr(codec, "encode_rate_hz", None))
-    waves = [recordings.read(manifest.parent / utterance.wav) for utterance in read_manifest(manifest)]
+    waves = LazyWaves(recordings, [manifest.parent / utterance.wav for utterance in read_manifest(manifest)])
+    log.info("codec: fitting on %d utterances", len(waves))
+    measured = codec.fit(waves, seed)
     if recordings.summary():
         log.info("codec: %s", recordings.summary())
-    log.info("codec: fitting on %d utterances", len(waves))
-    return codec.fit(waves, seed)
+    return measured
