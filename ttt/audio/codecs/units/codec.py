@@ -29,6 +29,7 @@ from ttt.audio.streaming import WindowStream
 from ttt.audio.weights import load_weights, save_weights, weights_digest
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.interfaces import StreamDecoder, TrainableCodec
+from ttt.io.devices import pick_device
 from ttt.io.digests import digest_of_json
 from ttt.registry import NonNegativeInt, PositiveFloat, PositiveInt
 from ttt.registry.families import CODEC
@@ -209,10 +210,11 @@ class Units(TrainableCodec):
         """Fit centroids (unless ``centroids`` gives them), durations and decoder; memory does not grow with the corpus.
 
         Recordings are read one at a time in an order that the seed and their number decide; another order of the corpus
-        gives another result.  Returns the ``frames`` that the centroids saw, the mean squared distance to them per dimension
-        (``mse_codes``), the ``perplexity`` of the units, their ``mean_duration`` in frames, and the decoder's mean absolute
-        error of a log-mel (``mel_error``).
+        gives another result.  It is computed on ``device`` (empty: the CPU).  Returns the ``frames`` that the centroids saw,
+        the mean squared distance to them per dimension (``mse_codes``), the ``perplexity`` of the units, their
+        ``mean_duration`` in frames, and the decoder's mean absolute error of a log-mel (``mel_error``).
         """
+        self._device, self._dtype = torch.device(pick_device(self.device or "cpu", "codec.device")), self.dtype
         self._weights = {} if not self.centroids else {"centroids": read_centroids(self.centroids, self.num_codes)}
         encoder = self._open_encoder()
         gen = generator(seed, "codec")
