@@ -10,8 +10,8 @@ LAYERS = (
     {"errors", "types", "interfaces", "rng", "packed_weights"}, {"io"}, {"registry"}, {"config"},
     {"text", "audio", "masks", "diffusion"},
     {"data", "model"}, {"objective"}, {"sampling"}, {"tasks"}, {"eval"}, {"train"}, {"stage"}, {"api"}, {"likelihood"},
-    {"inspection", "doctor", "chat", "continuation"}, {"lab"}, {"textbench"}, {"check"}, {"bench", "scaffold"}, {"cli"},
-    {"__main__"},
+    {"inspection", "doctor", "chat", "continuation", "answering"}, {"lab"}, {"textbench"}, {"check"}, {"bench", "scaffold"},
+    {"cli"}, {"__main__"},
 )  # fmt: skip
 RANK = {name: level for level, names in enumerate(LAYERS) for name in names}
 NOT_IDENTITY = {frozenset(("eval", "train"))}  # neither imports the other

@@ -100,7 +100,7 @@ def test_a_full_disk_at_the_very_end(whole, run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(TARGET))
 
     with monkeypatch.context() as patch:
-        patch.setattr("ttt.io.atomic.write_json_lines", full)
+        patch.setattr("ttt.answering.write_json_lines", full)
         run("generate", "--trace", *COMMON).complaint()
     with monkeypatch.context() as patch:
         assert not dies_after(patch, 0) and run("generate", "--trace", *COMMON).code == 0, "nothing is decoded again"

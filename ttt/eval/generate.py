@@ -1,9 +1,15 @@
-"""Examples -> generation records: prompts through the decoder, and the objective on true answers."""
+"""Examples -> generation records: prompts through the decoder, and the objective on true answers.
+
+Prompts are decoded in groups.  Which prompts form a group, and so which of them share network calls, depends on the
+prompts and the settings alone.  Processes that deal the groups out among them therefore write the same answers as one
+process that decodes them all, to the last bit.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,50 +21,83 @@ from ttt.rng import generator
 from ttt.sampling.decoder.decoder import Decoder
 from ttt.sampling.trace.record import Tracer
 from ttt.text.tokenizer import TextTokenizer
-from ttt.types import Example, Prompt
+from ttt.types import Example, Prompt, written_text
+
+# A finished answer makes room for the next prompt of its group, so long groups leave less time with rows empty.  Many
+# groups can be dealt out evenly.
+GROUPS = 8  # of a task's prompts, at least, as far as a group holds batch_size of them
+BATCHES = 8  # of a group, at most
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An example and its prompt as the model reads it; ``words``: the text of its last turn."""
+
+    example: Example
+    prompt: Prompt
+    words: str
+
+    @classmethod
+    def of(cls, example: Example, task: Task, tokenizer: TextTokenizer) -> Asked:
+        """The prompt that the example's task makes."""
+        without_answer = task.prompt(example)
+        stream = encode_example(without_answer, tokenizer, open_answer=True)
+        return cls(example, Prompt.of(stream, example.uid), written_text(without_answer.turns[-1].spans))
+
+
+def groups_of(asked: Sequence[Asked], decoder: Decoder, batch_size: int) -> Iterator[list[Asked]]:
+    """Prompts that are decoded together: of one task, of similar lengths, the shortest first.
+
+    A group never holds prompts of which ``eval.batch_tokens`` lets less than half as many be decoded at a time as of its first.
+    """
+    by_task: dict[str, list[Asked]] = {}
+    for one in sorted(asked, key=lambda a: (a.example.task, len(a.prompt.ids), a.example.uid)):
+        by_task.setdefault(one.example.task, []).append(one)
+    for same_task in by_task.values():
+        size = batch_size * max(1, min(BATCHES, len(same_task) // (GROUPS * batch_size)))
+        group: list[Asked] = []
+        for one in same_task:
+            rows = decoder.rows_together(len(one.prompt.ids), batch_size)
+            if group and (len(group) == size or 2 * rows < decoder.rows_together(len(group[0].prompt.ids), batch_size)):
+                yield group
+                group = []
+            group.append(one)
+        yield group
+
+
+def answers(
+    decoder: Decoder, group: Sequence[Asked], batch_size: int, tracer: Tracer | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number in the group, generation record) as soon as each answer has ended.
+
+    Its ``seconds`` are a first estimate: the shares are known when all of the group has ended (`Decoder.seconds_of`).
+    """
+    rows = decoder.rows_together(max(len(one.prompt.ids) for one in group), min(batch_size, len(group)))
+    with contextlib.closing(decoder.answers([one.prompt for one in group], tracer, batch_size)) as made:
+        for row, answer in made:
+            example = group[row].example
+            yield row, {
+                "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""),
+                "prompt": group[row].words, "text": answer.text, "codes": answer.codes.tolist(), "calls": dict(answer.calls),
+                "seconds": answer.seconds, "first_block_s": answer.first_block_s, "stopped": answer.stopped,
+                "n_tokens": len(answer.ids), "batch": rows,
+            }  # fmt: skip
 
 
 def generate(
-    decoder: Decoder,
-    examples: Sequence[Example],
-    tasks: Mapping[str, Task],
-    batch_size: int,
-    tracer: Tracer | None = None,
-    *,
-    done: Mapping[str, dict[str, Any]] | None = None,
-    on_record: Callable[[dict[str, Any]], None] | None = None,
+    decoder: Decoder, examples: Sequence[Example], tasks: Mapping[str, Task], batch_size: int
 ) -> list[dict[str, Any]]:
     """Generation records in the order of ``examples``; of each task, ``batch_size`` prompts are decoded at a time.
 
-    ``tasks``: label -> task, which makes the prompt.  ``tracer`` records every step of decoding.  ``done``: records by uid of
-    examples that were answered before and are not decoded again; ``on_record`` gets every other record as soon as its answer
-    has ended (its ``seconds`` are a first estimate: the shares of a batch are known when all of it has ended).
+    ``tasks``: label -> task, which makes the prompt.
     """
-    by_uid = dict(done or {})
-    prompts: dict[str, Prompt] = {}
-    for example in examples:
-        stream = encode_example(tasks[example.task].prompt(example), decoder.model.tokenizer, open_answer=True)
-        prompts[example.uid] = Prompt.of(stream, example.uid)
-    by_task: dict[str, list[Example]] = {}
-    for example in sorted(examples, key=lambda e: (e.task, len(prompts[e.uid].ids), e.uid)):
-        by_task.setdefault(example.task, []).append(example)
-    for same_task in by_task.values():
-        unanswered = [example for example in same_task if example.uid not in by_uid]
-        if not unanswered:
-            continue
-        with contextlib.closing(decoder.answers([prompts[e.uid] for e in unanswered], tracer, batch_size)) as answers:
-            for row, made in answers:
-                example = unanswered[row]
-                record = by_uid[example.uid] = {
-                    "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""), "text": made.text,
-                    "codes": made.codes.tolist(), "calls": dict(made.calls), "seconds": made.seconds,
-                    "first_block_s": made.first_block_s, "stopped": made.stopped, "n_tokens": len(made.ids),
-                    "batch": min(batch_size, len(same_task)),
-                }  # fmt: skip
-                if on_record is not None:
-                    on_record(record)
-        for row, example in enumerate(unanswered):
-            by_uid[example.uid]["seconds"] = decoder.seconds_of(row)
+    by_uid: dict[str, dict[str, Any]] = {}
+    asked = [Asked.of(example, tasks[example.task], decoder.model.tokenizer) for example in examples]
+    for group in groups_of(asked, decoder, batch_size):
+        for _, record in answers(decoder, group, batch_size):
+            by_uid[record["uid"]] = record
+        for row, one in enumerate(group):
+            by_uid[one.example.uid]["seconds"] = decoder.seconds_of(row)
     return [by_uid[e.uid] for e in examples]
 
 

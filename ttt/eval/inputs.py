@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,26 +42,26 @@ def read_files(paths: Sequence[str], limit: int, tasks: Mapping[str, Task]) -> d
 
     ``tasks``: by label.  Examples of other tasks and empty files are refused.
     """
-    from ttt.data.read.examples import read_examples
-
     if not paths:
         raise ConfigError("eval.examples: missing; list the example files to answer")
-    chosen: dict[Path, list[Example]] = {}
-    for path in map(Path, paths):
-        kept: list[Example] = []
-        seen: dict[str, int] = {}
-        for example in read_examples(path):
-            if example.task not in tasks:
-                raise ConfigError(
-                    f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(tasks)}; add it to tasks"
-                )
-            seen[example.task] = seen.get(example.task, 0) + 1
-            if not limit or seen[example.task] <= limit:
-                kept.append(tasks[example.task].with_reference(example))
-        if not kept:
-            raise DataError(f"{path}: no examples; make it again, or take it off eval.examples")
-        chosen[path] = kept
-    return chosen
+    return {path: list(iter_file(path, limit, tasks)) for path in map(Path, paths)}
+
+
+def iter_file(path: Path, limit: int, tasks: Mapping[str, Task]) -> Iterator[Example]:
+    """The examples of one file of `read_files`, one at a time."""
+    from ttt.data.read.examples import distinct_examples
+
+    seen: dict[str, int] = {}
+    for example in distinct_examples(path):
+        if example.task not in tasks:
+            raise ConfigError(
+                f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(tasks)}; add it to tasks"
+            )
+        seen[example.task] = seen.get(example.task, 0) + 1
+        if not limit or seen[example.task] <= limit:
+            yield tasks[example.task].with_reference(example)
+    if not seen:
+        raise DataError(f"{path}: no examples; make it again, or take it off eval.examples")
 
 
 def metrics_of(tasks: Mapping[str, Task], examples: Iterable[Example], codec: Any, judge: Any) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Answers that are written down one by one while others are still being decoded: a kill or a full disk loses none of them.
 
-``NAME.generations.jsonl.partial``: its first line says what the answers are made from; each other line is
-{"record": a generation record, "trace": its trace, where one was asked for}.  A second call with the same settings and
-inputs goes on behind the last whole line.  The file is removed when the generations are complete.
+``NAME.generations.jsonl.partial``, and ``.partial-1``, ``.partial-2``, ... of further ranks: the first line says what the
+answers are made from.  Another line is {"record": a generation record, "trace": its trace, where one was asked for}, or
+{"more": {uid: fields}}, which is known of records only later.  A call with the same settings and inputs, by any number
+of ranks, goes on behind the last whole lines.  The files are removed when the generations are complete.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,48 +28,67 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT = "ttt-partial-generations"
+_RANK = re.compile(r"\.partial(?:-([0-9]+))?")
 
 
-def partial_path(target: Path) -> Path:
-    """Where the answers are before the generations ``target`` are complete."""
-    return target.with_name(f"{target.name}.partial")
+def partial_path(target: Path, rank: int = 0) -> Path:
+    """Where the answers of a rank are before the generations ``target`` are complete."""
+    return target.with_name(f"{target.name}.partial{f'-{rank}' if rank else ''}")
+
+
+def partial_files(target: Path) -> dict[int, Path]:
+    """By rank, the files that are there."""
+    found = {}
+    if target.parent.is_dir():
+        for path in target.parent.iterdir():
+            match = _RANK.fullmatch(path.name.removeprefix(target.name))
+            if match is not None and path.is_file():
+                found[int(match[1] or 0)] = path
+    return dict(sorted(found.items()))
 
 
 def check_complete(target: Path) -> None:
     """Raise `DataError` when an interrupted (or running) 'ttt generate' has left answers that are not in ``target`` yet."""
-    path = partial_path(target)
-    if not path.is_file():
+    files = partial_files(target)
+    if not files:
         return
-    answers = max(sum(1 for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")) - 1, 0)
+    answers = 0
+    for path in files.values():
+        with path.open("rb") as lines:
+            answers += sum(1 for line in lines if line.startswith(b'{"record"') and line.endswith(b"\n"))
     older = f"; or delete this file to score the older answers in {target.name}" if target.is_file() else ""
     raise DataError(
-        f"{path}: not complete, only {answers} answers are decoded; run the same 'ttt generate' again, it goes on from there{older}"
+        f"{min(files.values())}: not complete, only {answers} answers are decoded; run the same 'ttt generate' again, it goes "
+        f"on from there{older}"
     )
 
 
 class PartialAnswers:
-    """The answers of one file so far.  Use as a context; nothing is changed on the disk before the first `add`.
+    """The answers of one file so far.  Use as a context; nothing is changed on the disk before `begin`.
 
-    ``records``: generation records by uid, of earlier calls too; ``traces``: their traces as JSON, if ``traced``.
-    ``state``: what decides the answers; ``restart``: answers of earlier calls do not count.  Raises `ConfigError` for
-    answers made from something else, and while another process is writing.
+    They stay on the disk: what is kept here is where each of them is.  ``state``: what decides the answers; ``restart``:
+    answers of earlier calls do not count; ``needs``: fields that a line (``trace``) or its record (``wav``) must have to
+    count; ``rank``: whose file `add` writes to.  Raises `ConfigError` for answers made from something else, and while another
+    call is writing.
     """
 
-    def __init__(self, target: Path, state: Mapping[str, Any], *, restart: bool = False, traced: bool = False) -> None:
-        self.path = partial_path(target)
-        self.traced = traced
-        self.records: dict[str, dict[str, Any]] = {}
-        self.traces: dict[str, Mapping[str, Any]] = {}
+    def __init__(
+        self, target: Path, state: Mapping[str, Any], *, restart: bool = False, needs: Iterable[str] = (), rank: int = 0
+    ) -> None:
+        self.target, self.path = target, partial_path(target, rank)
+        self._restart, self._needs, self._rank = restart, frozenset(needs), rank
+        self._places: dict[str, tuple[Path, int, int]] = {}  # uid -> file, where its line begins, bytes of it
+        self._more: dict[str, dict[str, Any]] = {}
         self._head = json.loads(json.dumps({"format": FORMAT, **state}, default=str))
         self._handle, self._size = _locked(self.path), 0
         try:
             if not restart:
-                self._read()
+                self.read()
         except BaseException:
             self._close()
             raise
-        if self.records:
-            log.info("%s: going on behind the %d answers of an interrupted call", self.path, len(self.records))
+        if self._places and not rank:
+            log.info("%s: going on behind the %d answers of an interrupted call", self.path, len(self._places))
 
     def __enter__(self) -> PartialAnswers:
         return self
@@ -75,10 +96,25 @@ class PartialAnswers:
     def __exit__(self, *_: object) -> None:
         self._close()
 
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
     @property
     def is_new(self) -> bool:
-        """Was nothing written yet?"""
+        """Has this rank written nothing yet?"""
         return not self._size
+
+    def begin(self, ranks: int) -> None:
+        """Remove what earlier calls wrote, if these answers do not count (``restart``); ``ranks``: how many write now."""
+        if not self._restart:
+            return
+        os.ftruncate(self._handle, 0)
+        for rank, path in partial_files(self.target).items():
+            if not self._rank and rank >= ranks:
+                path.unlink(missing_ok=True)
 
     def add(self, record: Mapping[str, Any], trace: TraceRecord | None = None) -> None:
         """Write one answer.  Raises `DataError` when it cannot be written; those before it are kept."""
@@ -87,12 +123,56 @@ class PartialAnswers:
             line["trace"] = trace.to_json()
         if self.is_new:
             self._write(self._head)
+        at = self._size
         self._write(line)
-        self._keep(line)
+        self._places[record["uid"]] = (self.path, at, self._size - at)
+
+    def add_more(self, more: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write further fields of records by uid."""
+        if self.is_new:
+            self._write(self._head)
+        self._write({"more": more})
+        self._keep_more(more)
+
+    def lacks(self, uid: str, field: str) -> bool:
+        """Has nothing been added with this field for ``uid``?"""
+        return field not in self._more.get(uid, {})
+
+    def read(self) -> None:
+        """Find the answers of all ranks; what is behind the first damaged line of a file is dropped."""
+        self._places.clear()
+        self._more.clear()
+        for path in partial_files(self.target).values():
+            whole = self._scan(path)
+            if path == self.path:
+                self._size = whole
+
+    def records(self, uids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Generation records in the order of ``uids``, read one by one."""
+        for uid, line in self._lines(uids):
+            yield {**line["record"], **self._more.get(uid, {})}
+
+    def traces(self, uids: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+        """Traces as JSON, likewise."""
+        return (line["trace"] for _, line in self._lines(uids))
 
     def remove(self) -> None:
         """The generations are complete."""
-        self.path.unlink(missing_ok=True)
+        for path in partial_files(self.target).values():
+            path.unlink(missing_ok=True)
+
+    def _lines(self, uids: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        handles: dict[Path, int] = {}
+        try:
+            for uid in uids:
+                path, at, size = self._places[uid]
+                if path not in handles:
+                    handles[path] = os.open(path, os.O_RDONLY)
+                line: Any = load(os.pread(handles[path], size, at))
+                yield uid, line
+        finally:
+            for handle in handles.values():
+                os.close(handle)
 
     def _close(self) -> None:
         if self._handle >= 0:
@@ -110,42 +190,48 @@ class PartialAnswers:
                 done += os.pwrite(self._handle, line[done:], self._size + done)
         except OSError as error:
             raise DataError(
-                f"{self.path}: {describe(error)}; the {len(self.records)} answers before are kept: mend it and run the same "
+                f"{self.path}: {describe(error)}; the {len(self._places)} answers before are kept: mend it and run the same "
                 "command again, it goes on from there"
             ) from error
         self._size += len(line)
 
-    def _read(self) -> None:
-        """The whole lines of earlier calls; what is behind the first other one is dropped by the next `add`."""
-        with os.fdopen(os.dup(self._handle), "rb") as lines:
+    def _scan(self, path: Path) -> int:
+        """Find the answers of one file; -> bytes of its whole lines."""
+        size = 0
+        with path.open("rb") as lines:
             for number, line in enumerate(lines):
                 try:
                     value: Any = load(line) if line.endswith(b"\n") else None
                     if number == 0:
-                        self._check_head(value)
+                        self._check_head(path, value)
+                    elif "more" in value:
+                        self._keep_more(value["more"])
                     else:
-                        self._keep(value)
+                        self._keep(path, size, len(line), value)
                 except (DataError, KeyError, TypeError, ValueError, RecursionError):
-                    log.warning("%s:%d: a damaged line; it and what follows are decoded again", self.path, number + 1)
+                    log.warning("%s:%d: a damaged line; it and what follows are decoded again", path, number + 1)
                     break
-                self._size += len(line)
+                size += len(line)
+        return size
 
-    def _check_head(self, head: Any) -> None:
+    def _check_head(self, path: Path, head: Any) -> None:
         if not isinstance(head, dict) or head.get("format") != FORMAT:
             raise ValueError("no head")
         changed = [c.key for c in differences(head, self._head)]
         if changed:
             raise ConfigError(
-                f"{self.path}: these answers were made with other settings ({', '.join(changed[:4])}); give the settings they "
+                f"{path}: these answers were made with other settings ({', '.join(changed[:4])}); give the settings they "
                 "were made with to go on, or --overwrite to begin again"
             )
 
-    def _keep(self, line: Mapping[str, Any]) -> None:
+    def _keep(self, path: Path, at: int, size: int, line: Mapping[str, Any]) -> None:
         uid = Generated.from_json(line["record"], "partial").uid
-        if self.traced and "trace" not in line:  # decoded by a call without --trace
-            return
-        self.records[uid] = dict(line["record"])
-        self.traces[uid] = line.get("trace", {})
+        if self._needs <= {*line, *line["record"]}:  # else decoded by a call that asked for less
+            self._places[uid] = (path, at, size)
+
+    def _keep_more(self, more: Mapping[str, Mapping[str, Any]]) -> None:
+        for uid, fields in more.items():
+            self._more.setdefault(uid, {}).update(fields)
 
 
 def _locked(path: Path) -> int:

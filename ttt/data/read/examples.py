@@ -349,18 +349,21 @@ def iter_examples(path: str | Path) -> Iterator[tuple[str, Example]]:
         yield where, example_of(where, raw)
 
 
-def read_examples(path: str | Path) -> list[Example]:
-    """All examples of a file; duplicate uids are refused with both lines."""
+def distinct_examples(path: str | Path) -> Iterator[Example]:
+    """Examples of a file, one at a time; duplicate uids are refused with both lines."""
     seen: dict[str, str] = {}
-    examples = []
     for where, example in iter_examples(path):
         if example.uid in seen:
             raise RecordError(
                 where, "duplicate uid", f"uid {example.uid!r} was already used at {seen[example.uid]}; rename one"
             )
         seen[example.uid] = where
-        examples.append(example)
-    return examples
+        yield example
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """All examples of a file, as `distinct_examples` gives them."""
+    return list(distinct_examples(path))
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
