@@ -43,6 +43,7 @@ LR_SCHEDULE = Registry("lr_schedule", "learning-rate schedule", _I + "LrSchedule
 CONVERTER = Registry(
     "converter", "data converter", _I + "Converter",
     builtin=("ttt.data.convert.chats", "ttt.data.convert.spoken", "ttt.data.convert.corpora",
-             "ttt.data.convert.sound_folder", "ttt.data.convert.features",
+             "ttt.data.convert.sound_folder", "ttt.data.convert.listed", "ttt.data.convert.long_recordings",
+             "ttt.data.convert.sound_tables", "ttt.data.convert.archives", "ttt.data.convert.features",
              "ttt.data.convert.llada"),
 )  # fmt: skip

@@ -9,7 +9,6 @@ import argparse
 import glob
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from ttt.cli.common import add_common
@@ -97,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             reads_text=tasks_that_read_text(tasks), skip_bad=arguments.skip_bad, limit=arguments.limit,
         )  # fmt: skip
     report.seconds = stage.seconds
-    stage.finish({**asdict(report), "skipped": dict(report.skipped)})
+    stage.finish(vars(report))
     for message in report.first_skipped.values():
         log.warning("skipped, for example: %s", message)
     log.info("convert: %s -> %s: %s", source, out, report.summary())

@@ -95,13 +95,13 @@ class Kaldi(Corpus):
             reason = "wav.scp entry is a command" if wav else "no wav.scp entry"
             mend = "write the sound to a file and name that" if wav else "add one or drop the row"
             raise RecordError(where, reason, f"utterance {utterance!r}: {reason}; {mend}")
-        start_s, length_s = 0.0, _seconds(duration, where) if duration and segment is None else None
+        start_s, length_s = 0.0, seconds(duration, where) if duration and segment is None else None
         if segment is not None:
             if len(segment) < 2:
                 raise RecordError(where, "not a segment", "a line of 'segments' is: utterance recording start end")
-            start_s = _seconds(segment[0], where)
-            length_s = _seconds(segment[1], where) - start_s
-            if duration and abs(_seconds(duration, where) - length_s) > TOLERANCE_S:
+            start_s = seconds(segment[0], where)
+            length_s = seconds(segment[1], where) - start_s
+            if duration and abs(seconds(duration, where) - length_s) > TOLERANCE_S:
                 raise RecordError(
                     where, "declared duration is not the segment's",
                     f"{utterance!r}: utt2dur says {duration} s, segments {length_s:g} s; mend one of them, or drop the row",
@@ -113,7 +113,7 @@ class Kaldi(Corpus):
         return Speech(
             utterance, sound_file(Path(self.root) / named, where), (text or "").strip(), speaker or UNKNOWN_SPEAKER, start_s,
             length_s, whole=segment is None, text_at="file 'text', sorted",
-            file_s=_seconds(file_s, where) if file_s else None,
+            file_s=seconds(file_s, where) if file_s else None,
         )  # fmt: skip
 
     def sample(self, folder: Path) -> Path:
@@ -168,9 +168,9 @@ class Lhotse(Corpus):
             ((s.get("custom") or {}).get(self.custom_text) if self.custom_text else s.get("text")) or "" for s in said
         ]
         text = " ".join(t.strip() for t in texts if t.strip())
-        start_s, duration_s = _seconds(cut.get("start", 0.0), where), _seconds(cut.get("duration"), where)
+        start_s, duration_s = seconds(cut.get("start", 0.0), where), seconds(cut.get("duration"), where)
         check_duration(duration_s, self.min_duration_s, self.max_duration_s, uid, where)
-        all_s = _seconds(recording.get("duration") or 0.0, where)
+        all_s = seconds(recording.get("duration") or 0.0, where)
         speaker = next((s["speaker"] for s in said if s.get("speaker")), UNKNOWN_SPEAKER)
         return Speech(
             uid, sound_file(Path(self.root) / source["source"], where), text, speaker, start_s, duration_s,
@@ -264,14 +264,15 @@ def _file_of(entry: str) -> str:
     return "" if special & set(command[:-1]) else files[0]
 
 
-def _seconds(value: Any, where: str) -> float:
+def seconds(value: Any, where: str) -> float:
+    """A time of a table.  Raises `RecordError` unless it is a number >= 0."""
     try:
-        seconds = float(value)
+        found = float(value)
     except (TypeError, ValueError):
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
+        found = -1.0
+    if not 0 <= found < float("inf"):
         raise RecordError(where, "not a time", f"expected seconds >= 0, got {value!r}; mend the line")
-    return seconds
+    return found
 
 
 def silence(path: Path, duration_s: float) -> Path:

@@ -8,8 +8,13 @@ ljspeech    ``wavs/ID.wav``                              ``metadata.csv``: ID|te
 libritts    SPEAKER/CHAPTER/ID.wav                       ID.normalized.txt beside               the folder SPEAKER
 librispeech SPEAKER/CHAPTER/ID.flac                      SPEAKER-CHAPTER.trans.txt beside       the folder SPEAKER
 aishell     ``wav/PART/SPEAKER/ID.wav``                  ``transcript/aishell*.txt``            the folder SPEAKER
+aishell2    ``wav/SPEAKER/ID.wav``                       ``trans.txt``: ID, tab, text           the folder SPEAKER
 aishell3    ``wav/SPEAKER/ID.wav``                       ``content.txt``: characters and pinyin the folder SPEAKER
 =========== ============================================ ====================================== ======================
+
+Sources: https://keithito.com/LJ-Speech-Dataset, https://www.openslr.org/60 (LibriTTS; LibriTTS-R, 141, is alike), /12
+(LibriSpeech), /33 (AISHELL-1), /93 (AISHELL-3); AISHELL-2 (``iOS/data``, and ``iOS/dev``, ``iOS/test`` of its test set) as in
+Kaldi's ``egs/aishell2/s5/local/prepare_data.sh``.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ Entry = tuple[str, Path, str | Path | None, str, str, bool]
 @CONVERTER.register("folder")
 @dataclass(frozen=True)
 class Folder(Corpus):
-    """A folder tree of sound files with transcripts, or without: LJSpeech, LibriTTS, LibriSpeech, AISHELL, or files beside.
+    """A folder tree of sound files with transcripts, or without: LJSpeech, LibriTTS, LibriSpeech, AISHELL-1/2/3, or files beside.
 
     The layout is seen from the files.  Sound files of other kinds, and transcripts without recording, are counted.
     """
@@ -65,6 +70,9 @@ class Folder(Corpus):
         if not path.is_dir():
             raise DataError(f"{path}: no such folder")
         if (path / "metadata.csv").is_file():
+            with (path / "metadata.csv").open("rb") as file:
+                if b"file_name" in file.readline():
+                    raise DataError(f"{path / 'metadata.csv'}: the table of a Hugging Face folder; use --from hf")
             yield from self._ljspeech(path)
             return
         table = _aishell(path)
@@ -202,7 +210,8 @@ class Folder(Corpus):
             mend = "convert it, or name its ending in 'suffixes'"
             yield str(path), LeftOut(f"{ending} file", f"not among the endings {', '.join(self.suffixes)}; {mend}")
         elif ending in ARCHIVES:
-            yield str(path), LeftOut(f"{ending} file", "an archive; unpack it first")
+            mend = "use --from tar" if ending == ".tar" else "unpack it first"
+            yield str(path), LeftOut(f"{ending} file", f"an archive; {mend}")
 
 
 @dataclass
@@ -220,6 +229,9 @@ def _aishell(path: Path) -> _Table | None:
         files = sorted((folder / "transcript").glob("aishell*transcript*.txt")) if (folder / "transcript").is_dir() else []
         if files:
             return _Table(files[0], dict(_lines(files[0])), folder != path)
+        trans = folder / "trans.txt"
+        if trans.is_file() and (folder / "wav").is_dir():
+            return _Table(trans, dict(_lines(trans)), folder != path)
         content = folder / "content.txt"
         if content.is_file() and (folder / "wav").is_dir():
             pairs = ((name.removesuffix(".wav"), "".join(text.split()[::2])) for name, text in _lines(content))

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from ttt.audio.sound import Sound
 from ttt.data.convert.chats import write_json
 from ttt.data.convert.core import (
     audio,
@@ -22,14 +25,19 @@ from ttt.data.convert.core import (
     unmarked,
     wav,
 )  # fmt: skip
+from ttt.data.convert.corpora import silence
+from ttt.data.convert.sound_tables import table_files, table_rows
 from ttt.data.convert.tokenized import Tokenizers
 from ttt.data.read.examples import TextUnit, words_of
-from ttt.data.read.records import RecordError, raw_records
+from ttt.data.read.records import RecordError, list_or_lines, raw_records
 from ttt.interfaces import Converter
+from ttt.io.arrow import parquet
 from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.registry.families import CONVERTER
 
 SLAM_OMNI_COLUMNS = ("question", "answer", "answer_cosyvoice_speech_token")
+VOICE_ASSISTANT_COLUMNS = ("split_name", "index", "round", "question", "answer", "answer_snac")
+SNAC_CODES = 7  # of a frame, at 24 kHz
 UNIT_KEYS = ("units", "unit", "tgt_units", "speech_units", "prediction_units")
 
 
@@ -88,6 +96,58 @@ class SlamOmni(_Spoken):
         return write_json(folder, "slam.jsonl", rows)
 
 
+@CONVERTER.register("voice_assistant")
+@dataclass(frozen=True)
+class VoiceAssistant(_Spoken):
+    """VoiceAssistant-400K: ``question``, ``question_audio``, ``answer``, ``answer_snac`` (7 codes a frame, 4096 codes).
+
+    ``answer_snac`` is one string, ``# c0 c1 ... c6`` per frame, in SNAC's order of 24 kHz (the codec ``snac``).  The question
+    stays sound in its row until 'ttt data encode'.  Layout: parquet of gpt-omni/VoiceAssistant-400K on the Hugging Face Hub;
+    the string as Mini-Omni's ``utils/snac_utils.py`` writes and reads it.
+    """
+
+    num_codes: NonNegativeInt = 4096  # SNAC's codebooks
+    user: Literal["audio", "text", "both"] = "audio"  # what the user's turn holds: audio | text | both (text first)
+    part: str = ""  # split of a folder of shards or of a saved dictionary, as train
+
+    def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """Parquet shards, a folder of them, or a saved dataset; sound is not read."""
+        for file in table_files(path, self.part):
+            need_columns(file, (*VOICE_ASSISTANT_COLUMNS, "question_audio"))
+        for where, file, number, row in table_rows(path, VOICE_ASSISTANT_COLUMNS, self.part):
+            yield where, {**row, "question_audio": str(Sound(file.absolute(), cell=(number, "question_audio")))}
+
+    def convert(self, where: str, row: Any) -> dict[str, Any]:
+        """Spoken question; the answer's text, then its codes."""
+        found = mapping(where, row)
+        question, answer = (unmarked(text_of(found, key, where), key, where) for key in ("question", "answer"))
+        groups = text_of(found, "answer_snac", where).split("#")
+        frames = [units(group, self.num_codes, where)[:, 0] for group in groups[1:] if group.strip()]
+        if groups[0].strip() or not frames or any(len(frame) != SNAC_CODES for frame in frames):
+            message = f"answer_snac: expected '#' and {SNAC_CODES} codes for every frame; mend or drop the row"
+            raise RecordError(where, "not codes", message)
+        pieces = words_of if self.text_unit == "words" or not self.text_chunk else self._tokenizer(Path()).pieces
+        spoken = spoken_answer(answer, np.stack(frames), self.text_chunk, self.audio_chunk, pieces)
+        asked = [] if self.user == "audio" else [{"text": question}]
+        if self.user != "text":
+            asked.append({"wav": text_of(found, "question_audio", where), "style": "user"})
+        about = {key: found.get(key) for key in ("split_name", "index", "round")}
+        return self._chat(where.rpartition("/")[2], [("user", asked), ("assistant", spoken)], text_ref=answer, **about)
+
+    def sample(self, folder: Path) -> Path:
+        """One row of two frames, as parquet."""
+        write_table = parquet().write_table
+        import pyarrow as pa
+
+        silence(folder / "q.wav", 0.5)
+        sound = {"bytes": (folder / "q.wav").read_bytes(), "path": "q.wav"}
+        (folder / "q.wav").unlink()
+        row = {"split_name": "qa", "index": "0", "round": "0", "question": "why", "question_audio": sound, "answer": "so",
+               "answer_snac": "# 1 2 3 4 5 6 7 # 8 9 10 11 12 13 4095"}  # fmt: skip
+        write_table(pa.Table.from_pylist([row]), folder / "train-00000-of-00001.parquet")
+        return folder
+
+
 @CONVERTER.register("slamkit")
 @dataclass(frozen=True)
 class SlamKit(_Spoken):
@@ -137,13 +197,7 @@ class LlamaOmni(_Spoken):
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """JSON list or JSONL; what is in a ``.json`` file may also be one object a line, as their programs write it."""
-        if path.suffix == ".json" and path.is_file():
-            with path.open("rb") as file:
-                if file.read(64).lstrip()[:1] == b"{":
-                    file.seek(0)
-                    yield from ((f"{path}:{n}", line) for n, line in enumerate(file, 1) if line.strip())
-                    return
-        yield from raw_records(path)
+        return list_or_lines(path)
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
         """A chat: wavs stay sound files until 'ttt data encode', units become codes."""

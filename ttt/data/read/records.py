@@ -96,6 +96,17 @@ def raw_records(path: str | Path, columns: Sequence[str] | None = None) -> Itera
         yield from ((f"{path}[{i}]", r) for i, r in enumerate(parquet_rows(path, columns)))
 
 
+def list_or_lines(path: Path) -> Iterator[Raw]:
+    """`raw_records`, where a ``.json`` file may also hold one object a line, as some programs write them."""
+    if path.suffix == ".json" and path.is_file():
+        with path.open("rb") as file:
+            if file.read(64).lstrip()[:1] == b"{":
+                file.seek(0)
+                yield from ((f"{path}:{n}", line) for n, line in enumerate(file, 1) if line.strip())
+                return
+    yield from raw_records(path)
+
+
 @dataclass(frozen=True)
 class _Faulty:
     """A record of a list that is JSON for Python, but may not be used."""
@@ -155,13 +166,13 @@ class _Buffer:
                 return self.text[self.at : self.at + 1]
 
 
-def _list_items(path: Path) -> Iterator[Any]:
+def _list_items(path: Path, key: str = "") -> Iterator[Any]:
     try:
         with _open(path) as file:
             start = file.read(64)
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
             decode_text(start)
-        yield from _decode_list(path, _Buffer(path))
+        yield from _decode_list(path, _Buffer(path), key)
     except EncodingFault as error:
         raise DataError(f"{path}: {error}; convert the file to UTF-8") from error
     except UnicodeDecodeError as error:
@@ -181,22 +192,26 @@ def _not_utf8(path: Path) -> DataError:
     return DataError(f"{path}: not UTF-8; convert the file to UTF-8")
 
 
-def _decode_list(path: Path, buffer: _Buffer) -> Iterator[Any]:
+def list_in_object(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """(place, item) of the list under ``key`` of the one object that a ``.json`` file holds, one item at a time.
+
+    What the object holds before the list is read over, what it holds after it is not read.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; name the folder of the corpus")
+    yield from ((f"{path}[{i}]", item) for i, item in enumerate(_list_items(path, key)))
+
+
+def _decode_list(path: Path, buffer: _Buffer, key: str = "") -> Iterator[Any]:
+    """The items of a list; ``key``: of the list that an object holds under that name."""
+
     def broken(message: str, at: int) -> DataError:
         return RecordError(
             f"{path}:{buffer.line + buffer.text.count(chr(10), 0, at)}", "not JSON", f"{message}; mend the file"
         )
 
-    reader = Reader()
-    if buffer.peek() != "[":
-        found = "an object" if buffer.peek() == "{" else "an empty file" if not buffer.peek() else "something else"
-        raise DataError(
-            f"{path}: expected a list of records, got {found}; name a list, or call a file of one record a line .jsonl"
-        )
-    buffer.at += 1
-    if buffer.peek() == "]":
-        return
-    while True:
+    def value() -> Any:
+        """The next value."""
         buffer.peek()
         buffer.chunk = CHUNK_CHARS
         while True:
@@ -215,10 +230,41 @@ def _decode_list(path: Path, buffer: _Buffer) -> Iterator[Any]:
             buffer.chunk *= 2  # a long record costs no more than twice its length
         nulls = "null" in buffer.text[buffer.at : stop]
         buffer.at = stop
-        yield _Faulty(reader.faults[0]) if reader.faults else without_nulls(item) if nulls else item
-        after = buffer.peek()
-        if after == "]":
-            return
-        if after != ",":
-            raise broken("not JSON: expected ',' or ']' after a record", buffer.at)
+        return _Faulty(reader.faults[0]) if reader.faults else without_nulls(item) if nulls else item
+
+    def pass_mark(marks: str, what: str) -> str:
+        """The next character, which must be one of ``marks``."""
+        mark = buffer.peek()
+        if not mark or mark not in marks:
+            raise broken(f"not JSON: expected {what}", buffer.at)
         buffer.at += 1
+        return mark
+
+    reader = Reader()
+    if key:
+        if buffer.peek() != "{":
+            raise DataError(f"{path}: expected an object with the list {key!r}; is it the corpus's own file?")
+        buffer.at += 1
+        missing = DataError(f"{path}: the object has no list {key!r}; is it the corpus's own file?")
+        if buffer.peek() == "}":
+            raise missing
+        while True:
+            name = value()
+            pass_mark(":", "':' after a name")
+            if name == key:
+                break
+            value()
+            if pass_mark(",}", "',' or '}' after a field") == "}":
+                raise missing
+    if buffer.peek() != "[":
+        found = "an object" if buffer.peek() == "{" else "an empty file" if not buffer.peek() else "something else"
+        raise DataError(
+            f"{path}: expected a list of records, got {found}; name a list, or call a file of one record a line .jsonl"
+        )
+    buffer.at += 1
+    if buffer.peek() == "]":
+        return
+    while True:
+        yield value()
+        if pass_mark(",]", "',' or ']' after a record") == "]":
+            return

@@ -8,6 +8,7 @@ split.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,42 @@ def saved_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterat
 
     A field that a row has no value in is left out.  Raises `DataError` naming what cannot be read.
     """
+    for file in saved_files(path):
+        yield from arrow_rows(file, columns)
+
+
+def arrow_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    """Rows of one Arrow file of a saved dataset, like `saved_rows`."""
+    with _arrow_batches(file) as batches:
+        known = batches.schema.names
+        wanted = known if columns is None else [c for c in columns if c in known]
+        for batch in batches:
+            for at in range(0, batch.num_rows, ROWS):
+                yield from _rows(batch.slice(at, ROWS).select(wanted))
+
+
+def schema_of(file: Path) -> Any:
+    """The ``pyarrow.Schema`` of a parquet file, or of an Arrow file of a saved dataset."""
+    if file.suffix == ".arrow":
+        with _arrow_batches(file) as batches:
+            return batches.schema
+    try:
+        with open_parquet(file) as table:
+            return table.schema_arrow
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as parquet: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _arrow_batches(file: Path) -> Iterator[Any]:
     parquet()
     import pyarrow as pa
 
-    folder = _split(Path(path))
-    for file in _files(folder):
-        try:
-            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
-                known = batches.schema.names
-                wanted = known if columns is None else [c for c in columns if c in known]
-                for batch in batches:
-                    for at in range(0, batch.num_rows, ROWS):
-                        yield from _rows(batch.slice(at, ROWS).select(wanted))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{file}: not readable as Arrow: {str(error).splitlines()[0]}; save the dataset again"
-            ) from error
+    try:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
+            yield batches
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: not readable as Arrow: {str(error).splitlines()[0]}; save the dataset again") from error
 
 
 def parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -76,8 +97,9 @@ def _split(path: Path) -> Path:
     return path / "train"
 
 
-def _files(folder: Path) -> list[Path]:
-    """The Arrow files of a saved dataset, in order."""
+def saved_files(path: str | Path) -> list[Path]:
+    """The Arrow files of a saved dataset (of a dictionary of splits: of ``train``), in order."""
+    folder = _split(Path(path))
     state = _json(folder / "state.json")
     if state.get("_indices_data_files"):
         raise DataError(f"{folder}: holds a choice of rows (indices); save dataset.flatten_indices() instead")
