@@ -69,7 +69,8 @@ def commonvoice(root):
     folder = root / "cv-corpus-17.0" / "en"
     for name in ("common_voice_en_1", "common_voice_en_2"):
         tone(folder / "clips" / f"{name}.mp3", rate=32000)
-    head = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\taccents\tvariant\tlocale\tsegment"
+    names = "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale segment"
+    head = names.replace(" ", "\t")
     for part, rows in (("train", (1, 2)), ("dev", ())):
         lines(folder / f"{part}.tsv", head, *(f'9f\tcommon_voice_en_{n}.mp3\tx\tSay "{n}".\t\t2\t0\t\t\t\t\ten\t' for n in rows))
     lines(folder / "validated.tsv", head)
@@ -385,20 +386,20 @@ UNUSABLE = {  # name -> (maker, words of the error): what as a whole cannot be r
         lambda root: table_of(root, audio=[cell(sound(".wav"))] * 2, text=["x", "y"], id=[1, 1]),
         "utterances 1 and 2 are both called '1'; ids must differ"),
     "two columns of sound": (
-        lambda root: table_of(root, a=[cell(sound(".wav"))], b=[cell(sound(".wav"))]), "several columns hold sound: a, b; name one"),
+        lambda root: table_of(root, a=[cell(sound(".wav"))], b=[cell(sound(".wav"))]), "several columns hold sound: a, b"),
     "no column of sound": (lambda root: table_of(root, a=["x"]), "no column holds bytes of sound; name one in 'audio'; columns: a"),
     "damaged parquet": (lambda root: ("hf", lines(root / "t.parquet", "junk")), "t.parquet: not readable as parquet"),
     "splits to choose from": (
         lambda root: ("hf", parquet_shards(root, ("train", "test"))[1]), "several splits; splits: test, train; choose 'part'"),
     "folder without tables": (lambda root: ("hf", root), "no parquet file and no saved dataset"),
     "part that is not there": (lambda root: ("commonvoice", lines(root / "dev.tsv", "x").parent), "those that are there: dev"),
-    "table without a column": (lambda root: ("commonvoice", lines(root / "train.tsv", "path\ttext").parent), "no column 'client_id'"),
+    "table without a column": (lambda root: ("commonvoice", lines(root / "train.tsv", "path\ttext").parent), "no column 'client"),
     "folder without its json": (lambda root: ("wenetspeech", root), "WenetSpeech.json: no such file"),
     "json of another corpus": (
         lambda root: ("wenetspeech", lines(root / "WenetSpeech.json", '{"a": [1], "b": 2}').parent), "has no list 'audios'"),
     "json that is cut off": (
         lambda root: ("gigaspeech", lines(root / "GigaSpeech.json", '{"audios": [{"aid": "x"').parent), "not JSON"),
-    "json of a list": (lambda root: ("gigaspeech", lines(root / "GigaSpeech.json", "[1]").parent), "expected an object with the list"),
+    "json of a list": (lambda root: ("gigaspeech", lines(root / "GigaSpeech.json", "[1]").parent), "expected an object"),
     "table of another tool": (
         lambda root: ("folder", lines(root / "metadata.csv", "file_name,text", "a.wav,yes").parent), "use --from hf"),
     "part of a tree": (lambda root: ("mls", root), "transcripts.txt: no such file; name the folder of one part"),
