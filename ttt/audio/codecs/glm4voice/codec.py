@@ -68,7 +68,18 @@ class Glm4Voice(Codec):
             self.num_codes, self.frame_rate_hz = made
             digest = "-" + digest_of_bytes(self._tokenizer.codebook.weight.cpu().numpy().tobytes(), 4)
         self.codec_id = f"glm4voice-{self.num_codes}{digest}"
+        self._loaded = (device, dtype)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the names of the folders, not the weights."""
+        return {key: value for key, value in vars(self).items() if key not in ("_tokenizer", "_decoder")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Loads again what was loaded."""
+        vars(self).update(state)
+        if "_loaded" in state:
+            self.load(*self._loaded)
 
     def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
         """Codes of each recording, one for every 80 ms begun, each by itself: company could change the last one.

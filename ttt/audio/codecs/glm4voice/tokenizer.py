@@ -24,6 +24,7 @@ from ttt.audio.weights import give_weights
 from ttt.errors import CheckpointError, ConfigError
 from ttt.io.json_input import read_json
 from ttt.io.pretrained import load_settings, refuse_pickles
+from ttt.packed_weights import pack
 from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.registry.core import build_dataclass
 
@@ -215,7 +216,9 @@ def open_tokenizer(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
     with torch.device("meta"):
         network = SpeechTokenizer(config, open_extractor(folder, config))
     give_weights(network, _read_weights(folder, config, dtype), folder, MEND)
-    return network.requires_grad_(False).eval().to(device)
+    network.requires_grad_(False).eval().to(device)
+    pack(network.layers)  # twice as fast on a CPU, for a second copy of the layers' weights
+    return network
 
 
 def open_extractor(folder: Path, config: TokenizerConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_refusals(folders, tmp_path):
         CheckpointError, match=r"knows 32 codes at 12\.5 a second, the tokenizer in .* makes 64 at 12\.5"
     ):
         build(**{**folders, "path": str(make_tokenizer_folder(tmp_path))}).load()
+
+
+def test_another_process_loads_it_again(folders):
+    codec = build(**folders).load(dtype="bfloat16")
+    sent = pickle.dumps(codec)
+    again = pickle.loads(sent)
+    assert len(sent) < 2000 and again.codec_id == codec.codec_id and again._tokenizer.conv1.weight.dtype == torch.bfloat16
+    wave = Waveform(changing_sound(9000), 16_000)
+    np.testing.assert_array_equal(again.encode([wave])[0].ids, codec.encode([wave])[0].ids)
+    assert pickle.loads(pickle.dumps(build(**folders))).codec_id == ""
 
 
 def test_half_precision(folders):
