@@ -118,14 +118,9 @@ def corpus_texts(items: Iterable[Path], tasks: Sequence[Task]) -> list[str]:
 
 
 def prepare(
-    corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int,
-    form: str = DEFAULT_FORM, pattern: CodePattern = FLATTEN,
-) -> dict[str, Any]:  # fmt: skip
-    """Tokenizer and examples of every split from codes that `encode_manifest` wrote to ``out/codes``."""
-    tokenizer = train_bpe(
-        corpus_texts([corpus / "train.items.jsonl"], tasks), bpe_size, codec.num_codes, codec.num_codebooks, form,
-        pattern,
-    ).made_by(codec.codec_id, codec.code_rate_hz)
+    corpus: Path, splits: Sequence[str], out: Path, codec: Codec, tasks: Sequence[Task], tokenizer: TextTokenizer
+) -> dict[str, Any]:
+    """Examples of every split from codes that `encode_manifest` wrote to ``out/codes``; -> their numbers."""
     tasks = [task.at_rate(codec.code_rate_hz) for task in tasks]
     report: dict[str, Any] = {"codec": codec.codec_id, "vocabulary": tokenizer.vocab.size}
     for split in splits:
@@ -138,5 +133,14 @@ def prepare(
             )
         write_examples(out / f"{split}.jsonl", examples)
         report[split] = counts
-    tokenizer.save(out / "tokenizer")
     return report
+
+
+def corpus_tokenizer(
+    corpus: Path, codec: Codec, tasks: Sequence[Task], bpe_size: int, form: str = DEFAULT_FORM,
+    pattern: CodePattern = FLATTEN,
+) -> TextTokenizer:  # fmt: skip
+    """A small tokenizer for the texts of a corpus and the codes of a codec."""
+    texts = corpus_texts([corpus / "train.items.jsonl"], tasks)
+    made = train_bpe(texts, bpe_size, codec.num_codes, codec.num_codebooks, form, pattern)
+    return made.made_by(codec.codec_id, codec.code_rate_hz)

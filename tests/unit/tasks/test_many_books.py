@@ -20,7 +20,7 @@ from ttt.data.sources.mix import sources_of
 from ttt.registry.families import TASK
 from ttt.sampling.decoder.decoder import spans_of
 from ttt.tasks.encode_corpus import encode_manifest
-from ttt.tasks.prepare import prepare, read_codes
+from ttt.tasks.prepare import corpus_tokenizer, prepare, read_codes
 from ttt.text.tokenizer import TextTokenizer
 
 NUM_CODES, BOOKS = 12, 7
@@ -51,9 +51,9 @@ def made(tmp_path_factory):
     out = root / "data"
     encode_manifest(corpus / "train.jsonl", codec, out / "codes" / "train.jsonl")
     tts = TASK.build({"name": "tts", "text_chunk": 2, "audio_chunk": 3, "text_unit": "words"}, "tasks")
-    prepare(
-        corpus, ["train"], out, codec, [tts], 300
-    )
+    tokenizer = corpus_tokenizer(corpus, codec, [tts], 300)
+    prepare(corpus, ["train"], out, codec, [tts], tokenizer)
+    tokenizer.save(out / "tokenizer")
     return codec, waves, out
 
 
