@@ -65,7 +65,7 @@ if in_range 6; then
     need "$exp/run/eval/test.generations.jsonl" 5
     if [ -n "$judge" ]; then
         say 6 "scores and report"
-        score_and_report "${common[@]}" judge.name=whisper judge.path="$judge"
+        score_and_report "${common[@]}" judge.name=transformers_asr judge.path="$judge"
     else
         echo "no --judge DIR: nothing is scored; listen to $exp/run/eval/test.wavs"
     fi
