@@ -18,7 +18,7 @@ from tests.warm_python import programs
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/unit/model"))
 SHORT = [
-    "train.steps=2", "train.warmup_steps=0", "train.autocast=none", "data.row_tokens=128", "data.batch_tokens=256",
+    "train.steps=40", "train.lr=0.02", "train.warmup_steps=0", "train.autocast=none", "data.row_tokens=128", "data.batch_tokens=256",
     "model.attention=sdpa", "model.gradient_checkpointing=false", "eval.max_tokens=24",
 ]  # fmt: skip
 
@@ -51,6 +51,7 @@ def recipe(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **programs()}, timeout=280)
 
 
+@pytest.mark.slow
 def test_from_recordings_to_a_spoken_answer(world):
     done = recipe(world)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -60,7 +61,7 @@ def test_from_recordings_to_a_spoken_answer(world):
     assert head["codec"].startswith("glm4voice-64-") and [len(r["codes"]) for r in rows] == [13] * 4  # 12.5 a second
     answers = [json.loads(line) for line in (world / "exp/run/eval/test.generations.jsonl").read_text().splitlines()]
     spoken = [a for a in answers if a.get("codes")]
-    assert {a["uid"].split("#")[0].split("-")[-1] for a in answers} and spoken, answers
+    assert len(answers) == 4 and spoken, answers
     for answer in spoken:
         info = soundfile.info(world / "exp/run/eval" / answer["wav"])
         assert (info.samplerate, info.frames) == (22_050, 1764 * len(answer["codes"]))
