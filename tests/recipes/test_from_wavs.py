@@ -18,8 +18,8 @@ from tests.warm_python import programs
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/unit/model"))
 SHORT = [
-    "train.steps=40", "train.lr=0.02", "train.warmup_steps=0", "train.autocast=none", "data.row_tokens=128", "data.batch_tokens=256",
-    "model.attention=sdpa", "model.gradient_checkpointing=false", "eval.max_tokens=24",
+    "train.steps=40", "train.lr=0.02", "train.warmup_steps=0", "train.autocast=none", "data.row_tokens=128",
+    "data.batch_tokens=256", "model.attention=sdpa", "model.gradient_checkpointing=false", "eval.max_tokens=24",
 ]  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def world(tmp_path_factory) -> Path:
 
 def recipe(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [
-        "bash", str(ROOT / "recipes/ttt/from_wavs.sh"), "--stage", "1", "--wavs", f"{folder}/train", "--test-wavs", f"{folder}/test",
+        "bash", str(ROOT / "recipes/ttt/from_wavs.sh"), "--stage", "1", "--wavs", f"{folder}/train",
+        "--test-wavs", f"{folder}/test",
         "--model", f"{folder}/model", "--codec", f"{folder}/tokenizer", "--decoder", f"{folder}/decoder",
         "--exp", f"{folder}/exp", *arguments, *SHORT,
     ]  # fmt: skip
