@@ -436,6 +436,8 @@ class Codec(OnDevice, ABC):
     same unless the codec says otherwise), ``frame_rate_hz`` (frames per second), ``num_codes`` (per codebook),
     ``num_codebooks``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: the codec is linear in time, so
     its stream gives the samples of the one-shot decode, not only as many.
+
+    A codec of one direction only refuses the other with a `ConfigError`, even for an empty list.
     """
 
     exact_stream: ClassVar[bool] = False

@@ -49,6 +49,13 @@ def test_it_owes_nothing(folders):
     assert "company" in results and "vectors" in results
 
 
+@pytest.mark.parametrize("key, left_out", [("path", {"sound", "stream"}), ("decoder", {"codes", "vectors"})])
+def test_one_direction_owes_what_it_does(folders, key, left_out):
+    outcomes = {r.name: r.outcome for r in check("codec", build(**{key: folders[key]}))}
+    assert {name for name, outcome in outcomes.items() if outcome != "ok"} == left_out
+    assert {outcomes[name] for name in left_out} == {"-"}
+
+
 def test_rates_lengths_and_vectors(folders):
     codec = build(**folders).load()
     assert (codec.encode_rate_hz, codec.rate_hz, codec.frame_rate_hz) == (16_000, 22_050, 12.5)
