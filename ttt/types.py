@@ -223,6 +223,25 @@ class TokenStream:
             noisable=self.noisable[keep], segments=tuple(segments), task=self.task, prompt_length=self.prompt_length,
         )  # fmt: skip
 
+    def first(self, longest: int, frame: int = 1) -> TokenStream:
+        """The first ``longest`` tokens; a span that goes on behind them is open, and ends with a whole frame of ``frame`` codes."""
+        if len(self) <= longest:
+            return self
+        stop, segments = longest, []
+        for s in self.segments:
+            if s.start < longest <= s.stop:
+                stop = s.start + (longest - s.start) // frame * frame
+                style = "open_last" if s.style in ("last", "open_last") else "open_span"
+                if stop > s.start:
+                    segments.append(Segment(s.start, stop, style, s.turn, stop, s.target))
+            elif s.stop < longest:
+                segments.append(s)
+        return dataclasses.replace(
+            self, ids=self.ids[:stop], kind=self.kind[:stop], run_id=self.run_id[:stop], target=self.target[:stop],
+            noisable=self.noisable[:stop], content=None if self.content is None else self.content[:stop],
+            segments=tuple(dataclasses.replace(s, turn_stop=min(s.turn_stop, stop)) for s in segments),
+        )  # fmt: skip
+
     def repeat_end(self, number: int, times: int) -> TokenStream:
         """The stream with the end token of closed segment ``number`` written ``times`` more times."""
         segment = self.segments[number]

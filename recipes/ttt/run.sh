@@ -9,7 +9,7 @@
 #   ./recipes/ttt/run.sh ... --dry-run          check configuration, files and global batch, estimate, print the commands
 #
 # Options: --model DIR --train FILE --dev FILE --test FILE --exp DIR --conf NAME --gpus N (a node) --stage N --stop-stage N
-#          --global-batch ROWS (refuse another; 2048 for qwen2.5_*, 0: any) --dry-run --overwrite
+#          --global-batch N (samples an update, refuse another; 2048 for qwen2.5_*, 0: any) --dry-run --overwrite
 # Several nodes: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (29500), or SLURM's own variables; --exp where all nodes see it.
 # Stage 1 is done by node 0 alone: run it first, then --stage 2 --stop-stage 2 on every node.
 # Stages: 0 environment  1 tokenizer + a look at the data  2 train  3 decode  4 score + report

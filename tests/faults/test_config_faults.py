@@ -110,7 +110,8 @@ COMMAND_LINE = [
     ("tasks=5", "tasks: expected a list of task blocks, got 5"),
     ("objective=no", "objective: no objective named 'no'"),
     ("plugins=5", "plugins: expected a list of files or modules, got 5"),
-    ("train.steps=5 train.epochs=3", "train.epochs: 3 is given beside train.steps=5 (the command line); give one of the two"),
+    ("train={steps: 5, epochs: 3}", "train.epochs: 3 is given beside train.steps=5 (the command line); give one of the two"),
+    ("data={batch_tokens: 5, batch_samples: 3}", "data.batch_samples: 3 is given beside data.batch_tokens=5 (the command line)"),
 ]
 
 
@@ -210,7 +211,8 @@ LENGTHS = [
     ("train: {steps: 500}", ["train.epochs=10"], (0, 10.0), "train.epochs=10 (the command line) replaces train.steps=500"),
     ("train: {epochs: 3}", ["train.steps=20"], (20, 0.0), "train.steps=20 (the command line) replaces train.epochs=3"),
     ("train: {steps: 0, epochs: 3}", [], (0, 3.0), ""),
-    ("train: {steps: 500}", ["train.steps=0", "train.epochs=3"], (0, 3.0), "replaces"),
+    ("train: {steps: 500}", ["train.steps=0", "train.epochs=3"], (0, 3.0), ""),
+    ("train: {lr: 1}", ["train.steps=5", "train.epochs=3"], (0, 3.0), "train.epochs=3 (the command line) replaces train.steps=5"),
     ("train: {steps: 500}", ["train.epochs=0"], (500, 0.0), ""),
     ("train: {steps: 500}", ["train.steps=7"], (7, 0.0), ""),
     ("train: {steps: 500}", ["train.lr=1"], (500, 0.0), ""),
@@ -224,6 +226,20 @@ def test_the_later_length_of_a_run_counts(content, overrides, expected, line, tm
         train = load_config([tmp_path / "r.yaml"], overrides).train
     assert (train.steps, train.epochs) == expected
     assert len(caplog.messages) == bool(line) and line in " ".join(caplog.messages)
+
+
+def test_the_later_size_of_a_batch_counts(tmp_path, caplog):
+    (tmp_path / "a.yaml").write_text("data: {batch_tokens: 8192}")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\ndata: {batch_samples: 4, row_tokens: 100}")
+    caplog.set_level(logging.INFO)
+    data = load_config([tmp_path / "b.yaml"]).data
+    assert (data.batch_tokens, data.batch_samples, data.batch_positions) == (0, 4, 400)
+    assert f"data.batch_samples=4 ({tmp_path / 'b.yaml'}) replaces data.batch_tokens=8192" in caplog.text
+    data = load_config([tmp_path / "b.yaml"], ["data.batch_tokens=300"]).data
+    assert (data.batch_tokens, data.batch_samples, data.batch_positions) == (300, 0, 300)
+    (tmp_path / "record.yaml").write_text(resolved_yaml(build_config({"data": {"batch_samples": 4}})))
+    assert load_config([tmp_path / "record.yaml"]).data.batch_positions == 4 * 512, "a record holds every key"
+    assert load_config([tmp_path / "record.yaml"], ["data.batch_tokens=1024"]).data.batch_samples == 0
 
 
 def test_the_record_of_a_run_in_epochs_holds_both_and_loads(tmp_path, caplog):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.parity.conftest import cases, folder, need, tensors, with_codes
+from ttt.data.batches.loader import Loader, fixed_batches
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import official_record
 from ttt.diffusion.strategies import Sst
@@ -49,9 +50,9 @@ def test_ids_labels_and_prompt_length(case, tokenizer, records, expected):
         kept = [case["kept_tokens"]] if single else list(case["kept_tokens"])
         ranges = [(case["min_keep"], case["max_keep"])] if single else [tuple(r) for r in case["ranges"]]
         stream = _truncate_all(stream, kept, ranges)
-    ids, labels = stream.ids, np.where(stream.target, stream.ids, -100)
     if case["kind"] in ("max_len", "text"):
-        ids, labels = ids[: case["max_len"]], labels[: case["max_len"]]
+        stream = stream.first(case["max_len"])
+    ids, labels = stream.ids, np.where(stream.target, stream.ids, -100)
     if case["kind"] == "max_len":
         pad = case["max_len"] - len(ids)
         ids = np.pad(ids, (0, pad), constant_values=tokenizer.vocab.pad_id)
@@ -60,6 +61,21 @@ def test_ids_labels_and_prompt_length(case, tokenizer, records, expected):
     assert labels.tolist() == expected[f"{case['id']}.labels"].tolist()
     assert len(ids) == case["length"]
     assert stream.prompt_length == case["prompt_length"]
+
+
+LONG = [c for c in cases("preprocess/expected.json") if c.values[0] is None or c.values[0]["kind"] == "max_len"]
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_rows_of_training_end_as_in_the_official_program(case, tokenizer, records, expected):
+    """`data.long_rows: truncate`, through the loader that trains and the one that validates."""
+    stream = encode_example(official_record(records[case["file"]][case["index"]], case["id"]), tokenizer, literal_specials=True)
+    options = {"row_tokens": case["max_len"], "batch_tokens": case["max_len"], "seed": 0, "long_rows": "truncate"}
+    wanted, labels = (expected[f"{case['id']}.{name}"][: len(stream)].tolist() for name in ("input_ids", "labels"))
+    (dev,) = fixed_batches([stream], tokenizer.vocab, **options)
+    for batch in (Loader([stream], tokenizer.vocab, **options).micro_batch(0, 0), dev):
+        assert batch.ids[0].tolist() == wanted
+        assert batch.ids.where(batch.target, -100)[0].tolist() == labels
 
 
 def test_special_ids_and_records_that_raise(tokenizer, records):

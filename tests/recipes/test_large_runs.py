@@ -45,7 +45,7 @@ def test_one_node_needs_four_times_the_accumulation(given):
     short = run(*given)
     assert short.returncode == 2
     assert short.stderr.strip().endswith(
-        "global batch: 8 GPUs x 4 rows x train.accumulate 16 = 512 rows an update, not 2048: give train.accumulate=64"
+        "global batch: 8 GPUs x 4 samples x train.accumulate 16 = 512 samples an update, not 2048: give train.accumulate=64"
     )
     done = run(*given, "train.accumulate=64")
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_one_node_needs_four_times_the_accumulation(given):
     )
     assert train.endswith("data.num_codes=32 train.accumulate=64")
     assert [c.split(" --config")[0] for c in commands[:2]] == ["ttt tokenizer", "ttt show"]
-    assert "2,048 rows, 4,194,304 positions (8 GPUs)" in done.stdout
+    assert "2,048 samples, 4,194,304 positions (8 GPUs)" in done.stdout
     assert not Path(given[5]).exists(), "nothing was written"
 
 
@@ -69,7 +69,7 @@ def test_four_nodes_are_the_papers_thirty_two_gpus(given):
         in done.stdout
     )
     assert (
-        "2,048 rows, 4,194,304 positions (32 GPUs)" in done.stdout and "commands (on each of 4 node(s))" in done.stdout
+        "2,048 samples, 4,194,304 positions (32 GPUs)" in done.stdout and "commands (on each of 4 node(s))" in done.stdout
     )
 
 
@@ -100,7 +100,7 @@ def test_recipes_hold_the_papers_settings(name, millions):
         2e-5, (0.9, 0.95), 0.01, "cosine",
     )  # fmt: skip
     assert (train.engine, train.zero_stage, train.autocast) == ("deepspeed", 3, "bfloat16")
-    assert train.warmup_steps == round(0.01 * train.steps) and train.steps * 2048 == pytest.approx(10 * 6.3e6, rel=1e-3)
+    assert (train.epochs, train.warmup_epochs) == (10, 0.01 * 10) and config.data.long_rows == "truncate"
     assert [(name_of(s), s.p) for s in config.objective.strategies] == [
         ("banom", 0.3),
         ("ppm", 0.3),

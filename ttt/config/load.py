@@ -22,6 +22,8 @@ from ttt.registry.trust import trusts_everything
 
 log = logging.getLogger(__name__)
 TRUST_KEYS = ("model.trust_remote_code",)  # not believed in files that the user did not name
+# Section and two keys of it that say the same in two ways: the later one given replaces the other.
+ALTERNATIVES = (("train", "steps", "epochs"), ("data", "batch_tokens", "batch_samples"))
 SECTIONS = {f.name: f.metadata["section"] for f in fields(RunConfig) if "section" in f.metadata}
 
 
@@ -43,16 +45,15 @@ def _read_files(paths: Sequence[str | Path]) -> dict[str, Any]:
 
 
 def _merged(files: Mapping[str, Any], overrides: Sequence[str], of: type) -> dict[str, Any]:
-    """Settings of the command line, one layer, over the files."""
-    layer: dict[str, Any] = {}
+    """Settings of the command line, one after the other, over the files."""
     merged = dict(files)
     for item in overrides:
         block = with_new_keys(parse_override(item, of, merged))
-        layer, merged = merge(layer, block), merge(merged, block)
-    if of is not RunConfig:
-        return as_declared(of, merged)
-    _check_length(layer, "the command line")
-    merged = _one_length(files, layer, merged, "the command line")
+        if of is RunConfig:
+            _check_alternatives(block, "the command line")
+            merged = _over(merged, block, "the command line")
+        else:
+            merged = merge(merged, block)
     return as_declared(of, merged)
 
 
@@ -315,41 +316,44 @@ def _read_file(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         merged = _over(merged, _read_file(path.parent / parent, (*chain, path)), str(parent))
     # A section without keys says nothing; it does not take back what files before say.
     own = with_new_keys({str(k): v for k, v in loaded.items() if not (k in SECTIONS and v is None)})
-    _check_length(own, str(path))
+    _check_alternatives(own, str(path))
     return _over(merged, own, str(path))
 
 
 def _over(merged: Mapping[str, Any], layer: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The ``layer`` called ``where`` over those before."""
-    return _one_length(merged, layer, merge(merged, layer), where)
+    return _one_of_two(merged, layer, merge(merged, layer), where)
 
 
-def _lengths(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``steps`` and ``epochs`` of a layer's section ``train``, those that it sets to more than 0 (or to a ``${...}``)."""
-    train = _block(layer, ["train"])
-    values = {key: as_read(train.get(key)) for key in ("steps", "epochs")}
+def _given(section: str, keys: Sequence[str], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of two ``keys`` that a layer sets in a ``section`` to more than 0 (or to a ``${...}``)."""
+    block = _block(layer, [section])
+    values = {key: as_read(block.get(key)) for key in keys}
     return {key: value for key, value in values.items() if value not in (None, "", MISSING, "0", 0)}
 
 
-def _check_length(layer: Mapping[str, Any], where: str) -> None:
-    """Refuse a layer that gives the length of the run twice."""
-    given = _lengths(layer)
-    # The config.yaml that a run writes holds every key, and as steps the updates that its epochs came to.
-    is_record = len(_block(layer, ["train"])) > len(fields(SECTIONS["train"])) // 2
-    if len(given) == 2 and not is_record:
-        raise ConfigError(
-            f"train.epochs: {given['epochs']} is given beside train.steps={given['steps']} ({where}); give one of the two"
-        )
+def _check_alternatives(layer: Mapping[str, Any], where: str) -> None:
+    """Refuse a layer that gives both of `ALTERNATIVES`."""
+    for section, *keys in ALTERNATIVES:
+        given = _given(section, keys, layer)
+        # The config.yaml that a run writes holds every key, and as steps the updates that its epochs came to.
+        is_record = len(_block(layer, [section])) > len(fields(SECTIONS[section])) // 2
+        if len(given) == 2 and not is_record:
+            one, other = keys
+            raise ConfigError(
+                f"{section}.{other}: {given[other]} is given beside {section}.{one}={given[one]} ({where}); give one of the two"
+            )
 
 
-def _one_length(before: Mapping[str, Any], layer: Mapping[str, Any], merged: dict[str, Any], where: str) -> dict[str, Any]:
-    """``merged`` with one length of the run: what ``layer`` says of it replaces the other one of the layers before."""
-    given, old = _lengths(layer), _lengths(before)
-    if len(given) != 1:
-        return merged
-    (key, value), = given.items()
-    other = "steps" if key == "epochs" else "epochs"
-    if other not in old:
-        return merged
-    log.info("config: train.%s=%s (%s) replaces train.%s=%s", key, value, where, other, old[other])
-    return {**merged, "train": {**merged["train"], other: 0}}
+def _one_of_two(before: Mapping[str, Any], layer: Mapping[str, Any], merged: dict[str, Any], where: str) -> dict[str, Any]:
+    """``merged`` with one of each two of `ALTERNATIVES`: what ``layer`` gives replaces the other one of the layers before."""
+    for section, *keys in ALTERNATIVES:
+        given, old = _given(section, keys, layer), _given(section, keys, before)
+        if len(given) != 1:
+            continue
+        ((key, value),) = given.items()
+        (other,) = set(keys) - {key}
+        if other in old:
+            log.info("config: %s.%s=%s (%s) replaces %s.%s=%s", section, key, value, where, section, other, old[other])
+            merged = {**merged, section: {**merged[section], other: 0}}
+    return merged

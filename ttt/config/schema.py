@@ -32,6 +32,7 @@ RENAMED_KEYS: dict[str, str] = {}  # "section.old": "section.new" of keys that w
 Attention = Literal["auto", "packed", "sdpa", "eager", "flex_attention"]
 Cache = Literal["exact", "block", "none"]
 Form = Literal["interleaved", "roles", "text_then_speech", "text_then_speech_tags", "llada_tts", "llada_tts_audio"]
+LongRows = Literal["drop", "cut", "truncate"]
 MixReading = Literal["records", "tokens"]
 PromptRule = Literal["labels", "official"]
 RatioMode = Literal["tokens", "batches", "legacy_10x"]
@@ -79,18 +80,25 @@ class DataSection:
     # several documents a row; false: one a row, rows of similar length together (for model.attention=sdpa)
     pack: bool = True
     row_tokens: Annotated[int, Range(ge=1, cap=10_000_000)] = 512  # longest row
-    # positions per micro-batch and rank (a whole number of rows when packed)
-    batch_tokens: Annotated[int, Range(ge=1, cap=100_000_000)] = 2048
+    # positions per micro-batch and rank (a whole number of rows when packed); 0: batch_samples decides
+    batch_tokens: Annotated[int, Range(ge=0, cap=100_000_000)] = 2048
+    # examples per micro-batch and rank, whatever their lengths; 0: as many as batch_tokens hold
+    batch_samples: Annotated[int, Range(ge=0, cap=1_000_000)] = 0
     # with pack=false: batches come from this many buckets of like length; 0: from sorted pools
     buckets: NonNegativeInt = 0
     # with pack=false: a row of n tokens counts as n + n^2 / this of batch_tokens; 0: as n
     quadratic_tokens: NonNegativeFloat = 0.0
     max_drop_share: Share = 0.01  # fail when a larger share of examples is longer than a row
-    # examples longer than a row; cut: speech at the border of a frame, else dropped
-    long_rows: Literal["drop", "cut"] = "drop"
+    # examples longer than a row; cut: speech at the border of a frame, else dropped; truncate: all end with the row (official)
+    long_rows: LongRows = "drop"
     # micro-batches made ahead in a thread; 0: each when it is asked for
     prefetch: Annotated[int, Range(ge=0, le=1024)] = 2
     prompt_rule: PromptRule = "labels"  # what may be noised: targets, or (official) positions >= prompt_length
+
+    @property
+    def batch_positions(self) -> int:
+        """Positions of a micro-batch at most."""
+        return self.batch_samples * self.row_tokens or self.batch_tokens
 
 
 @checked

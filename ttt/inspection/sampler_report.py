@@ -48,7 +48,7 @@ def compare_samplers(
     prompts = {e.uid: tasks[e.task].prompt(e) for e in chosen}
     answers = _decode(model, contenders, prompts, draws)
     if likelihood is not None:
-        budget = max(1, settings.data.batch_tokens)
+        budget = max(1, settings.data.batch_positions)
         answers = {
             name: score_likelihood(listed, prompts, model, settings.objective, likelihood, settings.run.seed, budget)
             for name, listed in answers.items()

@@ -49,7 +49,7 @@ def report_likelihood(config: RunConfig, draws: Draws, block_length: int | None 
     model = open_model(config, folder, LanguageModel)
     started = stage.seconds
     items = likelihoods(
-        model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_tokens),
+        model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_positions),
         block_length=block_length,
     )  # fmt: skip
     values = summarise(items, config.eval.bootstrap, config.run.seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.config.schema import RunConfig
+from ttt.data.batches.loader import check_batch
 from ttt.errors import ConfigError, suggest
 from ttt.model.cross_entropy import CHUNK_BYTES, LEAST_ROWS
 from ttt.model.folder import check_tokenizer
@@ -202,7 +203,7 @@ def mask_bytes(config: RunConfig) -> float:
     """Bytes of a dense attention mask, and of its additive form; kernels that take rules need none."""
     if config.model.attention not in ("sdpa", "eager"):
         return 0.0
-    return config.data.batch_tokens * config.data.row_tokens * (5.0 if config.model.attention == "eager" else 3.0)
+    return config.data.batch_positions * config.data.row_tokens * (5.0 if config.model.attention == "eager" else 3.0)
 
 
 def gathered_bytes(config: RunConfig, shape: Shape) -> float:
@@ -219,7 +220,7 @@ def memory(
     With several micro-batches the peak is the sum: gradients of the earlier ones are there while activations of the last
     are.  With one, gradients come as activations go: either all activations are there, or all gradients and one layer's.
     """
-    tokens = config.data.batch_tokens
+    tokens = config.data.batch_positions
     kinds = state_bytes(config, shape, stage, gpus)
     kinds["activations"] = activation_bytes(config, shape, tokens) + mask_bytes(config)
     kinds["loss"] = head_bytes(config, shape, tokens, loss_share, device)
@@ -274,28 +275,30 @@ def check_sizes(config: RunConfig) -> None:
     for name, number in (("data.row_tokens", config.data.row_tokens), ("train.accumulate", config.train.accumulate)):
         if number < 1:
             raise ConfigError(f"{name}: must be >= 1, got {number}")
-    row, batch = config.data.row_tokens, config.data.batch_tokens
-    if batch < row or (config.data.pack and batch % row):
-        raise ConfigError(f"data.batch_tokens: {batch} must be a multiple of data.row_tokens = {row}")
+    check_batch(config.data.row_tokens, config.data.batch_tokens, config.data.batch_samples, config.data.pack)
 
 
 def rows_per_update(config: RunConfig, gpus: int) -> int:
-    """Rows of ``data.row_tokens`` in one update over all GPUs."""
-    return config.data.batch_tokens // config.data.row_tokens * config.train.accumulate * gpus
+    """Rows of ``data.row_tokens`` in one update over all GPUs; with ``data.batch_samples`` examples, as if each had a row."""
+    return config.data.batch_positions // config.data.row_tokens * config.train.accumulate * gpus
 
 
 def check_global_batch(config: RunConfig, gpus: int, global_batch: int) -> None:
-    """Refuse an update that is not ``global_batch`` rows; the message says which ``train.accumulate`` makes it so."""
+    """Refuse an update that is not ``global_batch`` rows (with ``data.batch_samples``: examples).
+
+    The message says which ``train.accumulate`` makes it so.
+    """
     check_sizes(config)
     if gpus < 1 or global_batch < 1:
         raise ConfigError(f"ttt estimate: needs --gpus and --global-batch >= 1, got {gpus} and {global_batch}")
     rows = rows_per_update(config, gpus)
     if rows == global_batch:
         return
-    each = config.data.batch_tokens // config.data.row_tokens
+    each = config.data.batch_positions // config.data.row_tokens
+    what = "samples" if config.data.batch_samples else "rows"
     mend = f"train.accumulate={global_batch // (each * gpus)}" if global_batch % (each * gpus) == 0 else "another number of GPUs"
     raise ConfigError(
-        f"global batch: {gpus} GPUs x {each} rows x train.accumulate {config.train.accumulate} = {rows} rows an update, "
+        f"global batch: {gpus} GPUs x {each} {what} x train.accumulate {config.train.accumulate} = {rows} {what} an update, "
         f"not {global_batch}: give {mend}"
     )
 
@@ -330,7 +333,10 @@ def estimate(
         "memory": {f"zero-{s}": memory(config, shape, s, gpus, loss_share) for s in range(1 if refused else 4)},
         "zero_refuses": refused,
         "gpu": {"name": gpu, "bytes": room, "peak_flops": peak, "mfu": mfu, "number": gpus},
-        "update": {"rows": rows_per_update(config, gpus), "tokens": per_update, "steps": steps},
+        "update": {
+            "rows": rows_per_update(config, gpus), "of": "samples" if config.data.batch_samples else "rows",
+            "tokens": per_update, "steps": steps,
+        },
         "flops_per_token": flops_per_token(config, shape, loss_share), "tokens_per_s": speed, "tokens": tokens,
         "hours": hours, "gpu_hours": hours * gpus, "cost": hours * gpus * price, "loss_share": loss_share,
     }  # fmt: skip

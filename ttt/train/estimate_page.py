@@ -31,7 +31,7 @@ def estimate_page(estimate: Mapping[str, Any], checkpointing: bool, price: float
         out.append(" " * 15 + f"ZeRO: {estimate['zero_refuses']}; train.engine=local")
     again = "with" if checkpointing else "without"
     out.append(
-        f"update       {update['rows']:,} rows, {update['tokens']:,} positions ({gpu['number']} GPUs); "
+        f"update       {update['rows']:,} {update['of']}, {update['tokens']:,} positions ({gpu['number']} GPUs); "
         f"{estimate['loss_share']:.0%} of them carry loss (assumed)"
     )
     out.append(
@@ -45,6 +45,8 @@ def estimate_page(estimate: Mapping[str, Any], checkpointing: bool, price: float
             f"time         {estimate['tokens'] / 1e9:,.2f} billion tokens ({steps}rows taken as full): {estimate['hours']:,.1f} h, "
             f"{estimate['gpu_hours']:,.0f} GPU hours{cost}"
         )
+    else:
+        out.append("time         give --tokens N (no train.steps to count)")
     out.append(
         "not counted  the allocator's waste and the CUDA context (1 to 2 GiB); see docs/backbones.md for measured errors"
     )

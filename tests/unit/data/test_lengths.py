@@ -128,10 +128,10 @@ def test_the_loader_says_what_it_cuts(world, caplog):
     lengths = np.array([len(s) for s in streams])
     row = int(np.percentile(lengths, 90))
     costs = context(lengths, row)
-    options = {"batch_tokens": row, "seed": 0, "cut_long": True}
+    options = {"batch_tokens": row, "seed": 0, "long_rows": "cut"}
     loader = Loader(streams, tokenizer.vocab, row_tokens=row, **options)
     assert len(loader.streams) == 150 and len(loader.report.cut) == costs.examples
     assert f"{costs.examples} of 150 examples are longer than data.row_tokens = {row} and are cut" in caplog.text
     assert f"{100 * costs.cut:.2f} % of all tokens" in caplog.text
     with pytest.raises(ConfigError, match="data.row_tokens: 5 is shorter than the shortest of 150 examples"):
-        Loader(streams, tokenizer.vocab, row_tokens=5, batch_tokens=5, seed=0, cut_long=True)
+        Loader(streams, tokenizer.vocab, row_tokens=5, batch_tokens=5, seed=0, long_rows="cut")

@@ -101,13 +101,13 @@ def test_an_answer_is_filled_up_to_the_end_of_the_row(spoken, vocab, caplog):
     row = max(map(len, spoken)) + 2
     strategy = AnswerPadding(length=row)  # with the prompt more than a row
     with caplog.at_level(logging.WARNING):
-        made = loader(spoken, vocab, strategy, row=row, cut_long=True)
+        made = loader(spoken, vocab, strategy, row=row, long_rows="cut")
     assert f"{len(spoken)} of {len(spoken)} examples have less room in data.row_tokens = {row}" in caplog.text
     seen = by_uid(made.micro_batch(u, 0) for u in range(made.updates_per_epoch))
     assert len(seen) == len(spoken) and not made.report.dropped and not made.report.cut
     for s in spoken:
         assert seen[s.uid] == s.ids.tolist() + [int(s.ids[-1])] * (row - len(s))
-    assert by_uid(fixed_batches(spoken, vocab, row, 2 * row, strategies=[strategy], cut_long=True, pack=False)) == seen
+    assert by_uid(fixed_batches(spoken, vocab, row, 2 * row, strategies=[strategy], long_rows="cut", pack=False)) == seen
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_answer_is_filled_up_to_the_end_of_the_row(spoken, vocab, caplog):
 @pytest.mark.parametrize("pack", [True, False])
 def test_ends_of_speech_are_repeated_as_far_as_there_is_room(spoken, vocab, strategy, pack):
     row = max(map(len, spoken)) + 1
-    made = loader(spoken, vocab, strategy, row=row, cut_long=True, pack=pack)
+    made = loader(spoken, vocab, strategy, row=row, long_rows="cut", pack=pack)
     assert made.lengths.max() == row
     for update in range(made.updates_per_epoch):
         batch = made.micro_batch(update, 0)
@@ -127,7 +127,7 @@ def test_ends_of_speech_are_repeated_as_far_as_there_is_room(spoken, vocab, stra
 def test_a_cut_example_does_not_grow(spoken, vocab):
     """It ends inside its speech, which has no end token to repeat."""
     row = sorted(map(len, spoken))[6]
-    made = loader(spoken, vocab, EndPadding(p=1.0, maximum=12), AnswerPadding(length=40), row=row, cut_long=True)
+    made = loader(spoken, vocab, EndPadding(p=1.0, maximum=12), AnswerPadding(length=40), row=row, long_rows="cut")
     assert len(made.report.cut) == 5 and not made.report.dropped
     seen = by_uid(made.micro_batch(u, 0) for u in range(2 * made.updates_per_epoch))
     assert max(map(len, seen.values())) <= row
@@ -155,7 +155,7 @@ def test_a_strategy_of_ones_own_does_nothing_where_there_is_no_room(spoken, voca
             return stream.repeat_last(5)
 
     row = max(map(len, spoken)) + 3
-    made = loader(spoken, vocab, Doubles(), row=row, cut_long=True)
+    made = loader(spoken, vocab, Doubles(), row=row, long_rows="cut")
     seen = by_uid(made.micro_batch(u, 0) for u in range(made.updates_per_epoch))
     assert {len(seen[s.uid]) - len(s) for s in spoken} == {0, 5}
     assert all(len(seen[s.uid]) == len(s) + 5 * (len(s) + 5 <= row) for s in spoken)
@@ -191,5 +191,5 @@ def test_train_lays_validation_out_as_the_recipe_says(tokenizer, tmp_path, monke
         f"run.dir={tmp_path}/run", "model.preset=toy",
     ]  # fmt: skip
     assert main(call) == 2
-    assert (seen["n"], seen["seed"], seen["pack"], seen["cut_long"]) == (4, 5, False, True)
+    assert (seen["n"], seen["seed"], seen["pack"], seen["long_rows"]) == (4, 5, False, "cut")
     assert {int(b.noisable[r].sum()) for b in seen["batches"] for r in range(len(b.ids))} == {20}

@@ -152,7 +152,7 @@ def test_the_verb_prints_time_and_money_and_refuses_another_batch(tmp_path, caps
     )
     assert main(["estimate", str(recipe), "--gpus", "4", "--price", "2", "--tokens", "1e9", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["update"] == {"rows": 32, "tokens": 2048, "steps": 10}
+    assert found["update"] == {"rows": 32, "of": "rows", "tokens": 2048, "steps": 10}
     assert found["hours"] == pytest.approx(1e9 / found["tokens_per_s"] / 3600)
     assert found["cost"] == pytest.approx(2 * found["gpu_hours"]) == pytest.approx(8 * found["hours"])
     assert main(["estimate", str(recipe), "--gpus", "4", "--price", "2"]) == 0

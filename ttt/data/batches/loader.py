@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ttt.config.schema import LongRows
 from ttt.data.batches.by_length import Rows, counts, one_a_row
-from ttt.data.batches.long_examples import check_context, shortened
-from ttt.data.batches.rows import PackingReport, collate, longest_first, pack_lengths
+from ttt.data.batches.long_examples import check_context, context, shortened
+from ttt.data.batches.rows import PackingReport, collate, in_samples, longest_first, pack_lengths
 from ttt.data.batches.strategies import growths, shaped, shaping
 from ttt.data.sources.streams import Streams, as_streams
 from ttt.data.sources.streams import streams_digest as streams_digest
@@ -39,8 +40,9 @@ class Loader:
     ``pack``: True fills rows of ``row_tokens`` with several documents (for attention kernels that skip masked blocks).
     False puts one document into a row and rows of similar length into a batch of at most ``batch_tokens`` with padding
     (for dense masks, whose cost grows with the square of the row).  Similar lengths come from sorted pools, or with
-    ``buckets`` > 0 from that many buckets; ``quadratic``: see `ttt.data.batches.by_length`. ``cut_long``: cut examples
-    that are longer than a row after a whole frame, where possible, instead of leaving them out.
+    ``buckets`` > 0 from that many buckets; ``quadratic``: see `ttt.data.batches.by_length`.  ``batch_samples`` > 0: so many
+    examples a micro-batch instead, drawn without regard to their lengths; packed, in as few rows as they fit into.
+    ``long_rows``: what becomes of examples that are longer than a row (`fitting`).
 
     Windows differ a little in their number of batches.  Each counts as ``updates_per_window`` updates: extra batches
     are skipped, missing ones are taken from the window's start.  An epoch of at most `WINDOW` examples is one window.
@@ -49,10 +51,15 @@ class Loader:
     def __init__(
         self, streams: Sequence[TokenStream], vocab: Vocabulary, *, row_tokens: int, batch_tokens: int, seed: int,
         accumulate: int = 1, rank: int = 0, world: int = 1, strategies: Sequence[Strategy] = (),
-        max_drop_share: float = 0.01, pack: bool = True, cut_long: bool = False, buckets: int = 0, quadratic: float = 0.0,
+        max_drop_share: float = 0.01, pack: bool = True, long_rows: LongRows = "drop", buckets: int = 0,
+        quadratic: float = 0.0, batch_samples: int = 0,
     ):  # fmt: skip
-        if batch_tokens < row_tokens or (pack and batch_tokens % row_tokens):
-            raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
+        check_batch(row_tokens, batch_tokens, batch_samples, pack)
+        if batch_samples and (buckets or quadratic):
+            raise ConfigError(
+                "data.buckets, data.quadratic_tokens: they fill batches of data.batch_tokens; leave them 0 with "
+                "data.batch_samples"
+            )
         if pack and (buckets or quadratic):
             raise ConfigError(
                 "data.buckets, data.quadratic_tokens: they are for one document a row; set data.pack=false"
@@ -65,10 +72,11 @@ class Loader:
             pack,
         )
         self.accumulate, self.rank, self.world, self.strategies = accumulate, rank, world, tuple(strategies)
+        self.batch_samples, self.long_rows = batch_samples, long_rows
         self.report = PackingReport()
         source = as_streams(streams)
         self.streams, self.lengths = fitting(
-            source, row_tokens, max_drop_share, self.report, self.strategies, vocab.columns if cut_long else 0
+            source, row_tokens, max_drop_share, self.report, self.strategies, long_rows, vocab.columns
         )
         self.buckets, self._cost = buckets, counts(self.lengths, quadratic)
         self._planned: tuple[tuple[int, int], list[Rows]] = ((-1, -1), [])
@@ -80,12 +88,14 @@ class Loader:
         self.updates_per_window = len(batches) // self.window
         self.updates_per_epoch = self.updates_per_window * self.windows
         if self.updates_per_epoch == 0:
+            key = "batch_samples" if batch_samples else "batch_tokens"
+            size = f"{batch_samples} examples" if batch_samples else f"{batch_tokens} tokens"
             raise ConfigError(
-                f"data.batch_tokens: one update needs {self.window} batches of {batch_tokens} tokens, the data fill "
-                f"only {len(batches)}; lower batch_tokens, train.accumulate or the number of ranks"
+                f"data.{key}: one update needs {self.window} batches of {size}, the data fill only {len(batches)}; lower "
+                f"{key}, train.accumulate or the number of ranks"
             )
         # Rows and capacity of further windows are taken to be like the first's.
-        self.report.tokens = int(self.streams.lengths[self._order(0)].sum(dtype=np.int64))
+        self.report.tokens = int(np.minimum(self.streams.lengths[self._order(0)], row_tokens).sum(dtype=np.int64))
         self.report.rows = self.windows * sum(map(len, batches))
         self.report.capacity = self.windows * sum(len(rows) * self._width(rows) for rows in batches)
 
@@ -118,7 +128,9 @@ class Loader:
 
     def _stream(self, epoch: int, index: int) -> TokenStream:
         room = int(self.lengths[index])
-        return shaped(self.streams[index], self.strategies, room, self.seed, "stream", epoch, index)
+        made = shaped(self.streams[index], self.strategies, room, self.seed, "stream", epoch, index)
+        # After the strategies, as in the official program: span truncation knows the whole span.
+        return made.first(room, self.vocab.columns) if self.long_rows == "truncate" else made
 
     def _width(self, rows: Rows) -> int:
         return self.row_tokens if self.pack else int(max(self.lengths[row[0]] for row in rows))
@@ -139,7 +151,9 @@ class Loader:
             rng.permutation(len(whole))
             if window:
                 rng = np.random.default_rng(derive_seed(self.seed, "order", epoch, window))
-            if self.pack:
+            if self.batch_samples:
+                batches = in_samples(order.tolist(), self.lengths, self.row_tokens, self.batch_samples, self.pack)
+            elif self.pack:
                 batches = self._packed(order, rng)
             else:
                 batches = one_a_row(order.tolist(), self._cost, self.batch_tokens, self.buckets)
@@ -161,20 +175,43 @@ class Loader:
         return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
+def check_batch(row_tokens: int, batch_tokens: int, batch_samples: int, pack: bool) -> None:
+    """Raise `ConfigError` for a size of micro-batches that cannot be filled."""
+    if batch_samples:
+        return
+    if not batch_tokens:
+        raise ConfigError("data.batch_tokens: 0; give it, or data.batch_samples")
+    if pack and batch_tokens % row_tokens:
+        raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
+    if batch_tokens < row_tokens:
+        raise ConfigError(f"data.batch_tokens: {batch_tokens} is less than data.row_tokens = {row_tokens}, the longest row")
+
+
 def fitting(
     streams: Streams, row_tokens: int, max_drop_share: float, report: PackingReport, strategies: Sequence[Strategy] = (),
-    frame: int = 0,
+    long_rows: LongRows = "drop", frame: int = 1,
 ) -> tuple[Streams, np.ndarray]:  # fmt: skip
     """Streams that fit in a row, and the tokens to plan for each [n]: its own and those that strategies may add (`growths`).
 
-    ``frame``: codes of a frame: long examples are cut after a whole frame, and strategies fill the row at most.  0:
-    examples that are too long, or may become so, are left out and counted in ``report``.  Raises `DataError` when too
-    many do not fit, and `ConfigError` when not even the shortest does.
+    ``long_rows``: ``drop``: examples that are too long, or may become so, are left out and counted in ``report``.  ``cut``:
+    long examples are cut after a whole frame of ``frame`` codes, where possible, and strategies fill the row at most.
+    ``truncate``: they stay as they are, and the caller ends each where its plan ends (`TokenStream.first`), as TtT's official
+    program does.  Raises `DataError` when too many do not fit, and `ConfigError` when not even the shortest does.
     """
     if not len(streams):
         raise DataError("no training examples: the file is empty")
     total = len(streams)
-    if frame:
+    if long_rows == "truncate":
+        costs = context(streams.lengths, row_tokens)
+        report.truncated = costs.examples
+        if costs.examples:
+            log.warning(
+                "%d of %d examples are longer than data.row_tokens = %d and end there (data.long_rows): %.2f %% of all tokens "
+                "lie behind that place", costs.examples, total, row_tokens, 100 * costs.cut,
+            )  # fmt: skip
+        lengths = streams.lengths.astype(np.int64)
+        return streams, np.minimum(lengths + growths(strategies, streams, total), row_tokens)
+    if long_rows == "cut":
         costs = check_context(streams.lengths, row_tokens)
         if costs.examples:
             log.warning(
@@ -185,7 +222,7 @@ def fitting(
         report.cut = [cut.uid(number) for number in cut.cuts]
     own = streams.lengths.astype(np.int64)
     rooms = own + growths(strategies, streams, total)
-    if frame:
+    if long_rows == "cut":
         short = int(((own <= row_tokens) & (rooms > row_tokens)).sum())
         if short:
             log.warning(
@@ -221,7 +258,8 @@ def fitting(
 
 def fixed_batches(
     streams: Sequence[TokenStream], vocab: Vocabulary, row_tokens: int, batch_tokens: int, *, seed: int = 0,
-    strategies: Sequence[Strategy] = (), pack: bool = True, cut_long: bool = False, buckets: int = 0, quadratic: float = 0.0,
+    strategies: Sequence[Strategy] = (), pack: bool = True, long_rows: LongRows = "drop", buckets: int = 0,
+    quadratic: float = 0.0, batch_samples: int = 0,
 ) -> list[PackedBatch]:  # fmt: skip
     """All streams in batches, in file order: validation data, laid out as in training.
 
@@ -229,8 +267,10 @@ def fixed_batches(
     other arguments are the `Loader`'s.
     """
     report, acting = PackingReport(), shaping(strategies)
-    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, vocab.columns if cut_long else 0)
-    if pack:
+    kept, lengths = fitting(as_streams(streams), row_tokens, 1.0, report, acting, long_rows, vocab.columns)
+    if batch_samples:
+        batches = in_samples(range(len(kept)), lengths, row_tokens, batch_samples, pack, with_rest=True)
+    elif pack:
         rows = pack_lengths(lengths.tolist(), row_tokens, range(len(kept)))
         size = max(1, batch_tokens // row_tokens)
         batches = [rows[at : at + size] for at in range(0, len(rows), size)]
@@ -238,7 +278,9 @@ def fixed_batches(
         batches = one_a_row(list(range(len(kept))), counts(lengths, quadratic), batch_tokens, buckets)
 
     def stream(index: int) -> TokenStream:
-        return shaped(kept[index], acting, int(lengths[index]), seed, "dev stream", index)
+        room = int(lengths[index])
+        made = shaped(kept[index], acting, room, seed, "dev stream", index)
+        return made.first(room, vocab.columns) if long_rows == "truncate" else made
 
     return [
         collate([[stream(i) for i in row] for row in rows], row_tokens, vocab.pad_id, vocab.mask_id, vocab.code_space)

@@ -1,7 +1,7 @@
 """Examples that are longer than a row: how many there are, what is lost, and how to cut them at whole frames.
 
-Examples are never cut silently.  One that is longer than a row is left out (or cut at the end of a frame of codes, with
-``data.cut_long``) and counted; `context` says before training how much that is.
+Examples are never cut silently.  One that is longer than a row is left out, or cut (``data.long_rows``: at the end of a frame
+of codes, or with the row), and counted; `context` says before training how much that is.
 """
 
 from __future__ import annotations

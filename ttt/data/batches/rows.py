@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ class PackingReport:
     capacity: int = 0
     dropped: dict[str, list[str]] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)  # examples that end early, at a frame's border
+    truncated: int = 0  # examples that end with the row
 
     @property
     def fill(self) -> float:
@@ -30,10 +32,11 @@ class PackingReport:
         """One line for the log."""
         lost = "".join(f", {len(v)} dropped ({k})" for k, v in self.dropped.items())
         short = f", {len(self.cut)} cut at a frame" if self.cut else ""
+        short += f", {self.truncated} truncated" if self.truncated else ""
         return f"{self.rows} rows, {self.tokens} tokens, fill {self.fill:.1%}{short}{lost}"
 
 
-def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) -> list[list[int]]:
+def pack_lengths(lengths: Sequence[int] | np.ndarray, row_tokens: int, order: Sequence[int]) -> list[list[int]]:
     """Rows of indices: best-fit, in the given order; every length must be <= row_tokens.
 
     Best-fit keeps the open rows sorted by free space through buckets, so the cost is O(n * distinct free spaces).
@@ -41,7 +44,7 @@ def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) 
     >>> pack_lengths([3, 2, 2], 5, [0, 1, 2])
     [[0, 1], [2]]
     """
-    open_rows: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # by free space
+    open_rows: dict[int, list[int]] = defaultdict(list)  # by free space
     rows: list[list[int]] = []
     free_spaces = np.zeros(row_tokens + 1, dtype=np.int64)
     for index in order:
@@ -58,6 +61,23 @@ def pack_lengths(lengths: Sequence[int], row_tokens: int, order: Sequence[int]) 
         open_rows[free - length].append(row)
         free_spaces[free - length] += 1
     return rows
+
+
+def in_samples(
+    order: Sequence[int], lengths: np.ndarray, row_tokens: int, samples: int, pack: bool, with_rest: bool = False
+) -> list[list[list[int]]]:
+    """Batches of ``samples`` examples each, in the given order, one a row or (``pack``) in as few rows as they fit into.
+
+    ``lengths`` i64 [all examples].  The last examples, too few for a batch, are left out unless ``with_rest``.
+
+    >>> in_samples([2, 0, 1], np.array([3, 2, 2]), 5, 2, pack=True, with_rest=True)
+    [[[0, 2]], [[1]]]
+    """
+    batches = []
+    for at in range(0, len(order) if with_rest else len(order) - samples + 1, samples):
+        chosen = sorted(order[at : at + samples], key=lambda i: -int(lengths[i])) if pack else order[at : at + samples]
+        batches.append(pack_lengths(lengths, row_tokens, chosen) if pack else [[i] for i in chosen])
+    return batches
 
 
 def longest_first(lengths: Sequence[int], order: Sequence[int], pool_tokens: int) -> list[int]:

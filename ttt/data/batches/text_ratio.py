@@ -119,7 +119,8 @@ def _added(a: PackingReport, b: PackingReport) -> PackingReport:
     dropped = {
         reason: [*a.dropped.get(reason, []), *b.dropped.get(reason, [])] for reason in {**a.dropped, **b.dropped}
     }
-    return PackingReport(a.rows + b.rows, a.tokens + b.tokens, a.capacity + b.capacity, dropped, [*a.cut, *b.cut])
+    cut, truncated = [*a.cut, *b.cut], a.truncated + b.truncated
+    return PackingReport(a.rows + b.rows, a.tokens + b.tokens, a.capacity + b.capacity, dropped, cut, truncated)
 
 
 def blended(
@@ -146,11 +147,12 @@ def training_loader(
 
     def make(streams: Streams, accumulate: int) -> Loader:
         return Loader(
-            streams, tokenizer.vocab, row_tokens=data.row_tokens, batch_tokens=data.batch_tokens, seed=seed,
-            accumulate=accumulate, rank=rank, world=world, strategies=strategies, pack=data.pack,
+            streams, tokenizer.vocab, row_tokens=data.row_tokens, batch_tokens=data.batch_tokens,
+            batch_samples=data.batch_samples, seed=seed, accumulate=accumulate, rank=rank, world=world,
+            strategies=strategies, pack=data.pack,
             buckets=data.buckets, quadratic=data.quadratic_tokens,
             max_drop_share=data.max_drop_share if max_drop_share is None else max_drop_share,
-            cut_long=data.long_rows == "cut",
+            long_rows=data.long_rows,
         )  # fmt: skip
 
     if not data.text:
@@ -170,5 +172,5 @@ def validation_batches(
     refuse_unlearned(streams, data.dev)
     return fixed_batches(
         streams, tokenizer.vocab, data.row_tokens, data.batch_tokens, seed=seed, strategies=strategies, pack=data.pack,
-        cut_long=data.long_rows == "cut", buckets=data.buckets, quadratic=data.quadratic_tokens,
+        long_rows=data.long_rows, buckets=data.buckets, quadratic=data.quadratic_tokens, batch_samples=data.batch_samples,
     )  # fmt: skip
