@@ -32,7 +32,7 @@ from typing import Any
 from ttt.errors import DataError
 from ttt.io.arrow import open_parquet, parquet
 
-_FORM = re.compile(r"(?s)(.+?)(?:#at=(\d+),(\d+)|#row=(\d+),(.+?))?(?:#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)?)?")
+_FORM = re.compile(r"(?s)(.+?)(?:#at=(\d+),(\d+)|#row=(\d+),([^#]+))?(?:#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)?)?")
 _HEADER = 512  # bytes of a tar's header, right before the member's content
 _ROWS = 16  # of a table that are in memory at a time
 

@@ -10,6 +10,7 @@ question                                        open
 =============================================== ===================================
 How is another corpus turned into examples?     `convert` (one class per format)
 What does a corpus of recordings look like?     `manifest` (one utterance a line)
+Where may a recording lie?                      `ttt.audio.sound` (file, tar, table)
 Which files can be read?                        `read.records`, `read.tables`
 What is one example in JSON?                    `read.examples`
 What if a record holds token ids already?       `read.token_ids`

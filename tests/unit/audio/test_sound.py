@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,16 @@ def make_tar(path, members):
             tar.addfile(info, io.BytesIO(content))
     with tarfile.open(path) as tar:
         return [(m.offset_data, m.size) for m in tar.getmembers()]
+
+
+@pytest.mark.parametrize("file", ["a.wav", "/x y/ä #1.tar", "a#t=1.wav", "a#row=1,x#b.parquet", "a\nb.tar", "50%,2.tar"])
+@pytest.mark.parametrize("inside", [{}, {"member": (512, 7)}, {"cell": (0, "my, column")}])
+@pytest.mark.parametrize("part", [(0.0, None), (0.0, 1.5), (2.000001, None), (12345 / 44100, 54321 / 44100)])
+def test_a_name_means_the_same_sound_again(file, inside, part):
+    sound = Sound(Path(file), **inside, start_s=part[0], stop_s=part[1])
+    again = Sound.of(Path(str(sound)))
+    assert str(again) == str(sound) and (again.file, again.member, again.cell) == (sound.file, sound.member, sound.cell)
+    assert again.stop_s == (part[1] and pytest.approx(part[1], abs=1e-6)) and again.start_s == pytest.approx(part[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "OGG"])

@@ -43,7 +43,7 @@ class Tar(Corpus):
     text: str = ""  # field of the transcript; empty: text, sentence, transcript, ...
     speaker: str = ""  # field of the speaker; empty: speaker, speaker_id, client_id
     language: str = ""  # field of the language; empty: language, lang, locale
-    id: str = ""  # field of the name; empty: id, _id, ..., else the member's path
+    id: str = ""  # field of the name; empty: id, _id, ..., else tar and member
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         """One row a group of members: ``key``, ``sounds`` ([name, offset, size]), ``json``, ``text``."""
@@ -75,9 +75,9 @@ class Tar(Corpus):
             beside = " ".join(decode_text(found["text"]).split()) if isinstance(found.get("text"), bytes) else ""
         except EncodingFault as fault:
             raise RecordError(where, "not UTF-8", f"the text of {key!r}: {fault}; convert it to UTF-8") from fault
-        language = word(roles, "language", where)
+        tar, language = Path(word(found, "tar", where)), word(roles, "language", where)
         return Speech(
-            word(roles, "id", where) or key, Sound(Path(word(found, "tar", where)), member=(offset, size)),
+            word(roles, "id", where) or f"{tar.stem}/{key}", Sound(tar, member=(offset, size)),
             beside or word(roles, "text", where),
             word(roles, "speaker", where) or UNKNOWN_SPEAKER, meta={"language": language} if language else {},
             text_at="neither a .json with a text nor a .txt stands beside it",
@@ -102,7 +102,7 @@ def _groups(path: Path) -> Iterator[tuple[str, Any]]:
     with _opened(path) as tar:
         try:
             for member in _members(tar, path):
-                folder, _, name = member.name.rpartition("/")
+                folder, _, name = member.name.removeprefix("./").rpartition("/")
                 stem, _, suffix = name.partition(".")
                 key, suffix = f"{folder}/{stem}".lstrip("/"), suffix.lower()
                 if group and key != group["key"]:

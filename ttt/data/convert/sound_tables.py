@@ -126,6 +126,8 @@ class HuggingFace(Corpus):
     def _known(self, column: str, known: Mapping[str, Any], file: Path) -> str:
         if column not in known:
             raise DataError(f"{file}: no column {column!r}.{suggest(column, list(known))} Columns: {', '.join(known)}")
+        if "#" in column:
+            raise DataError(f"{file}: column {column!r}: a column of sound may not have '#' in its name; rename it")
         return column
 
     def _metadata(self, table: Path) -> Iterator[tuple[str, Any]]:

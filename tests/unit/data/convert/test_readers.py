@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from ttt.audio.codecs.toy import Toy
 from ttt.audio.wav import read
 from ttt.cli.main import main
+from ttt.data.convert.core import Report
+from ttt.data.convert.encode import encode_records
 from ttt.data.manifest import read_manifest
 
 RATE = 16000
@@ -131,7 +134,7 @@ def webdataset(root):
         ("a/3.txt", b"three"), ("README", b""), ("a/4.wav.png", b""),
     ]  # fmt: skip
     skipped = {"transcript without recording": 1, ". member": 1, ".wav.png member": 1, ".original.txt member": 2}
-    expected = [("./a/1", "one", "unknown", ""), ("a/2", "two", "unknown", "")]
+    expected = [("shard-000/a/1", "one", "unknown", ""), ("shard-000/a/2", "two", "unknown", "")]
     return "tar", make_tar(root / "shard-000.tar", *members), [], expected, skipped
 
 
@@ -266,6 +269,9 @@ def test_voice_assistant(tmp_path):
     assert user["spans"][0] == {"text": "why"} and read(user["spans"][1]["wav"]).rate_hz == 22050
     assert assistant["spans"] == [{"text": "so it is"}, {"audio": frames, "style": "last"}]
     assert record["meta"]["split_name"] == "qa"
+    (encoded,) = encode_records(tmp_path / "out.jsonl", Toy(num_codes=32).load(), Report())
+    spans = [span for turn in encoded["turns"] for span in turn["spans"]]
+    assert not any("wav" in span for span in spans) and len(spans[1]["audio"]) > 1 and spans[3]["audio"] == frames
     done = json.loads((tmp_path / "out.convert.done.json").read_text())["result"]["skipped"]
     assert done == {"not codes": 1, "code out of range": 1, "no answer": 1}
 
@@ -318,7 +324,7 @@ BROKEN = {  # name -> (maker, words of the error, rows that are left with --skip
                                       ("b.wav", sound(".wav")))), "not a readable sound file", 1),
     "member without text": (
         lambda root: ("tar", make_tar(root / "a.tar", ("a.wav", sound(".wav")), ("b.wav", sound(".wav")), ("b.lab", b"x"))),
-        "'a' has no text (neither a .json with a text nor a .txt stands beside it)", 1),
+        "'a/a' has no text (neither a .json with a text nor a .txt stands beside it)", 1),
     "broken json in a tar": (
         lambda root: ("tar", make_tar(root / "a.tar", ("a.json", b'{"text": '), ("a.wav", sound(".wav")), ("b.txt", b"x"),
                                       ("b.wav", sound(".wav")))), "a.tar:a: not JSON", 1),
@@ -387,6 +393,7 @@ UNUSABLE = {  # name -> (maker, words of the error): what as a whole cannot be r
         "utterances 1 and 2 are both called '1'; ids must differ"),
     "two columns of sound": (
         lambda root: table_of(root, a=[cell(sound(".wav"))], b=[cell(sound(".wav"))]), "several columns hold sound: a, b"),
+    "column that cannot be named": (lambda root: table_of(root, **{"a#b": [cell(sound(".wav"))]}), "may not have '#' in its name"),
     "no column of sound": (lambda root: table_of(root, a=["x"]), "no column holds bytes of sound; name one in 'audio'; columns: a"),
     "damaged parquet": (lambda root: ("hf", lines(root / "t.parquet", "junk")), "t.parquet: not readable as parquet"),
     "splits to choose from": (
