@@ -109,7 +109,9 @@ def opened(name: str | Path | Sound) -> Iterator[Any]:
             yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
         # the library names the object that it was given: an address in memory, where that is no file
-        reason = re.sub(r"Error opening .*?: ", "", str(error).strip(), flags=re.S) or "its end is missing"
+        reason = re.sub(r"Error opening .*?: ", "", str(error).strip(), flags=re.S)
+        if not reason or "does not exist" in reason:  # what libsndfile says of mp3 that it cannot decode
+            reason = "nothing in it can be decoded"
         raise DataError(f"{sound}: not a readable sound file ({reason}): make or convert it again") from error
 
 

@@ -124,6 +124,12 @@ def test_a_file_that_was_cut_off_is_not_read_short(tmp_path, kind):
         read(tmp_path / "a")
 
 
+def test_mp3_that_cannot_be_decoded(tmp_path):
+    (tmp_path / "a.mp3").write_bytes(b"\xff\xfb\x90\x64" + bytes(3000))
+    with pytest.raises(DataError, match="a.mp3: not a readable sound file .nothing in it can be decoded.: make or convert"):
+        read(tmp_path / "a.mp3")
+
+
 def test_conversions_are_counted(tmp_path):
     places = make_tar(tmp_path / "a.tar", [("a.flac", encoded(channels=2))])
     recordings = Recordings(16000)

@@ -325,7 +325,7 @@ def test_recordings_without_text(tmp_path, recording):
     both = ["continuation", "asr"]
     with pytest.raises(RecordError, match="c.jsonl:1: utterance 'c' has no text .a supervision with text.*task 'asr'"):
         write_corpus(build("lhotse"), tmp_path / "c.jsonl", tmp_path / "out", "train", both, reads_text=["asr"])
-    with pytest.raises(DataError, match="no usable row; nothing was written .2 rows, 0 written .*2 skipped: no text"):
+    with pytest.raises(DataError, match="no usable row; nothing was written .2 rows, 0 written.*2 skipped: no text"):
         write_corpus(build("kaldi"), tmp_path / "k", tmp_path / "out", "train", ["asr"], skip_bad=True)
     assert made.read_bytes() == before
     report = write_corpus(build("folder"), tmp_path / "f", tmp_path / "out", "train", ["asr"], skip_bad=True)

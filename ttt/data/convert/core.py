@@ -98,8 +98,8 @@ class Report:
             rates = ", ".join(f"{n} at {rate} Hz" for rate, n in sorted(self.rates.items()))
             lost = f"; {self.sound_s / 3600:.3f} hours in {self.files} files ({rates})" + lost
         lost = (f"; {self.without_text} without text" if self.without_text else "") + lost
-        speed = self.rows / max(self.seconds, 1e-9)
-        return f"{self.rows} rows, {self.written} written in {self.seconds:.1f} s ({speed:.0f} rows/s){lost}"
+        speed = f" in {self.seconds:.1f} s ({self.rows / self.seconds:.0f} rows/s)" if self.seconds else ""
+        return f"{self.rows} rows, {self.written} written{speed}{lost}"
 
 
 def inputs_of(pattern: str | Path) -> list[Path]:
