@@ -168,12 +168,11 @@ class Model:
 
     def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
         """The question as the model reads it."""
-        from ttt.data.encode import encode_example
+        from ttt.data.read.prompts import prompt_of
 
         self._asked += not uid and not isinstance(question, Example)
         example = self._example(question, task, system, uid or f"question/{self._asked}")
-        stream = encode_example(example, self.tokenizer, open_answer=True)
-        return Prompt.of(stream, uid)
+        return prompt_of(example, self.tokenizer, uid)
 
     def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
         from ttt.data.read.examples import prompt_turns

@@ -82,7 +82,7 @@ fi
 if in_range 3; then
     need "$exp/checkpoints" 2
     say 3 "continuations of the test recordings, and their scores"
-    "$TTT" generate "${common[@]}"
+    launch "$gpus" "$TTT" generate "${common[@]}"
     score_and_report "${common[@]}"
 fi
 if in_range 4; then

@@ -72,7 +72,7 @@ if in_range 4; then
     need "$exp/checkpoints" 3
     if [ -z "$test" ]; then echo "run.sh: no --test FILE: nothing to decode (talk to it: ttt chat $exp)"; else
         say 4 "decoding and scores"
-        "$TTT" generate "${common[@]}" "${force[@]}"
+        launch "$gpus" "$TTT" generate "${common[@]}" "${force[@]}"
         "$TTT" score "${common[@]}" "${force[@]}"
     fi
 fi

@@ -11,7 +11,7 @@
 # Options: --model DIR --train FILE --dev FILE --test FILE --exp DIR --conf NAME --gpus N (a node) --stage N --stop-stage N
 #          --global-batch N (samples an update, refuse another; 2048 for qwen2.5_*, 0: any) --dry-run --overwrite
 # Several nodes: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (29500), or SLURM's own variables; --exp where all nodes see it.
-# Stage 1 is done by node 0 alone: run it first, then --stage 2 --stop-stage 2 on every node.
+# Stage 1 is done by node 0 alone: run it first, then --stage 2 --stop-stage 3 on every node.
 # Stages: 0 environment  1 tokenizer + a look at the data  2 train  3 decode  4 score + report
 # Scoring speech needs codec= and judge= (see docs/recipes.md); text tasks need neither.
 
@@ -68,8 +68,8 @@ fi
 if in_range 3; then
     [ -n "$test" ] || { echo "run.sh: no --test FILE: nothing to decode"; exit 0; }
     need "$exp/checkpoints" 2
-    say 3 "decoding"
-    "$TTT" generate "${common[@]}"
+    say 3 "decoding on $gpus process(es)"
+    launch "$gpus" "$TTT" generate "${common[@]}"
 fi
 if in_range 4; then
     say 4 "scores and report"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.saved_dataset import save_to_disk
 from tests.warm_python import programs
+from ttt.cli.main import main
 from ttt.registry import name_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,3 +95,57 @@ def test_a_wrong_name_lists_the_configurations(given):
     done = run("base", *given)
     assert done.returncode == 2 and "no recipes/llada/conf/base.yaml" in done.stderr
     assert all(name in done.stderr for name in NAMES)
+
+
+WORDS = ["a cat sat on the mat", "one two three"]
+CHATS = [{"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": "a cat"}]} for w in WORDS]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """``exp``: an SFT run after one update on ``saved``, a folder of Hugging Face datasets; other forms of prompts beside it."""
+    pytest.importorskip("pyarrow")
+    from local_backbones import make_backbone
+
+    folder = tmp_path_factory.mktemp("sft")
+    make_backbone(folder / "model", "qwen2")
+    save_to_disk(folder / "saved", CHATS * 4)
+    (folder / "lines.txt").write_text("\n".join(WORDS) + "\n")
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": w}) + "\n" for w in WORDS))
+    (folder / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in CHATS))
+    (folder / "ids.jsonl").write_text(json.dumps({"input_ids": [40, 41, 42, 43], "prompt_length": 3}) + "\n")
+    settings = [
+        "--config", str(ROOT / "recipes/llada/conf/sft.yaml"), f"model.path={folder}/model", f"data.train={folder}/saved",
+        f"data.tokenizer={folder}/exp/tokenizer", f"run.dir={folder}/exp",
+        "train.steps=1", "train.accumulate=1", "train.autocast=none", "model.gradient_checkpointing=false",
+        "data.row_tokens=64", "data.batch_tokens=128", "data.max_drop_share=1", "eval.max_tokens=16",
+        "eval.sampler.gen_length=16", "eval.sampler.initial_length=8", "eval.sampler.num_iterations=2", "data.num_codes=32",
+    ]  # fmt: skip
+    assert main(["tokenizer", *settings]) == main(["train", *settings]) == 0
+    return folder
+
+
+def test_chats_are_decoded_and_scored(trained):
+    done = run(
+        "sft", "--exp", str(trained / "exp"), "--stage", "3", "--stop-stage", "4", "--test", str(trained / "chats.jsonl"),
+        "eval.max_tokens=16", "eval.sampler.gen_length=16", "eval.sampler.initial_length=8", "eval.sampler.num_iterations=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (card,) = (trained / "exp/eval").glob("**/card.json")
+    assert json.loads(card.read_text())["metrics"]["chat/exact_match"]["n"] == 2
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "prompts.jsonl", "chats.jsonl", "saved", "ids.jsonl"])
+def test_every_form_of_prompts_is_answered(trained, name, capsys, tmp_path):
+    exp, prompts = trained / "exp", trained / name
+    settings = ["--config", str(exp / "config.yaml"), f"eval.examples=[{prompts}]", f"eval.out={tmp_path}", "eval.limit=2"]
+    assert main(["generate", *settings]) == 0, capsys.readouterr().err
+    records = [json.loads(line) for line in (tmp_path / f"{prompts.stem}.generations.jsonl").read_text().splitlines()]
+    assert name == "ids.jsonl" or [r["prompt"] for r in records] == WORDS
+    assert all(r["n_tokens"] for r in records)
+    assert main(["score", *settings]) == 0, capsys.readouterr().err
+    if name not in ("lines.txt", "ids.jsonl"):
+        return
+    assert main(["stream", str(exp), "--examples", str(prompts), "--limit", "1", "--no-sound"]) == 0, capsys.readouterr().err
+    asked = ["inspect", "samplers", str(exp), "--examples", str(prompts), "--samplers", "own", "--limit", "1", "--draws", "1"]
+    assert main([*asked, "--likelihood-draws", "0", "--out", str(tmp_path / "samplers")]) == 0, capsys.readouterr().err

@@ -6,6 +6,7 @@ Reads the cards below eval.out (default: those of run.dir); writes report.md, re
 from __future__ import annotations
 
 import argparse
+from collections import deque
 from pathlib import Path
 
 from ttt.cli.common import add_common, configure, dry_run
@@ -23,9 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     if dry_run(arguments, config, [f"write {Path(config.run.dir) / 'report.md'} and report.json"]):
         return 0
     from ttt.config.schema import MISSING
-    from ttt.data.encode import encode_example
-    from ttt.data.read.examples import read_examples
-    from ttt.eval.inputs import eval_folder
+    from ttt.data.read.prompts import stream_of_example
+    from ttt.eval.inputs import eval_folder, iter_file
     from ttt.eval.report import build_report, mask_of
     from ttt.text.tokenizer import TextTokenizer
 
@@ -33,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     rule = getattr(config.objective, "mask", None)
     if rule is not None and config.eval.examples and config.data.tokenizer != MISSING:
         tokenizer = TextTokenizer.load(config.data.tokenizer)
-        example = read_examples(config.eval.examples[0])[-1]
-        stream = encode_example(example, tokenizer)
+        examples = iter_file(Path(config.eval.examples[0]), 0, {task.label: task for task in config.tasks})
+        (example,) = deque(examples, maxlen=1)
+        stream = stream_of_example(example, tokenizer)
         mask = mask_of(rule, stream, tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)
     floor = eval_folder(config) / "floor.json"
     cards = sorted(eval_folder(config).glob("**/card.json"))

@@ -16,6 +16,7 @@ import torch
 
 from ttt.data.batches.rows import collate
 from ttt.data.encode import encode_example
+from ttt.data.read.prompts import IDS, prompt_of
 from ttt.interfaces import Network, Objective, Task
 from ttt.rng import generator
 from ttt.sampling.decoder.decoder import Decoder
@@ -41,8 +42,9 @@ class Asked:
     def of(cls, example: Example, task: Task, tokenizer: TextTokenizer) -> Asked:
         """The prompt that the example's task makes."""
         without_answer = task.prompt(example)
-        stream = encode_example(without_answer, tokenizer, open_answer=True)
-        return cls(example, Prompt.of(stream, example.uid), written_text(without_answer.turns[-1].spans))
+        prompt = prompt_of(without_answer, tokenizer, example.uid)
+        given = IDS in example.meta
+        return cls(example, prompt, tokenizer.decode(prompt.ids) if given else written_text(without_answer.turns[-1].spans))
 
 
 def groups_of(asked: Sequence[Asked], decoder: Decoder, batch_size: int) -> Iterator[list[Asked]]:

@@ -48,11 +48,12 @@ def read_files(paths: Sequence[str], limit: int, tasks: Mapping[str, Task]) -> d
 
 
 def iter_file(path: Path, limit: int, tasks: Mapping[str, Task]) -> Iterator[Example]:
-    """The examples of one file of `read_files`, one at a time."""
-    from ttt.data.read.examples import distinct_examples
+    """The examples of one file of `read_files`, one at a time, in every form of `ttt.data.read.prompts`."""
+    from ttt.data.read.examples import distinct
+    from ttt.data.read.prompts import iter_prompts
 
     seen: dict[str, int] = {}
-    for example in distinct_examples(path):
+    for example in distinct(iter_prompts(path, tasks)):
         if example.task not in tasks:
             raise ConfigError(
                 f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(tasks)}; add it to tasks"

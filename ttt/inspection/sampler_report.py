@@ -9,7 +9,7 @@ from typing import Any
 
 from ttt.api import Model, open_model, open_run
 from ttt.config.schema import RunConfig
-from ttt.data.encode import encode_example
+from ttt.data.read.prompts import IDS, prompt_of
 from ttt.errors import ConfigError, DataError
 from ttt.eval.inputs import read_files, settings_of
 from ttt.inspection.contenders import one_line, read_contenders
@@ -18,7 +18,7 @@ from ttt.inspection.samplers import Answered, decode, markdown_table, score_like
 from ttt.interfaces import LanguageModel
 from ttt.io.atomic import folder_aside, write_json, write_json_lines, write_text
 from ttt.likelihood import Draws
-from ttt.types import Example, Prompt
+from ttt.types import Example
 
 log = logging.getLogger(__name__)
 RESULTS = "samplers.json"
@@ -42,6 +42,8 @@ def compare_samplers(
         raise ConfigError(f"--draws: must be >= 1, got {draws}")
     likelihood = Draws(likelihood_draws) if likelihood_draws else None
     chosen = _examples(settings, examples, uids, limit)
+    if likelihood is not None and any(IDS in example.meta for example in chosen):
+        raise ConfigError(f"{examples}: prompts are token ids, whose answers are not scored; give --likelihood-draws 0")
     folder = results_folder(run, out, "samplers", RESULTS, FILES, [Path(examples)])
     model = open_model(settings, checkpoint, LanguageModel)
     tasks = {task.label: task for task in settings.tasks}
@@ -81,9 +83,7 @@ def _examples(config: RunConfig, path: str, uids: Sequence[str], limit: int) -> 
 def _decode(
     model: LanguageModel, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
 ) -> dict[str, list[Answered]]:
-    asked = [
-        Prompt.of(encode_example(example, model.tokenizer, open_answer=True), uid) for uid, example in prompts.items()
-    ]
+    asked = [prompt_of(example, model.tokenizer, uid) for uid, example in prompts.items()]
     decoders = {name: Model(c, model).decoder() for name, c in contenders.items()}
     next(iter(decoders.values())).generate(asked[:1])  # the first call of a process is slow, whoever makes it
     answers = {}

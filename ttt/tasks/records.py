@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from ttt.data.read.examples import words_of
+from ttt.data.read.prompts import WHOLE
 from ttt.errors import DataError
 from ttt.interfaces import Task
 from ttt.registry import PositiveInt, Range
@@ -85,7 +86,7 @@ class Document(Task):
         return dataclasses.replace(example, turns=(Turn("document", self._halves(example)[0]),))
 
     def with_reference(self, example: Example) -> Example:
-        """``text_ref`` is the text behind the prompt."""
+        """``text_ref`` is the text behind the prompt; None for a prompt that stands alone."""
         text = written_text(self._halves(example)[1]).strip() or None
         return dataclasses.replace(example, meta={**example.meta, "text_ref": text})
 
@@ -94,6 +95,8 @@ class Document(Task):
         if example.turns[0].role != "document":
             raise DataError(f"example {example.uid!r}: task {self.label!r} needs a document, got a chat; name task chat")
         spans = example.turns[0].spans
+        if example.meta.get(WHOLE):
+            return spans, ()
         sizes = [len(words_of(s.text)) if s.codes is None else len(s.codes) for s in spans]
         room = min(self.longest, max(1, int(self.share * sum(sizes))))
         for number, (span, size) in enumerate(zip(spans, sizes, strict=True)):

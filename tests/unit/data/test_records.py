@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.saved_dataset import save_to_disk
 from ttt.data.read import records
 from ttt.data.read.examples import official_record, read_examples
 from ttt.data.read.records import RecordError, decode, raw_records, read_records
@@ -138,24 +139,6 @@ def test_memory_is_that_of_a_record_not_of_the_file(tmp_path, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < (tmp_path / name).stat().st_size / 10, f"{name}: {peak} bytes"
-
-
-def save_to_disk(folder, rows, files=2):
-    """A folder as Hugging Face `datasets` writes it."""
-    import pyarrow as pa
-
-    folder.mkdir(parents=True)
-    names = [f"data-{i:05d}-of-{files:05d}.arrow" for i in range(files)]
-    cut = -(-len(rows) // files)
-    schema = pa.Table.from_pylist(rows).schema
-    for i, name in enumerate(names):
-        table = pa.Table.from_pylist(rows[i * cut : (i + 1) * cut], schema=schema)
-        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            writer.write_table(table)
-    state = {"_data_files": [{"filename": n} for n in names], "_fingerprint": "x", "_split": "train"}
-    (folder / "state.json").write_text(json.dumps(state))
-    (folder / "dataset_info.json").write_text("{}")
-    return folder
 
 
 def test_saved_datasets(tmp_path):

@@ -349,10 +349,10 @@ def iter_examples(path: str | Path) -> Iterator[tuple[str, Example]]:
         yield where, example_of(where, raw)
 
 
-def distinct_examples(path: str | Path) -> Iterator[Example]:
-    """Examples of a file, one at a time; duplicate uids are refused with both lines."""
+def distinct(examples: Iterable[tuple[str, Example]]) -> Iterator[Example]:
+    """Examples without their places; duplicate uids are refused with both lines."""
     seen: dict[str, str] = {}
-    for where, example in iter_examples(path):
+    for where, example in examples:
         if example.uid in seen:
             raise RecordError(
                 where, "duplicate uid", f"uid {example.uid!r} was already used at {seen[example.uid]}; rename one"
@@ -362,8 +362,8 @@ def distinct_examples(path: str | Path) -> Iterator[Example]:
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """All examples of a file, as `distinct_examples` gives them."""
-    return list(distinct_examples(path))
+    """All examples of a file; see `distinct`."""
+    return list(distinct(iter_examples(path)))
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
