@@ -26,7 +26,7 @@ from ttt.data.convert.corpora import Corpus, seconds, silence, sound_file
 from ttt.data.read.records import RecordError, list_in_object
 from ttt.registry.families import CONVERTER
 
-PUNCTUATION = {" <COMMA>": ",", " <PERIOD>": ".", " <QUESTIONMARK>": "?", " <EXCLAMATIONPOINT>": "!"}
+PUNCTUATION = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
 NO_SPEECH = re.compile(r"<(SIL|MUSIC|NOISE|OTHER)>")
 
 
@@ -104,7 +104,7 @@ class GigaSpeech(_Segments):
         if tag := NO_SPEECH.search(text):
             raise LeftOutError(where, f"no speech ({tag[0]})", f"{uid!r} is said to hold no speech")
         for tag_name, sign in PUNCTUATION.items():
-            text = text.replace(tag_name, sign)
+            text = re.sub(rf"\s*{tag_name}", sign, text)
         return text.strip()
 
 

@@ -141,7 +141,7 @@ def webdataset(root):
 def gigaspeech(root):
     """GigaSpeech.json and audio/podcast/P0000/POD0000000001.opus."""
     tone(root / "audio/podcast/P0000/POD0000000001.opus", 3.0)
-    texts = ["HELLO <COMMA> WORLD <PERIOD>", "<MUSIC>", "IS IT <QUESTIONMARK>"]
+    texts = ["HELLO <COMMA> WORLD <PERIOD>", "<MUSIC>", "<COMMA> IS IT <QUESTIONMARK>"]
     segments = [
         {"sid": f"POD0000000001_S000000{i}", "speaker": "N/A", "begin_time": float(i), "end_time": i + 0.75, "text_tn": text,
          "subsets": ["{XL}"] if i else ["{XL}", "{S}"]} for i, text in enumerate(texts)
@@ -150,7 +150,7 @@ def gigaspeech(root):
                  "speaker": "N/A", "segments": segments}  # fmt: skip
     data = {"dataset": "GigaSpeech", "language": "EN", "version": {"v": [1, "audios"]}, "audios": [recording], "more": 1}
     (root / "GigaSpeech.json").write_text(json.dumps(data))
-    expected = [("POD0000000001_S0000000", "HELLO, WORLD.", "unknown", "en"), ("POD0000000001_S0000002", "IS IT?", "unknown", "en")]
+    expected = [("POD0000000001_S0000000", "HELLO, WORLD.", "unknown", "en"), ("POD0000000001_S0000002", ", IS IT?", "unknown", "en")]
     return "gigaspeech", root, ["part=XL"], expected, {"no speech (<MUSIC>)": 1}
 
 
