@@ -150,7 +150,8 @@ def gigaspeech(root):
                  "speaker": "N/A", "segments": segments}  # fmt: skip
     data = {"dataset": "GigaSpeech", "language": "EN", "version": {"v": [1, "audios"]}, "audios": [recording], "more": 1}
     (root / "GigaSpeech.json").write_text(json.dumps(data))
-    expected = [("POD0000000001_S0000000", "HELLO, WORLD.", "unknown", "en"), ("POD0000000001_S0000002", ", IS IT?", "unknown", "en")]
+    said = {"POD0000000001_S0000000": "HELLO, WORLD.", "POD0000000001_S0000002": ", IS IT?"}
+    expected = [(sid, text, "unknown", "en") for sid, text in said.items()]
     return "gigaspeech", root, ["part=XL"], expected, {"no speech (<MUSIC>)": 1}
 
 
