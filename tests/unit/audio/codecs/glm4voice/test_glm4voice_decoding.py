@@ -125,6 +125,19 @@ def test_mel_already_given_guides_what_follows(decoder):
     )
 
 
+def test_a_frame_goes_through_the_vocoder_twice(decoder):
+    """With the same source, so that sines go on where they were."""
+    stream, seen = decoder.open_stream(steps=1), []
+    hook = decoder.hift.register_forward_hook(lambda module, given, out: seen.append((given[0], given[2], out[1])))
+    for start in (0, 10):
+        stream.push(TOKENS[start : start + 10, None])
+    stream.finish()
+    hook.remove()
+    assert seen[0][1].shape == (1, 0)
+    for (mel, _, source), (next_mel, start, _) in zip(seen, seen[1:]):
+        assert torch.equal(next_mel[..., :1], mel[..., -1:]) and torch.equal(start, source[:, -256:])
+
+
 def noise_of(decoder: Decoder, tokens: int) -> torch.Tensor:
     return torch.randn(1, 80, decoder.frames(tokens), generator=torch.Generator().manual_seed(42))[0]
 

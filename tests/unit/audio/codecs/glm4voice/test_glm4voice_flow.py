@@ -134,6 +134,19 @@ def test_guided_euler_steps(flow):
     assert (got - plain).abs().max() > 1e-3
 
 
+def test_what_the_velocity_is_told(flow):
+    """The mel of the prompt stands before zeros; the second row, without guidance by tokens, is told nothing."""
+    seen = []
+    hook = flow.decoder["estimator"].register_forward_hook(lambda module, given, out: seen.append(given))
+    prompt = draws(4, 3)
+    flow([torch.arange(4)], [draws(4, 27)], prompt, draws(5), 1, 0.7)
+    hook.remove()
+    x, _, mu, speaker, cond, _ = seen[0]
+    assert torch.equal(x[0], x[1]) and mu[0].all() and speaker[0].all()
+    assert torch.equal(cond[0, :, :3], prompt) and not cond[0, :, 3:].any()
+    assert not (mu[1].any() or speaker[1].any() or cond[1].any())
+
+
 def test_speaker_vectors_count_by_direction_only(flow):
     vector = draws(5)
     torch.testing.assert_close(flow.speaker(3 * vector), flow.speaker(vector))
