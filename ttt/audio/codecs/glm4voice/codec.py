@@ -87,10 +87,11 @@ class Glm4Voice(Codec):
         Raises `ConfigError` without a tokenizer.
         """
         network = self._needed("tokenizer", "path", "encode")
+        out = []
         for wave in waves:
             check_wave(wave, self.encode_rate_hz, "glm4voice")
-        ids = [network.encode(wave.samples)[:, None] for wave in waves]
-        return [AudioCodes(i, self.frame_rate_hz, self.codec_id) for i in ids]
+            out.append(AudioCodes(network.encode(wave.samples)[:, None], self.frame_rate_hz, self.codec_id))
+        return out
 
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
         """Sound of each code sequence, 1764 samples a code as published.  Raises `ConfigError` without a decoder."""
