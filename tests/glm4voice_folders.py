@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ttt.audio.codecs.glm4voice.files import WEIGHT_NORM, read_config
+from ttt.audio.codecs.glm4voice.files import read_config
 from ttt.audio.codecs.glm4voice.flow import Flow
 from ttt.audio.codecs.glm4voice.hift import Hift
 from ttt.audio.codecs.glm4voice.tokenizer import SpeechTokenizer, TokenizerConfig, open_extractor
+from ttt.audio.weights import WEIGHT_NORM
 
 CONFIG = """
 __set_seed1: !apply:random.seed [1986]

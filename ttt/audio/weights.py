@@ -16,6 +16,27 @@ from ttt.io.pretrained import refuse_nonfinite
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# The two forms in which torch stores a weight under weight normalisation: (magnitude, direction).
+WEIGHT_NORM = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
+
+
+def without_weight_norm(arrays: Mapping[str, Tensor], path: Path, mend: str) -> dict[str, Tensor]:
+    """Each pair (g, v) becomes ``weight`` = g v / |v|, the norm over all axes but the first (torch's ``dim=0``); float32.
+
+    Raises `CheckpointError` naming ``path`` and ending with ``mend`` where a magnitude is missing or misshaped.
+    """
+    plain = {name: value.float() for name, value in arrays.items()}
+    for magnitude, direction in WEIGHT_NORM:
+        for name in [name for name in plain if name.endswith(direction)]:
+            base, v = name.removesuffix(direction), plain.pop(name)
+            g = plain.pop(base + magnitude, None)
+            if g is None:
+                raise CheckpointError(f"{path}: {base}{magnitude} is missing; {mend}")
+            if g.shape != (len(v), *[1] * (v.dim() - 1)):
+                raise CheckpointError(f"{path}: {base}{magnitude} has shape {list(g.shape)}, not one row per row of {name}; {mend}")
+            plain[f"{base}.weight"] = v * (g / v.flatten(1).norm(dim=1).view_as(g))
+    return plain
+
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """Eight hex digits that stand for these weights; the same after saving and loading."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ttt.audio.weights import without_weight_norm
 from ttt.errors import CheckpointError, ConfigError
 from ttt.io.pretrained import refuse_nonfinite
 from ttt.io.yaml_input import read_yaml
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MEND = "name a folder with config.yaml, flow.pt and hift.pt of GLM-4-Voice's decoder (THUDM/glm-4-voice-decoder), or copy it again"
-# The two forms in which torch stores a weight under weight normalisation: (magnitude, direction).
-WEIGHT_NORM = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def load_weights(module: nn.Module, folder: Path, stem: str) -> None:
 
 def fitting(module: nn.Module, arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """``arrays`` as ``module`` takes them.  Raises `CheckpointError` naming the first that is missing, unknown or misshaped."""
-    plain = _without_weight_norm(arrays, path)
+    plain = without_weight_norm(arrays, path, MEND)
     wanted = module.state_dict()
     for name in wanted:
         if name not in plain:
@@ -205,21 +204,6 @@ def fitting(module: nn.Module, arrays: Mapping[str, Tensor], path: Path) -> dict
     for name in plain:
         if name not in wanted:
             raise CheckpointError(f"{path}: {name} is not described by config.yaml; {MEND}")
-    return plain
-
-
-def _without_weight_norm(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Each pair (g, v) becomes ``weight`` = g v / |v|, the norm over all axes but the first (torch's ``dim=0``)."""
-    plain = {name: value.float() for name, value in arrays.items()}
-    for magnitude, direction in WEIGHT_NORM:
-        for name in [name for name in plain if name.endswith(direction)]:
-            base, v = name.removesuffix(direction), plain.pop(name)
-            g = plain.pop(base + magnitude, None)
-            if g is None:
-                raise CheckpointError(f"{path}: {base}{magnitude} is missing; {MEND}")
-            if g.shape != (len(v), *[1] * (v.dim() - 1)):
-                raise CheckpointError(f"{path}: {base}{magnitude} has shape {list(g.shape)}, not one row per row of {name}; {MEND}")
-            plain[f"{base}.weight"] = v * (g / v.flatten(1).norm(dim=1).view_as(g))
     return plain
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from ttt.audio.weights import weights_digest
+from ttt.audio.weights import weights_digest, without_weight_norm
 from ttt.errors import CheckpointError, ConfigError
 from ttt.io.json_input import read_json
 from ttt.io.pretrained import refuse_nonfinite
@@ -113,7 +113,7 @@ def load_vocoder(folder: str | Path, device: str = "cpu") -> tuple[CodeHifigan, 
             model = CodeHifigan(config)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json: describes no CodeHiFiGAN ({error!r}): {MEND}") from error
-    weights = _without_weight_norm(_read(folder))
+    weights = without_weight_norm(_read(folder), folder, MEND)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -157,13 +157,3 @@ def _read(folder: Path) -> Mapping[str, Tensor]:
     if not isinstance(weights, dict):
         raise CheckpointError(f"{pickles[0]}: holds no generator: {MEND}")
     return weights
-
-
-def _without_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with length and direction put together: ``weight_g`` [C, 1, 1] and ``weight_v`` [C, ...] -> ``weight``."""
-    plain = {name: value for name, value in weights.items() if not name.endswith((".weight_g", ".weight_v"))}
-    for name, length in weights.items():
-        direction = weights.get(name.removesuffix("_g") + "_v")
-        if name.endswith(".weight_g") and direction is not None:
-            plain[name.removesuffix("_g")] = length * direction / direction.norm(dim=(1, 2), keepdim=True)
-    return plain
