@@ -28,7 +28,7 @@ CODEC = Registry(
     "codec", "codec", _I + "Codec",
     builtin=("ttt.audio.codecs.toy", "ttt.audio.codecs.precomputed", "ttt.audio.codecs.mel", "ttt.audio.codecs.published",
              "ttt.audio.codecs.snac", "ttt.audio.codecs.units.codec", "ttt.audio.codecs.cosyvoice",
-             "ttt.audio.codecs.glm4voice.codec"),
+             "ttt.audio.codecs.glm4voice.codec", "ttt.audio.codecs.transformers_codec"),
 )  # fmt: skip
 TASK = Registry(
     "task", "task", _I + "Task",

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from ttt.audio.batches import batches
 from ttt.audio.codecs.checks import check_codes, check_wave, standardize
 from ttt.audio.loading import refuse_dtype
 from ttt.audio.streaming import WindowStream
@@ -28,6 +29,9 @@ from ttt.types import AudioCodes, Waveform
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+BATCH_SAMPLES = 2**20  # of a batch, 44 s at 24,000 Hz: EnCodec's first layer holds 128 bytes for each
 
 
 @dataclass
@@ -83,6 +87,8 @@ class PublishedCodec(Codec):
         self.rate_hz, self.num_codes = int(config.sampling_rate), int(config.codebook_size)
         self._hop = self._samples_per_frame(config)
         self.frame_rate_hz = self.rate_hz / self._hop
+        self._encode_rate_hz, self._encode_hop = self._encoder_rate(config)
+        self._causal = self._is_causal(config)
         available = self._available_codebooks(config)
         if self.num_codebooks > available:
             raise ConfigError(f"codec.num_codebooks: {self.num_codebooks} asked for, {folder} has {available}")
@@ -90,34 +96,48 @@ class PublishedCodec(Codec):
         self.codec_id = f"{self.name}-{digest.hexdigest()}-{self.num_codebooks}"
         return self
 
+    @property
+    def encode_rate_hz(self) -> int:
+        """Samples per second of the recordings that the model takes."""
+        return self._encode_rate_hz
+
     @torch.inference_mode()
     def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
-        """Codes of each recording, each by itself, padded with silence to whole frames: F = ceil(S / samples per frame)."""
-        model = self._get()
-        out = []
+        """Codes of each recording, padded with silence to whole frames: F = ceil(S / samples per frame).
+
+        Recordings share a batch where that leaves their codes alone (`_is_causal`).
+        """
+        model, hop = self._get(), self._encode_hop
         for wave in waves:
-            check_wave(wave, self.rate_hz, self.name)
-            frames = -(-len(wave.samples) // self._hop)
-            padded = torch.zeros(1, 1, frames * self._hop)
-            padded[0, 0, : len(wave.samples)] = torch.tensor(wave.samples)
-            ids = self._encode(model, padded.to(self._device))[: self.num_codebooks, :frames]  # [Q, F]
-            out.append(AudioCodes(ids.T.to(torch.int32).cpu().numpy(), self.frame_rate_hz, self.codec_id))
-        return out
+            check_wave(wave, self.encode_rate_hz, self.name)
+        frames = [-(-len(wave.samples) // hop) for wave in waves]
+        out: dict[int, AudioCodes] = {}
+        for rows in batches(frames, BATCH_SAMPLES // hop, padded=self._causal):
+            samples = torch.zeros(len(rows), 1, hop * max(frames[i] for i in rows))
+            for row, i in zip(samples, rows, strict=True):
+                row[0, : len(waves[i].samples)] = torch.tensor(waves[i].samples)
+            ids = self._encode(model, samples.to(self._device))[:, : self.num_codebooks].to(torch.int32).cpu().numpy()
+            for row, i in zip(ids, rows, strict=True):
+                out[i] = AudioCodes(np.ascontiguousarray(row[:, : frames[i]].T), self.frame_rate_hz, self.codec_id)
+        return [out[i] for i in range(len(waves))]
 
     @torch.inference_mode()
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
-        """Sound of each code sequence, S = F * samples per frame."""
+        """Sound of each code sequence, S = F * samples per frame; batches as in `encode`."""
         model = self._get()
-        out = []
         for c in codes:
             check_codes(c.ids, self.num_codes, self.num_codebooks, self.name)
-            samples = np.zeros(len(c.ids) * self._hop, dtype=np.float32)
-            if len(c.ids):
-                ids = torch.tensor(np.ascontiguousarray(c.ids.T), device=self._device).long()[None]  # [1, Q, F]
-                decoded = self._decode(model, ids).flatten().float().cpu().numpy()[: len(samples)]
-                samples[: len(decoded)] = decoded
-            out.append(Waveform(samples, self.rate_hz))
-        return out
+        frames = [len(c.ids) for c in codes]
+        out = [np.zeros(n * self._hop, dtype=np.float32) for n in frames]
+        for rows in batches(frames, BATCH_SAMPLES // self._hop, padded=self._causal):
+            ids = torch.zeros(len(rows), self.num_codebooks, max(frames[i] for i in rows), dtype=torch.long)
+            for row, i in zip(ids, rows, strict=True):
+                row[:, : frames[i]] = torch.from_numpy(codes[i].ids.T)
+            sounds = self._decode(model, ids.to(self._device)).reshape(len(rows), -1).float().cpu().numpy()
+            for sound, i in zip(sounds, rows, strict=True):
+                kept = sound[: len(out[i])]
+                out[i][: len(kept)] = kept
+        return [Waveform(samples, self.rate_hz) for samples in out]
 
     def open_stream(self) -> StreamDecoder:
         """Decodes a moving window of codes and cross-fades from one window to the next."""
@@ -153,15 +173,26 @@ class PublishedCodec(Codec):
     def _samples_per_frame(self, config: Any) -> int:
         return int(np.prod(config.upsampling_ratios))
 
+    def _encoder_rate(self, config: Any) -> tuple[int, int]:
+        """(rate of the recordings, samples per frame), where they are not those of the decoded sound."""
+        return self.rate_hz, self._hop
+
+    def _is_causal(self, config: Any) -> bool:
+        """Does what follows a frame change neither its code nor its sound?  Then rows may be padded on the right to share a batch.
+
+        Else only rows of one length do.
+        """
+        return False
+
     def _available_codebooks(self, config: Any) -> int:
         raise NotImplementedError
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        """f32 [1, 1, S] -> i64 [Q, F]."""
+        """f32 [B, 1, S] -> i64 [B, Q, F]."""
         raise NotImplementedError
 
     def _decode(self, model: Any, ids: Tensor) -> Tensor:
-        """i64 [1, Q, F] -> samples."""
+        """i64 [B, Q, F] -> samples [B, ...]."""
         return model.decode(audio_codes=ids).audio_values
 
     def _codebooks(self, model: Any) -> list[Tensor]:
@@ -200,13 +231,16 @@ class Encodec(PublishedCodec):
 
     model_class = "EncodecModel"
 
+    def _is_causal(self, config: Any) -> bool:
+        return config.use_causal_conv and config.norm_type == "weight_norm"  # the other norm is taken over time
+
     def _available_codebooks(self, config: Any) -> int:
         if config.chunk_length_s is not None or config.normalize:
             raise ConfigError(f"{self.path}: EnCodec models that cut into chunks or normalise loudness cannot be used")
         return int(1000 * config.target_bandwidths[-1] // (self.frame_rate_hz * np.log2(config.codebook_size)))
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        return model.encode(samples, bandwidth=model.config.target_bandwidths[-1]).audio_codes[0, 0]
+        return model.encode(samples, bandwidth=model.config.target_bandwidths[-1]).audio_codes[0]
 
     def _decode(self, model: Any, ids: Tensor) -> Tensor:
         return model.decode(audio_codes=ids[None], audio_scales=[None]).audio_values
@@ -229,7 +263,7 @@ class Dac(PublishedCodec):
         return int(config.n_codebooks)
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        return model.encode(samples, n_quantizers=self.num_codebooks).audio_codes[0]
+        return model.encode(samples, n_quantizers=self.num_codebooks).audio_codes
 
     def _codebooks(self, model: Any) -> list[Tensor]:
         return [quantizer.codebook.weight for quantizer in model.quantizer.quantizers]
@@ -242,6 +276,9 @@ class Mimi(PublishedCodec):
 
     model_class = "MimiModel"
 
+    def _is_causal(self, config: Any) -> bool:
+        return config.use_causal_conv
+
     def _samples_per_frame(self, config: Any) -> int:
         return round(config.sampling_rate / config.frame_rate)
 
@@ -249,7 +286,7 @@ class Mimi(PublishedCodec):
         return int(config.num_quantizers)
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        return model.encode(samples, num_quantizers=self.num_codebooks).audio_codes[0]
+        return model.encode(samples, num_quantizers=self.num_codebooks).audio_codes
 
     def _codebooks(self, model: Any) -> list[Tensor]:
         quantizer = model.quantizer

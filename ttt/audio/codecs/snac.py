@@ -90,16 +90,18 @@ class Snac(PublishedCodec):
         return available
 
     def _encode(self, model: Any, samples: Tensor) -> Tensor:
-        codebooks = [codebook[0].cpu().numpy() for codebook in model.encode(samples)]
-        return torch.from_numpy(join(codebooks, self._strides).T.copy())
+        rows = zip(*(codebook.cpu().numpy() for codebook in model.encode(samples)), strict=True)
+        return torch.stack([torch.from_numpy(join(list(row), self._strides).T.copy()) for row in rows])
 
     def _decode(self, model: Any, ids: Tensor) -> Tensor:
-        codes = ids[0].T.cpu().numpy()  # [F, Q]
-        whole = np.pad(codes, ((0, -len(codes) % self._multiple), (0, 0)), mode="edge")
-        codebooks = [torch.from_numpy(codebook)[None].to(ids.device) for codebook in split(whole, self._strides)]
-        with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):
-            torch.manual_seed(0)
-            return model.decode(codebooks)
+        sounds = []
+        for codes in ids.transpose(1, 2).cpu().numpy():  # [F, Q]
+            whole = np.pad(codes, ((0, -len(codes) % self._multiple), (0, 0)), mode="edge")
+            codebooks = [torch.from_numpy(codebook)[None].to(ids.device) for codebook in split(whole, self._strides)]
+            with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):
+                torch.manual_seed(0)  # one by one: each row gets the noise that it gets alone
+                sounds.append(model.decode(codebooks))
+        return torch.cat(sounds)
 
     def _codebooks(self, model: Any) -> list[Tensor]:
         return [model.quantizer.quantizers[codebook].codebook.weight for codebook, _ in positions(self._strides)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ttt.audio.codecs.published
-import ttt.audio.codecs.snac  # noqa: F401  (registers the adapters)
+import ttt.audio.codecs.snac
 from ttt.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from ttt.registry.families import CODEC
 from ttt.types import AudioCodes, Waveform
@@ -50,6 +50,7 @@ def tiny(name: str):
         ),
         "encodec_32khz": lambda: transformers.EncodecConfig(
             target_bandwidths=[0.8], sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], hidden_size=8, num_filters=4,
+            use_causal_conv=False,
             codebook_size=16, codebook_dim=8, num_lstm_layers=1,
         ),
         "dac": lambda: transformers.DacConfig(
@@ -120,6 +121,28 @@ def test_facts_shapes_and_repeatability(folders, name):
     assert vectors.shape[:2] == (codec.num_codebooks, 16) and np.isfinite(vectors).all()
     again = load(folders, name)
     assert again.codec_id == codec.codec_id and codec.codec_id.startswith(f"{plugin(name)}-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_company_changes_nothing_and_causal_models_pad(folders, name, monkeypatch):
+    """Rows share a batch of the network where that is exact, and only there: codes are those of one by one."""
+    codec = load(folders, name)
+    seconds = (0.2, 0.24, 0.31, 0.24, 0.9)
+    waves = [noise(codec.rate_hz, s, seed=i) for i, s in enumerate(seconds)]
+    rows = []
+    real = type(codec)._encode
+    monkeypatch.setattr(type(codec), "_encode", lambda self, model, x: rows.append(len(x)) or real(self, model, x))
+    together = codec.encode(waves)
+    causal = name in ("encodec", "mimi")
+    assert len(rows) < len(waves) and (codec._causal == causal) and sum(rows) == len(waves)
+    alone = [codec.encode([wave])[0] for wave in waves]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    for one, sound in zip(alone, codec.decode(together), strict=True):
+        np.testing.assert_allclose(codec.decode([one])[0].samples, sound.samples, atol=2e-5)
+    rows.clear()
+    monkeypatch.setattr(ttt.audio.codecs.published, "BATCH_SAMPLES", 1)  # a bound of memory
+    assert [c.ids.tolist() for c in codec.encode(waves)] == [c.ids.tolist() for c in alone] and rows == [1] * 5
 
 
 @pytest.mark.parametrize("name", ["encodec", "dac", "mimi", "snac"])
