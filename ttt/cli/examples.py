@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the tokenizer, unless there is one, and the examples of every split."""
+    from ttt.audio.loading import load_part
     from ttt.config.load import to_plain
     from ttt.config.schema import MISSING
     from ttt.errors import ConfigError
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = [out / f"{split}.jsonl" for split in data.splits]
     if dry_run(arguments, config, [f"build {file}" for file in files]):
         return 0
-    codec = config.codec.load()
+    codec = load_part(config, "codec")
     inputs = [out / "codes" / f"{split}.jsonl" for split in data.splits]
     inputs += [corpus / f"{split}.items.jsonl" for split in data.splits]
     settings = {"tasks": to_plain(config.tasks), "codec": codec.codec_id}
