@@ -84,8 +84,8 @@ class TransformersCodec(PublishedCodec):
             ids = self._from_features(wave.samples)
             if ids.shape[1] < frames:  # NeuCodec leaves out a last frame that is not full
                 ids = self._from_features(np.pad(wave.samples, (0, frames * self._encode_hop - len(wave.samples))))
-            ids = ids[: self.num_codebooks, :frames].T.to(torch.int32).cpu().numpy()
-            out.append(AudioCodes(np.ascontiguousarray(ids), self.frame_rate_hz, self.codec_id))
+            kept = ids[: self.num_codebooks, :frames].T.to(torch.int32).cpu().numpy()
+            out.append(AudioCodes(np.ascontiguousarray(kept), self.frame_rate_hz, self.codec_id))
         return out
 
     def _from_features(self, samples: np.ndarray) -> Tensor:
@@ -112,7 +112,7 @@ class TransformersCodec(PublishedCodec):
         if wrong:
             raise ConfigError(f"{folder}: model type {config.model_type!r}: {wrong}")
         needs_features = "input_features" in inspect.signature(cls.encode).parameters
-        self._extractor = load_settings(transformers.AutoFeatureExtractor, folder) if needs_features else None
+        self._extractor: Any = load_settings(transformers.AutoFeatureExtractor, folder) if needs_features else None
         model, info = load_pretrained(cls, folder, output_loading_info=True)
         refuse_misfits(folder, {**info, "missing_keys": ()}, strict=False)
         return model, sorted(info["missing_keys"])
