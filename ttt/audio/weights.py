@@ -80,17 +80,18 @@ def load_weights(folder: str | Path, stem: str, mend: str) -> tuple[dict[str, Te
 def give_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str | Path, mend: str) -> None:
     """Put ``tensors`` in the place of the network's own arrays, which may lie on the meta device.
 
-    Raises `CheckpointError` naming ``place`` and the first array that is missing, has another shape, is unknown, or holds NaN.
+    Raises `CheckpointError` naming ``place`` and the first array that is missing, has another shape, has no place, or holds NaN.
     """
-    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
-    for name, shape in expected.items():
+    wanted = {name: list(value.shape) for name, value in network.state_dict().items()}
+    for name, shape in wanted.items():
         if name not in tensors:
-            raise CheckpointError(f"{place}: the weights lack {name} {shape}: {mend}")
+            raise CheckpointError(f"{place}: {name} is missing; {mend}")
         if list(tensors[name].shape) != shape:
-            raise CheckpointError(f"{place}: {name} has shape {list(tensors[name].shape)}, expected {shape}: {mend}")
-    unknown = next((name for name in tensors if name not in expected), None)
-    if unknown is not None:
-        raise CheckpointError(f"{place}: the weights hold {unknown}, for which there is no place: {mend}")
+            found = list(tensors[name].shape)
+            raise CheckpointError(f"{place}: {name} has shape {found}, the configuration says {shape}; {mend}")
+    for name in tensors:
+        if name not in wanted:
+            raise CheckpointError(f"{place}: {name} is not described by the configuration; {mend}")
     refuse_nonfinite(place, tensors.items())
     network.load_state_dict(tensors, assign=True)
 

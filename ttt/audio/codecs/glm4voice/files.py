@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ttt.audio.weights import without_weight_norm
+from ttt.audio.weights import give_weights, without_weight_norm
 from ttt.errors import CheckpointError, ConfigError
-from ttt.io.pretrained import refuse_nonfinite
 from ttt.io.yaml_input import read_yaml
 from ttt.registry import NonNegativeFloat, PositiveFloat, PositiveInt, nested
 from ttt.registry.core import build_dataclass
@@ -186,25 +185,7 @@ def load_weights(module: nn.Module, folder: Path, stem: str) -> None:
     path = next((p for suffix in ("safetensors", "pt") if (p := folder / f"{stem}.{suffix}").is_file()), None)
     if path is None:
         raise CheckpointError(f"{folder}: no GLM-4-Voice decoder here ({stem}.pt is missing): {MEND}")
-    arrays = _read(path)
-    refuse_nonfinite(path, arrays.items())
-    module.load_state_dict(fitting(module, arrays, path), assign=True)
-
-
-def fitting(module: nn.Module, arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """``arrays`` as ``module`` takes them.  Raises `CheckpointError` naming the first that is missing, unknown or misshaped."""
-    plain = without_weight_norm(arrays, path, MEND)
-    wanted = module.state_dict()
-    for name in wanted:
-        if name not in plain:
-            raise CheckpointError(f"{path}: {name} is missing; {MEND}")
-        if plain[name].shape != wanted[name].shape:
-            shapes = f"has shape {list(plain[name].shape)}, config.yaml says {list(wanted[name].shape)}"
-            raise CheckpointError(f"{path}: {name} {shapes}; {MEND}")
-    for name in plain:
-        if name not in wanted:
-            raise CheckpointError(f"{path}: {name} is not described by config.yaml; {MEND}")
-    return plain
+    give_weights(module, without_weight_norm(_read(path), path, MEND), path, MEND)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -92,8 +92,8 @@ def put(name, value):
     ("file", "change", "message"),
     [
         ("flow.pt", drop("encoder.after_norm.bias"), "encoder.after_norm.bias is missing"),
-        ("flow.pt", put("more.weight", torch.zeros(1)), "more.weight is not described by config.yaml"),
-        ("flow.pt", put("encoder_proj.bias", torch.zeros(3)), "encoder_proj.bias has shape [3], config.yaml says [80]"),
+        ("flow.pt", put("more.weight", torch.zeros(1)), "more.weight is not described by the configuration"),
+        ("flow.pt", put("encoder_proj.bias", torch.zeros(3)), "encoder_proj.bias has shape [3], the configuration says [80]"),
         ("flow.pt", put("encoder_proj.bias", torch.full((80,), torch.nan)), "encoder_proj.bias holds NaN"),
         ("hift.pt", drop("conv_pre.weight_g"), "conv_pre.weight_g is missing"),
         ("hift.pt", drop("ups.1.weight_v"), "ups.1.weight is missing"),
