@@ -1,8 +1,9 @@
 """Answers to files of examples: the work of ``ttt generate``, by one process or by several that torchrun starts.
 
-Memory does not grow with the number of examples: they are read window by window, and answers stay on the disk
-(`ttt.eval.partial`) until they are put into one file, in the order of the examples.  Each process decodes every n-th group of
-prompts (`ttt.eval.generate.groups_of`), so that the answers do not depend on how many processes there are.
+Examples are read window by window, and answers stay on the disk (`ttt.eval.partial`) until they are put into one file, in
+the order of the examples: memory grows by some 1 KB an example, for its uid and the place of its answer.  Each process
+decodes every n-th group of prompts (`ttt.eval.generate.groups_of`), so that the answers do not depend on how many
+processes there are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from ttt.api import decode_settings, model_folder, open_codec, open_model
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError
-from ttt.eval.generate import BATCHES, GROUPS, Asked, answers, forced_statistics, groups_of
+from ttt.eval.generate import BATCHES, Asked, answers, forced_statistics, groups_of
 from ttt.eval.inputs import iter_file, settings_of
 from ttt.eval.partial import PartialAnswers
 from ttt.interfaces import Codec, Network, Task
@@ -83,7 +84,7 @@ class Answering:
         """The prompts of a file, so many at a time as are sorted by their lengths together."""
         tasks, e = self.tasks, self.config.eval
         examples = iter_file(file.path, e.limit, tasks)
-        while window := list(itertools.islice(examples, max(WINDOW, BATCHES * GROUPS * e.batch_size))):
+        while window := list(itertools.islice(examples, max(WINDOW, BATCHES**2 * e.batch_size))):
             yield [Asked.of(example, tasks[example.task], self.model.tokenizer) for example in window]
 
     def check(self, file: File) -> None:

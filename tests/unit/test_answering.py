@@ -1,5 +1,6 @@
 """`ttt generate` in groups: the same answers for any number of processes, whatever was killed before; wavs and order."""
 
+import io
 import json
 import os
 import signal
@@ -9,14 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import audio, text
+from tests.conftest import audio, text, tiny_model
 from tests.tiny_runs import chat_of, make_run
 from ttt import answering
 from ttt.audio.wav import read
 from ttt.cli.main import main
 from ttt.data.read.examples import write_examples
 from ttt.errors import DataError
+from ttt.eval.generate import Asked, groups_of
 from ttt.eval.partial import PartialAnswers, partial_files
+from ttt.masks.library import Hybrid
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.sampling.samplers.blocks import Blockwise
+from ttt.types import Example, Prompt, Turn
 
 TIMES = ("seconds", "first_block_s")
 NUMBER = 9
@@ -108,7 +114,7 @@ def test_another_number_of_ranks_goes_on(run, whole, tmp_path, monkeypatch):
 
 def test_beginning_again_leaves_no_answers_of_other_ranks(run, whole, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        as_rank(patch, 3, 4)
+        as_rank(patch, 2, 3)
         patch.setattr(answering.Answering, "join", lambda *_: None)
         assert main(words(run, tmp_path, "run.seed=5")) == 0
     assert main(words(run, tmp_path)) == 2 and "made with other settings (settings.seed)" in capsys.readouterr().err
@@ -139,7 +145,7 @@ def test_a_killed_process_loses_only_what_it_was_writing(run, whole, tmp_path):
 
 def test_windows_change_no_answer_and_bad_prompts_are_found_before_the_first(run, whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(answering, "WINDOW", 4)
-    monkeypatch.setattr(answering, "BATCHES", 0)
+    monkeypatch.setattr(answering, "BATCHES", 1)
     assert main(words(run, tmp_path / "windows")) == 0
     assert [r["uid"] for r in records(tmp_path / "windows")] == [r["uid"] for r in whole]
     last = chat_of("bad", "tts", [text("<|im_end|>")], [audio([1], "last")])
@@ -170,6 +176,35 @@ def test_a_rank_that_fails_says_why_once(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(PartialAnswers, "_write", full)
     assert main(words(run, tmp_path)) == 2 and not (tmp_path / "many.generations.jsonl").exists()
+
+
+def test_a_group_holds_about_as_many_batches_as_there_are_groups(monkeypatch):
+    def sizes(number, batch_size, **fields):
+        asked = [Asked(Example(f"e{i:04}", (Turn("user", ()),), "chat"), Prompt("", (1,) * 5), "") for i in range(number)]
+        long = Asked(Example("long", (Turn("user", ()),), "chat"), Prompt("", (1,) * 50), "")
+        decoder = Decoder(tiny_model(), Hybrid(), Blockwise(), DecodeSettings(max_tokens=15, **fields))
+        return [len(group) for group in groups_of([*asked, long], decoder, batch_size)]
+
+    assert sizes(3, 4) == [4] and sizes(35, 4) == [12, 12, 12] and sizes(2047, 4) == [64] * 32
+    assert sizes(3, 4, batch_tokens=80) == [3, 1], "the long prompt would have let fewer of the others be decoded at a time"
+
+
+def test_progress(monkeypatch, caplog):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with answering._Progress("many", 2, 50.0, quiet=False) as progress:
+        progress.done(100)
+        progress.done(0)
+    assert "2/2" in sys.stderr.getvalue() and "s of speech per second" in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with answering._Progress("many", 4, 0.0, quiet=False) as progress, caplog.at_level("INFO"):
+        progress.done(0)
+        progress._said -= 61
+        progress.done(0)
+    assert not sys.stderr.getvalue() and caplog.messages == ["many: 2 of 4 answers, 0 min left"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ process that decodes them all, to the last bit.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,9 @@ from ttt.sampling.trace.record import Tracer
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Prompt, written_text
 
-# A finished answer makes room for the next prompt of its group, so long groups leave less time with rows empty.  Many
-# groups can be dealt out evenly.
-GROUPS = 8  # of a task's prompts, at least, as far as a group holds batch_size of them
-BATCHES = 8  # of a group, at most
+# A finished answer makes room for the next prompt of its group, so in long groups fewer rows are empty; many groups can be
+# dealt out evenly.  So a group holds as many batches as there are groups, up to this number.
+BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def groups_of(asked: Sequence[Asked], decoder: Decoder, batch_size: int) -> Iter
     for one in sorted(asked, key=lambda a: (a.example.task, len(a.prompt.ids), a.example.uid)):
         by_task.setdefault(one.example.task, []).append(one)
     for same_task in by_task.values():
-        size = batch_size * max(1, min(BATCHES, len(same_task) // (GROUPS * batch_size)))
+        size = batch_size * min(BATCHES, math.ceil(math.sqrt(len(same_task) / batch_size)))
         group: list[Asked] = []
         for one in same_task:
             rows = decoder.rows_together(len(one.prompt.ids), batch_size)
