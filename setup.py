@@ -29,6 +29,7 @@ EXTRAS = {
     "corpus": ["espeakng-loader"],
     "parquet": ["pyarrow>=15"],
     "snac": ["snac>=1.2"],
+    "cosyvoice": ["s3tokenizer>=0.3"],
     "hdf5": ["h5py>=3"],
     "lm-eval": ["lm-eval>=0.4.13"],
     "dev": ["pytest>=8", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy"],

@@ -1,7 +1,7 @@
-"""CosyVoice's decoder: a flow-matching model turns speech tokens into mels in the voice of a prompt, a vocoder into sound.
+"""CosyVoice: sound -> tokens (package ``s3tokenizer``), and tokens -> sound in the voice of a prompt (program ``cosyvoice``).
 
-The package ``cosyvoice`` (arXiv 2407.05407) and its weights come from local folders; nothing is downloaded.  Only
-decoding: tokens come with the data, or from a model.
+To decode, a flow-matching model turns tokens into mels and a vocoder mels into sound (arXiv 2407.05407).  Programs and
+weights come from local files; nothing is downloaded.  Either half works without the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ttt.audio.codecs.checks import check_codes
+from ttt.audio.codecs.checks import check_codes, check_wave
+from ttt.audio.codecs.cosyvoice_tokenizer import RATE_HZ, SpeechTokenizer, TokenizerVersion
+from ttt.audio.codecs.cosyvoice_tokenizer import VERSIONS as VERSIONS_OF_TOKENIZER
 from ttt.audio.loading import refuse_dtype
 from ttt.audio.signal import resample
 from ttt.audio.streaming import WindowStream
@@ -38,26 +40,60 @@ VERSIONS = {"cosyvoice3.yaml": "CosyVoice3", "cosyvoice2.yaml": "CosyVoice2", "c
 @CODEC.register("cosyvoice")
 @dataclass
 class CosyVoice(Codec):
-    """CosyVoice's decoder: ``path`` the model folder, ``code`` the folder of its program (empty: it is installed).
+    """CosyVoice's speech tokens: encoded by ``tokenizer``, decoded by the model folder ``path``; either may be left out.
 
-    ``prompt``: a wav of the voice to speak with; ``speed`` 1.2 speaks a fifth faster.  Rates and the number of codes
-    are the model's own: v1 has 50 tokens of 4,096 a second and sounds at 22,050 Hz, v2 25 of 6,561 at 24,000 Hz.
+    Rates and the number of codes are the model's own: v1 has 50 tokens of 4,096 a second and sounds at 22,050 Hz, v2 and v3
+    25 of 6,561 at 24,000 Hz.  All take recordings at 16,000 Hz.
     """
 
-    path: str = ""
-    code: str = ""
-    prompt: str = ""
-    speed: Annotated[float, Range(ge=0.25, le=4)] = 1.0
+    path: str = ""  # to decode: the model folder
+    code: str = ""  # to decode: the folder of CosyVoice's program; empty: it is installed
+    prompt: str = ""  # to decode: a wav of the voice to speak with
+    speed: Annotated[float, Range(ge=0.25, le=4)] = 1.0  # 1.2 speaks a fifth faster
+    tokenizer: str = ""  # to encode: the file speech_tokenizer_v1.onnx, _v2.onnx or _v3.onnx (needs the package s3tokenizer)
+    # to encode: which tokenizer the file is; it is never guessed from the file's name
+    tokenizer_version: TokenizerVersion = ""
 
     codec_id = ""
     num_codebooks = 1
 
     def load(self, device: str = "cpu", dtype: str = "float32") -> CosyVoice:
-        """Load model and prompt; returns self.  The program picks the device itself: a GPU where torch sees one.
+        """Load tokenizer, model and prompt, those that are named; returns self.
 
-        Raises `ConfigError` when that is not the kind of ``device``.  float16 is given to the program as ``fp16``.
+        The program picks the device of the decoder itself, a GPU where torch sees one: raises `ConfigError` when that is not
+        the kind of ``device``.  float16 is given to the program as ``fp16``; the tokenizer stays float32.
         """
         refuse_dtype(self, "codec", dtype, ("float32", "float16"))
+        self._tokenizer = self._open_tokenizer(device)
+        if self.path or self._tokenizer is None:
+            self._load_decoder(device, dtype)
+        made = VERSIONS_OF_TOKENIZER.get(self.tokenizer_version)
+        if self._tokenizer is None or made is None:
+            return self
+        facts = (made.frame_rate_hz, made.num_codes)
+        if self.path and (self.frame_rate_hz, self.num_codes) != facts:
+            raise ConfigError(
+                f"codec.tokenizer_version: {self.tokenizer_version} makes {facts[0]:g} tokens of {facts[1]} a second, the model in "
+                f"{self.path} takes {self.frame_rate_hz:g} of {self.num_codes}; name the tokenizer that belongs to the model"
+            )
+        self.rate_hz = self.rate_hz if self.path else made.sound_rate_hz
+        self.frame_rate_hz, self.num_codes = facts
+        # of what makes the codes: with or without a decoder, and with any voice, they are the same
+        self.codec_id = f"cosyvoice-{self.tokenizer_version}-{self._tokenizer.digest}"
+        return self
+
+    def _open_tokenizer(self, device: str) -> SpeechTokenizer | None:
+        if bool(self.tokenizer) != bool(self.tokenizer_version):
+            lacks = "tokenizer_version" if self.tokenizer else "tokenizer"
+            raise ConfigError(
+                f"codec.{lacks}: not set; to encode, name the file (codec.tokenizer) and which tokenizer it is "
+                f"(codec.tokenizer_version: {', '.join(VERSIONS_OF_TOKENIZER)})"
+            )
+        if not self.tokenizer:
+            return None
+        return SpeechTokenizer(Path(self.tokenizer), VERSIONS_OF_TOKENIZER[self.tokenizer_version], device)
+
+    def _load_decoder(self, device: str, dtype: str) -> None:
         folder = Path(self.path)
         version = next((v for v in VERSIONS if self.path and (folder / v).is_file()), None)
         if version is None:
@@ -92,13 +128,25 @@ class CosyVoice(Codec):
                 with (folder / name).open("rb") as data:
                     digest.update(data.read(1 << 20))
         self.codec_id = f"cosyvoice-{digest.hexdigest()}"
-        return self
+
+    @property
+    def encode_rate_hz(self) -> int:
+        """16,000: the rate that all its tokenizers take."""
+        return RATE_HZ
 
     def encode(self, waves: Sequence[Waveform]) -> list[AudioCodes]:
-        """Not here: raises `ConfigError`."""
-        raise ConfigError(
-            "codec: cosyvoice only decodes; its tokens come with the data ('ttt data convert --from slam_omni') or from a model"
-        )
+        """Tokens of each recording.  Raises `ConfigError` without a tokenizer."""
+        if not hasattr(self, "_tokenizer"):
+            raise CheckpointError("codec 'cosyvoice' holds no weights yet: call load() (codec.path, codec.tokenizer)")
+        if self._tokenizer is None:
+            raise ConfigError(
+                "codec: cosyvoice encodes with codec.tokenizer and codec.tokenizer_version, which are not set; without them "
+                "its tokens come with the data ('ttt data convert --from slam_omni') or from a model"
+            )
+        for wave in waves:
+            check_wave(wave, self.encode_rate_hz, "cosyvoice")
+        made = self._tokenizer.encode([wave.samples for wave in waves])
+        return [AudioCodes(ids[:, None], self.frame_rate_hz, self.codec_id) for ids in made]
 
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
         """Sound of each code sequence, each in one go; F / frame rate seconds long at speed 1."""
@@ -115,6 +163,8 @@ class CosyVoice(Codec):
         import torch
 
         if not hasattr(self, "_model"):
+            if getattr(self, "_tokenizer", None) is not None:
+                raise ConfigError("codec.path: not set; cosyvoice decodes with a model folder, its program and a prompt")
             raise CheckpointError("codec 'cosyvoice' holds no weights yet: call load() (codec.path)")
         check_codes(ids, self.num_codes, 1, "cosyvoice")
         if not len(ids):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from ttt.audio.tokens import read_tokens, token_record
 from ttt.audio.wav import read, write
+from ttt.check.codecs import noise
 from ttt.cli.main import main
 from ttt.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from ttt.registry.families import CODEC
@@ -136,10 +140,104 @@ def test_what_is_missing_is_named(world, tmp_path):
     )
     refused(ConfigError, r"^codec\.speed: must be >= 0\.25 and <= 4", speed=9.0)
     codec = CODEC.build(good, "codec").load()
-    with pytest.raises(ConfigError, match="^codec: cosyvoice only decodes; its tokens come with the data"):
+    with pytest.raises(ConfigError, match=r"^codec: cosyvoice encodes with codec\.tokenizer .* its tokens come with the data"):
         codec.encode([])
     with pytest.raises(DataError, match="4096"):
         codec.decode([AudioCodes(np.array([[4096]], dtype=np.int32), 50.0, "")])
+
+
+class Tokenizer:
+    """Stands for a class of s3tokenizer: notes what it is made of; a token is the sum of its mel frames, four for one."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, name: str) -> None:
+        self.name, self.every = name, 2 if name == "speech_tokenizer_v1" else 4
+        Tokenizer.made.append((type(self).__name__, name))
+
+    def init_from_onnx(self, path: str) -> None:
+        if Path(path).read_bytes() != b"onnx":
+            raise KeyError("encoder.conv1.weight")
+
+    def eval(self):
+        return self
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def quantize(self, mels, frames):
+        counts = -(-frames // self.every)
+        sums = torch.nn.functional.pad(mels.sum(1), (0, -mels.shape[2] % self.every)).unflatten(1, (-1, self.every)).sum(2)
+        return sums.long() % 4096, counts
+
+
+@pytest.fixture
+def s3tokenizer(monkeypatch, tmp_path):
+    def padding(mels):
+        frames = torch.tensor([m.shape[1] for m in mels])
+        return torch.nn.utils.rnn.pad_sequence([m.T for m in mels], batch_first=True).transpose(1, 2), frames
+
+    package = types.ModuleType("s3tokenizer")
+    for name in ("S3Tokenizer", "S3TokenizerV2", "S3TokenizerV3"):
+        setattr(package, name, type(name, (Tokenizer,), {}))
+    package.log_mel_spectrogram = lambda x: x.reshape(-1, 160).abs().sum(1)[None].repeat(2, 1) * 100
+    package.padding = padding
+    monkeypatch.setitem(sys.modules, "s3tokenizer", package)
+    monkeypatch.setattr(Tokenizer, "made", [])
+    (tmp_path / "v2_v3.onnx").write_bytes(b"onnx")  # no version is read off the name
+    return {"name": "cosyvoice", "tokenizer": str(tmp_path / "v2_v3.onnx")}
+
+
+@pytest.mark.parametrize(
+    "version, made, facts",
+    [
+        ("v1", ("S3Tokenizer", "speech_tokenizer_v1"), (22_050, 50.0, 4096)),
+        ("v1_25hz", ("S3Tokenizer", "speech_tokenizer_v1_25hz"), (22_050, 25.0, 4096)),
+        ("v2", ("S3TokenizerV2", "speech_tokenizer_v2_25hz"), (24_000, 25.0, 6561)),
+        ("v3", ("S3TokenizerV3", "speech_tokenizer_v3_25hz"), (24_000, 25.0, 6561)),
+    ],
+)
+def test_the_tokenizer_is_the_one_that_is_named_and_needs_no_decoder(s3tokenizer, version, made, facts):
+    codec = CODEC.build({**s3tokenizer, "tokenizer_version": version}, "codec").load()
+    assert Tokenizer.made == [made] and (codec.rate_hz, codec.frame_rate_hz, codec.num_codes) == facts
+    assert codec.encode_rate_hz == 16_000 and codec.codec_id.startswith(f"cosyvoice-{version}-")
+    waves = [noise(16_000, s, i) for i, s in enumerate((0.003, 0.5, 0.5021, 2.0))]
+    together = codec.encode(waves)
+    assert [len(c.ids) for c in together] == [int(np.ceil(len(w.samples) * facts[1] / 16_000)) for w in waves]
+    for wave, codes in zip(waves, together, strict=True):
+        np.testing.assert_array_equal(codec.encode([wave])[0].ids, codes.ids)
+        assert codes.ids.dtype == np.int32 and codes.codec == codec.codec_id
+    assert len({i for c in together for i in c.ids[:, 0].tolist()}) > 5
+    with pytest.raises(ConfigError, match=r"^codec\.path: not set; cosyvoice decodes with"):
+        codec.decode(together)
+    with pytest.raises(DataError, match="22050 Hz, expected 16000 Hz"):
+        codec.encode([noise(22_050, 0.5)])
+
+
+def test_tokenizer_and_decoder_together(s3tokenizer, world):
+    both = {**world(), **s3tokenizer}
+    codec = CODEC.build({**both, "tokenizer_version": "v1"}, "codec").load()
+    (codes,) = codec.encode([noise(16_000, 1.0)])
+    assert codec.decode([codes])[0].duration_s == 1.0 and codec.rate_hz == 22_050
+    assert codec.codec_id == CODEC.build({**s3tokenizer, "tokenizer_version": "v1"}, "codec").load().codec_id
+    with pytest.raises(ConfigError, match=r"^codec\.tokenizer_version: v2 makes 25 tokens of 6561 .* takes 50 of 4096"):
+        CODEC.build({**both, "tokenizer_version": "v2"}, "codec").load()
+
+
+def test_what_a_tokenizer_lacks_is_named(s3tokenizer, tmp_path, monkeypatch):
+    def refused(error, message, **changes):
+        with pytest.raises(error, match=message):
+            CODEC.build({**s3tokenizer, "tokenizer_version": "v2", **changes}, "codec").load()
+
+    refused(ConfigError, r"^codec\.tokenizer_version: not set; to encode, name the file", tokenizer_version="")
+    refused(ConfigError, r"^codec\.tokenizer: not set; to encode, name the file", tokenizer="")
+    other = tmp_path / "other.onnx"
+    refused(CheckpointError, r"^codec\.tokenizer: .*: no such file; name the speech_tokenizer_v1", tokenizer=str(other))
+    other.write_bytes(b"another")
+    refused(CheckpointError, r"other\.onnx does not hold a speech_tokenizer_v2_25hz \(KeyError", tokenizer=str(other))
+    monkeypatch.setitem(sys.modules, "s3tokenizer", None)
+    refused(MissingExtraError, r"^codec: cosyvoice encodes with the package s3tokenizer .*pip install 's3tokenizer>=0\.3'")
 
 
 def test_token_files_and_the_verb(world, tmp_path, capsys):
