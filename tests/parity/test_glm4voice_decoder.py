@@ -1,4 +1,7 @@
-"""GLM-4-Voice's decoder, stage by stage, against numbers of the official program (with tiny random weights, in eval mode)."""
+"""GLM-4-Voice's decoder, stage by stage, against numbers of the official program (``pytest -s`` prints the deviations).
+
+Its weights are tiny and random, and its numbers were made in eval mode, which the program itself forgets.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +48,29 @@ def decoder() -> Decoder:
     return Decoder.load(need(f"{HOME}/config.yaml").parent)
 
 
-def close(got: torch.Tensor | np.ndarray, want: np.ndarray, atol: float) -> None:
-    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=atol)
+LARGEST: dict[str, dict[str, float]] = {}  # case -> array -> largest deviation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    for name, deviations in sorted(LARGEST.items()):
+        print(f"\n{name}: " + ", ".join(f"{array} {value:.1e}" for array, value in deviations.items()), end="")
+
+
+def close(case: str, array: str, got: torch.Tensor | np.ndarray | list, want: np.ndarray, atol: float) -> None:
+    got = np.asarray(got)
+    np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=array)
+    seen = LARGEST.setdefault(case, {})
+    seen[array] = max(seen.get(array, 0.0), float(np.abs(got - want).max()))
 
 
 def voice_of(case: dict[str, np.ndarray]) -> Voice:
     mel, speaker = case.get("prompt_mel"), case.get("embedding")
     tokens = case.get("prompt_tokens", np.zeros(0, np.int64)).reshape(-1)
-    return Voice(tokens, None if mel is None else mel.reshape(-1, mel.shape[-1]), None if speaker is None else speaker[0])
+    return Voice(
+        tokens, None if mel is None else mel.reshape(-1, mel.shape[-1]), None if speaker is None else speaker[0]
+    )
 
 
 class Seen:
@@ -86,29 +104,29 @@ def test_every_stage(decoder, name):
         sound = decoder.decode(case["tokens"].reshape(-1), voice_of(case))
     for stage in ("token_embedding", "encoder_embed", "encoder_out", "encoder_proj", "speaker"):
         if stage in case:
-            close(seen[stage][0][1], case[stage], STAGES)
+            close(name, stage, seen[stage][0][1], case[stage], STAGES)
     if "mu" in case:
-        close(seen["mu"][0][1].mT, case["mu"], STAGES)
+        close(name, "mu", seen["mu"][0][1].mT, case["mu"], STAGES)
     (x, _, _, _, cond, _), velocity = seen["velocity"][0]
     for key, got in (("noise", x[:1]), ("cond", cond[:1])):
         if key in case:
-            close(got, case[key], 0)
+            close(name, key, got, case[key], 0)
     for key, got in (("velocity_first_cond", velocity[:1]), ("velocity_first_uncond", velocity[1:])):
         if key in case:
-            close(got, case[key], ATOL["velocity"])
+            close(name, key, got, case[key], ATOL["velocity"])
     times = [given[1] for given, _ in seen["velocity"]]
     if "times" in case:
-        close(times, case["times"], 1e-6)
+        close(name, "times", times, case["times"], 1e-6)
     if "x_after_first_step" in case:
-        close(seen["velocity"][1][0][0][:1], case["x_after_first_step"], STAGES)
+        close(name, "x_after_first_step", seen["velocity"][1][0][0][:1], case["x_after_first_step"], STAGES)
     (mel,), f0 = seen["f0"][0]
     if "mel" in case:
-        close(mel, case["mel"], ATOL["mel"])
+        close(name, "mel", mel, case["mel"], ATOL["mel"])
     if "f0" in case:
-        close(f0, case["f0"], ATOL["f0"])
+        close(name, "f0", f0, case["f0"], ATOL["f0"])
     assert len(sound) == decoder.samples(case["tokens"].size)
     spoken = case["speech"][0, : len(sound)]
-    close(sound[: len(spoken)], spoken, ATOL["sound"])
+    close(name, "speech", sound[: len(spoken)], spoken, ATOL["sound"])
     assert not sound[len(spoken) :].any()
 
 
@@ -132,7 +150,7 @@ def test_vocoder_from_the_official_mel(decoder, name):
             ("speech", hift.sound(mel, case["source"]) if "source" in case else None, ATOL["sound_of_source"]),
         ):  # fmt: skip
             if key in case and got is not None:
-                close(got, case[key].numpy(), atol)
+                close(f"{name}, each stage from official numbers", key, got, case[key].numpy(), atol)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -149,7 +167,7 @@ def test_stream_gives_what_the_official_one_gives_up_to_its_fault(decoder, name)
         lengths.append(len(sound))
         if i < min(2, len(counts) - 1):
             assert len(sound) == samples
-            close(sound, official[start : start + samples], ATOL["sound"])
+            close(name, "speech before the fault", sound, official[start : start + samples], ATOL["sound"])
         start += samples
     rest = stream.finish()
     known = 0 if voice.mel is None else len(voice.mel)
@@ -174,9 +192,9 @@ def test_stream_with_the_fault_put_in_equals_the_official_one(decoder, name):
         stream._given = torch.cat([stream._given[:, :known], edge, stream._given[:, known:]], 1)
         at += count
     assert [len(sound) for sound in sounds] == case["samples_per_chunk"].tolist()
-    close(np.concatenate(sounds), case["speech"][0], ATOL["sound"])
+    close(name, "speech with the fault", np.concatenate(sounds), case["speech"][0], ATOL["sound"])
     if "mel" in case:
-        close(stream._given[None], case["mel"], 1e-4)
+        close(name, "mel with the fault", stream._given[None], case["mel"], 1e-4)
 
 
 @pytest.mark.parametrize(("file", "make"), [("flow.pt", lambda c: Flow(c.flow)), ("hift.pt", lambda c: Hift(c.hift))])
