@@ -29,9 +29,7 @@ from ttt.packed_weights import pack
 
 SEED = 42  # of all noise, as in ConditionalCFM
 OVERLAP_TOKENS = 5  # so much of a stream's mel is held back and faded into what comes next
-PAST_TOKENS = (
-    200  # 16 s of its own past guide a stream; all of it would make the work grow with the square of the length
-)
+PAST_TOKENS = 100  # 8 s of its own past guide a stream; with all of it, work would grow with the square of the length
 BATCH_FRAMES = 16384  # mel frames, padding included, that go through the flow at once
 
 
