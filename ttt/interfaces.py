@@ -168,9 +168,13 @@ class CodePattern(ABC):
     Every column has ids of its own; column k holds codes of codebook k mod Q.  Cells without a code hold the empty code of
     their column (``has_empty``: there may be some).  Where a code stands does not depend on how many frames follow: the grid
     of fewer frames is that of more, later codes left out, up to the last row that holds a code.
+
+    ``together``: the ids of a row stand at one position of the network, which reads the mean of their embeddings and predicts
+    all of them at once, each among the ids of its column.
     """
 
     has_empty: bool = False
+    together: bool = False
 
     def columns(self, codebooks: int) -> int:
         """K, a multiple of Q."""

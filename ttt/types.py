@@ -298,12 +298,18 @@ def audio_runs(kind: np.ndarray) -> np.ndarray:
 class CodeSpace:
     """Which ids audio has: ``codebooks``, the ids [start, stop) of every code position of a frame; ``ends``: what ends a span.
 
-    ``frame_rate_hz``: frames of a second, where the vocabulary knows (0: it does not).
+    ``frame_rate_hz``: frames of a second, where the vocabulary knows (0: it does not).  ``together``: the codes of a frame (of
+    a row, `ttt.interfaces.CodePattern`) stand at one position of the network.
     """
 
     codebooks: tuple[tuple[int, int], ...]
     ends: tuple[int, ...] = ()
     frame_rate_hz: float = field(default=0.0, compare=False)
+    together: bool = False
+
+    def joins(self, ids: Any) -> Any:
+        """Ids, an array or tensor, that stand at the network's position of the id before them: bool, of the same shape."""
+        return (ids >= self.codebooks[0][1]) & (ids < self.codebooks[-1][1]) & self.together
 
 
 @dataclass(frozen=True)
@@ -335,6 +341,16 @@ class PackedBatch:
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)[:8]}
         if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
             raise DataError(f"PackedBatch: fields must share one [B, T], got {shapes}")
+
+    @property
+    def joined(self) -> Tensor | None:
+        """bool [B, T]: stands at the network's position of the id before it; None: no id does."""
+        if self.space is None or not self.space.together:
+            return None
+        joined = self.space.joins(self.ids)
+        joined[:, 0] = False
+        joined[:, 1:] &= self.doc[:, 1:] == self.doc[:, :-1]
+        return joined
 
     @property
     def n_tokens(self) -> int:
@@ -417,19 +433,24 @@ class PlanTerm:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one forward pass has to compute: inputs [B, T], the mask's layout and rule, and the loss terms."""
+    """What one forward pass has to compute: inputs [B, T], the mask's layout and rule, and the loss terms.
+
+    ``joined`` bool [B, T]: ids that stand at the network's position of the id before them (None: none does).
+    """
 
     input_ids: Tensor
     position_ids: Tensor
     layout: Layout
     mask: Any
     terms: Mapping[str, PlanTerm]
+    joined: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ModelInputs:
     """What the network sees: ids and positions [B, T], a mask made for its attention, flat positions ``select`` [N].
 
+    Ids may be [B, T, K]: K of them at a position, -1 where there are fewer; the network reads the mean of their embeddings.
     With ``targets`` i64 [N] it answers with their negative log-likelihoods [N] instead of logits [N, V]; ``weight`` f32 [N]:
     the factor each of them will have in the loss, up to a common one (a hint: gradients are right without it too).
     ``columns``: over which ids each softmax goes (None: all).  ``hits``: the answer is (-log p, bool [N]: the target is the

@@ -62,9 +62,10 @@ def draw_mask(config: RunConfig, batch: PackedBatch, uid: str, png: str) -> None
     from ttt.config.load import to_plain
     from ttt.masks.draw import mask_png, mask_text
     from ttt.masks.materialize import dense
+    from ttt.objective.losses import folded
     from ttt.rng import generator
 
-    plan = config.objective.clean_plan(batch, generator(config.run.seed, "show"))
+    plan = folded(config.objective.clean_plan(batch, generator(config.run.seed, "show")))
     layout, name = plan.layout, name_of(plan.mask)
     print(f"mask: {to_plain(plan.mask)}")
     print(mask_text(dense(plan.mask, layout)[0], layout.kind[0], stream=layout.stream[0]))

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.data.batches.text_ratio import training_loader, validation_batches
     from ttt.diffusion.corrupt import NO_MASK
     from ttt.model.arch import check_arch
+    from ttt.rng import generator
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.engines import check_engine, check_trainable, world
     from ttt.train.run_folder import check_made_here
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         data, tokenizer, seed=seed, accumulate=config.train.accumulate, rank=rank, world=size, strategies=strategies
     )
     log.info("train: %s; %d updates an epoch", loader.report.summary(), loader.updates_per_epoch)
+    if tokenizer.vocab.codes_together > 1:
+        objective.plan(loader.micro_batch(0, 0), generator(seed, "pattern"))  # some cannot: said before weights are read
     dev = validation_batches(data, tokenizer, seed=seed, strategies=strategies)
     codec = load_part(config, "codec")
     judge = load_part(config, "judge") if config.train.generate_items else None

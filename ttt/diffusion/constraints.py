@@ -66,3 +66,8 @@ class FramePosition(Constraint):
     def period(self, codebooks: Codebooks) -> int:
         """Q."""
         return len(codebooks)
+
+
+def constraint_of(constraint: Constraint | None) -> Constraint:
+    """The constraint for codes that stand together (`ttt.interfaces.CodePattern`): `FramePosition`, if it restricts nothing."""
+    return constraint if constraint is not None and constraint.restricts else FramePosition()

@@ -73,6 +73,9 @@ def check_run(folder: Path, config: RunConfig, rows: Rows, probes: bool = True) 
     if config.objective.arch != "causal_lm":
         text = f"the objective works with architecture {config.objective.arch!r}; probes look into language models"
         return [*findings, Finding("run/probes", SKIP, text)]
+    if tokenizer.vocab.codes_together > 1:
+        text = "several codes stand at one position of the network (data.pattern); probes look at networks with one id a position"
+        return [*findings, Finding("run/probes", SKIP, text)]
     loader, of_data = _loader(folder, config, tokenizer)
     findings += of_data
     if loader is None:

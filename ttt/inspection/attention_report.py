@@ -90,6 +90,11 @@ def plan_of(model: ShowsAttention, config: RunConfig, example: Example, time: fl
     from ttt.rng import generator
 
     vocab = model.tokenizer.vocab
+    if vocab.codes_together > 1:
+        raise ConfigError(
+            f"data.pattern: with {name_of(vocab.pattern)!r} {vocab.codes_together} codes stand at a position, and attention is "
+            "shown by token; only models with one id a position can be inspected"
+        )
     stream = encode_example(example, model.tokenizer, prompt_rule=config.data.prompt_rule)
     batch = collate([[stream]], len(stream), vocab.pad_id, vocab.mask_id, vocab.code_space)
     return plan_at(config.objective, batch, time, generator(config.run.seed, f"attention/{example.uid}"))

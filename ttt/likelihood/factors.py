@@ -48,7 +48,7 @@ def factorise(
     from ttt.objective.library import Ar, Nar, TtT
 
     target = stream.target.copy()
-    target[0] = False  # nothing predicts the first token
+    target[first_at_position(stream, space) == 0] = False  # nothing predicts the first position
     audio = stream.kind == Kind.AUDIO
     if isinstance(objective, Ar):
         return Factors(np.flatnonzero(target), ())
@@ -60,8 +60,11 @@ def factorise(
             f"objective: {name_of(objective)!r} has no likelihood: "
             "its class must derive from Ar, Nar or TtT (ttt.objective.library)"
         )
+    together = len(space.codebooks) if space is not None and space.together else 1
     if block_length is None:
-        block_length = objective.mask.block_length
+        block_length = objective.mask.block_length * together
+    if block_length % together:
+        raise ConfigError(f"block: {block_length} codes end inside a position of {together} codes; take a multiple")
     parts: list[Part] = []
     at = np.flatnonzero(stream.target & audio)
     for number, run in enumerate(np.split(at, np.flatnonzero(np.diff(stream.run_id[at])) + 1) if len(at) else []):
@@ -73,6 +76,12 @@ def factorise(
             cut = _cut(stream, int(block[-1]) + 1, extra)
             parts.append(Part(cut, np.arange(block[0], len(cut)), len(block), number))
     return Factors(np.flatnonzero(target & ~audio), tuple(parts))
+
+
+def first_at_position(stream: TokenStream, space: CodeSpace | None) -> np.ndarray:
+    """First token of the network's position that each token stands at, i64 [n]: itself where none stand together."""
+    at = np.arange(len(stream))
+    return at if space is None else np.maximum.accumulate(np.where(space.joins(stream.ids), 0, at))
 
 
 def _noised(objective: Any, stream: TokenStream, space: CodeSpace | None) -> np.ndarray:

@@ -55,6 +55,11 @@ def likelihoods(
     streams = [encode_example(e, model.tokenizer) for e in examples]
     factors = [factorise(objective, s, block_length, model.tokenizer.vocab.code_space) for s in streams]
     mask: MaskRule = objective.mask  # type: ignore[attr-defined]
+    constraint = getattr(objective, "constraint", None)
+    if model.tokenizer.vocab.codes_together > 1:
+        from ttt.diffusion.constraints import constraint_of
+
+        constraint = constraint_of(constraint)
     training = model.training
     model.eval()
     try:
@@ -66,7 +71,7 @@ def likelihoods(
         ]
         values = masked_nll(
             model, mask, [p for *_, p in parts], [f.masked for f in found], budget, draws.cfg_scale,
-            constraint=getattr(objective, "constraint", None), with_ends=getattr(objective, "learns_ends", True),
+            constraint=constraint, with_ends=getattr(objective, "learns_ends", True),
         )  # fmt: skip
     finally:
         model.train(training)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttt.likelihood.factors import Part
+from ttt.likelihood.factors import Part, first_at_position
 from ttt.types import Columns, Kind, TokenStream, audio_runs
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ttt.interfaces import Constraint, LanguageModel, MaskRule
     from ttt.model.cross_entropy import Ranges
     from ttt.text.vocab import Vocabulary
+    from ttt.types import CodeSpace
 
 MODALITIES = ("text", "audio")
 
@@ -29,16 +30,31 @@ MODALITIES = ("text", "audio")
 def chain_nll(
     model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], wanted: Sequence[np.ndarray], budget: int
 ) -> list[np.ndarray]:
-    """-log q of the ``wanted`` positions (> 0) of clean streams, each predicted by the one before: f64 [n] each."""
+    """-log q of the ``wanted`` positions (> 0) of clean streams, each predicted by the one before: f64 [n] each.
+
+    Codes that stand at one position of the network are all predicted by the one before it, each among those of its column.
+    """
+    import torch
+
+    from ttt.objective.pairs import columns_of_books
+
     out = [np.zeros(len(at)) for at in wanted]
+    space = model.tokenizer.vocab.code_space
     todo = [i for i, at in enumerate(wanted) if len(at)]
     for chunk in batches([len(streams[i]) for i in todo], budget):
         rows = [todo[j] for j in chunk]
-        hidden = hidden_at(model, mask, [streams[i] for i in rows], [wanted[i] - 1 for i in rows])
-        nll = position_nll(model, hidden, np.concatenate([streams[i].ids[wanted[i]] for i in rows]))
+        hidden = hidden_at(model, mask, [streams[i] for i in rows], [_before(streams[i], wanted[i], space) for i in rows])
+        targets = np.concatenate([streams[i].ids[wanted[i]] for i in rows])
+        columns = columns_of_books(space, torch.from_numpy(targets)) if space.together else None
+        nll = position_nll(model, hidden, targets, columns)
         for i, values in zip(rows, np.split(nll, np.cumsum([len(wanted[i]) for i in rows])[:-1]), strict=True):
             out[i] = values
     return out
+
+
+def _before(stream: TokenStream, at: np.ndarray, space: CodeSpace) -> np.ndarray:
+    """The last token before the network's position of each of the tokens ``at``."""
+    return first_at_position(stream, space)[at] - 1
 
 
 def masked_nll(
@@ -62,7 +78,7 @@ def masked_nll(
         at = [parts[i].at[masks[i][c]] for i, c in rows]
         noisy = [_hidden(parts[i].stream, hide, vocab.mask_id) for (i, _), hide in zip(rows, at, strict=True)]
         sets = [parts[i].at for i, _ in rows]
-        hidden = guided_at(model, mask, noisy, at, sets, cfg_scale)
+        hidden = guided_at(model, mask, noisy, at, sets, cfg_scale, [parts[i].stream for i, _ in rows])
         targets = np.concatenate([parts[i].stream.ids[hide] for (i, _), hide in zip(rows, at, strict=True)])
         if held:
             assert constraint is not None
@@ -128,40 +144,54 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return found
 
 
-def hidden_at(model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray]) -> Tensor:
-    """Last hidden states [N, D] of positions ``at`` of every stream, one row each."""
+def hidden_at(
+    model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray],
+    clean: Sequence[TokenStream] = (),
+) -> Tensor:  # fmt: skip
+    """Last hidden states [N, D] of positions ``at`` of every stream, one row each.
+
+    ``clean``: the streams before anything was masked, which say what codes stand together (default: the streams).
+    """
     import torch
 
     from ttt.data.batches.rows import collate
     from ttt.masks.materialize import materialize
+    from ttt.model.joined import fold
 
     vocab = model.tokenizer.vocab
     width = max(map(len, streams))
     batch = collate([[s] for s in streams], width, vocab.pad_id, vocab.mask_id, vocab.code_space)
-    select = torch.from_numpy(np.concatenate([row * width + positions for row, positions in enumerate(at)]))
+    ids, position, layout, step = batch.ids, batch.position, batch.layout(), None
+    if vocab.codes_together > 1:
+        whole = collate([[s] for s in clean or streams], width, vocab.pad_id, vocab.mask_id, vocab.code_space)
+        assert whole.joined is not None
+        ids, position, layout, step = fold(ids, position, layout, whole.joined)
+    select = torch.from_numpy(
+        np.concatenate([row * ids.shape[1] + (p if step is None else step[row, p].numpy()) for row, p in enumerate(at)])
+    )
     with torch.no_grad():
-        allowed = materialize(mask, batch.layout().to(model.device), model.attention, model.dtype)
-        states = model.hidden(batch.ids.to(model.device), batch.position.to(model.device), allowed)
+        allowed = materialize(mask, layout.to(model.device), model.attention, model.dtype)
+        states = model.hidden(ids.to(model.device), position.to(model.device), allowed)
         return states.flatten(0, 1)[select.to(model.device)]
 
 
 def guided_at(
     model: LanguageModel, mask: MaskRule, streams: Sequence[TokenStream], at: Sequence[np.ndarray],
-    sets: Sequence[np.ndarray], cfg_scale: float,
+    sets: Sequence[np.ndarray], cfg_scale: float, clean: Sequence[TokenStream] = (),
 ) -> Tensor:  # fmt: skip
     """`hidden_at` with guidance; ``sets``: positions of each stream that its empty twin keeps.
 
     Guidance is a combination of logits whose factors sum to 1, and logits are an affine function of the states: so it is the
     same combination of the states, and takes one product with the output layer instead of two.
     """
-    hidden = hidden_at(model, mask, streams, at)
+    hidden = hidden_at(model, mask, streams, at, clean)
     if not cfg_scale:
         return hidden
     from ttt.sampling.samplers.logits import guide
 
     mask_id = model.tokenizer.vocab.mask_id
     blind = [without_context(s, own, mask_id) for s, own in zip(streams, sets, strict=True)]
-    return guide(hidden.float(), hidden_at(model, mask, blind, at).float(), cfg_scale).to(hidden.dtype)
+    return guide(hidden.float(), hidden_at(model, mask, blind, at, clean).float(), cfg_scale).to(hidden.dtype)
 
 
 def columns_of(allowed: Tensor | None, n: int) -> Columns | None:

@@ -83,7 +83,7 @@ class PackedCall:
 
     @property
     def input_ids(self) -> Tensor:
-        """All tokens, i64 [N], on the CPU."""
+        """All tokens, i64 [N] (or [N, K], `ttt.types.ModelInputs`), on the CPU."""
         return torch.cat(self.ids)
 
     @property

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ttt.model.cache import PackedCall, attend_rows
+from ttt.model.joined import embedded
 from ttt.packed_weights import Packed, packable
 
 CLASSES = ("Qwen2Model", "Qwen3Model", "LlamaModel")
@@ -46,7 +47,8 @@ class FastDecoder:
 
     def __call__(self, call: PackedCall) -> Tensor:
         """Last hidden states [n, D] of the wanted tokens of a packed call.  Only while `fresh`."""
-        x = self.decoder.embed_tokens(call.input_ids)
+        ids, table = call.input_ids, self.decoder.embed_tokens
+        x = table(ids) if ids.dim() == 1 else embedded(table, ids)
         cos, sin = self.decoder.rotary_emb(x[None], call.position_ids[None])  # [1, N, d] each
         half = cos.shape[-1] // 2
         # rotate_half(q) * sin = roll(q, d / 2) * sin with the first half's sign turned.

@@ -14,6 +14,7 @@ from ttt.masks.materialize import materialize
 from ttt.masks.segments import Segments
 from ttt.model.cross_entropy import chunked_scores
 from ttt.model.fast import FastDecoder, fast
+from ttt.model.joined import embedded
 from ttt.model.last_layer import is_narrow, narrow, widen
 from ttt.packed_weights import Packed, pack, packable, unpack
 from ttt.text.tokenizer import TextTokenizer
@@ -143,13 +144,17 @@ class SpeechTextLM(nn.Module):
         nll, hits = chunked_scores(head, hidden, x.targets, x.weight, columns=x.columns, hits=x.hits)
         return (nll, hits) if x.hits else nll
 
+    def _read(self, ids: Tensor) -> dict[str, Tensor]:
+        """Ids [B, T], or [B, T, K] where several stand at a position, as the backbone takes them."""
+        return {"input_ids": ids} if ids.dim() == 2 else {"inputs_embeds": embedded(self.hf.get_input_embeddings(), ids)}
+
     def _packed_hidden(self, input_ids: Tensor, position_ids: Tensor, mask: Segments) -> Tensor:
         """Last hidden states [1, N, D] of the real positions in the order of ``mask``."""
         # The mask travels as a keyword argument that backbones hand down to their attention; an empty tensor in its
         # place keeps them from making one of their own, and one that drops the argument from going unnoticed.
         nothing = torch.zeros((1, 1, 0, 0), dtype=torch.bool, device=input_ids.device)
         return self.hf.get_decoder()(
-            input_ids=mask.pack(input_ids), position_ids=mask.pack(position_ids), attention_mask=nothing, use_cache=False,
+            **self._read(mask.pack(input_ids)), position_ids=mask.pack(position_ids), attention_mask=nothing, use_cache=False,
             segments=mask,
         ).last_hidden_state  # fmt: skip
 
@@ -158,7 +163,7 @@ class SpeechTextLM(nn.Module):
         if isinstance(attention_mask, Segments):
             return attention_mask.unpack(self._packed_hidden(input_ids, position_ids, attention_mask))
         return self.hf.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+            **self._read(input_ids), position_ids=position_ids, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
 
     def hidden_of_rows(self, call: PackedCall) -> Tensor:
@@ -175,7 +180,7 @@ class SpeechTextLM(nn.Module):
         try:
             decoder = self.hf.get_decoder()
             hidden = decoder(
-                input_ids=call.input_ids.to(self.device)[None], position_ids=call.position_ids.to(self.device)[None],
+                **self._read(call.input_ids.to(self.device)[None]), position_ids=call.position_ids.to(self.device)[None],
                 use_cache=False, packed=call,
             ).last_hidden_state[0]  # fmt: skip
             return hidden if is_narrow(decoder) else hidden[call.wanted.to(hidden.device)]

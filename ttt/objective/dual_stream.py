@@ -66,6 +66,10 @@ class DualStreamTtT(TtT):
         return self._plan(batch, gen, RandomRate())
 
     def _plan(self, batch: PackedBatch, gen: Generator, rate: MaskingRate) -> Plan:
+        if batch.joined is not None:
+            raise ConfigError(
+                "objective: dual_stream works with one id at a position; use ttt, or a tokenizer with pattern flatten"
+            )
         wide, group, n_groups = with_copies(batch, self.maskable(batch), self.mask.block_length, self.fill_blocks)
         t = rate.times(draw_times(n_groups, gen, self.times), batch.progress, gen)
         u = torch.rand(tuple(wide.ids.shape), generator=gen)

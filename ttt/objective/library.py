@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
+from ttt.diffusion.constraints import constraint_of
 from ttt.diffusion.corrupt import Noised, Times, corrupt, draw, per_document, per_position
+from ttt.errors import ConfigError
 from ttt.interfaces import Objective
 from ttt.objective.losses import plan_terms
 from ttt.objective.padding import with_padding
-from ttt.objective.pairs import SPAN_QUARTERS, Normalizer, denoising_term, next_token_term, span_quarters
+from ttt.objective.pairs import SPAN_QUARTERS, Normalizer, ar_pairs, denoising_term, next_token_term, span_quarters
 from ttt.objective.places import whole_spans
 from ttt.registry import NonNegativeFloat, ShareBelow1, component, components
 from ttt.registry.families import CONSTRAINT, OBJECTIVE, RATE
@@ -97,14 +99,15 @@ class TtT(_Planned):
             "ar": next_token_term(batch, text, self.text_normalize, self.text_scale),
             "nar": self.diffusion_term(batch, noised),
         }
-        return Plan(noised.input_ids, batch.position, batch.layout(), self.mask, terms)
+        return Plan(noised.input_ids, batch.position, batch.layout(), self.mask, terms, batch.joined)
 
     def diffusion_term(self, batch: PackedBatch, noised: Noised) -> PlanTerm:
         """L_diff of the noised positions."""
         weight = self.weighting.weight(noised.t, noised.p, self.noise)
+        constraint = self.constraint if batch.joined is None else constraint_of(self.constraint)
         return denoising_term(
             batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group,
-            self.constraint, self.learns_ends,
+            constraint, self.learns_ends,
         )  # fmt: skip
 
 
@@ -120,11 +123,12 @@ class Ar(_Planned):
     def plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """One term over all targets, with statistics by modality."""
         term = next_token_term(batch, batch.target, self.normalize)
-        kinds = batch.kind.flatten()[term.source + 1].long() - int(Kind.TEXT)
-        place = span_quarters(batch).flatten()[term.source + 1]
+        _, at = ar_pairs(batch, batch.target)
+        kinds = batch.kind.flatten()[at].long() - int(Kind.TEXT)
+        place = span_quarters(batch).flatten()[at]
         parts = (Partition(kinds, ("text", "audio")), Partition(place, SPAN_QUARTERS))
         term = dataclasses.replace(term, partitions=(*parts, *term.partitions))
-        return Plan(batch.ids, batch.position, batch.layout(), self.mask, {"ar": term})
+        return Plan(batch.ids, batch.position, batch.layout(), self.mask, {"ar": term}, batch.joined)
 
 
 @OBJECTIVE.register("nar")
@@ -173,6 +177,11 @@ class Nar(TtT):
 
     def maskable(self, batch: PackedBatch) -> Tensor:
         """The answer, or its speech."""
+        if self.noised == "answer" and batch.joined is not None:
+            raise ConfigError(
+                "objective.noised: answer masks text and speech alike, but with this data.pattern several codes stand at one "
+                "position and a masked one could be either; use speech or by_kind, or a tokenizer with pattern flatten"
+            )
         answer = batch.noisable & batch.visible
         if self.noised == "answer":
             return answer
@@ -195,7 +204,7 @@ class Nar(TtT):
             terms = self._by_kind(batch, noised)
         else:
             terms = {"nar": self.diffusion_term(batch, noised)}
-        return Plan(noised.input_ids, batch.position, batch.layout(), self.mask, terms)
+        return Plan(noised.input_ids, batch.position, batch.layout(), self.mask, terms, batch.joined)
 
     def _by_kind(self, batch: PackedBatch, noised: Noised) -> dict[str, PlanTerm]:
         spoken = self._spoken(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import nn
 
 from ttt.masks.materialize import materialize
+from ttt.model.joined import fold
 from ttt.types import Columns, LossTerm, LossTerms, ModelInputs, Plan, PlanTerm
 
 
 def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     """One forward pass over the inputs of the plan; the weighted sum of cross-entropies of every term."""
     device = next(model.parameters()).device
+    plan = folded(plan)
     used = {name: term for name, term in plan.terms.items() if len(term.source)}
     lm: Any = getattr(model, "module", model)  # engines wrap the model
     if used:
@@ -61,6 +64,16 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
         stats.update({f"{key}/{name}": value for key, value in term.stats.items()})
         terms.setdefault(name, LossTerm(every.sum() * 0.0, term.count, term.scale))
     return LossTerms(terms, stats)
+
+
+def folded(plan: Plan) -> Plan:
+    """The plan as the network sees it: ids that stand together side by side (`ttt.model.joined.fold`)."""
+    if plan.joined is None:
+        return plan
+    ids, positions, layout, step = fold(plan.input_ids, plan.position_ids, plan.layout, plan.joined)
+    at = (torch.arange(len(ids))[:, None] * ids.shape[1] + step).flatten()
+    terms = {name: dataclasses.replace(term, source=at[term.source]) for name, term in plan.terms.items()}
+    return Plan(ids, positions, layout, plan.mask, terms)
 
 
 def _columns(terms: Sequence[PlanTerm]) -> Columns | None:

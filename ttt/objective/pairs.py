@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ttt.diffusion.corrupt import per_document, per_position
 from ttt.interfaces import Constraint
-from ttt.objective.places import constrained, span_places
-from ttt.types import PackedBatch, Partition, PlanTerm
+from ttt.model.joined import number
+from ttt.objective.places import constrained, space_of, span_places
+from ttt.types import CodeSpace, Columns, PackedBatch, Partition, PlanTerm
 
 Normalizer = Literal["sample", "token", "sum", "all_tokens", "masked"]
 NOTHING = 1.0e-9  # count of a micro-batch in which nothing was masked: no loss, and almost no share in the count of the update
@@ -25,13 +26,19 @@ SPAN_QUARTERS = ("span_q1", "span_q2", "span_q3", "span_q4")
 def ar_pairs(batch: PackedBatch, predicted: Tensor) -> tuple[Tensor, Tensor]:
     """(source, target position), flat: position i - 1 predicts i, for ``predicted`` positions i (bool [B, T]) of one document.
 
-    The first text token after a span is predicted by the span's end token, as in the official program.
+    The first text token after a span is predicted by the span's end token, as in the official program.  Ids that stand at one
+    position of the network are all predicted by the one before it.
     """
     ok = predicted.clone()
-    ok[:, 0] = False
-    ok[:, 1:] &= batch.doc[:, 1:] == batch.doc[:, :-1]
+    if batch.joined is None:
+        ok[:, 0] = False
+        ok[:, 1:] &= batch.doc[:, 1:] == batch.doc[:, :-1]
+        targets = ok.flatten().nonzero().flatten()
+        return targets - 1, targets
+    before = torch.arange(ok.shape[1]) - number(batch.joined)[1] - 1  # last id of the network's position before
+    ok &= (before >= 0) & (batch.doc == batch.doc.gather(1, before.clamp(min=0)))
     targets = ok.flatten().nonzero().flatten()
-    return targets - 1, targets
+    return targets // ok.shape[1] * ok.shape[1] + before.flatten()[targets], targets
 
 
 def nar_pairs(masked: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +57,18 @@ def next_token_term(batch: PackedBatch, predicted: Tensor, normalize: Normalizer
     source, target = ar_pairs(batch, predicted)
     ones = torch.zeros(batch.ids.shape).flatten()
     ones[target] = 1.0
-    return _term(batch, ones.view(batch.ids.shape), source, target, None, normalize, scale)
+    term = _term(batch, ones.view(batch.ids.shape), source, target, None, normalize, scale)
+    if batch.joined is None:
+        return term
+    return dataclasses.replace(term, columns=columns_of_books(space_of(batch, "data.pattern"), term.target))
+
+
+def columns_of_books(space: CodeSpace, target: Tensor) -> Columns:
+    """What each softmax goes over where ids stand together: all ids for the first of them, the others each its own column."""
+    index = torch.full_like(target, -1)
+    for n, (start, stop) in enumerate(space.codebooks[1:]):
+        index[(target >= start) & (target < stop)] = n
+    return Columns(index, tuple((ids,) for ids in space.codebooks[1:]))
 
 
 def denoising_term(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttt.interfaces import CodePattern
+from ttt.registry import PositiveInt
 from ttt.registry.families import PATTERN
 
 
@@ -45,16 +46,50 @@ class Flatten(CodePattern):
         return np.arange(frames * codebooks).reshape(frames, codebooks)
 
 
+@PATTERN.register("parallel")
+@dataclass(frozen=True)
+class Parallel(CodePattern):
+    """All codes of a frame at one position of the network, independent of each other given what is before.
+
+    ``frames`` > 1: those of several frames in a row.  With one codebook these are the grouped codes of SLAM-Omni (arXiv
+    2412.15649, section 2.3: three a step); the last row is filled up with the empty code.
+
+    >>> Parallel(frames=2).index(3, 1).tolist()
+    [[0, 1], [2, -1]]
+    """
+
+    frames: PositiveInt = 1
+
+    together = True  # no field
+
+    @property
+    def has_empty(self) -> bool:  # type: ignore[override]
+        """Where rows hold several frames."""
+        return self.frames > 1
+
+    def columns(self, codebooks: int) -> int:
+        """One for each codebook of each of the frames."""
+        return self.frames * codebooks
+
+    def index(self, frames: int, codebooks: int) -> np.ndarray:
+        """Row s holds the frames from s times ``frames`` on."""
+        codes = np.arange(-(-frames // self.frames) * self.frames * codebooks).reshape(-1, self.columns(codebooks))
+        return np.where(codes < frames * codebooks, codes, -1)
+
+
 @PATTERN.register("delay")
 @dataclass(frozen=True)
 class Delay(CodePattern):
     """Codebook q comes q rows later: row t holds the codes (t - q, q), so each follows the coarser codes of its frame.
 
-    F frames take F + Q - 1 rows; what has no code at the two ends holds the empty code (MusicGen, figure 1).
+    F frames take F + Q - 1 rows; what has no code at the two ends holds the empty code (MusicGen, figure 1).  ``together``: a
+    row is one position of the network; false: every id has its own, as with ``flatten``.
 
     >>> Delay().index(2, 3).tolist()
     [[0, -1, -1], [3, 1, -1], [-1, 4, 2], [-1, -1, 5]]
     """
+
+    together: bool = True
 
     has_empty = True  # no field
 

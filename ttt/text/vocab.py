@@ -97,11 +97,17 @@ class Vocabulary:
         return self.num_codes + self.pattern.has_empty
 
     @property
+    def codes_together(self) -> int:
+        """Codes that stand at one position of the network."""
+        return self.columns if self.pattern.together else 1
+
+    @property
     def code_space(self) -> CodeSpace:
         """The ids of every column of the pattern, and the tokens that end an answer's span."""
         starts = range(self.code_start, self.code_stop, self.column_size)
         ends = sorted({self.eoa_id, self.eoa_last_id} - {ABSENT})
-        return CodeSpace(tuple((at, at + self.column_size) for at in starts), tuple(ends), self.frame_rate_hz)
+        columns = tuple((at, at + self.column_size) for at in starts)
+        return CodeSpace(columns, tuple(ends), self.frame_rate_hz, self.pattern.together)
 
     def is_audio(self, ids: Any) -> Any:
         """Audio-class ids (codes, mask, end tokens of the layout ``ttt``): works on arrays and tensors."""

@@ -47,6 +47,24 @@ def check_constraint(constraint: SpanConstraint | None, vocab: Vocabulary, sampl
             )
 
 
+def check_together(vocab: Vocabulary, sampler: SpanSampler, strict: bool) -> None:
+    """Raise `ConfigError` for what cannot write codes that stand together at a position of the network."""
+    name, together = name_of(vocab.pattern), vocab.codes_together
+    if not strict:
+        raise ConfigError(f"eval.strict: pattern {name!r} writes {together} codes at a position, one of each column; set true")
+    if sampler.canvas == "answer":
+        raise ConfigError(
+            f"eval.sampler.canvas: pattern {name!r} puts {together} codes at a position, so that masks stand for either text or "
+            "speech; set span or speech"
+        )
+    for key in ("block_length", "initial_length", "length_increment"):
+        if getattr(sampler, key, 0) % together:
+            raise ConfigError(
+                f"eval.sampler.{key}: {getattr(sampler, key)} ends inside a position of pattern {name!r}; take a multiple of "
+                f"{together}"
+            )
+
+
 def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler) -> None:
     """Raise `ConfigError` for a prompt that leaves no room in the positions that the model was made for, and for one with
     known parts of its answer when the sampler does not keep them.

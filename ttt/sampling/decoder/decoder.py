@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from ttt.config.schema import Cache, Speak
+from ttt.diffusion.constraints import constraint_of
 from ttt.interfaces import Constraint, LengthRule, MaskRule, Network, SpanSampler
 from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, checked
 from ttt.rng import generator
-from ttt.sampling.decoder.checks import check_answer_settings, check_constraint, check_prompts
+from ttt.sampling.decoder.checks import check_answer_settings, check_constraint, check_prompts, check_together
 from ttt.sampling.decoder.order import checked_order
 from ttt.sampling.decoder.session import Session, next_token, open_session
 from ttt.sampling.decoder.spans import spans_of
@@ -99,7 +100,11 @@ class Decoder:
         self.vocab = model.tokenizer.vocab
         if sampler.canvas == "answer":
             check_answer_settings(self.settings, DecodeSettings())
-        self._allowed_ids = AllowedIds.of(model, self.settings.strict, self.settings.constraint)
+        constraint = self.settings.constraint
+        if self.vocab.codes_together > 1:
+            check_together(self.vocab, sampler, self.settings.strict)
+            constraint = constraint_of(constraint)
+        self._allowed_ids = AllowedIds.of(model, self.settings.strict, constraint)
         check_constraint(self._allowed_ids.constraint, self.vocab, sampler, self.settings.length)
         self._order = checked_order(
             self._allowed_ids, model.tokenizer, self.settings.length, self.settings.strict, self.settings.speak, sampler,
@@ -238,9 +243,20 @@ class Decoder:
     # ------------------------------------------------------------------------------------------- token by token
 
     def _write(self, session: Session, rows: list[DecoderRow], logits: Tensor, scored: bool, state: str) -> Iterator[DecodeEvent]:
-        """Choose one token for each row from logits [R, ids]; all rows are in one ``state`` (`Order.state`)."""
+        """Choose one token for each row from logits [R, ids]; all rows are in one ``state`` (`Order.state`).
+
+        Where codes stand together (`ttt.interfaces.CodePattern`) the same logits give all codes of a position.
+        """
+        together = self.vocab.codes_together
+        yield from self._write_one(session, rows, logits, scored, state == SPEECH, self._order.ids(state))
+        while begun := [n for n, row in enumerate(rows) if row.mode == "text" and row.in_span and row.span_codes % together]:
+            rows, logits = [rows[n] for n in begun], logits[begun]
+            yield from self._write_one(session, rows, logits, scored, True, self._order.ids(state))
+
+    def _write_one(
+        self, session: Session, rows: list[DecoderRow], logits: Tensor, scored: bool, inside: bool, ids: slice | None
+    ) -> Iterator[DecodeEvent]:
         s, v = self.settings, self.vocab
-        inside, ids = state == SPEECH, self._order.ids(state)
         first = 0 if ids is None else ids.start
         if s.strict:
             allowed = torch.stack([self._order.allowed(r) for r in rows])

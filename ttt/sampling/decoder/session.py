@@ -17,6 +17,7 @@ from ttt.config.schema import Cache
 from ttt.interfaces import LanguageModel, MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.cache import PackedCall, SlotCache
+from ttt.model.joined import side_by_side
 from ttt.text.vocab import Vocabulary
 from ttt.types import Kind, Layout, LogitsRequest, Prompt
 
@@ -52,7 +53,8 @@ class Session:
     def row(self, slot: int) -> list[int]:
         """All committed tokens of one row."""
         row = self._row(slot)
-        return row.ids[: row.length].tolist()
+        ids = row.ids[: row.length].flatten()
+        return ids[ids >= 0].tolist()
 
     def append(self, slot: int, ids: Tensor, closed: bool = False, in_tail: bool = False) -> None:
         """Commit tokens i64 [m] of one row.
@@ -61,28 +63,27 @@ class Session:
         hold these tokens too; else they belong to the context, behind which later tails begin.
         """
         row = self._row(slot)
-        row.write(ids.cpu())
-        row.length += len(ids)
-        if not in_tail:
-            row.context = row.length
+        row.commit(ids.cpu(), in_tail)
         row.closed = closed
         row.kept = min(row.kept, row.frozen)
 
     def run(self, requests: Sequence[LogitsRequest]) -> list[Tensor]:
         """Logits f32 [R, p, ids] of every request, by one network call."""
         call = PackedCall(self.cache)
+        of_places: list[Tensor] = []  # for each request: the hidden state, among its own, of each place
         for request in requests:
             add = self._add_guided if request.guidance else self._add
+            states, count = [], 0
             for slot, tail, places in zip(request.rows.tolist(), request.tails.cpu(), request.places.cpu(), strict=True):
-                row = self._row(slot)
-                settled = row.length - row.context  # tokens of the tail that are committed already
-                add(call, request, slot, row, tail[settled:], row.context + places)
+                states.append(count + add(call, request, slot, self._row(slot), tail, places))
+                count += len(call.wanted_of[-1])
+            of_places.append(torch.cat(states))
         hidden = self.model.hidden_of_rows(call)  # [n, D]: the places of the first request row by row, then the next one's
         for request in requests:
             if not request.guidance:
                 for slot in request.rows.tolist():
                     self._settle(self._row(slot))
-        return self._heads(requests, hidden)
+        return self._heads(requests, hidden, of_places)
 
     def _row(self, slot: int) -> _Row:
         row = self.rows[slot]
@@ -90,31 +91,37 @@ class Session:
         return row
 
     def _add(
-        self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, positions: Tensor
-    ) -> None:
-        """The row's positions that the cache does not hold, with ``tail`` i64 [m] behind its committed tokens."""
-        row.write(tail)
-        stop = row.length + len(tail)
+        self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, places: Tensor
+    ) -> Tensor:
+        """The row's positions that the cache does not hold, with ``tail`` i64 [m] behind its context.
+
+        Returns which of the wanted positions each place has, i64 [p].
+        """
+        stop, at = row.lay(tail)
+        positions, state = at[places].unique_consecutive(return_inverse=True)
         start = min(row.kept, int(positions[0]))
         mask = row.seen(self.mask, start, stop, self.device)
         call.add(row.ids[start:stop], None if self.keeps == "none" else slot, start, positions - start, mask)
+        return state
 
     def _add_guided(
-        self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, positions: Tensor
-    ) -> None:
+        self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, places: Tensor
+    ) -> Tensor:
         """The whole row, without a cache: hidden tokens are mask tokens, which changes what every position sees."""
-        row.write(tail)
-        stop = row.length + len(tail)
-        hide = torch.arange(stop) < stop - request.window
+        stop, at = row.lay(tail)
+        hide = torch.arange(stop) < at[len(tail) - request.window]
         if request.guidance == "mask_prompt_content":
             hide &= row.content[:stop]
-        ids = row.ids[:stop].masked_fill(hide, row.vocab.mask_id)
+        ids = row.ids[:stop]
+        ids = torch.where(hide.view(-1, *[1] * (ids.dim() - 1)) & (ids >= 0), row.vocab.mask_id, ids)
         unconditional = row.unconditional
         if unconditional is None or len(unconditional.ids) < stop:
             unconditional = row.unconditional = _Row(row.vocab, Prompt("", ()), 2 * stop)
             unconditional.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : unconditional.prompt.shape[1]]
         unconditional.write(ids)
+        positions, state = at[places].unique_consecutive(return_inverse=True)
         call.add(ids, None, 0, positions, unconditional.seen(self.mask, 0, stop, self.device))
+        return state
 
     def _settle(self, row: _Row) -> None:
         if self.keeps == "none":
@@ -122,9 +129,9 @@ class Session:
         row.freeze(self.mask)
         row.kept = row.frozen if self.keeps == "exact" else row.length
 
-    def _heads(self, requests: Sequence[LogitsRequest], hidden: Tensor) -> list[Tensor]:
-        """Logits of each request from the hidden states [n, D] at all places; one product for each range of ids."""
-        parts = hidden.split([request.places.numel() for request in requests])
+    def _heads(self, requests: Sequence[LogitsRequest], hidden: Tensor, of_places: Sequence[Tensor]) -> list[Tensor]:
+        """Logits of each request from the hidden states [n, D] of all wanted positions; one product for each range of ids."""
+        parts = hidden.split([int(states.max()) + 1 for states in of_places])
         by_ids: dict[tuple[int, int] | None, list[int]] = {}
         for n, request in enumerate(requests):
             by_ids.setdefault(None if request.ids is None else (request.ids.start, request.ids.stop), []).append(n)
@@ -132,7 +139,8 @@ class Session:
         for ids, members in by_ids.items():
             logits = self.model.head(torch.cat([parts[n] for n in members]), None if ids is None else slice(*ids))
             for n, part in zip(members, logits.split([len(parts[n]) for n in members]), strict=True):
-                out[n] = part.view(*requests[n].places.shape, -1)
+                shape = requests[n].places.shape
+                out[n] = (part if len(part) == shape.numel() else part[of_places[n].to(part.device)]).view(*shape, -1)
         return out
 
 
@@ -155,19 +163,25 @@ class _Row:
     """One row: committed tokens, and behind them room for tentative ones.
 
     ``context``: where tails begin, at most the ``length`` of what is committed.  ``kept``: positions whose keys the cache
-    holds; ``frozen``: how many of those can never change.
+    holds; ``frozen``: how many of those can never change.  Where codes stand together (`ttt.interfaces.CodePattern`) all of
+    them count positions of the network, and ``ids`` is [n, K], -1 where a position has fewer.
     """
 
     def __init__(self, vocab: Vocabulary, prompt: Prompt, room: int) -> None:
-        self.vocab = vocab
+        self.vocab, self.together = vocab, vocab.codes_together
         self.length = self.context = self.kept = self.frozen = 0
         self.closed = False
         self.unconditional: _Row | None = None  # what the row looks like to the unconditional pass of guidance
         self._mask: tuple[object, Tensor | None] = ((), None)
         self._frozen_of = (0, False)
-        n = len(prompt.ids)
+        self._settled = torch.empty(0, dtype=torch.long)  # tokens behind the context that are committed
+        ids = torch.tensor(list(prompt.ids), dtype=torch.long)
+        joined = self._joined(ids)
+        first = (~joined).nonzero().flatten()
+        ids = self._laid(ids, joined)
+        n = len(ids)
         capacity = n + room
-        self.ids = torch.full((capacity,), vocab.pad_id, dtype=torch.long)
+        self.ids = torch.full((capacity, *ids.shape[1:]), vocab.pad_id, dtype=torch.long)
         self.kind = torch.zeros((1, capacity), dtype=torch.uint8)
         self.run_id = torch.zeros((1, capacity), dtype=torch.long)
         self.prompt = torch.zeros((1, capacity), dtype=torch.bool)  # what was asked, the model's own turns left out
@@ -175,18 +189,62 @@ class _Row:
         if prompt.noisable is None:
             self.prompt[0, :n] = True
         else:
-            self.prompt[0, :n] = ~torch.tensor(list(prompt.noisable), dtype=torch.bool)
+            self.prompt[0, :n] = ~torch.tensor(list(prompt.noisable), dtype=torch.bool)[first]
         if prompt.content is not None:
-            self.content[:n] = torch.tensor(list(prompt.content), dtype=torch.bool)
-        self.write(torch.tensor(list(prompt.ids), dtype=torch.long))
+            self.content[:n] = torch.tensor(list(prompt.content), dtype=torch.bool)[first]
+        self.write(ids)
         self.length = self.context = n
 
+    def commit(self, ids: Tensor, in_tail: bool) -> None:
+        """Tokens i64 [m] behind those that are committed (see `Session.append`)."""
+        if in_tail:
+            self._settled = torch.cat([self._settled, ids])
+            self.length = self.lay(self._settled)[0]
+            return
+        joined = self._joined(ids)
+        if self.together > 1 and len(ids) and self.length and bool(self.vocab.code_space.joins(ids[0])):
+            self.length -= 1  # one more code at the last position
+            begun = self.ids[self.length]
+            ids = torch.cat([begun[begun >= 0], ids])
+            joined = self._joined(ids)
+        laid = self._laid(ids, joined)
+        self.write(laid)
+        self.length += len(laid)
+        self.context, self._settled = self.length, self._settled[:0]
+
+    def lay(self, tail: Tensor) -> tuple[int, Tensor]:
+        """Write a tail i64 [m] behind the context; (positions of the row now, position of each of its tokens and of the last one
+        before it: i64 [m + 1]).
+        """
+        joined = self._joined(tail, from_span=True)
+        laid = self._laid(tail, joined)
+        settled = self.length - self.context
+        self.write(laid[settled:])
+        return self.context + len(laid), torch.cat([self.context + (~joined).cumsum(0) - 1, torch.tensor([self.context - 1])])
+
+    def _joined(self, ids: Tensor, from_span: bool = False) -> Tensor:
+        """bool [m]: stands at the position of the token before it.  ``from_span``: masks are codes, of a span that begins here."""
+        if self.together == 1:
+            return torch.zeros_like(ids, dtype=torch.bool)
+        space = self.vocab.code_space
+        joined = space.joins(ids)
+        if from_span:
+            inside = (ids == self.vocab.mask_id) & (torch.arange(len(ids)) % self.together > 0)
+            inside[1:] &= ~torch.isin(ids[:-1], torch.tensor(space.ends))  # behind an end there are no codes
+            joined |= inside
+        joined[:1] = False
+        return joined
+
+    def _laid(self, ids: Tensor, joined: Tensor) -> Tensor:
+        """Ids i64 [m] as the row stores them."""
+        return ids if self.together == 1 else side_by_side(ids, joined, self.together)
+
     def write(self, ids: Tensor) -> None:
-        """Put ``ids`` behind the committed tokens."""
+        """Put ``ids`` [n] or [n, K], one entry a position, behind the committed ones."""
         start, stop = self.length, self.length + len(ids)
         while stop > len(self.ids):
             self._grow()
-        audio = self.vocab.is_audio(ids)
+        audio = self.vocab.is_audio(ids if ids.dim() == 1 else ids[:, 0])
         self.ids[start:stop] = ids
         self.kind[0, start:stop] = torch.where(audio, int(Kind.AUDIO), int(Kind.TEXT))
         before = int(self.run_id[0, start - 1]) if start else 0
@@ -196,7 +254,8 @@ class _Row:
         def longer(x: Tensor) -> Tensor:
             return torch.cat([x, torch.zeros_like(x)], -1)
 
-        self.ids, self.kind, self.run_id = longer(self.ids), longer(self.kind), longer(self.run_id)
+        self.ids = torch.cat([self.ids, torch.zeros_like(self.ids)])
+        self.kind, self.run_id = longer(self.kind), longer(self.run_id)
         self.prompt, self.content = longer(self.prompt), longer(self.content)
 
     def layout(self, stop: int) -> Layout:
