@@ -301,7 +301,10 @@ class LanguageModel(Network, Protocol):
     """
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any) -> Tensor:
-        """Last hidden states [B, T, D] of ids and positions i64 [B, T]; the mask is made by `ttt.masks.materialize`."""
+        """Last hidden states [B, T, D] of ids and positions i64 [B, T]; the mask is made by `ttt.masks.materialize`.
+
+        Ids may be [B, T, K]: several at a position (`ttt.types.ModelInputs`).
+        """
 
     def hidden_of_rows(self, call: Any) -> Tensor:
         """Last hidden states [n, D] of the wanted tokens of a decoding call (`ttt.model.cache.PackedCall`)."""

@@ -11,7 +11,7 @@
 #          continuation', its lengths as they are)  --cuts DIR (cuts_train.jsonl.gz, cuts_validation.jsonl.gz, cuts_test.jsonl.gz)
 # Options: --min-seconds N --max-seconds N (5 and 15: which recordings of --wavs or --cuts are taken) --convert "FIELD=VALUE ..."
 #          (more fields of their converter, e.g. root=DIR) --data DIR (what stage 1 makes; EXP/data) --codec DIR --exp DIR
-#          --conf NAME (base, ar, nar, masked, masked_all, fork) --speaker DIR (an x-vector model: also compare voices)
+#          --conf NAME (base, ar, nar, masked, masked_all, fork, delay) --speaker DIR (an x-vector model: also compare voices)
 #          --gpus N --sounds "WAV ..." --stage N --stop-stage N --overwrite; settings like train.lr=0.03 go to every stage
 # Stages: 0 environment  1 codes, tokenizer, examples  2 train  3 decode + score the test recordings  4 continue sound files
 

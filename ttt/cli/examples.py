@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if given is None:
         tokenizer = corpus_tokenizer(corpus, codec, config.tasks, data.bpe_size, data.form, pattern)
     else:
-        tokenizer = TextTokenizer.load(given)
+        tokenizer = TextTokenizer.load(given).check_pattern(pattern)
         made_for = (tokenizer.vocab.codec, tokenizer.vocab.num_codes, tokenizer.vocab.num_codebooks)
         if made_for != (codec.codec_id, codec.num_codes, codec.num_codebooks):
             raise ConfigError(

@@ -87,6 +87,6 @@ def plan_tokenizer(config: RunConfig) -> TokenizerPlan:
         source = Path(config.model.path) / "tokenizer.json"
         if Path(data.tokenizer).resolve() == Path(config.model.path).resolve():
             raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
-    elif name_of(config.model.arch) == "causal_lm":
+    elif name_of(config.model.arch) == "causal_lm" and not config.model.preset:
         raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
     return TokenizerPlan(source, data.num_codes, 1, data.form, data.bpe_size, data.codes_of, data.codes_hz, pattern)

@@ -52,7 +52,7 @@ class Parallel(CodePattern):
     """All codes of a frame at one position of the network, independent of each other given what is before.
 
     ``frames`` > 1: those of several frames in a row.  With one codebook these are the grouped codes of SLAM-Omni (arXiv
-    2412.15649, section 2.3: three a step); the last row is filled up with the empty code.
+    2412.15649: three a step); the last row is filled up with the empty code.
 
     >>> Parallel(frames=2).index(3, 1).tolist()
     [[0, 1], [2, -1]]

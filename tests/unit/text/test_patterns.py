@@ -17,7 +17,7 @@ from ttt.text.patterns import codes_of, grid_of
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 
 CODES = 6
-SPECS = ["flatten", "delay"]
+SPECS = ["flatten", "delay", "parallel", {"name": "parallel", "frames": 3}]
 FORMS = ("interleaved", "llada_tts", "text_then_speech", "text_then_speech_tags")
 
 
@@ -63,11 +63,21 @@ def test_ids_of_a_pattern(spec, form, tmp_path):
         assert ((ids[k :: v.columns] >= start) & (ids[k :: v.columns] < stop)).all()
     np.testing.assert_array_equal(v.codes(ids), codes)
     np.testing.assert_array_equal(v.frames(ids), codes)
-    np.testing.assert_array_equal(v.frames(ids[: 2 * v.columns]), codes[: 2 if spec == "flatten" else 0])
+    begun = {"flatten": 2, "delay": 0, "parallel": 2}.get(str(spec), 4)
+    np.testing.assert_array_equal(v.frames(ids[: 2 * v.columns]), codes[:begun])
     assert (v.num_codes, v.num_codebooks) == (CODES, 3), "what the codec has"
     made.save(tmp_path)
     again = TextTokenizer.load(tmp_path).vocab
     assert again == v and again.digest == v.digest and again.pattern == v.pattern
+
+
+@pytest.mark.parametrize("spec, codebooks, frames, ids, positions", [
+    ("flatten", 4, 500, 2000, 2000), ("delay", 4, 500, 2012, 503), ({"name": "delay", "together": False}, 4, 500, 2012, 2012),
+    ("parallel", 4, 500, 2000, 500), ({"name": "parallel", "frames": 3}, 1, 500, 501, 167), ("delay", 8, 125, 1056, 132),
+], ids=str)  # fmt: skip
+def test_lengths_are_those_of_the_documentation(spec, codebooks, frames, ids, positions):
+    v = tokenizer(spec, codebooks).vocab
+    assert (v.places(frames), v.places(frames) // v.codes_together) == (ids, positions)
 
 
 def test_flatten_leaves_vocabularies_as_they_were(tmp_path):
