@@ -35,6 +35,7 @@ from ttt.sampling.decoder.checks import check_prompts
 from ttt.sampling.decoder.decoder import Decoder
 from ttt.sampling.trace.record import Tracer, TraceRecord, header, write_trace
 from ttt.stage import Stage
+from ttt.tasks.records import by_label
 from ttt.train.engines.ranks import RankLostError, Ranks, is_lost_rank, pick_device
 from ttt.types import AudioCodes
 
@@ -78,7 +79,7 @@ class Answering:
     @property
     def tasks(self) -> dict[str, Task]:
         """By label."""
-        return {task.label: task for task in self.config.tasks}
+        return by_label(self.config.tasks)
 
     def windows(self, file: File) -> Iterator[list[Asked]]:
         """The prompts of a file, so many at a time as are sorted by their lengths together."""
@@ -178,7 +179,7 @@ def answer_files(
             if not files:
                 return
             with ranks.all_or_none():
-                tasks = {task.label: task for task in config.tasks}
+                tasks = by_label(config.tasks)
                 for file in files:
                     file.uids = [example.uid for example in iter_file(file.path, config.eval.limit, tasks)]
                     needs = ["trace"] * trace + ["wav"] * wav

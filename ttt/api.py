@@ -176,14 +176,16 @@ class Model:
 
     def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
         from ttt.data.read.examples import prompt_turns
+        from ttt.tasks.records import by_label
 
         if isinstance(question, Example):
             if task or system:
                 raise ConfigError(
                     f"example {question.uid!r} has its own task and system message; leave task and system empty"
                 )
-            if question.task in self.tasks:
-                return self.tasks[question.task].prompt(question)
+            known = by_label(self.config.tasks)
+            if question.task in known:
+                return known[question.task].prompt(question)
             cut = question.turns[-1].role == "assistant"
             return Example(question.uid, question.turns[:-1] if cut else question.turns, question.task, question.meta)
         if task:

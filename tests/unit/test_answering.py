@@ -178,6 +178,19 @@ def test_a_rank_that_fails_says_why_once(run, tmp_path, monkeypatch):
     assert main(words(run, tmp_path)) == 2 and not (tmp_path / "many.generations.jsonl").exists()
 
 
+def test_prompts_alone_are_answered_by_any_run_but_have_no_likelihood(run, tmp_path, capsys):
+    (tmp_path / "lines.txt").write_text("a cat\n")
+    (tmp_path / "ids.jsonl").write_text('{"input_ids": [5, 6, 7, 8], "prompt_length": 2}\n')
+    assert main(["stream", str(run), "--examples", f"{tmp_path}/lines.txt", "--no-sound"]) == 0
+    assert capsys.readouterr().out.startswith("lines.txt:1: ")
+    sampled = ["inspect", "samplers", str(run), "--samplers", "own", "--out", str(tmp_path / "out"), "--examples"]
+    for name, message in (("lines.txt", "none of the 1 examples has an answer"), ("ids.jsonl", "'ids.jsonl:1': holds token ids")):
+        likelihood = words(run, tmp_path, f"eval.examples=[{tmp_path}/{name}]")
+        assert main(["likelihood", *likelihood[1:]]) == 2 and message in capsys.readouterr().err
+    assert main([*sampled, f"{tmp_path}/ids.jsonl"]) == 2 and "give --likelihood-draws 0" in capsys.readouterr().err
+    assert main([*sampled, f"{tmp_path}/lines.txt", "tasks=[document]"]) == 2 and not (tmp_path / "out").exists()
+
+
 def test_a_group_holds_about_as_many_batches_as_there_are_groups(monkeypatch):
     def sizes(number, batch_size, **fields):
         asked = [Asked(Example(f"e{i:04}", (Turn("user", ()),), "chat"), Prompt("", (1,) * 5), "") for i in range(number)]

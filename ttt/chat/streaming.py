@@ -68,12 +68,13 @@ def stream_questions(
 def questions_of(model: Model, examples: Sequence[str], limit: int) -> list[tuple[str, Question]]:
     """(uid, example) of the files, the first ``limit`` of each task and file (0: all); uids must differ."""
     from ttt.eval.inputs import read_files
+    from ttt.tasks.records import by_label
 
     paths = examples or model.config.eval.examples
     if not paths:
         raise ConfigError("nothing to ask: give --examples FILE, --text or --wav, or set eval.examples")
     questions: dict[str, Question] = {}
-    for listed in read_files(paths, limit, model.tasks).values():
+    for listed in read_files(paths, limit, by_label(model.config.tasks)).values():
         for example in listed:
             if example.uid in questions:
                 raise ConfigError(f"--examples: {example.uid!r} is in several files; stream them one by one")

@@ -27,13 +27,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.data.read.prompts import stream_of_example
     from ttt.eval.inputs import eval_folder, iter_file
     from ttt.eval.report import build_report, mask_of
+    from ttt.tasks.records import by_label
     from ttt.text.tokenizer import TextTokenizer
 
     mask = None
     rule = getattr(config.objective, "mask", None)
     if rule is not None and config.eval.examples and config.data.tokenizer != MISSING:
         tokenizer = TextTokenizer.load(config.data.tokenizer)
-        examples = iter_file(Path(config.eval.examples[0]), 0, {task.label: task for task in config.tasks})
+        examples = iter_file(Path(config.eval.examples[0]), 0, by_label(config.tasks))
         (example,) = deque(examples, maxlen=1)
         stream = stream_of_example(example, tokenizer)
         mask = mask_of(rule, stream, tokenizer.vocab.pad_id, tokenizer.vocab.mask_id)

@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.eval.metrics import rests_on
     from ttt.eval.score import Bootstrap
     from ttt.registry.families import METRIC
+    from ttt.tasks.records import by_label
 
     codec = load_part(config, "codec")
     judge = load_part(config, "judge")
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     if stage.is_done(arguments.overwrite):
         return 0
-    tasks = {t.label: t for t in config.tasks}
+    tasks = by_label(config.tasks)
     files = read_files(config.eval.examples, config.eval.limit, tasks)
     if not config.eval.limit:  # of a few it may be chance
         check_words(files, tasks)

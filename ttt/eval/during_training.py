@@ -19,6 +19,7 @@ from ttt.eval.score import Bootstrap
 from ttt.interfaces import Codec, Judge, Task
 from ttt.registry.families import METRIC
 from ttt.sampling.decoder.decoder import Decoder
+from ttt.tasks.records import by_label
 from ttt.types import Example
 
 
@@ -73,7 +74,7 @@ def answers_in_training(
     config: RunConfig, decoder: Decoder, judge: Judge | None, codec: Codec | None
 ) -> AnswersInTraining:
     """The callback for ``train.generate_items``; ``judge`` and ``codec``: loaded, or None."""
-    tasks = {task.label: task for task in config.tasks}
+    tasks = by_label(config.tasks)
     files = read_files([config.data.dev], config.train.generate_items, tasks) if config.data.dev else {}
     instruments = Instruments(judge, codec, config.eval.normalizer, recordings=recordings_of(config))
     folder = Path(config.run.dir)

@@ -18,6 +18,7 @@ from ttt.inspection.samplers import Answered, decode, markdown_table, score_like
 from ttt.interfaces import LanguageModel
 from ttt.io.atomic import folder_aside, write_json, write_json_lines, write_text
 from ttt.likelihood import Draws
+from ttt.tasks.records import by_label
 from ttt.types import Example
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,13 @@ def compare_samplers(
         raise ConfigError(f"--draws: must be >= 1, got {draws}")
     likelihood = Draws(likelihood_draws) if likelihood_draws else None
     chosen = _examples(settings, examples, uids, limit)
-    if likelihood is not None and any(IDS in example.meta for example in chosen):
-        raise ConfigError(f"{examples}: prompts are token ids, whose answers are not scored; give --likelihood-draws 0")
+    if likelihood is not None and any(IDS in e.meta or e.turns[0].role == "document" for e in chosen):
+        raise ConfigError(
+            f"{examples}: the answers to documents and to token ids have no likelihood here; give --likelihood-draws 0"
+        )
     folder = results_folder(run, out, "samplers", RESULTS, FILES, [Path(examples)])
     model = open_model(settings, checkpoint, LanguageModel)
-    tasks = {task.label: task for task in settings.tasks}
+    tasks = by_label(settings.tasks)
     prompts = {e.uid: tasks[e.task].prompt(e) for e in chosen}
     answers = _decode(model, contenders, prompts, draws)
     if likelihood is not None:
@@ -69,7 +72,7 @@ def compare_samplers(
 
 def _examples(config: RunConfig, path: str, uids: Sequence[str], limit: int) -> list[Example]:
     """The examples with these uids, or the first ``limit`` of each task (0: all)."""
-    tasks = {task.label: task for task in config.tasks}
+    tasks = by_label(config.tasks)
     examples = [e for listed in read_files([path], 0 if uids else limit, tasks).values() for e in listed]
     if not examples:
         raise DataError(f"{path}: holds no example")

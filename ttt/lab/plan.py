@@ -17,6 +17,7 @@ from ttt.lab.statistics import Measured
 from ttt.lab.table_file import RowSpec, TableSpec
 from ttt.lab.trainings import refuse_useless, trainings_in, with_known_training
 from ttt.registry.plugins import is_file
+from ttt.tasks.records import by_label
 
 REQUIRED = ("data.train", "data.tokenizer", "train.steps")
 
@@ -95,7 +96,7 @@ def _check_examples(config: RunConfig, checked: set[tuple[str, frozenset[str]]])
 
     ``checked``: (file, task labels) that are known to be right.
     """
-    tasks = {task.label: task for task in config.tasks}
+    tasks = by_label(config.tasks)
     labels = frozenset(tasks)
     generation_files(config)
     for path in config.eval.examples:
@@ -116,7 +117,7 @@ def measured(table: TableSpec, cells: Sequence[Cell]) -> tuple[list[Measured], l
     for cell in cells:
         if cell.seed != table.seeds[0]:
             continue
-        tasks = {task.label: task for task in cell.config.tasks}
+        tasks = by_label(cell.config.tasks)
         files = tuple(cell.config.eval.examples)
         if files not in splits:
             examples = [e for listed in read_files(files, 1, tasks).values() for e in listed]

@@ -10,7 +10,8 @@ from typing import Any
 from ttt.api import model_folder, open_model
 from ttt.config.load import to_plain
 from ttt.config.schema import RunConfig
-from ttt.errors import ConfigError
+from ttt.data.read.prompts import IDS
+from ttt.errors import ConfigError, DataError
 from ttt.eval.inputs import dtype_of, eval_folder, read_files
 from ttt.interfaces import LanguageModel
 from ttt.io.atomic import write_json, write_json_lines
@@ -20,6 +21,7 @@ from ttt.likelihood.items import likelihoods
 from ttt.likelihood.summary import item_record, summarise, table
 from ttt.registry.core import name_of
 from ttt.stage import Stage
+from ttt.tasks.records import by_label
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +46,19 @@ def report_likelihood(config: RunConfig, draws: Draws, block_length: int | None 
     stage = Stage("likelihood", out / MARKER, inputs, [out / RESULTS, out / ITEMS], settings)
     if stage.is_done(overwrite):
         return table(read_json(out / RESULTS, "score again with --overwrite")["values"])
-    files = read_files(config.eval.examples, config.eval.limit, {t.label: t for t in config.tasks})
+    files = read_files(config.eval.examples, config.eval.limit, by_label(config.tasks))
     examples = [e for listed in files.values() for e in listed]
+    given = next((e for e in examples if IDS in e.meta), None)
+    if given is not None:
+        raise DataError(f"example {given.uid!r}: holds token ids; make text and codes of them with 'ttt data convert --from llada'")
     model = open_model(config, folder, LanguageModel)
     started = stage.seconds
     items = likelihoods(
         model, config.objective, examples, draws, seed=config.run.seed, budget=max(1, config.data.batch_positions),
         block_length=block_length,
     )  # fmt: skip
+    if not any(item.by for item in items):
+        raise DataError(f"eval.examples: none of the {len(items)} examples has an answer, and only answers have a likelihood")
     values = summarise(items, config.eval.bootstrap, config.run.seed)
     seconds = stage.seconds - started
     write_json_lines(out / ITEMS, map(item_record, items))

@@ -7,7 +7,7 @@ record itself (`Task.with_reference`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -114,6 +114,12 @@ class Document(Task):
     def metrics(self) -> Mapping[str, str]:
         """Overlap of the text with the true rest, time to the first speech."""
         return named("chrf", "first_block_latency")
+
+
+def by_label(tasks: Iterable[Task]) -> dict[str, Task]:
+    """Tasks by label, and `Chat` and `Document` where they are not among them: what a file brings by itself needs no setting."""
+    found = {task.label: task for task in tasks}
+    return {**found, **{task.label: task for task in (Chat(), Document()) if task.label not in found}}
 
 
 def _text(text: str) -> tuple[Span, ...]:

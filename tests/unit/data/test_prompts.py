@@ -9,7 +9,7 @@ from tests.saved_dataset import save_to_disk
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import distinct, official_record
 from ttt.data.read.prompts import iter_prompts, prompt_of
-from ttt.errors import ConfigError, DataError
+from ttt.errors import DataError
 from ttt.tasks.records import Chat, Document
 
 T = tiny_tokenizer()
@@ -87,12 +87,6 @@ def test_what_is_no_prompt(tmp_path, text, message):
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(DataError, match="p.jsonl:[12]: .*" + message.partition(": ")[2] if ": " in message else message):
         read(tmp_path / "p.jsonl")
-
-
-def test_prompts_need_a_task(tmp_path):
-    (tmp_path / "p.txt").write_text("a\n")
-    with pytest.raises(ConfigError, match="p.txt:1: a prompt without a task; add 'chat'"):
-        read(tmp_path / "p.txt", "asr", "tts")
 
 
 def test_other_encodings(tmp_path):

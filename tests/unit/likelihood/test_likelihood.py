@@ -361,14 +361,14 @@ def test_verb_end_to_end(peaked, tmp_path, capsys):
     from ttt.cli.main import main
     from ttt.data.read.examples import write_examples
 
-    write_examples(tmp_path / "test.jsonl", [EXAMPLE])
+    write_examples(tmp_path / "test.jsonl", [type(EXAMPLE)(EXAMPLE.uid, EXAMPLE.turns, "other", {})])
     peaked.save(tmp_path / "model")
     call = [
         "likelihood", f"run.dir={tmp_path}", f"eval.examples=[{tmp_path}/test.jsonl]", f"eval.checkpoint={tmp_path}/model",
         f"eval.out={tmp_path}/out", "eval.bootstrap=20", "objective=ttt",
     ]  # fmt: skip
     assert main([*call, "--draws", "4"]) == 2  # the file's task is none of the configured
-    assert "is of task 'chat'" in capsys.readouterr().err
+    assert "is of task 'other'" in capsys.readouterr().err
     call.append("tasks=[{name: asr, system: hear}]")
     write_examples(tmp_path / "test.jsonl", [type(EXAMPLE)(EXAMPLE.uid, EXAMPLE.turns, "asr", {"split": "test"})])
     assert main([*call, "--draws", "4"]) == 0

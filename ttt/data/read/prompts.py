@@ -18,7 +18,6 @@ from ttt.data.encode import encode_example
 from ttt.data.read.examples import example_from_json, name_of_record, parse_content, place_in, prompt_turns
 from ttt.data.read.records import RecordError, decode, raw_records
 from ttt.data.read.token_ids import is_ids, stream_of_ids
-from ttt.errors import ConfigError
 from ttt.io.text_input import text_lines
 from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Prompt, TokenStream, Turn
@@ -32,19 +31,15 @@ def iter_prompts(path: str | Path, tasks: Collection[str]) -> Iterator[tuple[str
     """(place, example) of a file, one at a time; duplicate uids are the caller's to see.
 
     ``tasks``: labels; a prompt that says nothing of its task belongs to the first of ``chat`` and ``document`` among them.
-    Raises `RecordError` naming the record that cannot be read, `ConfigError` when there is neither task.
+    Raises `RecordError` naming the record that cannot be read.
     """
-    label = next((task for task in tasks if task in TASKS), "")
+    label = next((task for task in tasks if task in TASKS), TASKS[0])
     for where, record in _records(Path(path)):
         uid = place_in(where)
         asked = _asked(record)
         if asked is None and not is_ids(record):
             yield where, example_from_json(record, where, uid)
             continue
-        if not label:
-            raise ConfigError(
-                f"{where}: a prompt without a task; add 'chat' (a question) or 'document' (text to go on from) to tasks"
-            )
         if isinstance(record, Mapping):
             uid = name_of_record(record, where, uid, ("id", "uid"))
         if asked is None:
