@@ -441,13 +441,13 @@ class Codec(OnDevice, ABC):
 
     After `load`: ``rate_hz`` (samples per second of the decoded sound), ``encode_rate_hz`` (of the recordings it takes; the
     same unless the codec says otherwise), ``frame_rate_hz`` (frames per second), ``num_codes`` (per codebook),
-    ``num_codebooks``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: the codec is linear in time, so
-    its stream gives the samples of the one-shot decode, not only as many.
+    ``num_codebooks``, ``codec_id`` (name and digest, stored beside every code).  ``exact_stream``: its
+    stream gives the samples of the one-shot decode, not only as many (up to rounding); it may depend on the weights.
 
     A codec of one direction only refuses the other with a `ConfigError`, even for an empty list.
     """
 
-    exact_stream: ClassVar[bool] = False
+    exact_stream: bool = False  # no field
     rate_hz: int
     frame_rate_hz: float
     num_codes: int

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -25,7 +27,8 @@ def noise(rate_hz: int, duration_s: float, seed: int = 0) -> Waveform:
     step = max(1, rate_hz // 10)
     for start in range(0, len(x), step):
         width = int(rng.integers(1, 20))
-        x[start : start + step] = np.convolve(x[start : start + step], np.ones(width) / width, "same")
+        part = x[start : start + step]
+        part[:] = np.convolve(part, np.ones(width) / width, "same")[: len(part)]  # the last one may be shorter than ``width``
     return Waveform((0.1 * x).astype(np.float32), rate_hz)
 
 
@@ -182,6 +185,23 @@ def _refusals(codec: Codec) -> None:
         except DataError:
             continue
         raise Broken(f"{what} is accepted")
+
+
+@prop("codec", "precision", "half precision is refused with a ConfigError, or gives codes and sound of the same codec")
+def _precision(codec: Codec) -> None:
+    if "dtype" not in inspect.signature(codec.load).parameters:
+        raise NotSaid("its load takes no dtype")
+    try:
+        half = copy.copy(codec).load("cpu", "bfloat16")
+    except ConfigError as error:
+        raise NotSaid(f"it computes in float32 only ({error})") from error
+    need(half.codec_id == codec.codec_id, f"codec_id is {half.codec_id!r} in bfloat16, {codec.codec_id!r} in float32")
+    codes, wanted = _codes(half), _codes(codec)
+    need(codes.ids.shape == wanted.ids.shape, f"codes are {list(codes.ids.shape)}, in float32 {list(wanted.ids.shape)}")
+    (sound,), (exact,) = half.decode([wanted]), codec.decode([wanted])
+    loudness = float(np.sqrt(np.mean(np.square(exact.samples))))
+    off = float(np.sqrt(np.mean(np.square(sound.samples - exact.samples))))
+    need(sound.samples.dtype == np.float32 and off <= 0.3 * loudness, f"the sound is off by {off:.3g} of {loudness:.3g} (RMS)")
 
 
 @prop("codec", "vectors", "code vectors are f32 [Q, C, E] with mean 0")

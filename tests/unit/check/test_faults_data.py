@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.check.faults import exactly, planted
 from ttt.audio.codecs.toy import Toy
+from ttt.check.core import check
 from ttt.data.convert.chats import Alpaca
 from ttt.interfaces import StreamDecoder
 from ttt.types import AudioCodes, Waveform
@@ -147,6 +148,50 @@ class TakesAnything(Toy):
 class Shifted(Toy):
     def code_vectors(self):
         return super().code_vectors() + np.float32(1)
+
+
+@fault("codec", "precision")
+@dataclass
+class RenamedInHalf(Toy):
+    """Data made in float32 would be another codec's."""
+
+    def load(self, device="cpu", dtype="float32"):
+        self.codec_id = f"{self.codec_id}{'' if dtype == 'float32' else '-half'}"
+        return self
+
+
+@dataclass
+class TwoRates(Toy):
+    """Takes recordings at another rate than its sound has."""
+
+    takes_hz: int = 16_000
+
+    @property
+    def encode_rate_hz(self):
+        return self.takes_hz
+
+    def encode(self, waves):
+        inner = Toy(self.num_codes, self.takes_hz, self.frame_rate_hz)
+        return [dataclasses.replace(c, codec=self.codec_id) for c in inner.encode(waves)]
+
+
+@fault("codec", "codes")
+@dataclass
+class ForgetsItsOwnRate(TwoRates):
+    """Counts frames at the rate of the sound."""
+
+    takes_hz: int = 22_050
+
+    def encode(self, waves):
+        codes = super().encode(waves)
+        frames = [-(-len(w.samples) // self._hop) for w in waves]
+        return [dataclasses.replace(c, ids=np.resize(c.ids, (n, 1))) for c, n in zip(codes, frames, strict=True)]
+
+
+@pytest.mark.parametrize("takes_hz, rate_hz", [(16_000, 22_050), (24_000, 16_000)])
+def test_a_codec_may_have_two_rates(takes_hz, rate_hz):
+    broken = {r.name: r.counter for r in check("codec", TwoRates(rate_hz=rate_hz, takes_hz=takes_hz)) if r.failed}
+    assert broken in ({}, {"facts": broken.get("facts")}) and "begin" in broken.get("facts", "begin")  # it is not registered
 
 
 @pytest.mark.parametrize("family, breaks, cls", FAULTS)

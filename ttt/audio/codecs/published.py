@@ -6,8 +6,9 @@ Letters: ``F`` frames, ``Q`` codebooks, ``C`` codes per codebook, ``S`` wav samp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from ttt.audio.batches import batches
+from ttt.audio.codecs.causal_stream import CausalStream, can_stream
 from ttt.audio.codecs.checks import check_codes, check_wave, standardize
 from ttt.audio.loading import refuse_dtype
 from ttt.audio.streaming import WindowStream
@@ -89,6 +91,7 @@ class PublishedCodec(Codec):
         self.frame_rate_hz = self.rate_hz / self._hop
         self._encode_rate_hz, self._encode_hop = self._encoder_rate(config)
         self._causal = self._is_causal(config)
+        self.exact_stream = self._causal and can_stream(model.decoder) and dtype == "float32"
         available = self._available_codebooks(config)
         if self.num_codebooks > available:
             raise ConfigError(f"codec.num_codebooks: {self.num_codebooks} asked for, {folder} has {available}")
@@ -140,9 +143,17 @@ class PublishedCodec(Codec):
         return [Waveform(samples, self.rate_hz) for samples in out]
 
     def open_stream(self) -> StreamDecoder:
-        """Decodes a moving window of codes and cross-fades from one window to the next."""
-        self._get()
-        return WindowStream(self)
+        """Decodes with the state of every layer where the decoder is causal; else a moving window with cross-fades."""
+        model = self._get()
+        if not (self._causal and can_stream(model.decoder)):
+            return WindowStream(self)
+        check = partial(check_codes, num_codes=self.num_codes, num_codebooks=self.num_codebooks, codec=self.name)
+        decode = self._stateful_decode(model)
+        return CausalStream(model.decoder, lambda ids: decode(ids.to(self._device)), check)
+
+    def _stateful_decode(self, model: Any) -> Callable[[Tensor], Tensor]:
+        """`_decode` for one stream, with what the model itself keeps from call to call."""
+        return partial(self._decode, model)
 
     def code_vectors(self) -> np.ndarray | None:
         """Codebook entries, standardised: f32 [Q, C, E]."""
@@ -275,6 +286,12 @@ class Mimi(PublishedCodec):
     """Mimi: 12.5 frames per second, the first codebook carries most of the meaning."""
 
     model_class = "MimiModel"
+
+    def _stateful_decode(self, model: Any) -> Callable[[Tensor], Tensor]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=model.decoder.decoder_transformer.config)
+        return lambda ids: model.decode(audio_codes=ids, decoder_past_key_values=cache).audio_values
 
     def _is_causal(self, config: Any) -> bool:
         return config.use_causal_conv
