@@ -93,7 +93,7 @@ class CausalStream(StreamDecoder):
         self._state[layer] = begun if conv.bias is None else begun - conv.bias[:, None]  # it is added once
         return final
 
-    def _lstm(self, layer: nn.LSTM, x: Tensor, given: Any = None) -> Any:
+    def _lstm(self, layer: Any, x: Tensor, given: Any = None) -> Any:
         result, self._state[layer] = nn.LSTM.forward(layer, x, self._state.get(layer, given))
         return result, self._state[layer]
 
