@@ -1,11 +1,11 @@
 """Speech tokens to mel by flow matching: GLM-4-Voice's ``flow.pt``.
 
-GLM-4-Voice (arXiv 2412.02612, section 2.2) retrained the flow of CosyVoice (arXiv 2407.05407, section 2.3) with a token encoder
-that sees whole blocks of tokens and those before, so that decoding can begin after one block.  The velocity is estimated by the
-1-D U-Net of Matcha-TTS (arXiv 2309.03199), conditional flow matching is arXiv 2210.02747, its guidance arXiv 2207.12598.
-Official program: ``cosyvoice/flow/flow.py`` (MaskedDiffWithXvec), ``cosyvoice/transformer/encoder.py``
-(BlockConformerEncoder), ``cosyvoice/flow/decoder.py`` (ConditionalDecoder), ``cosyvoice/flow/flow_matching.py``
-(ConditionalCFM).  Modules are named as the arrays of the published file.
+GLM-4-Voice (arXiv 2412.02612) retrained the flow of CosyVoice (arXiv 2407.05407) with a token encoder that sees whole blocks
+of tokens and those before, so that decoding can begin after one block.  The velocity is estimated by the 1-D U-Net of
+Matcha-TTS (arXiv 2309.03199), conditional flow matching is arXiv 2210.02747, its guidance arXiv 2207.12598.  Official
+program: ``cosyvoice/flow/flow.py`` (MaskedDiffWithXvec), ``cosyvoice/transformer/encoder.py`` (BlockConformerEncoder),
+``cosyvoice/flow/decoder.py`` (ConditionalDecoder), ``cosyvoice/flow/flow_matching.py`` (ConditionalCFM).  Modules are named
+as the arrays of the published file.
 
 Letters: ``B`` rows, ``K`` tokens, ``F`` mel frames, ``M`` mel bins, ``D`` width, ``H`` heads, ``d`` width of a head.  A mask
 [B, 1, F] is 1 where a row has a frame; None says that all rows are full.  Rows of a batch do not see each other, and what a row

@@ -87,6 +87,12 @@ def test_a_stream_too_short_to_be_faded_equals_one_go(decoder):
     assert len(decoder.open_stream().finish()) == 0
 
 
+def test_a_finished_stream_has_nothing_left(decoder):
+    stream = decoder.open_stream(steps=1)
+    stream.push(TOKENS[:7, None])
+    assert len(stream.finish()) and not len(stream.finish())
+
+
 def test_streams_work_in_and_out_of_inference_mode(decoder):
     """The official program fails on the CPU outside `torch.inference_mode`."""
     plain = streamed(decoder, TOKENS[:24], (8, 8, 8))
