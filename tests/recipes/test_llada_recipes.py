@@ -143,7 +143,7 @@ def test_every_form_of_prompts_is_answered(trained, name, capsys, tmp_path):
     records = [json.loads(line) for line in (tmp_path / f"{prompts.stem}.generations.jsonl").read_text().splitlines()]
     assert name == "ids.jsonl" or [r["prompt"] for r in records] == WORDS
     assert all(r["n_tokens"] for r in records)
-    assert main(["score", *settings]) == 0, capsys.readouterr().err
+    assert main(["score", *settings]) == main(["report", *settings]) == 0, capsys.readouterr().err
     if name not in ("lines.txt", "ids.jsonl"):
         return
     assert main(["stream", str(exp), "--examples", str(prompts), "--limit", "1", "--no-sound"]) == 0, capsys.readouterr().err

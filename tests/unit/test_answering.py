@@ -86,12 +86,16 @@ def test_the_order_is_that_of_the_examples(whole):
     assert whole[0]["prompt"] == "a cat sat on the mat" and whole[-1]["prompt"] == "" and any(r["codes"] for r in whole)
 
 
-def test_ranks_share_the_prompts_and_write_one_file(run, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ranks_share_the_prompts_and_write_one_file(run, whole, tmp_path, monkeypatch, dtype):
+    if dtype != "float32":
+        assert main(words(run, tmp_path / "one", f"model.dtype={dtype}")) == 0
+        whole = records(tmp_path / "one")
     for rank in (2, 1, 0):
         with monkeypatch.context() as patch:
             as_rank(patch, rank, 3)
             patch.setattr(answering.Answering, "join", answering.Answering.join if not rank else lambda *_: None)
-            assert main(words(run, tmp_path)) == 0
+            assert main(words(run, tmp_path, f"model.dtype={dtype}")) == 0
         if rank:
             assert rank in partial_files(tmp_path / "many.generations.jsonl")
     assert records(tmp_path) == whole and not partial_files(tmp_path / "many.generations.jsonl")
@@ -218,6 +222,19 @@ def test_progress(monkeypatch, caplog):
         progress._said -= 61
         progress.done(0)
     assert not sys.stderr.getvalue() and caplog.messages == ["many: 2 of 4 answers, 0 min left"]
+
+
+def test_a_rank_that_is_gone_is_said_in_one_line(run, tmp_path, monkeypatch, capsys):
+    as_rank(monkeypatch, 0, 2)
+
+    def lost(self):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+
+    monkeypatch.setattr(answering.Ranks, "barrier", lost)
+    assert main(words(run, tmp_path)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ttt generate: ")]
+    assert "another process of this call is gone" in line and "the same command goes on from there" in line
+    assert partial_files(tmp_path / "many.generations.jsonl")
 
 
 @pytest.mark.slow
