@@ -58,7 +58,7 @@ class CausalStream(StreamDecoder):
             return np.zeros(0, dtype=np.float32)
         ids = torch.from_numpy(np.concatenate(waiting).T.astype(np.int64))[None]
         with self._stateful():
-            return self._decode(ids).flatten().float().cpu().numpy()
+            return self._decode(ids).flatten().float().cpu().numpy().clip(-1.0, 1.0)
 
     @contextlib.contextmanager
     def _stateful(self) -> Iterator[None]:

@@ -126,7 +126,7 @@ class PublishedCodec(Codec):
 
     @torch.inference_mode()
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
-        """Sound of each code sequence, S = F * samples per frame; batches as in `encode`."""
+        """Sound of each code sequence, S = F * samples per frame, clipped to [-1, 1]; batches as in `encode`."""
         model = self._get()
         for c in codes:
             check_codes(c.ids, self.num_codes, self.num_codebooks, self.name)
@@ -139,7 +139,7 @@ class PublishedCodec(Codec):
             sounds = self._decode(model, ids.to(self._device)).reshape(len(rows), -1).float().cpu().numpy()
             for sound, i in zip(sounds, rows, strict=True):
                 kept = sound[: len(out[i])]
-                out[i][: len(kept)] = kept
+                out[i][: len(kept)] = kept.clip(-1.0, 1.0)
         return [Waveform(samples, self.rate_hz) for samples in out]
 
     def open_stream(self) -> StreamDecoder:

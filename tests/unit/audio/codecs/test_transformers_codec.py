@@ -9,6 +9,7 @@ import torch
 from ttt.check.codecs import noise
 from ttt.errors import CheckpointError, ConfigError
 from ttt.registry.families import CODEC
+from ttt.types import AudioCodes
 
 transformers = pytest.importorskip("transformers")
 
@@ -78,6 +79,8 @@ def test_facts_codes_and_sound_are_the_models(name, tmp_path):
     for wave, c, sound in zip(waves, codes, codec.decode(codes), strict=True):
         np.testing.assert_array_equal(codec.encode([wave])[0].ids, c.ids)
         assert len(sound.samples) == len(c.ids) * codec.rate_hz // 50 and np.isfinite(sound.samples).all()
+    one = codec.decode([AudioCodes(codes[0].ids[:1], 50.0, codec.codec_id)])[0].samples
+    assert len(one) == codec.rate_hz // 50 and np.isfinite(one).all()
     with torch.inference_mode():  # the class called by hand, on a whole number of frames
         wave = waves[1]
         x = torch.tensor(wave.samples)[None, None]
