@@ -172,8 +172,8 @@ def test_all_who_load_a_part_go_through_the_one_place():
     codec, judge, speaker = Codes(**own), Ears(**own), Voices(**own)
     Instruments(judge, codec, NORMALIZER.build("words", ""), speaker).ready_for([], {})
     check("codec", checked := Codes(**own))
-    for plugin in (codec, judge, speaker, checked):
-        assert set(plugin.calls) == {("cpu", "float16")}
+    for plugin in (judge, codec, speaker, checked):  # `check` goes on to ask for other types
+        assert plugin.calls[0] == ("cpu", "float16")
 
 
 def test_the_base_class_leaves_codecs_that_are_no_dataclasses_alone():

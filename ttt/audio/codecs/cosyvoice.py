@@ -150,22 +150,26 @@ class CosyVoice(Codec):
 
     def decode(self, codes: Sequence[AudioCodes]) -> list[Waveform]:
         """Sound of each code sequence, each in one go; F / frame rate seconds long at speed 1."""
+        self._needs_decoder()
         return [Waveform(self._sound(c.ids), self.rate_hz) for c in codes]
 
     def open_stream(self) -> StreamDecoder:
         """Decodes a moving window of two seconds and cross-fades from window to window.  At speed 1 only."""
+        self._needs_decoder()
         if self.speed != 1.0:
             raise ConfigError(f"codec.speed: {self.speed:g} cannot be streamed; use 1, or decode whole answers")
         second = round(self.frame_rate_hz)
         return WindowStream(self, past=2 * second, future=second // 5, fade=second // 5)
 
-    def _sound(self, ids: np.ndarray) -> np.ndarray:
-        import torch
-
+    def _needs_decoder(self) -> None:
         if not hasattr(self, "_model"):
             if getattr(self, "_tokenizer", None) is not None:
                 raise ConfigError("codec.path: not set; cosyvoice decodes with a model folder, its program and a prompt")
             raise CheckpointError("codec 'cosyvoice' holds no weights yet: call load() (codec.path)")
+
+    def _sound(self, ids: np.ndarray) -> np.ndarray:
+        import torch
+
         check_codes(ids, self.num_codes, 1, "cosyvoice")
         if not len(ids):
             return np.zeros(0, dtype=np.float32)

@@ -210,7 +210,9 @@ def test_the_tokenizer_is_the_one_that_is_named_and_needs_no_decoder(s3tokenizer
         assert codes.ids.dtype == np.int32 and codes.codec == codec.codec_id
     assert len({i for c in together for i in c.ids[:, 0].tolist()}) > 5
     with pytest.raises(ConfigError, match=r"^codec\.path: not set; cosyvoice decodes with"):
-        codec.decode(together)
+        codec.decode([])
+    with pytest.raises(ConfigError, match=r"^codec\.path: not set"):
+        codec.open_stream()
     with pytest.raises(DataError, match="22050 Hz, expected 16000 Hz"):
         codec.encode([noise(22_050, 0.5)])
 
