@@ -46,23 +46,26 @@ PATIENCE_S = 7 * 86_400.0  # ranks that are done wait for the others; one that d
 
 @dataclass
 class File:
-    """One file of examples, and what is written for it.  ``uids``: of its examples, in order."""
+    """One file of examples, and what is written for it: the generations (``target``), every step of decoding (``trace``), and
+    the spoken answers (the folder ``wavs``).  ``uids``: of its examples, in order.
+    """
 
     path: Path
     target: Path
+    trace: Path
+    wavs: Path
     stage: Stage
     answers: PartialAnswers = field(init=False)
     uids: list[str] = field(default_factory=list)
 
-    @property
-    def trace(self) -> Path:
-        """Every step of decoding."""
-        return self.target.with_name(f"{self.path.stem}.trace.jsonl")
-
-    @property
-    def wavs(self) -> Path:
-        """The folder of the spoken answers."""
-        return self.target.with_name(f"{self.path.stem}.wavs")
+    @classmethod
+    def of(cls, config: RunConfig, path: Path, target: Path, model: Path, traced: bool, wav: bool) -> File:
+        """``model``: the folder of the model; ``traced``, ``wav``: are traces, are sounds to be written?"""
+        trace, wavs = (target.with_name(f"{path.stem}.{kind}") for kind in ("trace.jsonl", "wavs"))
+        makes = [target, *([trace] if traced else []), *([wavs] if wav else [])]
+        marker = target.with_suffix(".done.json")
+        stage = Stage("generate", marker, [path, model], makes, settings_of(config), also=[trace, wavs])
+        return cls(path, target, trace, wavs, stage)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def answer_files(
         with contextlib.ExitStack() as opened:
             with ranks.all_or_none():
                 folder = model_folder(config.eval.checkpoint or config.run.dir)
-                files = [_file(config, path, target, folder, trace, wav) for path, target in targets.items()]
+                files = [File.of(config, path, target, folder, trace, wav) for path, target in targets.items()]
                 done = [file.stage.is_done(overwrite) for file in files] if not ranks.rank else []
             done = ranks.all_gather(done)[0]
             files = [file for file, is_done in zip(files, done, strict=True) if not is_done]
@@ -196,9 +199,13 @@ def answer_files(
                 work = Answering(config, ranks, model, decoder, codec, trace)
                 for file in files:
                     work.check(file)
+            with ranks.all_or_none():
+                for file in files:
+                    file.answers.begin(ranks.size)
+                    if overwrite and not ranks.rank:
+                        shutil.rmtree(file.wavs, ignore_errors=True)
             for file in files:
                 started = time.perf_counter()
-                file.answers.begin(ranks.size)
                 work.answer(file)
                 _wait(ranks, file)
                 with ranks.all_or_none():
@@ -206,14 +213,6 @@ def answer_files(
                         work.join(file, time.perf_counter() - started)
     finally:
         ranks.close()
-
-
-def _file(config: RunConfig, path: Path, target: Path, folder: Path, trace: bool, wav: bool) -> File:
-    file = File(path, target, None)  # type: ignore[arg-type]
-    makes = [target, *([file.trace] if trace else []), *([file.wavs] if wav else [])]
-    marker = target.with_suffix(".done.json")
-    file.stage = Stage("generate", marker, [path, folder], makes, settings_of(config), also=[file.trace, file.wavs])
-    return file
 
 
 def _wait(ranks: Ranks, file: File) -> None:

@@ -168,6 +168,8 @@ def test_spoken_answers_are_heard(run, whole, tmp_path):
         assert bool(record["wav"]) == bool(record["codes"])
         if record["wav"]:
             assert read(tmp_path / record["wav"]).duration_s == pytest.approx(len(record["codes"]) / 50)
+    (tmp_path / "many.wavs/old.wav").write_text("of an earlier call")
+    assert main(words(run, tmp_path, "--wav", "--overwrite")) == 0 and not (tmp_path / "many.wavs/old.wav").exists()
     assert main(words(run, tmp_path, "--overwrite")) == 0 and not (tmp_path / "many.wavs").exists()
 
 
