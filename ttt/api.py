@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import numpy as np
+
 from ttt.audio.loading import load_part
 from ttt.config.load import load_config
 from ttt.config.schema import RunConfig
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
     from ttt.sampling.trace.record import TraceRecord
     from ttt.text.tokenizer import TextTokenizer
 
-    # A question: text (audio may be spelled in it, and it may be a whole ChatML prompt), speech, a wav file, a conversation,
-    # or an example whose own answer is left out.
-    Question = str | Waveform | Path | Sequence[Turn] | Example
+    # A question: text (audio may be spelled in it, and it may be a whole ChatML prompt), speech, its codes [F, Q], a wav
+    # file, a conversation, or an example whose own answer is left out.
+    Question = str | Waveform | np.ndarray | Path | Sequence[Turn] | Example
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +196,7 @@ class Model:
                                   f"Tasks: {', '.join(self.tasks)}")  # fmt: skip
             system = system or getattr(self.tasks[task], "system", "")
         first = (Turn("system", (Span("text", system),)),)
-        if isinstance(question, (Path, Waveform)):
+        if isinstance(question, (Path, Waveform, np.ndarray)):
             return Example(uid, (*first, Turn("user", (self._user_span(question),))), task)
         turns = prompt_turns(question, "the question") if isinstance(question, str) else tuple(question)
         if not turns or turns[-1].role != "user":
@@ -205,10 +207,18 @@ class Model:
             return Example(uid, turns, task)
         return Example(uid, (*first, *turns), task)
 
-    def _user_span(self, question: Path | Waveform) -> Span:
+    def _user_span(self, question: Path | Waveform | np.ndarray) -> Span:
         from ttt.audio.signal import resample
         from ttt.audio.wav import read
 
+        if isinstance(question, np.ndarray):
+            q = self.tokenizer.vocab.num_codebooks
+            if question.ndim != 2 or question.shape[1] != q or question.dtype.kind not in "iu" or not len(question):
+                raise DataError(
+                    f"the question: codes are whole numbers [frames, {q}] of one frame or more, got {question.dtype} "
+                    f"{list(question.shape)}"
+                )
+            return Span("audio", codes=question.astype(np.int32), style="user")
         if self.codec is None:
             raise ConfigError("a spoken question needs a codec to encode it; configure codec=")
         wave = read(question, mono=True) if isinstance(question, Path) else question

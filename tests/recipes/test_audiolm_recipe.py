@@ -59,7 +59,7 @@ PUBLISHED = {
     "objective.name": "valle", "objective.stage": 0, "objective.eos": "first", "objective.first_code": True,
     "objective.nar_prefix": "none", "objective.mask": {"name": "prefix"},
     "objective.cut": {"mode": "fixed", "share": 0.4, "least": 50, "by": "batch"},
-    "data.pack": False, "data.buckets": 10, "data.batch_tokens": 150 * 50 * 4, "data.quadratic_tokens": 10 * 50 * 4,
+    "data.pack": False, "data.buckets": 10, "data.batch_s": 150, "data.quadratic_s": 10,
     "train.epochs": 20, "train.accumulate": 1, "train.lr": 0.05, "train.betas": [0.9, 0.95], "train.eps": 1e-8,
     "train.warmup_steps": 200, "train.autocast": "none", "train.log_every_steps": 100, "train.eval_every_steps": 10000,
     "train.save_every_steps": 10000, "train.keep_checkpoints": 20, "run.seed": 42,

@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the estimate; refuse a wrong global batch."""
     from ttt.config.load import load_config
-    from ttt.train.estimate import check_global_batch, estimate
+    from ttt.train.estimate import check_global_batch, counted_in_tokens, estimate
     from ttt.train.estimate_page import estimate_page
 
-    config = load_config([arguments.recipe], arguments.overrides, arguments.plugins)
+    config = counted_in_tokens(load_config([arguments.recipe], arguments.overrides, arguments.plugins))
     if arguments.global_batch:
         check_global_batch(config, arguments.gpus, arguments.global_batch)
     result = estimate(

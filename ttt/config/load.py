@@ -23,7 +23,10 @@ from ttt.registry.trust import trusts_everything
 log = logging.getLogger(__name__)
 TRUST_KEYS = ("model.trust_remote_code",)  # not believed in files that the user did not name
 # Section and two keys of it that say the same in two ways: the later one given replaces the other.
-ALTERNATIVES = (("train", "steps", "epochs"), ("data", "batch_tokens", "batch_samples"))
+ALTERNATIVES = (
+    ("train", "steps", "epochs"), ("data", "batch_tokens", "batch_samples"), ("data", "batch_tokens", "batch_s"),
+    ("data", "batch_samples", "batch_s"), ("data", "quadratic_tokens", "quadratic_s"),
+)  # fmt: skip
 SECTIONS = {f.name: f.metadata["section"] for f in fields(RunConfig) if "section" in f.metadata}
 
 

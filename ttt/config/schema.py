@@ -73,6 +73,7 @@ class DataSection:
     tokenizer: FilledText = MISSING  # folder with tokenizer.json (and vocab.json)
     # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
     num_codes: Annotated[int, Range(ge=1, cap=10_000_000)] = 16384
+    num_codebooks: Annotated[int, Range(ge=1, cap=1024)] = 1  # likewise: codes of a frame
     form: Form = "interleaved"  # which tokens are added to the vocabulary, and how chats are written
     pattern: Any = component("pattern", "flatten")  # in which order the codes of several codebooks stand
     codes_of: str = ""  # 'ttt tokenizer' without a codec: name of the codec the codes are of, for vocab.json
@@ -82,12 +83,17 @@ class DataSection:
     row_tokens: Annotated[int, Range(ge=1, cap=10_000_000)] = 512  # longest row
     # positions per micro-batch and rank (a whole number of rows when packed); 0: batch_samples decides
     batch_tokens: Annotated[int, Range(ge=0, cap=100_000_000)] = 2048
+    # batch_tokens in seconds of sound, by the tokenizer's frame rate; in its place
+    batch_s: NonNegativeFloat = 0.0
     # examples per micro-batch and rank, whatever their lengths; 0: as many as batch_tokens hold
     batch_samples: Annotated[int, Range(ge=0, cap=1_000_000)] = 0
     # with pack=false: batches come from this many buckets of like length; 0: from sorted pools
     buckets: NonNegativeInt = 0
     # with pack=false: a row of n tokens counts as n + n^2 / this of batch_tokens; 0: as n
     quadratic_tokens: NonNegativeFloat = 0.0
+    quadratic_s: NonNegativeFloat = 0.0  # quadratic_tokens in seconds of sound; in its place
+    min_s: NonNegativeFloat = 0.0  # training and validation examples with less sound, in seconds, are left out
+    max_s: NonNegativeFloat = 0.0  # likewise those with more; 0: no limit
     max_drop_share: Share = 0.01  # fail when a larger share of examples is longer than a row
     # examples longer than a row; cut: speech at the border of a frame, else dropped; truncate: all end with the row (official)
     long_rows: LongRows = "drop"

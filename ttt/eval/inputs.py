@@ -93,7 +93,8 @@ def metrics_of(tasks: Mapping[str, Task], examples: Iterable[Example], codec: An
         ]  # fmt: skip
         if lost:
             missing = " and no ".join(name for name, value in (("codec", codec), ("judge", judge)) if value is None)
-            log.info("score: no %s: of task %r, only the text is scored (not: %s)", missing, label, ", ".join(lost))
+            what = "the text" if task.reads_text else "what needs none"
+            log.info("score: no %s: of task %r, only %s is scored (not: %s)", missing, label, what, ", ".join(lost))
             kept[label] = {name: node for name, node in kept[label].items() if name not in lost}
     return kept
 
@@ -107,7 +108,7 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
         examples = [e for listed in files.values() for e in listed if e.task == label]
         if not examples or any(e.meta.get("speech_ref") or e.meta.get("answer_key") for e in examples):
             continue
-        if task.speech_is_optional:  # answers in text alone are answers
+        if task.speech_is_optional and task.reads_text:  # answers in text alone are answers
             continue
         for name, node in task.metrics.items():
             if "judge" in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")):

@@ -421,9 +421,9 @@ def _answer_and_reference(scored: Mapping[str, Any], spoken: bool) -> tuple[str 
 @METRIC.register("forced")
 @dataclass(frozen=True)
 class Forced(Metric):
-    """A statistic of the objective on the true answers, with ``eval.forced``: top-10 accuracy, mean -log p, ..."""
+    """A statistic of the objective on the true answers, with ``eval.forced``: top-10 accuracy, mean -log p, perplexity."""
 
-    stat: str = ""  # its name in the log: top10/ar, nll/nar/book1, ...
+    stat: str = ""  # its name in the log: top10/ar, nll/nar/book1, ppl/book0, ...
 
     @property
     def rests_on(self) -> tuple[str, ...]:
@@ -446,8 +446,9 @@ class Forced(Metric):
         return None if pair is None else np.array(pair, dtype=np.float64)
 
     def total(self, statistics: np.ndarray) -> float:
-        """Sum over count."""
-        return ratio(statistics[0], statistics[1])
+        """Sum over count; of a perplexity its exponential."""
+        mean = ratio(statistics[0], statistics[1])
+        return float(np.exp(mean)) if self.stat.startswith("ppl/") else mean
 
 
 # ------------------------------------------------------------------------------------------------- sound against sound

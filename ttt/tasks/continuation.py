@@ -31,11 +31,12 @@ class Continuation(Task):
     """
 
     reads_text: ClassVar[bool] = False
+    speech_is_optional: ClassVar[bool] = True
 
     utterance: str = "output"
     cut: Cut = nested(Cut)
     measure: list[str] = field(default_factory=list)  # further metrics: judged_wer, speaker_similarity, mel_distance
-    forced: list[str] = field(default_factory=list)  # statistics of the true answer, e.g. top10/ar (needs eval.forced)
+    forced: list[str] = field(default_factory=list)  # statistics of the true answer: top10/ar, ppl/book0, ... (needs eval.forced)
 
     def __post_init__(self) -> None:
         if self.cut.mode == "stored":

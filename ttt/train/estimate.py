@@ -7,14 +7,16 @@ are not in it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttt.config.schema import RunConfig
+from ttt.config.schema import MISSING, RunConfig
 from ttt.data.batches.loader import check_batch
+from ttt.data.batches.seconds import in_tokens
 from ttt.errors import ConfigError, suggest
 from ttt.model.cross_entropy import CHUNK_BYTES, LEAST_ROWS
 from ttt.model.folder import check_tokenizer
@@ -268,6 +270,18 @@ def zero_refuses(config: RunConfig) -> str:
     if not optimizer_of(config.train).elementwise:
         return f"{optimizer_name(config.train)} needs whole parameters"
     return ""
+
+
+def counted_in_tokens(config: RunConfig) -> RunConfig:
+    """The configuration with sizes of ``data`` that are given in seconds as tokens of ``data.tokenizer``."""
+    if not (config.data.batch_s or config.data.quadratic_s):
+        return config
+    if config.data.tokenizer == MISSING:
+        raise ConfigError(
+            "data.batch_s: data.tokenizer says how many tokens a second has; name its folder, or give data.batch_tokens"
+        )
+    vocab = TextTokenizer.load(config.data.tokenizer).vocab
+    return dataclasses.replace(config, data=in_tokens(config.data, vocab))
 
 
 def check_sizes(config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ttt.audio.wav import read
 from ttt.cli.main import main
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
@@ -104,6 +104,40 @@ def test_the_published_recipe_says_how_good_it_is(world, tmp_path):
     found = {name: metrics[f"continuation/{name}"]["value"] for name in ("top10_ar", "top10_nar", "mel_distance")}
     assert 0 <= found["top10_ar"] <= 1 and 0 <= found["top10_nar"] <= 1
     assert metrics["continuation/floor_mel_distance"]["value"] < 1 < found["mel_distance"]
+
+
+def test_codes_alone_are_scored(world, tmp_path, caplog):
+    """Accuracies and perplexities need no codec; what is heard is left out, with a line."""
+    import math
+
+    task = "tasks=[{name: continuation, cut: {least: 8}, measure: [mel_distance], forced: [top10/ar, nll/ar/book0, ppl/book0]}]"
+    asked = [task, f"run.dir={world / 'run'}", f"eval.out={tmp_path}", "eval.limit=3", "eval.forced=true", "codec=null"]
+    with caplog.at_level("INFO", "ttt"):
+        assert [verb(name, world, *asked) for name in ("generate", "score")] == [0, 0]
+    metrics = {k.partition("/")[2]: m["value"] for k, m in json.loads((tmp_path / "card.json").read_text())["metrics"].items()}
+    assert 0 <= metrics["top10_ar"] <= 1 and metrics["ppl_book0"] == pytest.approx(math.exp(metrics["nll_ar_book0"]))
+    assert "mel_distance" not in metrics and "length_ratio" not in metrics and metrics["empty_rate"] == 0
+    assert "no codec and no judge: of task 'continuation', only what needs none is scored (not: mel_distance, length_ratio" in caplog.text
+
+
+def test_codes_in_python(world):
+    """An array [frames, codebooks] is a question, with the answer that the recording itself gets, and without a codec."""
+    import numpy as np
+
+    import ttt
+
+    settings = ["eval.sampler={name: valle, temperature: 0.0, min_frames: 4, max_frames: 6}"]
+    heard, deaf = (ttt.load(world / "run", *settings, sound=sound) for sound in (True, False))
+    wave = world / "corpus/wav/test-0000.wav"
+    (codes,) = heard.codec.encode([read(wave)])
+    answer = deaf.generate(codes.ids)
+    made = answer.generation.codes
+    assert made.dtype == np.int32 and made.shape[1] == 2 and 4 <= len(made) <= 6 and answer.sound is None
+    others = [heard.generate(question).generation.codes for question in (wave, codes.ids.astype(int))]
+    assert all(made.tolist() == other.tolist() for other in others)
+    for wrong in (codes.ids[:, :1], codes.ids[0], codes.ids.astype(float), codes.ids[:0]):
+        with pytest.raises(DataError, match=r"codes are whole numbers \[frames, 2\] of one frame or more"):
+            deaf.generate(wrong)
 
 
 def test_sound_goes_on(world, tmp_path, capsys):

@@ -19,6 +19,7 @@ from fractions import Fraction
 from ttt.config.schema import DataSection, RatioMode
 from ttt.data.batches.loader import Loader, fixed_batches
 from ttt.data.batches.rows import PackingReport
+from ttt.data.batches.seconds import in_tokens, within_limits
 from ttt.data.sources.mix import open_streams, refuse_unlearned
 from ttt.data.sources.streams import Joined, Mixture, Streams, digest_of
 from ttt.errors import ConfigError
@@ -140,10 +141,12 @@ def training_loader(
 ) -> AnyLoader:  # fmt: skip
     """The loader that the config section ``data`` describes; ``max_drop_share`` replaces the section's own value."""
 
+    data = in_tokens(data, tokenizer.vocab)
+
     def read(path: str) -> Streams:
         streams = open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
         refuse_unlearned(streams, path)
-        return streams
+        return within_limits(streams, data, tokenizer.vocab, path)
 
     def make(streams: Streams, accumulate: int) -> Loader:
         return Loader(
@@ -170,6 +173,8 @@ def validation_batches(
     if not len(streams):
         return []
     refuse_unlearned(streams, data.dev)
+    data = in_tokens(data, tokenizer.vocab)
+    streams = within_limits(streams, data, tokenizer.vocab, data.dev)
     return fixed_batches(
         streams, tokenizer.vocab, data.row_tokens, data.batch_tokens, seed=seed, strategies=strategies, pack=data.pack,
         long_rows=data.long_rows, buckets=data.buckets, quadratic=data.quadratic_tokens, batch_samples=data.batch_samples,
