@@ -48,7 +48,8 @@ def within_limits(streams: Streams, data: DataSection, vocab: Vocabulary, path: 
     if not (data.min_s or data.max_s):
         return streams
     per_s = vocab.frame_rate_hz * vocab.columns
-    seconds = np.asarray([sum(s.stop - s.start for s in stream.segments) / per_s for stream in streams])
+    more = vocab.places(1) - vocab.columns  # ids of a span that a pattern with delays adds
+    seconds = np.asarray([sum(s.stop - s.start - more for s in stream.segments) / per_s for stream in streams])
     short = (seconds > 0) & (seconds < data.min_s)
     long = seconds > (data.max_s or np.inf)
     kept = np.flatnonzero(~(short | long))
