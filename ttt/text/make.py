@@ -89,4 +89,6 @@ def plan_tokenizer(config: RunConfig) -> TokenizerPlan:
             raise ConfigError("data.tokenizer: is the backbone's own folder; name another, so that it stays as it was")
     elif name_of(config.model.arch) == "causal_lm" and not config.model.preset:
         raise ConfigError("model.path: missing; name the folder of the backbone whose tokenizer is to be extended")
-    return TokenizerPlan(source, data.num_codes, data.num_codebooks, data.form, data.bpe_size, data.codes_of, data.codes_hz, pattern)
+    return TokenizerPlan(
+        source, data.num_codes, data.num_codebooks, data.form, data.bpe_size, data.codes_of, data.codes_hz, pattern
+    )

@@ -41,8 +41,9 @@ def in_tokens(data: DataSection, vocab: Vocabulary) -> DataSection:
 
 
 def within_limits(streams: Streams, data: DataSection, vocab: Vocabulary, path: str) -> Streams:
-    """The examples whose sound, prompt and answer together, lasts ``data.min_s`` to ``data.max_s`` seconds; those without sound too.
+    """The examples whose sound, prompt and answer together, lasts ``data.min_s`` to ``data.max_s`` seconds.
 
+    Examples without sound stay.
     Raises `DataError` when none is left.
     """
     if not (data.min_s or data.max_s):
