@@ -32,19 +32,17 @@ def in_tokens(data: DataSection, vocab: Vocabulary) -> DataSection:
     if data.max_s and data.max_s < data.min_s:
         raise ConfigError(f"data.max_s: {data.max_s:g} is less than data.min_s = {data.min_s:g}")
     tokens_per_s = vocab.frame_rate_hz * vocab.columns
-    made = {
-        f"{name}_tokens": kind(seconds * tokens_per_s)
-        for name, kind in (("batch", round), ("quadratic", float))
-        if (seconds := getattr(data, f"{name}_s"))
-    }
-    return dataclasses.replace(data, **made)
+    return dataclasses.replace(
+        data,
+        batch_tokens=round(data.batch_s * tokens_per_s) if data.batch_s else data.batch_tokens,
+        quadratic_tokens=data.quadratic_s * tokens_per_s if data.quadratic_s else data.quadratic_tokens,
+    )
 
 
 def within_limits(streams: Streams, data: DataSection, vocab: Vocabulary, path: str) -> Streams:
     """The examples whose sound, prompt and answer together, lasts ``data.min_s`` to ``data.max_s`` seconds.
 
-    Examples without sound stay.
-    Raises `DataError` when none is left.
+    Examples without sound stay.  Raises `DataError` when none is left.
     """
     if not (data.min_s or data.max_s):
         return streams
