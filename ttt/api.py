@@ -364,4 +364,5 @@ def decode_settings(config: RunConfig) -> Any:
         min_text_tokens_after_audio=e.min_text_tokens_after_audio, strict=e.strict, cache=e.cache,
         seed=config.run.seed, length=e.length, speak=e.speak,
         constraint=e.constraint or getattr(config.objective, "constraint", None), batch_tokens=e.batch_tokens,
+        logit_alignment=getattr(config.objective, "logit_alignment", "same"),
     )  # fmt: skip

@@ -35,6 +35,8 @@ Canvas = Literal["span", "answer", "speech"]
 GuidanceMode = Literal["mask_all", "mask_prompt_content"]
 # Network calls are counted by what they write: one token from left to right, or masked positions.
 CallKind = Literal["ar", "diffusion"]
+# Which row of logits predicts a masked token: its own, or the one before it, as in models that began left to right.
+LogitAlignment = Literal["same", "next"]
 # How an audio span is delimited (the official TtT program's token order).  `open` is a span without an end: a truncated one.
 AUDIO_STYLES = ("user", "span", "last", "open_span", "open_last")
 ROLES = ("system", "user", "assistant", "document")

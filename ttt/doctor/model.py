@@ -10,7 +10,7 @@ import numpy as np
 
 from ttt.doctor.finding import CAUSAL, FAULT, FROZEN, LEAK, NOTE, OK, SHIFTED, SHIFTS, SKIP, WARN, Finding
 from ttt.doctor.plans import denoised_together
-from ttt.doctor.truth import Planned, make_plans, terms_of, truth_of
+from ttt.doctor.truth import Planned, make_plans, planned, terms_of
 from ttt.interfaces import LanguageModel
 from ttt.rng import generator
 from ttt.types import Kind, ModelInputs, PackedBatch, Plan
@@ -50,7 +50,7 @@ def at_time(objective: Any, batches: Sequence[PackedBatch], time: float, seed: i
     for i, batch in enumerate(batches):
         u = torch.rand(tuple(batch.ids.shape), generator=generator(seed, "doctor_times", i))
         plan = objective.plan_from(batch, objective.maskable(batch), torch.full((batch.n_docs,), time), u)
-        out.append(Planned(batch, plan, truth_of(batch, plan)))
+        out.append(planned(objective, batch, plan))
     return out
 
 
@@ -76,7 +76,7 @@ def _predicts(
     model: LanguageModel, plans: Sequence[Planned], name: str, vocab: Vocabulary, initial: LanguageModel | None = None
 ) -> Finding | None:  # fmt: skip
     """Which neighbour do the logits of a term's positions fit best, by what the network has learnt?"""
-    right = SHIFTS[name]
+    right = plans[0].shift(name)
     means, n = _shift_losses(model, plans, name)
     if not n:
         return None
@@ -100,7 +100,7 @@ def _predicts(
 
 def _shift_losses(model: LanguageModel, plans: Sequence[Planned], name: str) -> tuple[dict[int, float], int]:
     """(Mean loss by shift of the targets: the right one and its neighbours; number of positions)."""
-    right = SHIFTS[name]
+    right = plans[0].shift(name)
     sums = {shift: [0.0, 0] for shift in (right - 1, right, right + 1)}
     for p, term in terms_of(plans, name):
         # The plan's own positions, but the truth's ids: a checkpoint trained on wrong targets gives itself away.
@@ -126,14 +126,14 @@ def _noise_levels(
     for time in (0.05, 0.5, 0.95):
         values: list[float] = []
         for p, term in terms_of(at_time(objective, batches, time, seed), "nar"):
-            clean = p.truth.at(0)[term.source]
+            clean = p.truth.at(p.shift("nar"))[term.source]
             source = term.source[clean >= 0]
             if not len(source):
                 continue
             nll = _nll(logits_of(model, p.plan, source), clean[clean >= 0])
             values += nll.tolist()
             if time == 0.5:
-                for quarter, value in zip(_quarters(p, source).tolist(), nll.tolist(), strict=True):
+                for quarter, value in zip(_quarters(p, source + p.shift("nar")).tolist(), nll.tolist(), strict=True):
                     quarters[quarter][0] += value
                     quarters[quarter][1] += 1
         if values:
@@ -182,7 +182,7 @@ def _sees(model: LanguageModel, objective: Any, plans: Sequence[Planned]) -> lis
     out = []
     for p, term in terms_of(plans, "nar"):
         group = denoised_together(objective, p.plan, isinstance(objective, Nar)).flatten()
-        source = term.source[p.plan.layout.doc.flatten()[term.source] >= 0]
+        source = p.masked(term)[p.plan.layout.doc.flatten()[term.source] >= 0]
         pair = next(((q, k) for q, k in zip(source[:-1], source[1:]) if group[q] == group[k]), None)
         if pair is None:
             continue

@@ -55,7 +55,7 @@ def check_plans(
 
 def _targets(plans: Sequence[Planned], name: str) -> Finding:
     """Is every target the clean id of the position that is to be predicted?"""
-    right, n = SHIFTS[name], 0
+    right, n = plans[0].shift(name), 0
     hits = dict.fromkeys((-2, -1, 0, 1, 2), 0)
     for p, term in terms_of(plans, name):
         known = p.truth.at(right)[term.source] >= 0  # the others are judged by _loss_positions
@@ -75,7 +75,7 @@ def _targets(plans: Sequence[Planned], name: str) -> Finding:
 
 def _loss_positions(plans: Sequence[Planned], name: str) -> Finding:
     """Does loss lie only on tokens of answers?"""
-    right, n, pads, prompts = SHIFTS[name], 0, 0, 0
+    right, n, pads, prompts = plans[0].shift(name), 0, 0, 0
     for p, term in terms_of(plans, name):
         exists = p.truth.at(right)[term.source] >= 0
         n += len(term.source)
@@ -103,7 +103,7 @@ def _inputs(plans: Sequence[Planned], vocab: Vocabulary) -> Finding:
         for i, count in zip(*torch.unique(given[changed], return_counts=True), strict=True):
             ids[int(i)] = ids.get(int(i), 0) + int(count)
         if "nar" in p.plan.terms:
-            source = p.plan.terms["nar"].source
+            source = p.masked(p.plan.terms["nar"])
             source = source[clean[source] >= 0]
             seen += int((given[source] == clean[source]).sum())
         n += int(changed.sum())
@@ -205,6 +205,7 @@ def _masks(objective: Any, plans: Sequence[Planned]) -> list[Finding]:
         for name, term in p.plan.terms.items():
             known = term.source[doc.flatten()[term.source] >= 0]
             if name == "nar":
+                known = known + p.shift(name)
                 spans += _span_pairs(allowed, denoised_together(objective, p.plan, isinstance(objective, Nar)), known)
                 answers[1] += _twins(allowed, p.plan, known)
             elif name == "ar":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ttt.doctor.finding import SHIFTS
 from ttt.rng import generator
 from ttt.types import Kind, PackedBatch, Plan, PlanTerm
 
@@ -78,12 +79,26 @@ class Planned:
     batch: PackedBatch
     plan: Plan
     truth: Truth
+    before: bool = False  # masked tokens are predicted by the position before (objective.logit_alignment=next)
+
+    def shift(self, name: str) -> int:
+        """From the position whose logits are used to the one that the term ``name`` predicts."""
+        return SHIFTS[name] + (self.before and name == "nar")
+
+    def masked(self, term: PlanTerm) -> Tensor:
+        """Flat positions of the masked tokens that the term ``nar`` predicts."""
+        return term.source + self.shift("nar")
+
+
+def planned(objective: Any, batch: PackedBatch, plan: Plan) -> Planned:
+    """A plan of the objective with the truth behind it."""
+    return Planned(batch, plan, truth_of(batch, plan), getattr(objective, "logit_alignment", "same") == "next")
 
 
 def make_plans(objective: Objective, batches: Sequence[PackedBatch], seed: int) -> list[Planned]:
     """Training plans with draws of their own."""
     plans = [objective.plan(b, generator(seed, "doctor", i)) for i, b in enumerate(batches)]
-    return [Planned(b, p, truth_of(b, p)) for b, p in zip(batches, plans, strict=True)]
+    return [planned(objective, b, p) for b, p in zip(batches, plans, strict=True)]
 
 
 def terms_of(plans: Sequence[Planned], name: str) -> Iterator[tuple[Planned, PlanTerm]]:

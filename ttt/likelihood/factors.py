@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 class Part:
     """A set of tokens and all the network may see of their example: ``stream`` ends where their history does.
 
-    ``at`` i64 [n]: positions; ``tokens`` of them are the example's own, the others fill the last block up.
+    ``at`` i64 [n]: positions; ``tokens`` of them are the example's own, the others fill the last block up.  ``before``: they
+    are predicted by the position before (``objective.logit_alignment=next``).
     """
 
     stream: TokenStream
     at: np.ndarray
     tokens: int
     span: int = 0
+    before: bool = False
+
+    def sources(self, at: np.ndarray) -> np.ndarray:
+        """Positions that predict ``at``; a first one, which nothing precedes, predicts itself."""
+        return np.maximum(at - 1, 0) if self.before else at
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,12 @@ def factorise(
     target = stream.target.copy()
     target[first_at_position(stream, space) == 0] = False  # nothing predicts the first position
     audio = stream.kind == Kind.AUDIO
+    before = getattr(objective, "logit_alignment", "same") == "next"
     if isinstance(objective, Ar):
         return Factors(np.flatnonzero(target), ())
     if isinstance(objective, Nar):
         at = np.flatnonzero(_noised(objective, stream, space))
-        return Factors(at[:0], (Part(stream, at, len(at)),) if len(at) else ())
+        return Factors(at[:0], (Part(stream, at, len(at), before=before),) if len(at) else ())
     if not isinstance(objective, TtT):
         raise ConfigError(
             f"objective: {name_of(objective)!r} has no likelihood: "
@@ -74,7 +81,7 @@ def factorise(
             block = run[begin : begin + step]
             extra = step - len(block) if fill else 0
             cut = _cut(stream, int(block[-1]) + 1, extra)
-            parts.append(Part(cut, np.arange(block[0], len(cut)), len(block), number))
+            parts.append(Part(cut, np.arange(block[0], len(cut)), len(block), number, before))
     return Factors(np.flatnonzero(target & ~audio), tuple(parts))
 
 

@@ -78,7 +78,8 @@ def masked_nll(
         at = [parts[i].at[masks[i][c]] for i, c in rows]
         noisy = [_hidden(parts[i].stream, hide, vocab.mask_id) for (i, _), hide in zip(rows, at, strict=True)]
         sets = [parts[i].at for i, _ in rows]
-        hidden = guided_at(model, mask, noisy, at, sets, cfg_scale, [parts[i].stream for i, _ in rows])
+        sources = [parts[i].sources(hide) for (i, _), hide in zip(rows, at, strict=True)]
+        hidden = guided_at(model, mask, noisy, sources, sets, cfg_scale, [parts[i].stream for i, _ in rows])
         targets = np.concatenate([parts[i].stream.ids[hide] for (i, _), hide in zip(rows, at, strict=True)])
         if held:
             assert constraint is not None

@@ -44,6 +44,10 @@ class DualStreamTtT(TtT):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.logit_alignment != "same":
+            raise ConfigError(
+                "objective.logit_alignment: nothing stands before a copy of a span, so dual_stream has only 'same'; leave it out"
+            )
         for strategy in self.strategies:
             if type(strategy).on_maskable is not Strategy.on_maskable:
                 raise ConfigError(

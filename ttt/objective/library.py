@@ -18,7 +18,7 @@ from ttt.objective.pairs import SPAN_QUARTERS, Normalizer, ar_pairs, denoising_t
 from ttt.objective.places import whole_spans
 from ttt.registry import NonNegativeFloat, ShareBelow1, component, components
 from ttt.registry.families import CONSTRAINT, OBJECTIVE, RATE
-from ttt.types import Kind, LossTerms, PackedBatch, Partition, Plan, PlanTerm
+from ttt.types import Kind, LogitAlignment, LossTerms, PackedBatch, Partition, Plan, PlanTerm
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class TtT(_Planned):
     code; ``text_normalize`` / ``audio_normalize``: ``sample`` (official) or ``token``; ``min_mask_prob`` is the epsilon of the
     masking probability; ``strategies`` act in the order listed; ``times``: how the documents' times are drawn
     (`ttt.diffusion.corrupt.draw_times`), ``rate``: how they depend on the progress of training (validation: as drawn);
-    ``constraint``: the ids over which the softmax of a code runs.
+    ``constraint``: the ids over which the softmax of a code runs; ``logit_alignment``: whether a masked token is predicted in
+    its own place (``same``) or in the one before (``next``: Dream, arXiv 2508.15487).
     """
 
     renamed_fields: ClassVar = {"floor": "min_mask_prob"}
@@ -56,6 +57,7 @@ class TtT(_Planned):
     times: Times = "independent"
     rate: Any = component("rate", "random")
     constraint: Any = component("constraint", "none")
+    logit_alignment: LogitAlignment = "same"
 
     learns_ends = True  # of spans: no field
 
@@ -104,10 +106,14 @@ class TtT(_Planned):
     def diffusion_term(self, batch: PackedBatch, noised: Noised) -> PlanTerm:
         """L_diff of the noised positions."""
         weight = self.weighting.weight(noised.t, noised.p, self.noise)
+        if self.logit_alignment == "next" and batch.joined is not None:
+            raise ConfigError(
+                "objective.logit_alignment: 'next' is for one code at a position, data.pattern puts several; use same"
+            )
         constraint = self.constraint if batch.joined is None else constraint_of(self.constraint)
         return denoising_term(
             batch, noised.masked, noised.maskable, weight, noised.p, self.audio_normalize, self.audio_scale, noised.group,
-            constraint, self.learns_ends,
+            constraint, self.learns_ends, self.logit_alignment,
         )  # fmt: skip
 
 

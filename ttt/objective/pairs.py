@@ -15,7 +15,7 @@ from ttt.diffusion.corrupt import per_document, per_position
 from ttt.interfaces import Constraint
 from ttt.model.joined import number
 from ttt.objective.places import constrained, space_of, span_places
-from ttt.types import CodeSpace, Columns, PackedBatch, Partition, PlanTerm
+from ttt.types import CodeSpace, Columns, LogitAlignment, PackedBatch, Partition, PlanTerm
 
 Normalizer = Literal["sample", "token", "sum", "all_tokens", "masked"]
 NOTHING = 1.0e-9  # count of a micro-batch in which nothing was masked: no loss, and almost no share in the count of the update
@@ -74,6 +74,7 @@ def columns_of_books(space: CodeSpace, target: Tensor) -> Columns:
 def denoising_term(
     batch: PackedBatch, masked: Tensor, maskable: Tensor, weight: Tensor, p: Tensor, normalize: Normalizer, scale: float = 1.0,
     group: Tensor | None = None, constraint: Constraint | None = None, with_ends: bool = True,
+    logit_alignment: LogitAlignment = "same",
 ) -> PlanTerm:  # fmt: skip
     """Masked-diffusion loss; ``weight``, ``p`` f32 [n_groups], ``group`` i64 [B, T] (default: the document).
 
@@ -81,15 +82,17 @@ def denoising_term(
     normaliser.  ``token``: sum w CE / number of maskable positions.  ``sum``: N_b = 1.  ``all_tokens``: sum w CE / all real
     positions of the batch (LLaDA's B L).  ``masked``: sum w CE / number of targets.  ``constraint``: audio targets take their
     softmax over what may stand there; targets that may not are dropped and counted (``with_ends``: see `constrained`).
+    ``logit_alignment``: ``same`` has pairs as in `nar_pairs`; ``next`` as in `ar_pairs`, so a document's first token is no target
+    (Dream, arXiv 2508.15487).
 
     Targets that carry no loss (label -100) still count in N, as in the official program.  The log tells targets apart by task,
     masking probability, place in the span, and position in the frame.
     """
-    _, target = nar_pairs(masked & batch.target)
+    hidden = masked & batch.target
+    source, target = nar_pairs(hidden) if logit_alignment == "same" else ar_pairs(batch, hidden)
     limited = None if constraint is None else constrained(batch, constraint, target, with_ends)
     if limited is not None:
-        target = target[limited.keep]
-    source = target
+        source, target = source[limited.keep], target[limited.keep]
     of = (batch.doc if group is None else group).flatten()[target]
     term = _term(batch, maskable.float(), source, target, weight[of], normalize, scale)
     buckets = (p * BUCKETS).long().clamp(max=BUCKETS - 1)[of]

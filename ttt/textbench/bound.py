@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ttt.interfaces import LanguageModel, MaskRule
+    from ttt.types import LogitAlignment
 
 
 def bound_scores(
     model: LanguageModel, mask: MaskRule, pairs: Sequence[Pair], allowed: Tensor, budget: int, draws: Draws, seed: int,
-    check_greedy: bool = True,
+    check_greedy: bool = True, logit_alignment: LogitAlignment = "same",
 ) -> list[Scored]:  # fmt: skip
     """A lower bound of log p of every target given its context, in order (`ttt.likelihood.masked_nll`).
 
@@ -33,7 +34,7 @@ def bound_scores(
     vocab = model.tokenizer.vocab
     n = [len(p.context) for p in pairs]
     parts = [
-        Part(stream_of(p, vocab), np.arange(start, start + len(p.target)), len(p.target))
+        Part(stream_of(p, vocab), np.arange(start, start + len(p.target)), len(p.target), before=logit_alignment == "next")
         for p, start in zip(pairs, n, strict=True)
     ]
     found = [patterns(len(p.target), draws, generator(seed, "harness", pair_number(p))) for p in pairs]
@@ -78,7 +79,8 @@ def greedy_matches(
             rows = [todo[c] for c in chunk]
             streams = [dataclasses.replace(parts[i].stream, ids=canvas[i]) for i in rows]
             at = [np.asarray(open_[i]) for i in rows]
-            hidden = guided_at(model, mask, streams, at, [parts[i].at for i in rows], cfg_scale)
+            sources = [parts[i].sources(a) for i, a in zip(rows, at, strict=True)]
+            hidden = guided_at(model, mask, streams, sources, [parts[i].at for i in rows], cfg_scale)
             sure, token = _likeliest(model, hidden, allowed)
             sizes = [len(a) for a in at]
             for i, s, t in zip(rows, sure.split(sizes), token.split(sizes), strict=True):

@@ -34,6 +34,7 @@ from ttt.textbench.writing import Ask, write_chain, write_diffusion
 
 if TYPE_CHECKING:
     from ttt.interfaces import LanguageModel, Objective, SpanSampler
+    from ttt.types import LogitAlignment
 
 log = logging.getLogger(__name__)
 MC_DRAWS = Draws(draws=128, estimator="spread", group=16)  # LLaDA's numbers of draws
@@ -111,6 +112,7 @@ class TextScorer:
                 "text as well (objective.noised=answer or by_kind)"
             )
         self.mask: Any = getattr(objective, "mask", None)
+        self.logit_alignment: LogitAlignment = getattr(objective, "logit_alignment", "same")
         if self.mask is None:
             raise ConfigError(
                 f"objective: {type(objective).__name__} has no mask, so nothing says how the model reads text"
@@ -152,8 +154,9 @@ class TextScorer:
         s = self.settings
         if self.diffusion:
             return bound_scores(
-                self.model, self.mask, pairs, self.allowed, s.batch_tokens, s.draws, s.seed, s.check_greedy
-            )
+                self.model, self.mask, pairs, self.allowed, s.batch_tokens, s.draws, s.seed, s.check_greedy,
+                self.logit_alignment,
+            )  # fmt: skip
         found = chain_scores(self.model, self.mask, pairs, self.allowed, s.batch_tokens)
         self.elsewhere += [(x.elsewhere, x.tokens) for x in found]
         return found
@@ -209,7 +212,9 @@ class TextScorer:
         sampler: Any = self.sampler
         if asks[0].temperature is not None and hasattr(sampler, "temperature"):
             sampler = replace(sampler, temperature=asks[0].temperature)
-        return write_diffusion(self.model, self.mask, sampler, asks, self.allowed, self.settings.seed)
+        return write_diffusion(
+            self.model, self.mask, sampler, asks, self.allowed, self.settings.seed, self.logit_alignment
+        )
 
     def _ask(self, context: str, how: Mapping[str, Any], key: str) -> Ask:
         unknown = [name for name in how if name not in _GENERATION]

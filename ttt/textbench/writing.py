@@ -13,7 +13,7 @@ from ttt.rng import generator
 from ttt.sampling.decoder.session import Session, next_token
 from ttt.sampling.samplers.logits import choose_text
 from ttt.sampling.samplers.request import SpanRequest
-from ttt.types import Prompt
+from ttt.types import LogitAlignment, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,14 +86,16 @@ def write_chain(
 
 
 def write_diffusion(
-    model: LanguageModel, mask: MaskRule, sampler: SpanSampler, asks: Sequence[Ask], allowed: Tensor, seed: int
-) -> list[str]:
+    model: LanguageModel, mask: MaskRule, sampler: SpanSampler, asks: Sequence[Ask], allowed: Tensor, seed: int,
+    logit_alignment: LogitAlignment = "same",
+) -> list[str]:  # fmt: skip
     """Answers of one batch by a sampler whose canvas is the answer; its own fields say how (steps, guidance, draws)."""
     vocab = model.tokenizer.vocab
     with torch.no_grad():
         session = Session(
-            model, mask, [Prompt(a.key, a.ids) for a in asks], "none", max(a.max_tokens for a in asks) + 64
-        )
+            model, mask, [Prompt(a.key, a.ids) for a in asks], "none", max(a.max_tokens for a in asks) + 64,
+            logit_alignment=logit_alignment,
+        )  # fmt: skip
         request = SpanRequest(
             run=session.run, mask_id=vocab.mask_id, end_ids=[(vocab.im_end_id,)] * len(asks),
             allowed=_writable(allowed, vocab).to(model.device).repeat(len(asks), 1), exact=[None] * len(asks),

@@ -39,7 +39,7 @@ from ttt.sampling.samplers.logits import choose_text
 from ttt.sampling.samplers.request import Listener, SpanRequest
 from ttt.sampling.samplers.steps import Block
 from ttt.text.forms import SPEECH
-from ttt.types import CallKind, Generation, LogitsRequest, Prompt
+from ttt.types import CallKind, Generation, LogitAlignment, LogitsRequest, Prompt
 
 
 @checked
@@ -67,6 +67,7 @@ class DecodeSettings:
     length: LengthRule = field(default_factory=UntilEoa)
     constraint: Constraint | None = None
     batch_tokens: NonNegativeInt = 0
+    logit_alignment: LogitAlignment = "same"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,9 @@ class Decoder:
         self._shares, self._admitted_s = [0.0] * len(prompts), [0.0] * len(prompts)
         longest = max((len(p.ids) for p in prompts), default=0)
         slots = min(len(prompts), self.rows_together(longest, batch_size or len(prompts)))
-        session = open_session(self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots)
+        session = open_session(
+            self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots, logit_alignment=s.logit_alignment
+        )
         session.reserve(longest + s.max_tokens + 64)
         check_prompts(self.model, prompts, self.sampler)
         first_mode = "text" if self.sampler.canvas == "span" else "audio"

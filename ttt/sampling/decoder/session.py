@@ -19,7 +19,7 @@ from ttt.masks.materialize import dense
 from ttt.model.cache import PackedCall, SlotCache
 from ttt.model.joined import side_by_side
 from ttt.text.vocab import Vocabulary
-from ttt.types import Kind, Layout, LogitsRequest, Prompt
+from ttt.types import Kind, Layout, LogitAlignment, LogitsRequest, Prompt
 
 
 class Session:
@@ -27,14 +27,16 @@ class Session:
 
     ``cache``: ``exact`` keeps the keys that the mask rule itself calls frozen (`MaskRule.frozen_prefix`), so every result
     equals the uncached one; ``block`` keeps those of all committed tokens from one commit to the next, an approximation
-    wherever the rule lets them look ahead (exact where it does not); ``none`` keeps nothing.
+    wherever the rule lets them look ahead (exact where it does not); ``none`` keeps nothing.  ``logit_alignment``: ``next``
+    answers requests of kind ``diffusion`` with the logits of the position before each place (a row's first has its own).
     """
 
     def __init__(
         self, model: LanguageModel, mask: MaskRule, prompts: Sequence[Prompt] = (), cache: Cache = "exact",
-        room: int = 64, slots: int = 0,
+        room: int = 64, slots: int = 0, logit_alignment: LogitAlignment = "same",
     ) -> None:  # fmt: skip
         self.model, self.mask, self.keeps, self.room = model, mask, cache, room
+        self.before = int(logit_alignment == "next")
         self.device = model.device
         longest = max((len(p.ids) for p in prompts), default=0)
         self.cache = SlotCache(slots or len(prompts), longest + room)
@@ -98,7 +100,7 @@ class Session:
         Returns which of the wanted positions each place has, i64 [p].
         """
         stop, at = row.lay(tail)
-        positions, state = at[places].unique_consecutive(return_inverse=True)
+        positions, state = self._predicting(request, at[places]).unique_consecutive(return_inverse=True)
         start = min(row.kept, int(positions[0]))
         mask = row.seen(self.mask, start, stop, self.device)
         call.add(row.ids[start:stop], None if self.keeps == "none" else slot, start, positions - start, mask)
@@ -119,9 +121,13 @@ class Session:
             unconditional = row.unconditional = _Row(row.vocab, Prompt("", ()), 2 * stop)
             unconditional.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : unconditional.prompt.shape[1]]
         unconditional.write(ids)
-        positions, state = at[places].unique_consecutive(return_inverse=True)
+        positions, state = self._predicting(request, at[places]).unique_consecutive(return_inverse=True)
         call.add(ids, None, 0, positions, unconditional.seen(self.mask, 0, stop, self.device))
         return state
+
+    def _predicting(self, request: LogitsRequest, at: Tensor) -> Tensor:
+        """Positions whose states predict those ``at`` which a request names."""
+        return (at - self.before).clamp(min=0) if request.kind == "diffusion" else at
 
     def _settle(self, row: _Row) -> None:
         if self.keeps == "none":
@@ -144,12 +150,14 @@ class Session:
         return out
 
 
-def open_session(model: Any, mask: MaskRule, *, cache: Cache, room: int, slots: int) -> Any:
+def open_session(
+    model: Any, mask: MaskRule, *, cache: Cache, room: int, slots: int, logit_alignment: LogitAlignment = "same"
+) -> Any:
     """The decoding state of ``model``: its own (`ttt.interfaces.Arch`), or a `Session` of token rows."""
     own = getattr(model, "session", None)
     if own is not None:
         return own(mask, cache=cache, room=room, slots=slots)
-    return Session(model, mask, cache=cache, room=room, slots=slots)
+    return Session(model, mask, cache=cache, room=room, slots=slots, logit_alignment=logit_alignment)
 
 
 def next_token(rows: Sequence[int], ids: slice | None = None) -> LogitsRequest:
