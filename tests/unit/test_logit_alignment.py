@@ -65,8 +65,8 @@ def test_the_loss_reads_the_position_before_and_drops_what_nothing_precedes():
 @pytest.mark.parametrize("cache", ["exact", "none"])
 def test_a_sampler_writes_what_a_slow_loop_over_shifted_logits_writes(model, cache):
     vocab, prompt = model.tokenizer.vocab, encode(model.tokenizer, "a cat sat on")
-    shape = {"name": "blockwise", "canvas": "answer", "block_length": 8, "gen_length": 8, "diffusion_steps": 8, "whole_canvas": True}
-    sampler = SAMPLER.build({**shape, "temperature": 0.0, "remask": "low_confidence"}, "sampler")
+    shape = {"name": "blockwise", "canvas": "answer", "block_length": 8, "gen_length": 8, "diffusion_steps": 8}
+    sampler = SAMPLER.build({**shape, "whole_canvas": True, "temperature": 0.0, "remask": "low_confidence"}, "sampler")
     wanted = list(prompt) + [vocab.mask_id] * 8
     while vocab.mask_id in wanted:
         q = shifted(model, wanted)
