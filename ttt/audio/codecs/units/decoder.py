@@ -1,4 +1,4 @@
-"""A small network that turns units into log-mels, in one learnt voice; fitted in minutes on a CPU.
+"""A small network that turns units into log-mels, in the voice of one recording; fitted in minutes on a CPU.
 
 Letters: ``B`` rows, ``F`` frames of units, ``T`` mel frames, ``M`` mel channels, ``W`` width of the network.
 """
@@ -27,17 +27,20 @@ LEARNING_RATE = 1e-3
 class UnitDecoder(nn.Module):
     """Embedded units, repeated to the mel rate, through residual convolutions: i64 [B, F] -> log-mels f32 [B, T, M].
 
-    T = F * ``stretch``.  Trained on means: what a unit does not say (voice, melody) comes out as the average of the corpus.
+    T = F * ``stretch``.  In training it is told each recording's voice (mean and deviation of every mel channel), so that units
+    need not explain it; it then speaks with the ``voice`` of one recording.  What neither says (melody) comes out averaged.
     """
 
     mean: Tensor
     spread: Tensor
+    voice: Tensor
 
     def __init__(self, num_codes: int, stretch: int, mels: int) -> None:
         super().__init__()
         self.stretch = stretch
         self.units = nn.Embedding(num_codes, WIDTH)
         self.places = nn.Parameter(torch.zeros(stretch, WIDTH))  # where in its frame a mel frame stands
+        self.hear = nn.Linear(2 * mels, WIDTH)  # takes a voice
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in DILATIONS)
         self.spreads = nn.ModuleList(
             nn.Conv1d(WIDTH, WIDTH, KERNEL, dilation=d, padding=KERNEL // 2 * d) for d in DILATIONS
@@ -47,10 +50,15 @@ class UnitDecoder(nn.Module):
         self.mels = nn.Linear(WIDTH, mels)
         self.register_buffer("mean", torch.zeros(mels))
         self.register_buffer("spread", torch.ones(mels))
+        self.register_buffer("voice", torch.zeros(2 * mels))
 
-    def forward(self, ids: Tensor, inside: Tensor | None = None) -> Tensor:
-        """``inside`` bool [B, F]: frames that belong to their row; what stands in the others changes nothing."""
+    def forward(self, ids: Tensor, inside: Tensor | None = None, voices: Tensor | None = None) -> Tensor:
+        """``inside`` bool [B, F]: frames that belong to their row; what stands in the others changes nothing.
+
+        ``voices`` f32 [B, 2 * M]: of each row, instead of its own.
+        """
         x = (self.units(ids)[:, :, None] + self.places).flatten(1, 2)  # [B, T, W]
+        x = x + self.hear(self.voice[None] if voices is None else voices)[:, None]
         keep = None if inside is None else inside.repeat_interleave(self.stretch, 1)[..., None]
         for norm, spread, mix in zip(self.norms, self.spreads, self.mixes, strict=True):
             y = norm(x) if keep is None else norm(x) * keep
@@ -71,7 +79,8 @@ def fit_decoder(
 ) -> tuple[UnitDecoder, float]:  # fmt: skip
     """Fit a decoder to units i64 [F] and log-mels f16 [T, M] of recordings, ``rate_hz`` frames per second.
 
-    -> the decoder and its mean absolute error (log units) over the last tenth of the ``steps``.
+    It speaks with the voice nearest to the average of all.  -> the decoder and its mean absolute error (log units) over the last
+    tenth of the ``steps``.
     """
     decoder = new_decoder(num_codes, stretch, mels[0].shape[1], seed).to(device).train()
     total = sum(len(m) for m in mels)
@@ -79,6 +88,8 @@ def fit_decoder(
     variance = torch.stack([(m.double() - mean).square().sum(0) for m in mels]).sum(0) / total
     decoder.mean.copy_(mean)
     decoder.spread.copy_(variance.sqrt().clamp(min=1e-3))
+    voices = torch.stack([_voice(m.float(), mean.float(), decoder.spread.cpu()) for m in mels])
+    decoder.voice.copy_(voices[(voices - voices.mean(0)).square().sum(1).argmin()])
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1)
     gen = generator(seed, "codec", 2)
@@ -89,13 +100,14 @@ def fit_decoder(
         ids = torch.zeros(BATCH, width, dtype=torch.long)
         inside = torch.zeros(BATCH, width, dtype=torch.bool)
         target = torch.zeros(BATCH, width * stretch, len(mean))
-        for row, pick in enumerate(torch.multinomial(lengths, BATCH, replacement=True, generator=gen).tolist()):
+        picks = torch.multinomial(lengths, BATCH, replacement=True, generator=gen)
+        for row, pick in enumerate(picks.tolist()):
             start = int(torch.randint(max(1, len(units[pick]) - width + 1), (1,), generator=gen))
             part = units[pick][start : start + width]
             ids[row, : len(part)], inside[row, : len(part)] = part, True
             target[row, : len(part) * stretch] = mels[pick][start * stretch : (start + len(part)) * stretch].float()
         ids, inside, target = ids.to(device), inside.to(device), target.to(device)
-        made, counted = decoder(ids, inside), inside.repeat_interleave(stretch, 1)
+        made, counted = decoder(ids, inside, voices[picks].to(device)), inside.repeat_interleave(stretch, 1)
         loss = l1_loss(made[counted] / decoder.spread, target[counted] / decoder.spread)
         optimizer.zero_grad()
         loss.backward()
@@ -107,3 +119,8 @@ def fit_decoder(
         if (step + 1) % max(1, steps // 10) == 0:
             log.info("codec: decoder: %d of %d steps, error %.3f", step + 1, steps, loss.item())
     return decoder.eval(), sum(late) / len(late)
+
+
+def _voice(mels: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Mean and deviation of each mel channel of a recording, in the corpus' units: f32 [T, M] -> f32 [2 * M]."""
+    return torch.cat([(mels.mean(0) - mean) / spread, mels.std(0, correction=0) / spread])
