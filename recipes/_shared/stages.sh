@@ -37,10 +37,16 @@ in_range() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 need() { [ -e "$1" ] || die "missing $1: run stage $2 first ($0 --stage $2)"; }
 
 # environment: stage 0 (not with --dry-run), then ttt on the path and the commands TTT and PYTHON; tests set these to recorders.
+# A recipe of one's own ('ttt new recipe') is not in the source tree and takes ttt from the path.
 environment() {
-    if in_range 0 && [ "${dry_run:-false}" = false ]; then say 0 "environment"; bash tools/env.sh; fi
-    need .venv/bin/ttt 0
-    export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+    if [ -n "${recipe:-}" ]; then
+        command -v "${TTT:-ttt}" > /dev/null || die "no ttt on the path: activate the environment that it is installed in"
+    else
+        if in_range 0 && [ "${dry_run:-false}" = false ]; then say 0 "environment"; bash tools/env.sh; fi
+        need .venv/bin/ttt 0
+        export PATH="$PWD/.venv/bin:$PATH"
+    fi
+    export TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
     TTT=${TTT:-ttt} PYTHON=${PYTHON:-python}
 }
 

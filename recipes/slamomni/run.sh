@@ -10,7 +10,7 @@
 #
 # Options: --model DIR --data GLOB --exp DIR --conf NAME --test FILE --guard "TASK ..." --mmlu DIR --eval-ratio R --limit N --gpus N
 #          --stage N --stop-stage N --dry-run --overwrite
-# Several nodes: NNODES, NODE_RANK, MASTER_ADDR (see recipes/ttt/run.sh); stages 1 and 2 once, on one of them.
+# Several nodes: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (29500); stages 1 and 2 once, on one of them.
 # Stages: 0 environment  1 convert + split  2 tokenizer, lengths, a look  3 train  4 decode (+ score)  5 text guard
 
 set -euo pipefail

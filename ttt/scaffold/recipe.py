@@ -10,9 +10,11 @@ from pathlib import Path
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.io.atomic import folder_aside, write_text
 from ttt.registry.core import family
+from ttt.scaffold.copied import METHODS, copied_files
 from ttt.scaffold.plugin import check_name, plugin_source
 
-KINDS = ("ttt", "dual_stream", "ar", "nar", "llada")
+# Toys: recipes of a corpus of tones that run as they are; --from NAME -> file of ``templates/recipe/kinds``.
+KINDS = {"toy": "ttt", "dual_stream": "dual_stream", "ar": "ar", "nar": "nar", "toy_llada": "llada"}
 FILES = ("conf/base.yaml", "run.sh", "README.md", "local/data.py")
 _TEMPLATES = resources.files("ttt.scaffold") / "templates" / "recipe"
 
@@ -34,8 +36,9 @@ class Kind:
 def read_kind(name: str) -> Kind:
     """One of `KINDS`; raises `ConfigError` for another."""
     if name not in KINDS:
-        raise ConfigError(f"--from: no recipe {name!r}.{suggest(name, KINDS)} There are: {', '.join(KINDS)}")
-    text = (_TEMPLATES / "kinds" / f"{name}.yaml.txt").read_text(encoding="utf-8").rstrip("\n")
+        known = (*METHODS, *KINDS)
+        raise ConfigError(f"--from: no recipe {name!r}.{suggest(name, known)} There are: {', '.join(known)}")
+    text = (_TEMPLATES / "kinds" / f"{KINDS[name]}.yaml.txt").read_text(encoding="utf-8").rstrip("\n")
     comment, _, sections = text.partition("\n")
     objective, _, decoding = sections.partition("\neval:\n")
     plugged = re.search(r"\bmy_(\w+)", text)
@@ -44,7 +47,9 @@ def read_kind(name: str) -> Kind:
 
 
 def recipe_files(name: str, kind_name: str) -> dict[str, str]:
-    """Path inside the recipe folder -> text, of a recipe ``name`` of one of `KINDS`."""
+    """Path inside the recipe folder -> text, of a recipe ``name`` of one of `METHODS` or `KINDS`."""
+    if kind_name in METHODS:
+        return copied_files(name, kind_name)
     kind = read_kind(kind_name)
     registry = family(kind.family)
     plugin = f"{name}_{kind.family}"
@@ -69,6 +74,6 @@ def write_recipe(name: str, kind_name: str, folder: Path) -> list[str]:
     with folder_aside(folder) as partial:
         for path, text in files.items():
             write_text(partial / path, text)
-            if path.endswith(".sh"):
+            if path.endswith(".sh") and "/" not in path:
                 (partial / path).chmod(0o755)
     return list(files)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,11 @@ from ttt.errors import ConfigError
 from ttt.registry import name_of
 from ttt.registry.core import FAMILIES, family
 from ttt.registry.plugins import load_plugins
+from ttt.scaffold.copied import METHODS
 from ttt.scaffold.recipe import KINDS, read_kind, recipe_files
 
 importlib.import_module("ttt.registry.families")
+ROOT = Path(__file__).resolve().parents[3]
 ALL = sorted(k for k in FAMILIES if k not in ("demo",))
 
 
@@ -82,7 +85,7 @@ def test_a_fresh_recipe_is_a_whole_configuration(kind, tmp_path, monkeypatch, ca
     assert main(["new", "recipe", "mine", str(folder), "--from", kind]) == 0
     assert main(["config", "--config", str(folder / "conf/base.yaml")]) == 0
     config = load_config([folder / "conf/base.yaml"], need=("run.dir", "data.train", "data.tokenizer", "data.corpus"))
-    assert name_of(config.objective) == {"llada": "nar"}.get(kind, kind)
+    assert name_of(config.objective) == {"toy": "ttt", "toy_llada": "nar"}.get(kind, kind)
     plugged = config.eval.length if kind == "ar" else config.objective.noise
     assert name_of(plugged) == f"mine_{read_kind(kind).family}"
     assert type(plugged).__module__.startswith("ttt_plugin_")
@@ -100,6 +103,41 @@ def test_a_fresh_recipe_is_a_whole_configuration(kind, tmp_path, monkeypatch, ca
     assert not re.findall("@[A-Z_]+@", text)
     assert (folder / "run.sh").stat().st_mode & 0o111
     assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_recipe_is_copied_whole_and_stands_alone(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "recipe", "mine", "--from", method]) == 0
+    source = ROOT / "recipes" / method / "conf"
+    configs = sorted(str(path.relative_to(source)) for path in source.rglob("*.yaml"))
+    for name in configs:
+        assert (tmp_path / "mine/conf" / name).read_text() == (source / name).read_text()
+        settings = ["data.text=t"] if name == "mixed.yaml" else []
+        if "more/" not in name:
+            assert load_config([tmp_path / "mine/conf" / name], settings) == load_config([source / name], settings)
+    if method == "llada":
+        assert configs == ["mixed.yaml", "pretrain.yaml", "sft.yaml", "tts.yaml"]
+    script = (tmp_path / "mine/run.sh").read_text()
+    assert not re.findall(r"recipes/|\.\./", script + (tmp_path / "mine/README.md").read_text().replace("/recipes/", ""))
+    (tmp_path / "ttt").write_text('#!/bin/sh\necho "plan:"; echo "ttt $@" in $PWD\n')
+    (tmp_path / "ttt").chmod(0o755)
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "model/tokenizer.json", "t.jsonl"):
+        (tmp_path / name).write_text("")
+
+    def run(*options):
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        return subprocess.run(["mine/run.sh", *options], env=env, capture_output=True, text=True, cwd=tmp_path)
+
+    assert "./run.sh" in run("--help").stdout and "Stages: 0 environment" in run("--help").stdout
+    if method in ("ttt", "llada"):  # the others have no plan without data
+        conf = "sft" if method == "llada" else "base"
+        done = run("--conf", conf, "--model", "model", "--train", "t.jsonl", "--dry-run")
+        assert done.returncode == 0, done.stderr
+        assert f"--config {tmp_path}/mine/conf/{conf}.yaml" in done.stdout and f"in {tmp_path}" in done.stdout
+    done = run("--conf", "nothing", "--exp", "exp")
+    assert done.returncode == 2 and "conf/nothing.yaml; there are:" in done.stderr
 
 
 def test_the_stages_of_a_fresh_recipe(tmp_path):
@@ -144,7 +182,7 @@ def test_the_stages_of_a_fresh_recipe(tmp_path):
 
 
 def test_the_data_of_a_fresh_recipe(tmp_path):
-    (tmp_path / "data.py").write_text(recipe_files("mine", "ttt")["local/data.py"])
+    (tmp_path / "data.py").write_text(recipe_files("mine", "toy")["local/data.py"])
     spec = importlib.util.spec_from_file_location("fresh_recipe_data", tmp_path / "data.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -161,7 +199,7 @@ def test_the_data_of_a_fresh_recipe(tmp_path):
 
 
 def test_names_that_contain_a_placeholder():
-    files = recipe_files("tommy", "ttt")
+    files = recipe_files("tommy", "toy")
     assert "noise: {name: tommy_noise, power: 1.0}" in files["conf/base.yaml"]
     assert '@NOISE.register("tommy_noise")' in files["plugin.py"]
 
