@@ -174,7 +174,7 @@ def answer_files(
     try:
         with contextlib.ExitStack() as opened:
             with ranks.all_or_none():
-                folder = model_folder(config.eval.checkpoint or config.run.dir)
+                folder = model_folder(config.eval.checkpoint or config.run.dir, config.eval.weights)
                 files = [File.of(config, path, target, folder, trace, wav) for path, target in targets.items()]
                 done = [file.stage.is_done(overwrite) for file in files] if not ranks.rank else []
             done = ranks.all_gather(done)[0]

@@ -21,7 +21,7 @@ import numpy as np
 
 from ttt.audio.loading import load_part
 from ttt.config.load import load_config
-from ttt.config.schema import RunConfig
+from ttt.config.schema import RunConfig, Weights
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.interfaces import Codec, LanguageModel, Network, ShowsAttention, Task
 from ttt.io import devices
@@ -253,7 +253,7 @@ def open_run(
     stored = [run / "config.yaml"] if run else []
     read = load_config([*stored, *config], settings, plugins, stored=stored)
     asked = any(item.startswith("eval.checkpoint=") for item in settings)
-    folder = model_folder(read.eval.checkpoint if asked else place)
+    folder = model_folder(read.eval.checkpoint if asked else place, read.eval.weights)
     if read.run.threads:
         import torch
 
@@ -316,21 +316,22 @@ def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:
     return codec
 
 
-def model_folder(path: str | Path) -> Path:
-    """The ``model`` folder of a run, a checkpoint or a plain Hugging Face folder."""
+def model_folder(path: str | Path, weights: Weights = "raw") -> Path:
+    """The folder with ``weights`` of a run or a checkpoint; a folder that holds a model itself is taken as it is."""
     from ttt.train.checkpoint import latest_complete
 
     path = Path(path)
     if (path / "config.json").is_file():
         return path
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
-    found = latest_complete(path / "checkpoints")
+    found = path if (path / "model" / "config.json").is_file() else latest_complete(path / "checkpoints")
     if found is None:
         raise DataError(
             f"{path}: no complete checkpoint here; train first, or name a model folder with eval.checkpoint="
         )
-    return found / "model"
+    folder = found / ("model_ema" if weights == "ema" else "model")
+    if not folder.is_dir():
+        raise DataError(f"{found}: no averaged weights (model_ema) here; train with train.ema, or set eval.weights=raw")
+    return folder
 
 
 def pick_device(config: RunConfig) -> str:

@@ -16,7 +16,8 @@ MAY_CHANGE = (
     "run.dir", "run.overwrite", "run.threads", "run.device", "data.corpus", "data.splits", "data.dir", "data.jobs",
     "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.epochs", "train.max_seconds",
     "train.max_time", "train.max_tokens", "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps",
-    "train.keep_checkpoints", "train.resume", "train.tensorboard", "eval", "judge", "speaker", "tasks", "codec",
+    "train.keep_checkpoints", "train.save_every_epochs", "train.keep_best", "train.keep_best_mode", "train.resume",
+    "train.tensorboard", "eval", "judge", "speaker", "tasks", "codec",
     "train.check_memory", "data.prefetch", "model.attention", "model.compile",
     # Where an update is computed, not what it is: the number of micro-batches is compared with the checkpoint's.
     "train.accumulate", "train.engine", "train.zero_stage", "train.offload", "train.deepspeed", "train.rank_timeout_s",
@@ -25,7 +26,8 @@ MAY_CHANGE = (
 # No part of what an experiment is: where it lies and how it is watched.  Decoding counts here, so this is the shorter list.
 NOT_IDENTITY = (
     "run.dir", "run.overwrite", "run.threads", "data.jobs", "eval.out", "eval.checkpoint", "train.keep_checkpoints",
-    "train.save_every_steps", "train.log_every_steps", "train.tensorboard", "train.resume",
+    "train.save_every_steps", "train.save_every_epochs", "train.keep_best", "train.keep_best_mode", "train.log_every_steps",
+    "train.tensorboard", "train.resume",
 )  # fmt: skip
 
 ABSENT = "(absent)"

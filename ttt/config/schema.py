@@ -37,6 +37,7 @@ MixReading = Literal["records", "tokens"]
 PromptRule = Literal["labels", "official"]
 RatioMode = Literal["tokens", "batches", "legacy_10x"]
 Speak = Literal["free", "always", "never"]
+Weights = Literal["raw", "ema"]
 
 
 @checked
@@ -182,7 +183,14 @@ class TrainSection:
     # at each validation, answer and score this many dev examples of each task; 0: losses only
     generate_items: NonNegativeInt = 0
     save_every_steps: NonNegativeInt = 0  # checkpoints; 0: only at the end
+    # checkpoints by passes over the data, besides: 1, 0.5, ...; checkpoints/epoch-0.5 links to them; 0: none
+    save_every_epochs: NonNegativeFloat = 0.0
     keep_checkpoints: PositiveInt = 2  # the latest ones
+    # metric of a validation, e.g. dev/loss: the checkpoint where it was best is kept too, as checkpoints/best; empty: none
+    keep_best: str = ""
+    keep_best_mode: Literal["min", "max"] = "min"  # is a lower or a higher value of keep_best better
+    # decay of a running average of the weights, e.g. 0.999; stored as model_ema/ (eval.weights=ema decodes with it); 0: off
+    ema: ShareBelow1 = 0.0
     max_seconds: NonNegativeFloat = 0.0  # finish (then validate and save) after this much time in the loop; 0: no limit
     max_time: str = ""  # the same as D-HH:MM:SS, HH:MM:SS or seconds, as schedulers write it; empty: no limit
     max_tokens: NonNegativeInt = 0  # finish likewise after this many tokens, padding not counted; 0: no limit
@@ -200,6 +208,7 @@ class EvalSection:
 
     examples: list[str] = field(default_factory=list)  # example JSONL files
     checkpoint: str = ""  # checkpoint or model folder; empty: the latest of run.dir
+    weights: Weights = "raw"  # of a checkpoint: the trained ones, or their running average (ema; needs train.ema)
     out: str = ""  # folder for generations and cards; empty: run.dir/eval
     sampler: Any = component("sampler", "blockwise")  # how spans of speech are written
     length: Any = component("length", "until_eoa")  # how long spans of speech may be

@@ -36,7 +36,7 @@ def report_likelihood(config: RunConfig, draws: Draws, block_length: int | None 
     if block_length is not None and block_length < 0:
         raise ConfigError(f"--block: must be >= 0, got {block_length}")
     out = eval_folder(config)
-    folder = model_folder(config.eval.checkpoint or config.run.dir)
+    folder = model_folder(config.eval.checkpoint or config.run.dir, config.eval.weights)
     settings = {
         "objective": name_of(config.objective), "mask": to_plain(getattr(config.objective, "mask", None)),
         "draws": dataclasses.asdict(draws), "block_length": block_length, "seed": config.run.seed, "limit": config.eval.limit,

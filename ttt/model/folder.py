@@ -62,10 +62,10 @@ def refuse_changed(folder: Path) -> None:
     """
     folder = Path(os.path.abspath(folder))
     marker = folder.parent / MARKER
-    if folder.name == "model" and marker.is_file():
+    if folder.name in ("model", "model_ema") and marker.is_file():
         mend = "use another checkpoint, or copy it again"
         listed = listed_files(marker, mend)
-        weights = {name: entry for name, entry in listed.items() if name.startswith("model/")}
+        weights = {name: entry for name, entry in listed.items() if name.startswith(f"{folder.name}/")}
         check_files(folder.parent, weights, MARKER, mend, CheckpointError)
 
 

@@ -86,7 +86,7 @@ def open_target(options: Options, benchmark: str) -> Target:
     config = read_config(model or (named or ["."])[-1], options.config, options.overrides, options.plugins)
     if not model:
         model = config.eval.checkpoint or ("" if config.run.dir == MISSING else config.run.dir)
-    folder = checkpoint_folder(model)
+    folder = checkpoint_folder(model, config.eval.weights)
     choose_threads(config.run.threads)
     out = Path(options.out) if options.out else Path(model) / "eval" / benchmark
     if out.resolve().is_relative_to(folder.resolve()):

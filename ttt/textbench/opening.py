@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttt.config.load import load_config
-from ttt.config.schema import RunConfig
+from ttt.config.schema import RunConfig, Weights
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import LanguageModel
 from ttt.registry.families import INITIALIZER
@@ -40,7 +40,7 @@ def read_config(path: str, files: Sequence[str], overrides: Sequence[str], plugi
     return load_config(files, list(overrides), list(plugins), stored=stored)
 
 
-def checkpoint_folder(path: str) -> Path:
+def checkpoint_folder(path: str, weights: Weights = "raw") -> Path:
     """The folder with weights.  Raises `DataError` when there is none."""
     from ttt.api import model_folder
 
@@ -48,7 +48,7 @@ def checkpoint_folder(path: str) -> Path:
         raise ConfigError("--model: missing; name a run, a checkpoint or a model folder")
     if not Path(path).is_dir():
         raise DataError(f"{path}: no such folder (--model)")
-    return model_folder(path)
+    return model_folder(path, weights)
 
 
 def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, int | None]:

@@ -1,8 +1,9 @@
 """Checkpoint folders: written aside, renamed when whole, verified before they are read.  No pickle anywhere.
 
-``checkpoints/step-00001000/``: ``model/`` (Hugging Face format), ``engine/`` (optimiser), ``state.json``,
-``config.yaml``, ``env.json`` and, last, ``COMPLETE`` with the size and digest of every file.  A folder without it does
-not exist.
+``checkpoints/step-00001000/``: ``model/`` (Hugging Face format), ``model_ema/`` (likewise, with ``train.ema``),
+``engine/`` (optimiser), ``state.json``, ``config.yaml``, ``env.json`` and, last, ``COMPLETE`` with the size and digest of
+every file.  A folder without it does not exist.  Links beside these folders (``best``, ``epoch-0.5``) are other names of
+some; one goes before its folder does.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 16
+AVERAGED = "model_ema"  # folder of the averaged weights, beside model/
 
 
 class DiskFullError(TttError):
@@ -44,7 +46,7 @@ class TrainState:
 
     ``step``: updates done; ``micro_batches`` of one update, over all ranks; ``tokens`` seen by all ranks; ``elapsed_s``:
     training time so far; ``stopped``: why the run ended there (empty: it went on); ``window``: sums since the last line of
-    the log.
+    the log; ``best``: {key, value, step} of the best validation (``train.keep_best``).
     """
 
     step: int = 0
@@ -57,16 +59,25 @@ class TrainState:
     vocab_digest: str = ""
     stopped: str = ""
     window: dict = field(default_factory=dict)
+    best: dict = field(default_factory=dict)
 
 
-def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mapping[str, str], keep: int = 2) -> Path:
-    """Write ``root/step-N`` from every rank, then delete all but the newest ``keep``.
+def step_name(step: int) -> str:
+    """Name of the folder of a checkpoint."""
+    return f"step-{step:08d}"
 
-    ``files``: further texts by name.
+
+def save_checkpoint(
+    root: Path, state: TrainState, engine: Engine, files: Mapping[str, str], keep: int = 2,
+    links: Mapping[str, int] | None = None,
+) -> Path:  # fmt: skip
+    """Write ``root/step-N`` from every rank, then delete all but the newest ``keep`` and the best (``state.best``).
+
+    ``files``: further texts by name; ``links``: see `set_links`.
 
     Raises `DiskFullError` when there is no room; whatever goes wrong, no half folder stays behind.
     """
-    target = root / f"step-{state.step:08d}"
+    target = root / step_name(state.step)
     if (target / MARKER).is_file():
         return target
     partial = root / f".{target.name}.partial"
@@ -80,6 +91,11 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
             engine.save_model(partial / "model")
             # Who writes a file digests it: ranks work side by side, and a shared folder may show it to others late.
             own = {p.relative_to(partial).as_posix(): _entry(p) for p in engine.save(partial / "engine")}
+            if engine.average is not None:
+                if engine.rank == 0:
+                    (partial / AVERAGED).mkdir()
+                with engine.average.in_place():
+                    engine.save_model(partial / AVERAGED)
         entries = {name: entry for part in engine.ranks.all_gather(own) for name, entry in part.items()}
         with engine.ranks.all_or_none():
             if engine.rank == 0:
@@ -98,11 +114,37 @@ def save_checkpoint(root: Path, state: TrainState, engine: Engine, files: Mappin
             f"(it goes on from {last.name if last else 'the start: there is no complete checkpoint'})"
         ) from error
     if engine.rank == 0:
+        set_links(root, links or {})
         for old in complete_checkpoints(root)[:-keep]:
-            # The marker first: a deletion that is cut short leaves no folder that looks complete.
-            (old / MARKER).unlink()
-            shutil.rmtree(old)
+            if old.name != step_name(state.best.get("step", -1)):
+                _remove(old)
     return target
+
+
+def set_links(root: Path, links: Mapping[str, int]) -> None:
+    """Let ``root/NAME`` be a link to the checkpoint of a step, for every name and step; what is no link stays as it is."""
+    for name, step in links.items():
+        path, aside = root / name, root / f".{name}.partial"
+        if not (root / step_name(step) / MARKER).is_file():
+            continue
+        if path.exists() and not path.is_symlink():
+            log.warning("%s: not a link of a run, so it is left alone; %s is %s", path, name, step_name(step))
+            continue
+        try:
+            aside.unlink(missing_ok=True)
+            aside.symlink_to(step_name(step))
+            os.replace(aside, path)
+        except OSError as error:
+            log.warning("%s: no link could be made (%s); it would lead to %s", path, error, step_name(step))
+
+
+def _remove(checkpoint: Path) -> None:
+    for link in checkpoint.parent.iterdir():
+        if link.is_symlink() and os.readlink(link) == checkpoint.name:
+            link.unlink()
+    # The marker first: a deletion that is cut short leaves no folder that looks complete.
+    (checkpoint / MARKER).unlink()
+    shutil.rmtree(checkpoint)
 
 
 def load_checkpoint(folder: Path, engine: Engine, vocab_digest: str = "") -> TrainState:
@@ -113,6 +155,9 @@ def load_checkpoint(folder: Path, engine: Engine, vocab_digest: str = "") -> Tra
             check_model_folder(folder / "model", vocab_digest)
     state = read_state(folder)
     engine.load_model(folder / "model")
+    if engine.average is not None:
+        with engine.average.in_place():
+            engine.load_model(folder / AVERAGED)
     with engine.ranks.all_or_none():
         engine.load(folder / "engine")
     return state

@@ -141,6 +141,8 @@ def state_bytes(config: RunConfig, shape: Shape, stage: int, gpus: int) -> dict[
         if mixed and full == 4.0:
             # Frozen matrices are cast as well, but only trained ones are kept: autocast caches what needs a gradient.
             kinds["autocast copies"] = 2.0 * (trained if still else shape.linear)
+        if config.train.ema:
+            kinds["averaged weights"] = 4.0 * trained
         return kinds
     weight = 2.0 if mixed else trained_bytes
     gradient = weight if stage == 1 else 4.0 / share
@@ -267,6 +269,8 @@ def zero_refuses(config: RunConfig) -> str:
         return "quantized weights cannot be spread"
     if config.train.autocast == "none" and config.model.dtype == "bfloat16":
         return "bfloat16 weights need train.autocast=bfloat16"
+    if config.train.ema:
+        return "train.ema needs whole weights"
     if not optimizer_of(config.train).elementwise:
         return f"{optimizer_name(config.train)} needs whole parameters"
     return ""

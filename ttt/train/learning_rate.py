@@ -97,5 +97,9 @@ def check_section(train: TrainSection) -> None:
         raise ConfigError(
             f"train.final_beta1: {optimizer_name(train)} keeps its beta1; use train.optimizer=adamw or adam, or leave it 0"
         )
+    if train.keep_best and not train.eval_every_steps:
+        raise ConfigError(
+            "train.keep_best: there is one validation, at the end, so nothing to choose from; set train.eval_every_steps"
+        )
     if train.schedule_by == "seconds" and train.max_seconds <= 0:
         raise ConfigError("train.schedule_by: seconds needs train.max_seconds > 0, the time the decay is spread over")

@@ -1,8 +1,9 @@
 """What a run reports while it runs: ``metrics.jsonl`` and TensorBoard with stable keys, and a progress bar.
 
 Keys: ``train/loss``, ``train/loss/<term>``, ``train/<stat>``, ``train/grad_norm``, ``train/lr``, ``train/tokens``,
-``train/tokens_per_s``, ``train/epoch``, ``train/seconds``; ``dev/loss``, ``dev/loss/<term>``, ``dev/<stat>``; callbacks
-choose their own.  One line per step, ``step`` first; after a resume no step appears twice.
+``train/tokens_per_s``, ``train/epoch``, ``train/seconds``; ``dev/loss``, ``dev/loss/<term>``, ``dev/<stat>``, and the same
+as ``dev_ema/...`` of averaged weights; callbacks choose their own.  One line per step, ``step`` first; after a resume no
+step appears twice.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import shutil
 import signal
 import threading
@@ -26,7 +27,7 @@ from ttt.config.diff import Change
 from ttt.config.load import resolved_yaml
 from ttt.config.record import command_line
 from ttt.config.schema import RunConfig
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, suggest
 from ttt.interfaces import Objective
 from ttt.io import atomic, provenance
 from ttt.io.outputs import is_inside, is_same
@@ -39,6 +40,7 @@ from ttt.train.checkpoint import (
     read_state,
     remove_leftovers,
     save_checkpoint,
+    set_links,
 )
 from ttt.train.crash import load_crash, save_crash
 from ttt.train.engines import Engine, RankLostError, build_engine, check_trainable
@@ -62,6 +64,7 @@ OWN_FILES = (
     "config.yaml", "command.txt", "env.json", "metrics.jsonl", f"checkpoints/{_STEP}", f"checkpoints/.{_STEP}.partial",
     "tensorboard/events.out.tfevents.*", f"generated/{_STEP}", "crash-[0-9]*", "data.json",
 )  # fmt: skip
+OWN_LINKS = ("checkpoints/best", "checkpoints/epoch-[0-9]*")
 OWN_FOLDERS = ("checkpoints", "tensorboard", "generated")  # removed when nothing else is in them
 
 
@@ -122,6 +125,10 @@ class Trainer:
                 f"train.check_memory: engine {config.train.engine!r} cannot drop gradients; set it to false, or use "
                 "train.engine=local"
             )
+        if callbacks and config.eval.weights == "ema" and not config.train.ema:
+            raise ConfigError("eval.weights: ema, but this run averages no weights; set train.ema=0.999, or eval.weights=raw")
+        if config.train.keep_best and not (dev_batches or callbacks):
+            raise ConfigError("train.keep_best: there are no validations to choose from; name data.dev")
         config = dataclasses.replace(config, train=with_length(config.train, loader.epoch_of))
         self.config, self.objective, self.loader = config, objective, loader
         self.dev_batches, self.callbacks = list(dev_batches), list(callbacks)
@@ -188,19 +195,26 @@ class Trainer:
         values: dict[str, float] = {}
         try:
             if self.dev_batches:
-                loss, terms, stats = validation_losses(
-                    self.engine, self.objective, self.dev_batches, self.config.run.seed
-                )
-                values["dev/loss"] = loss
-                values.update({f"dev/loss/{name}": value for name, value in terms.items()})
-                values.update({f"dev/{name}": value for name, value in means(stats).items()})
+                values.update(self._losses("dev"))
+                if self.engine.average is not None:
+                    with self.engine.average.in_place():
+                        values.update(self._losses("dev_ema"))
             if self.callbacks:
-                with torch.no_grad(), self.engine.whole_weights():
+                average = self.engine.average if self.config.eval.weights == "ema" else None
+                in_place = contextlib.nullcontext() if average is None else average.in_place()
+                with torch.no_grad(), self.engine.whole_weights(), in_place:
                     for callback in self.callbacks:
                         values.update(callback(self, step) or {})
         finally:
             self.model.train(was_training)
         return values
+
+    def _losses(self, prefix: str) -> dict[str, float]:
+        loss, terms, stats = validation_losses(self.engine, self.objective, self.dev_batches, self.config.run.seed)
+        return {
+            f"{prefix}/loss": loss, **{f"{prefix}/loss/{name}": value for name, value in terms.items()},
+            **{f"{prefix}/{name}": value for name, value in means(stats).items()},
+        }  # fmt: skip
 
     def _loop(self, tracker: Tracker) -> RunReport:
         train, state = self.config.train, self.state
@@ -225,6 +239,7 @@ class Trainer:
             stopped = self._stop_reason()
             finished = stopped in FINISHED
             values: dict[str, float] = {}
+            best = False
             if finished or _due(state.step, train.log_every_steps):
                 values.update(self.window.flush())
                 values["train/lr"] = self._lr
@@ -233,10 +248,11 @@ class Trainer:
                 values["train/seconds"] = self._elapsed_s
             if finished or _due(state.step, train.eval_every_steps):
                 values.update(self.validate(state.step))
+                best = self._note_best(values)
             tracker.write(state.step, values)
             progress.record(state.step, values, self._elapsed_s)
             self._metrics = values or self._metrics
-            if stopped or _due(state.step, train.save_every_steps):
+            if stopped or best or self._epoch_reached() or _due(state.step, train.save_every_steps):
                 tracker.sync()
                 checkpoint = self._save(stopped)
         progress.end()
@@ -269,6 +285,8 @@ class Trainer:
             raise
         self.state.step += 1
         self.state.tokens += report.tokens
+        if self.engine.average is not None:
+            self.engine.average.update(self.state.step)
         return report, time.monotonic() - started
 
     def _stop_reason(self) -> str:
@@ -286,7 +304,42 @@ class Trainer:
         self._began = now
         self.state.stopped, self.state.window = stopped, self.window.state()
         files = {"config.yaml": self._config_yaml, "env.json": self._environment}
-        return save_checkpoint(self.checkpoints, self.state, self.engine, files, self.config.train.keep_checkpoints)
+        keep = self.config.train.keep_checkpoints
+        return save_checkpoint(self.checkpoints, self.state, self.engine, files, keep, self._links())
+
+    def _links(self) -> dict[str, int]:
+        """Further names of checkpoints -> their steps."""
+        links = {"best": int(self.state.best["step"])} if self.state.best else {}
+        epoch = self._epoch_reached()
+        return {**links, f"epoch-{epoch:g}": self.state.step} if epoch else links
+
+    def _epoch_reached(self) -> float:
+        """The latest multiple of ``save_every_epochs`` that the last update brought in reach; 0: none."""
+        every = self.config.train.save_every_epochs
+        if not every or not self.state.step:
+            return 0.0
+        before, now = (math.floor(self.loader.epoch_of(self.state.step - i) / every + 1e-6) for i in (1, 0))
+        return now * every if now > before else 0.0
+
+    def _note_best(self, values: Mapping[str, float]) -> bool:
+        """Is this validation the best so far?  Rank zero's values count: the others lack what callbacks add."""
+        key = self.config.train.keep_best
+        if not key:
+            return False
+        best = self.state.best if self.state.best.get("key") == key else {}
+        value = self.engine.ranks.all_gather(values.get(key))[0]
+        if value is None and not best:
+            known = sorted(name for name in values if not name.startswith("train/"))
+            saved = self._save("").name
+            raise ConfigError(
+                f"train.keep_best: no {key!r} in a validation.{suggest(key, known)} There are: {', '.join(known)}; name one of "
+                f"them, the run then goes on from {saved}"
+            )
+        sign = -1 if self.config.train.keep_best_mode == "max" else 1
+        if value is None or math.isnan(value) or (best and sign * value >= sign * best["value"]):
+            return False
+        self.state.best = {"key": key, "value": value, "step": self.state.step}
+        return True
 
     def _check_folder(self) -> list[Change]:
         """Refuse another run's folder, or clear it when told to.  -> what the run goes on with."""
@@ -310,6 +363,7 @@ class Trainer:
         atomic.write_json(self.folder / "data.json", self._identity)  # first: it says that ttt made this folder
         remove_leftovers(self.checkpoints)
         self.checkpoints.mkdir(exist_ok=True)
+        set_links(self.checkpoints, self._links())  # a kill may have come between a checkpoint and its links
         self._environment = json.dumps(provenance.environment(command_line()), indent=1) + "\n"
         atomic.write_text(self.folder / "env.json", self._environment)
         atomic.write_text(self.folder / "config.yaml", self._config_yaml)
@@ -384,6 +438,10 @@ def paths_read(config: RunConfig) -> dict[str, str]:
 
 def clear(folder: Path) -> None:
     """Remove what an earlier run wrote to its folder, and nothing else."""
+    for pattern in OWN_LINKS:
+        for path in folder.glob(pattern):
+            if path.is_symlink():
+                path.unlink()
     for pattern in OWN_FILES:
         for path in folder.glob(pattern):
             log.info("run.overwrite: removing %s", path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ttt.errors import ConfigError
 from ttt.model.folder import read_into
+from ttt.train.average import WeightAverage
 from ttt.train.engines.ranks import Ranks
 
 T = TypeVar("T")
@@ -24,12 +25,14 @@ class Engine(ABC):
     Of one update: `micro_batch` around each `compute` and `backward`, then `step` once.  Engines *average* gradients over
     ranks, so the caller multiplies its loss by ``world_size``.  ``lockstep``: weights or gradients are spread over the
     ranks, so that all ranks have to make the same forward and backward passes, and each uses every trainable parameter.
+    ``average``: of the weights, where it is asked for; the caller updates it.
     """
 
     model: nn.Module
     device: torch.device
     ranks: Ranks
     lockstep: bool = False
+    average: WeightAverage | None = None
 
     @property
     def rank(self) -> int:

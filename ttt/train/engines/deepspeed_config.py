@@ -64,6 +64,10 @@ def check_deepspeed(train: TrainSection) -> None:
             f"train.optimizer: {optimizer_name(train)!r} needs whole parameters, ZeRO hands out flat pieces of them; use "
             f"train.optimizer={'|'.join(fitting)}, or train.engine=local"
         )
+    if train.ema:
+        raise ConfigError(
+            f"train.ema: {train.ema}, but ZeRO leaves no rank the whole weights to average; use train.engine=local, or ema=0"
+        )
     deepspeed_config(train, 1, None)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttt.config.schema import TrainSection
+from ttt.train.average import WeightAverage
 from ttt.train.engines.base import Engine
 from ttt.train.engines.optimizer_state import Moments, write_record, write_whole
 from ttt.train.engines.ranks import Ranks, pick_device
@@ -41,6 +42,8 @@ class LocalEngine(Engine):
 
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.data, 0)
+        if train.ema:
+            self.average = WeightAverage(self.model, train.ema)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         """Nothing to do: gradients are exchanged in `step`."""
@@ -106,7 +109,8 @@ class LocalEngine(Engine):
     def state_bytes(self) -> int:
         """Weights and two moments."""
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        return weights + 2 * sum(p.numel() * p.element_size() for p in self.parameters)
+        averages = self.average.state_bytes() if self.average is not None else 0
+        return weights + averages + 2 * sum(p.numel() * p.element_size() for p in self.parameters)
 
     def _average_gradients(self) -> None:
         import torch.distributed as dist
