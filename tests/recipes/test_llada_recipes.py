@@ -47,7 +47,7 @@ def test_configurations_load_and_can_decode_what_they_train(name):
     assert config.objective.noised == {"pretrain": "answer", "sft": "answer", "tts": "speech", "mixed": "by_kind"}[name]
     assert name_of(config.objective.mask) == "full" and config.objective.min_mask_prob == 1e-3
     assert (config.train.clip_norm, config.train.weight_decay, tuple(config.train.betas)) == (1.0, 0.1, (0.9, 0.95))
-    lr, steps, warmup = {"pretrain": (5e-4, 100_000, 2000), "sft": (1e-5, 10_000, 500)}.get(name, (5e-5, 0, 0))
+    lr, steps, warmup = {"pretrain": (5e-4, 100_000, 2000), "sft": (1e-5, 10_000, 500)}.get(name, (5e-5, "???", 0))
     assert (config.train.lr, config.train.steps, config.train.warmup_steps) == (lr, steps, warmup)
     assert config.train.epochs == (10 if speech else 0)
 
@@ -86,7 +86,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("name", ["pretrain", "tts"])
 def test_dry_runs_name_the_commands(name, given):
-    done = run(name, *given, *(["train.steps=10"] if name == "tts" else []), "data.num_codes=32")
+    done = run(name, *given, "data.num_codes=32")
     assert done.returncode == 0, done.stderr
     assert f"ttt train --config recipes/llada/conf/{name}.yaml" in done.stdout and not Path(given[5]).exists()
 

@@ -212,7 +212,7 @@ class Chat:
         if "codes" in first:
             parts.append(f"first codes after {first['codes']:.2f} s")
         if reason in ("stopped", "length"):
-            parts.append("stopped" if reason == "stopped" else f"cut at max_tokens = {self.config.eval.max_tokens}")
+            parts.append("stopped" if reason == "stopped" else self._limit())
         wav = None
         if self.output.folder is not None:
             stem = self.output.folder / f"turn-{self.talk.asked:03d}"
@@ -228,6 +228,13 @@ class Chat:
         self.screen.note(f"       ({'; '.join(parts)})")
         if wav is not None and self.output.player:
             self._play(wav)
+
+    def _limit(self) -> str:
+        """What ended an answer that did not end by itself."""
+        sampler, most = self.config.eval.sampler, self.config.eval.max_tokens
+        canvas = most if getattr(sampler, "canvas", "span") == "span" else getattr(sampler, "gen_length", most)
+        full = f"the canvas of {canvas} tokens (eval.sampler.gen_length) is full"
+        return f"cut at max_tokens = {most}" if canvas >= most else full
 
     def _write(self, stem: Path, codes: np.ndarray, record: dict[str, Any]) -> Path | None:
         """``STEM.json``; of spoken answers also ``STEM.tokens.json`` and, with a codec, ``STEM.wav``, whose path is returned."""

@@ -41,5 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     made = plan.make()
     made.save(out)
     stage.finish({"vocabulary": made.vocab.size})
-    log.info("tokenizer: %d ids, codes %d .. %d", made.vocab.size, made.vocab.code_start, made.vocab.code_stop - 1)
+    v = made.vocab
+    codes = f"codes {v.code_start} .. {v.code_stop - 1}" if v.num_codes else f"text alone, mask {v.mask_id}"
+    log.info("tokenizer: %d ids, %s", v.size, codes)
     return 0

@@ -72,9 +72,12 @@ class DataSection:
     ratio_mode: RatioMode = "tokens"
     dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
     tokenizer: FilledText = MISSING  # folder with tokenizer.json (and vocab.json)
-    # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384)
-    num_codes: Annotated[int, Range(ge=1, cap=10_000_000)] = 16384
+    # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384); 0: text alone, no audio tokens
+    num_codes: Annotated[int, Range(ge=0, cap=10_000_000)] = 16384
     num_codebooks: Annotated[int, Range(ge=1, cap=1024)] = 1  # likewise: codes of a frame
+    # 'ttt tokenizer': a token of the backbone's that serves as mask, by its spelling or id (LLaDA-8B: 126336); empty: one is
+    # added.  For text alone and for the llada_tts forms
+    mask_token: str = ""
     form: Form = "interleaved"  # which tokens are added to the vocabulary, and how chats are written
     pattern: Any = component("pattern", "flatten")  # in which order the codes of several codebooks stand
     codes_of: str = ""  # 'ttt tokenizer' without a codec: name of the codec the codes are of, for vocab.json

@@ -16,7 +16,7 @@ from ttt.errors import ConfigError
 from ttt.model.folder import read_into
 from ttt.model.lm import SpeechTextLM
 from ttt.model.rows import plain_tables, split_tables
-from ttt.text.forms import MULTIMODAL_SPECIALS
+from ttt.text.special_tokens import MASK, MULTIMODAL_SPECIALS
 from ttt.text.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,6 @@ def frozen(model: SpeechTextLM, section: ModelSection) -> SpeechTextLM:
 def first_added(tokenizer: TextTokenizer) -> int:
     """The first id that was added to a text tokenizer: its text rows are those before."""
     vocab = tokenizer.vocab
-    named = [tokenizer.backend.token_to_id(name) for name in MULTIMODAL_SPECIALS]
+    named = [tokenizer.backend.token_to_id(name) for name in (*MULTIMODAL_SPECIALS, MASK)]
     added = (vocab.text_vocab, vocab.soa_id, vocab.soa_last_id, *named)
     return min(i for i in added if i is not None and i >= 0)

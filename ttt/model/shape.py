@@ -13,7 +13,7 @@ from ttt.io.pretrained import from_settings, load_settings, own_code
 from ttt.model.backbone import PRESETS, check_preset, quiet
 from ttt.model.folder import refuse_other_arch
 from ttt.registry import name_of
-from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS
+from ttt.text.special_tokens import FINAL_SPECIALS, MULTIMODAL_SPECIALS
 
 QWEN_TOKENS = 151_665  # ids of the Qwen2.5 tokenizer
 ADDED = len(MULTIMODAL_SPECIALS) + len(FINAL_SPECIALS)

@@ -9,6 +9,7 @@ form                      ids behind the text                             an ans
 ``text_then_speech_tags`` 4 tags, codes                                   ``<text>`` text ``</text>``, then codes in
                                                                           ``<speech>`` ``</speech>``
 ``llada_tts[_audio]``     10 control tokens, codes, mask                  as interleaved; all spans open and end alike
+``text``, ``roles_text``  mask, unless the tokenizer has one              text; chats as in ``interleaved``, ``roles``
 ========================= =============================================== ==========================================
 
 Sources: TtT (arXiv 2509.20072) for ``interleaved``; SLAM-Omni (arXiv 2412.15649) for text then speech; LLaDA (arXiv
@@ -18,45 +19,32 @@ Sources: TtT (arXiv 2509.20072) for ``interleaved``; SLAM-Omni (arXiv 2412.15649
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ttt.errors import DataError, suggest
+from ttt.text.special_tokens import (
+    ABSENT,
+    BASE_SPECIALS,
+    END_OF_TEXT,
+    FINAL_SPECIALS,
+    MASK,
+    MULTIMODAL_SPECIALS,
+    ROLE_TOKENS,
+    TAGS,
+    TokenId,
+    code_ids,
+    code_token,
+    id_of,
+)
 from ttt.text.template import CHATML, Template
 
 if TYPE_CHECKING:
     from ttt.text.vocab import Vocabulary
 
-TokenId = Callable[[str], Any]  # spelling -> id, None for a token that the tokenizer does not have
-ABSENT = -1  # a special id that a form does not have; no token has it
 DEFAULT_FORM = "interleaved"
-BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-MULTIMODAL_SPECIALS = (
-    *(f"<|{part}_of_{what}|>" for what in ("image", "video", "patch") for part in ("begin", "end", "context")),
-    *(f"<|{part}_of_{what}|>" for what in ("audio", "quad", "ref", "box") for part in ("begin", "end")),
-    "<|image|>", "<|video|>", "<|audio|>",
-)  # fmt: skip
-FINAL_SPECIALS = ("<|mask_token|>", "<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
-TAGS = ("<text>", "</text>", "<speech>", "</speech>")  # around an answer's text, around its codes
-END_OF_TEXT = "<|endoftext|>"
-ROLE_TOKENS = (
-    END_OF_TEXT,
-    "<|filler|>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-)  # end of turn, padding, three heads
 TEXT, SPEECH = "text", "speech"  # states of an answer that every form has
-
-
-def code_token(code: int) -> str:
-    """Spelling of a code in text data.
-
-    >>> code_token(7)
-    '<|audio_7|>'
-    """
-    return f"<|audio_{code}|>"
 
 
 @dataclass(frozen=True)
@@ -79,10 +67,9 @@ class Form(ABC):
     text_first: ClassVar[bool] = False  # an answer is all text, then all speech, written token by token
     delimited: ClassVar[bool] = True  # tokens open and close audio spans
     has_thought: ClassVar[bool] = False  # the template knows Qwen3's <think> and </think>
-    fixed_mask: ClassVar[bool] = (
-        True  # the mask is one of the added tokens (or absent); False: vocab.json may name another
-    )
+    fixed_mask: ClassVar[bool] = True  # the mask is one of the added tokens (or absent); False: vocab.json may name another
     default_codebooks: ClassVar[int] = 1
+    text_of: ClassVar[str] = ""  # of a form without speech: the form whose chats it writes
     base: ClassVar[tuple[str, ...]] = BASE_SPECIALS  # special tokens that the text tokenizer must have
     before: ClassVar[tuple[str, ...]] = ()  # special tokens added before the codes
     after: ClassVar[tuple[str, ...]] = ()  # special tokens added after the codes
@@ -97,8 +84,11 @@ class Form(ABC):
     def recognises(self, token_id: TokenId) -> bool:
         """Does a tokenizer hold the tokens of this form?  See `recognise`."""
 
-    def add_tokens(self, backend: Any, num_codes: int, num_codebooks: int) -> None:
-        """Add the form's tokens to a `tokenizers` tokenizer in place; tokens that exist stay as they are."""
+    def add_tokens(self, backend: Any, num_codes: int, num_codebooks: int, mask: bool = True) -> None:
+        """Add the form's tokens to a `tokenizers` tokenizer in place; tokens that exist stay as they are.
+
+        ``mask``: whether it needs a mask token, where `fixed_mask` is False.
+        """
         from tokenizers import AddedToken
 
         def missing(names: Iterable[str], special: bool) -> list[Any]:
@@ -107,7 +97,7 @@ class Form(ABC):
         backend.add_special_tokens(missing(self.base, True))
         backend.add_special_tokens(missing(self.before, True))
         backend.add_tokens(missing((code_token(c) for c in range(num_codes * num_codebooks)), False))
-        backend.add_special_tokens(missing(self.after, True))
+        backend.add_special_tokens(missing((t for t in self.after if mask or t != MASK), True))
 
     def num_added(self, num_codes: int, num_codebooks: int = 1) -> int:
         """How many tokens the form adds to a backbone that has its ``base`` tokens."""
@@ -136,7 +126,7 @@ class Form(ABC):
             if not 0 <= value < v.size:
                 raise DataError(f"vocabulary: {name} = {value} must lie in [0, {v.size})")
         special = {**text, **audio, **anywhere}
-        del special["code_start"]
+        special.pop("code_start", None)
         if len(set(special.values())) != len(special):
             raise DataError(f"vocabulary: special ids must differ, got {special}")
         codes = range(v.code_start, v.code_stop)
@@ -179,23 +169,24 @@ class Interleaved(Form):
     """
 
     name = stored = "interleaved"
-    before, after = MULTIMODAL_SPECIALS, FINAL_SPECIALS
-    text_ids = ("soa_id", "soa_last_id", "user_end_id", "im_start_id", "im_end_id", "pad_id")
-    audio_ids = ("code_start", "mask_id", "eoa_id", "eoa_last_id")
+    before: ClassVar[tuple[str, ...]] = MULTIMODAL_SPECIALS
+    after: ClassVar[tuple[str, ...]] = FINAL_SPECIALS
+    text_ids: ClassVar[tuple[str, ...]] = ("soa_id", "soa_last_id", "user_end_id", "im_start_id", "im_end_id", "pad_id")
+    audio_ids: ClassVar[tuple[str, ...]] = ("code_start", "mask_id", "eoa_id", "eoa_last_id")
     turn_start, turn_end = "<|im_start|>", "<|im_end|>"
 
     def recognises(self, token_id: TokenId) -> bool:
         return any(token_id(token) is not None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS))
 
     def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
-        codes = _codes(token_id, num_codebooks)
+        codes = code_ids(token_id, num_codebooks)
         spelled = {
-            "audio_start": "<|audio|>", "mask_id": "<|mask_token|>", "soa_id": "<|begin_of_audio|>",
+            "audio_start": "<|audio|>", "mask_id": MASK, "soa_id": "<|begin_of_audio|>",
             "soa_last_id": "<|begin_of_quad|>", "user_end_id": "<|end_of_audio|>", "eoa_id": "<|end_of_audio_new|>",
             "eoa_last_id": "<|end_of_audio_span_last|>", "im_start_id": self.turn_start, "im_end_id": self.turn_end,
             "pad_id": pad,
         }  # fmt: skip
-        return codes | {field: _need(token_id, token) for field, token in spelled.items()}
+        return codes | {field: id_of(token_id, token) for field, token in spelled.items()}
 
 
 class Roles(Interleaved):
@@ -213,12 +204,61 @@ class Roles(Interleaved):
 
     def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
         for head in ("<|system|>", "<|assistant|>"):
-            _need(token_id, head)
+            id_of(token_id, head)
         return super().derive(token_id, num_codebooks, "<|filler|>", mask_id)
 
     def template(self, thinks: bool) -> Template:
         roles = ("system", "user", "assistant")
         return Template(False, frames={role: ((f"<|{role}|>", "\n"), (END_OF_TEXT,)) for role in roles})
+
+
+class TextAlone(Interleaved):
+    """No speech (``data.num_codes: 0``): a text tokenizer and a mask, which it may have already; ids are all text."""
+
+    name = stored = "text"
+    text_of = "interleaved"
+    fixed_mask = False
+    before, after = (), (MASK,)
+    text_ids = ("im_start_id", "im_end_id", "pad_id")
+    audio_ids = ()
+    any_ids = ("mask_id",)
+
+    def recognises(self, token_id: TokenId) -> bool:
+        """By the mask that was added; with another mask only vocab.json tells."""
+        others = (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS[1:])
+        return token_id(MASK) is not None and all(token_id(token) is None for token in others)
+
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        absent = ("soa_id", "soa_last_id", "user_end_id", "eoa_id", "eoa_last_id")
+        return {
+            "num_codes": 0, "num_codebooks": 1, **dict.fromkeys(absent, ABSENT), "pad_id": id_of(token_id, pad),
+            "mask_id": id_of(token_id, MASK) if mask_id is None else mask_id, "im_start_id": id_of(token_id, self.turn_start),
+            "im_end_id": id_of(token_id, self.turn_end),
+        }  # fmt: skip
+
+    def not_text(self, v: Vocabulary) -> tuple[int, ...]:
+        return (v.mask_id,)
+
+    def steps(self, v: Vocabulary, speak: str) -> Mapping[str, Step]:
+        return {TEXT: Step(words=True, tokens=(v.im_end_id,)), SPEECH: Step()}
+
+
+class RolesTextAlone(TextAlone):
+    """The same, with chats as in `Roles`."""
+
+    name = stored = "roles_text"
+    text_of = "roles"
+    base = Roles.base
+    turn_start, turn_end = Roles.turn_start, Roles.turn_end
+
+    def recognises(self, token_id: TokenId) -> bool:
+        return super().recognises(token_id) and token_id("<|filler|>") is not None
+
+    def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
+        return super().derive(token_id, num_codebooks, "<|filler|>", mask_id)
+
+    def template(self, thinks: bool) -> Template:
+        return Roles().template(thinks)
 
 
 class TextThenSpeech(Form):
@@ -234,13 +274,13 @@ class TextThenSpeech(Form):
         return not any(token_id(token) is not None for token in (*MULTIMODAL_SPECIALS, *FINAL_SPECIALS, *TAGS))
 
     def derive(self, token_id: TokenId, num_codebooks: int, pad: str, mask_id: int | None) -> dict[str, int]:
-        codes = _codes(token_id, num_codebooks)
+        codes = code_ids(token_id, num_codebooks)
         text_open, text_close, opener, closer = self._tag_ids(token_id, codes["code_start"])
         return {
             **codes, "audio_start": codes["code_start"], "mask_id": ABSENT, "soa_id": opener, "soa_last_id": opener,
             "user_end_id": closer, "eoa_id": closer, "eoa_last_id": closer, "text_open_id": text_open,
-            "text_close_id": text_close, "im_start_id": _need(token_id, "<|im_start|>"),
-            "im_end_id": _need(token_id, "<|im_end|>"), "pad_id": _need(token_id, pad),
+            "text_close_id": text_close, "im_start_id": id_of(token_id, "<|im_start|>"),
+            "im_end_id": id_of(token_id, "<|im_end|>"), "pad_id": id_of(token_id, pad),
         }  # fmt: skip
 
     def _tag_ids(self, token_id: TokenId, code_start: int) -> list[int]:
@@ -282,7 +322,7 @@ class TextThenSpeechTags(TextThenSpeech):
         return any(token_id(tag) is not None for tag in TAGS) and not any(token_id(t) is not None for t in others)
 
     def _tag_ids(self, token_id: TokenId, code_start: int) -> list[int]:
-        ids = [_need(token_id, tag) for tag in TAGS]
+        ids = [id_of(token_id, tag) for tag in TAGS]
         if ids != list(range(code_start - len(TAGS), code_start)):
             raise DataError(
                 f"tokenizer: {', '.join(TAGS)} must be the ids right before the codes, which start at {code_start}; got {ids}"
@@ -352,7 +392,7 @@ class LladaTts(Form):
     def recognises(self, token_id: TokenId) -> bool:
         return token_id(self.token(self.start_of_speech)) is not None
 
-    def add_tokens(self, backend: Any, num_codes: int, num_codebooks: int) -> None:
+    def add_tokens(self, backend: Any, num_codes: int, num_codebooks: int, mask: bool = True) -> None:
         """See `Form.add_tokens`.  Raises `DataError` when only some of the tokens are there."""
         from tokenizers import AddedToken
 
@@ -421,39 +461,31 @@ class LladaTtsAudio(LladaTts):
 # From general to special: `recognise` asks the last one first.
 FORMS: dict[str, Form] = {
     form.name: form
-    for form in (Interleaved(), Roles(), TextThenSpeech(), TextThenSpeechTags(), LladaTts(), LladaTtsAudio())
+    for form in (
+        Interleaved(), Roles(), TextAlone(), RolesTextAlone(), TextThenSpeech(), TextThenSpeechTags(), LladaTts(),
+        LladaTtsAudio(),
+    )
 }
 
 
-def form_named(name: str, where: str = "") -> Form:
-    """The form that ``data.form`` calls ``name``.  Raises `DataError` listing the forms."""
+def form_named(name: str, where: str = "", num_codes: int = 1) -> Form:
+    """The form that ``data.form`` calls ``name``; with ``num_codes`` 0 the one without speech that writes its chats.
+
+    Raises `DataError` listing the forms.
+    """
     if name not in FORMS:
         raise DataError(f"{where}form {name!r} is none of {', '.join(FORMS)}.{suggest(name, FORMS)}")
-    return FORMS[name]
+    if num_codes:
+        return FORMS[name]
+    alone = {form.text_of: form for form in FORMS.values() if form.text_of}
+    if name not in alone:
+        raise DataError(f"{where}form {name!r} is for speech, num_codes 0 for text alone; use one of {', '.join(alone)}")
+    return alone[name]
 
 
 def recognise(token_id: TokenId) -> Form:
     """The form whose tokens a tokenizer holds (text alone: `TextThenSpeech` without codes)."""
     return next(form for form in reversed(FORMS.values()) if form.recognises(token_id))
-
-
-def _need(token_id: TokenId, token: str) -> int:
-    found = token_id(token)
-    if found is None:
-        raise DataError(f"tokenizer: token {token!r} is missing; extend the vocabulary first ('ttt tokenizer')")
-    return int(found)
-
-
-def _codes(token_id: TokenId, num_codebooks: int) -> dict[str, int]:
-    """Where the codes ``<|audio_0|>`` ... start, and how many each of ``num_codebooks`` codebooks of equal size has."""
-    first, count = _need(token_id, code_token(0)), 0
-    while (at := token_id(code_token(count))) is not None:
-        if at != first + count:
-            raise DataError(f"tokenizer: {code_token(count)!r} breaks the run of codes that starts at id {first}")
-        count += 1
-    if count % num_codebooks:
-        raise DataError(f"tokenizer: {count} code tokens are not {num_codebooks} codebooks of one size; make it anew")
-    return {"code_start": first, "num_codes": count // num_codebooks, "num_codebooks": num_codebooks}
 
 
 def _check_one_kind_of_span(v: Vocabulary) -> None:

@@ -19,7 +19,8 @@ from ttt.errors import ConfigError, DataError, TttError
 from ttt.interfaces import CodePattern
 from ttt.io.digests import digest_of_bytes
 from ttt.registry.families import PATTERN
-from ttt.text.forms import BASE_SPECIALS, DEFAULT_FORM, form_named, recognise
+from ttt.text.forms import DEFAULT_FORM, Form, form_named, recognise
+from ttt.text.special_tokens import BASE_SPECIALS
 from ttt.text.template import NO_THOUGHT, Template
 from ttt.text.vocab import FLATTEN, Vocabulary, derive
 
@@ -31,14 +32,15 @@ class TextTokenizer:
 
     def __init__(
         self, backend, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None,
-        pattern: CodePattern = FLATTEN,
+        pattern: CodePattern = FLATTEN, form: Form | None = None,
     ) -> None:  # fmt: skip
-        """``num_codebooks``: 0: as usual in the form; ``mask_id``: an id to use as mask, in forms that allow it (LLaDA-TTS)."""
+        """``num_codebooks``: 0: as usual in the form; ``mask_id``: an id to use as mask, in forms that allow it; ``form``: for
+        a tokenizer whose tokens do not tell."""
         self.backend = backend
         self.chat_template: Any = None  # of the backbone, for plain transformers: kept, never used here
-        self.form = recognise(backend.token_to_id)
+        self.form = form or recognise(backend.token_to_id)
         self.vocab: Vocabulary = derive(
-            backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad, num_codebooks, mask_id, pattern
+            backend.token_to_id, backend.get_vocab_size(with_added_tokens=True), pad, num_codebooks, mask_id, pattern, self.form
         )
         if mask_id is not None and not self.form.fixed_mask and mask_id not in backend.get_added_tokens_decoder():
             raise DataError(
@@ -58,7 +60,10 @@ class TextTokenizer:
             made.chat_template = stored_chat_template(folder)
             return made
         stored = Vocabulary.load(path)
-        made = cls(read_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id, pattern=stored.pattern)
+        made = cls(
+            read_backend(folder), num_codebooks=stored.num_codebooks, mask_id=stored.mask_id, pattern=stored.pattern,
+            form=stored.rules if stored.rules.text_of else None,
+        )  # fmt: skip
         if stored != made.vocab:
             raise DataError(
                 f"{path}: tells of another vocabulary ({stored.form}, {stored.size} ids, codes from {stored.code_start}) than "
@@ -80,10 +85,11 @@ class TextTokenizer:
     ) -> TextTokenizer:
         """The tokenizer of a backbone with the audio tokens of a ``form`` added in order.  Raises like `load`.
 
-        ``mask_id``: for LLaDA-TTS, a mask that is none of the added tokens.
+        ``num_codes``: 0: text alone; ``mask_id``: for text alone and LLaDA-TTS, a mask that is none of the added tokens.
         """
-        backend = extend(read_backend(folder), num_codes, num_codebooks, form, pattern)
-        made = cls(backend, num_codebooks=num_codebooks, mask_id=mask_id, pattern=pattern)
+        backend = extend(read_backend(folder), num_codes, num_codebooks, form, pattern, mask_id is None)
+        alone = None if num_codes else form_named(form, num_codes=0)
+        made = cls(backend, num_codebooks=num_codebooks, mask_id=mask_id, pattern=pattern, form=alone)
         if not made.has_form(form):
             raise DataError(
                 f"{folder}: has audio tokens of the form {made.vocab.form!r} already; start from the backbone's own"
@@ -93,7 +99,7 @@ class TextTokenizer:
 
     def has_form(self, form: str) -> bool:
         """Is this what ``data.form`` calls ``form``?"""
-        return form in (self.form.name, self.form.stored)
+        return form in (self.form.name, self.form.stored, self.form.text_of)
 
     def check_form(self, form: str) -> TextTokenizer:
         """Returns self.  Raises `ConfigError` when a recipe asks for another form than this tokenizer has."""
@@ -248,10 +254,14 @@ _said: set[Path] = set()  # files whose settings were logged
 
 
 def extend(
-    backend, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM, pattern: CodePattern = FLATTEN
+    backend, num_codes: int, num_codebooks: int = 1, form: str = DEFAULT_FORM, pattern: CodePattern = FLATTEN, mask: bool = True
 ):  # fmt: skip
-    """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are."""
-    form_named(form).add_tokens(backend, num_codes + pattern.has_empty, pattern.columns(num_codebooks))
+    """Add the audio tokens of a ``form`` in order to a base tokenizer (in place); tokens that exist stay as they are.
+
+    ``num_codes``: 0: text alone, which gets a mask token if ``mask``.
+    """
+    codes = num_codes + pattern.has_empty if num_codes else 0
+    form_named(form, num_codes=num_codes).add_tokens(backend, codes, pattern.columns(num_codebooks), mask)
     return backend
 
 

@@ -19,8 +19,9 @@ from ttt.io.digests import digest_of_json
 from ttt.io.json_input import read_json
 from ttt.registry import name_of
 from ttt.registry.families import PATTERN
-from ttt.text.forms import ABSENT, DEFAULT_FORM, FORMS, Form, TokenId, recognise
+from ttt.text.forms import DEFAULT_FORM, FORMS, Form, recognise
 from ttt.text.patterns import Flatten, codes_of, grid_of
+from ttt.text.special_tokens import ABSENT, TokenId
 from ttt.types import CodeSpace
 
 FLATTEN = Flatten()
@@ -104,7 +105,7 @@ class Vocabulary:
     @property
     def code_space(self) -> CodeSpace:
         """The ids of every column of the pattern, and the tokens that end an answer's span."""
-        starts = range(self.code_start, self.code_stop, self.column_size)
+        starts = range(self.code_start, self.code_stop, self.column_size or 1)  # of text alone: no columns
         ends = sorted({self.eoa_id, self.eoa_last_id} - {ABSENT})
         columns = tuple((at, at + self.column_size) for at in starts)
         return CodeSpace(columns, tuple(ends), self.frame_rate_hz, self.pattern.together)
@@ -112,13 +113,15 @@ class Vocabulary:
     def is_audio(self, ids: Any) -> Any:
         """Audio-class ids (codes, mask, end tokens of the layout ``ttt``): works on arrays and tensors."""
         audio = ids >= self.audio_start
-        return audio | (ids == self.mask_id) if 0 <= self.mask_id < self.audio_start else audio
+        return audio | (ids == self.mask_id) if self.num_codes and 0 <= self.mask_id < self.audio_start else audio
 
     def code_ids(self, codes: np.ndarray, where: str = "codes") -> np.ndarray:
         """Codes [F, Q] -> ids [S * K], as the pattern lays them out.
 
         Raises `DataError` naming the first code outside the codebook.
         """
+        if not self.num_codes:
+            raise DataError(f"{where}: holds speech, and this vocabulary is of text alone (data.num_codes: 0)")
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
             raise DataError(f"{where}: expected codes [F, {self.num_codebooks}], got {list(codes.shape)}")
         bad = (codes < 0) | (codes >= self.num_codes)
@@ -140,7 +143,7 @@ class Vocabulary:
         """
         ids = np.asarray(ids, dtype=np.int64)
         ids = ids[(ids >= self.code_start) & (ids < self.code_stop)] - self.code_start
-        column, code = np.divmod(ids, self.column_size)
+        column, code = np.divmod(ids, self.column_size or 1)
         starts = np.ones(max(len(ids) - self.columns + 1, 0), dtype=bool)
         for k in range(self.columns):
             starts &= column[k : k + len(starts)] == k
@@ -257,16 +260,17 @@ class Vocabulary:
 
 def derive(
     token_id: TokenId, size: int, pad: str = "<|endoftext|>", num_codebooks: int = 0, mask_id: int | None = None,
-    pattern: CodePattern = FLATTEN,
+    pattern: CodePattern = FLATTEN, form: Form | None = None,
 ) -> Vocabulary:  # fmt: skip
     """Vocabulary of a tokenizer that was extended (`ttt.text.tokenizer.extend`); its tokens tell which form it has.
 
     ``token_id``: spelling -> id or None; ``num_codebooks``: of equal size (0: as usual in the form); ``mask_id``: an id
-    to use as mask, in forms that allow it; ``pattern``: how codes are laid out.  Raises `DataError` naming the first token
-    that is missing or out of order.
+    to use as mask, in forms that allow it; ``pattern``: how codes are laid out; ``form``: for a tokenizer that does not
+    tell.  Raises `DataError` naming the first token that is missing or out of order.
     """
-    form = recognise(token_id)
+    form = form or recognise(token_id)
     codebooks = num_codebooks or form.default_codebooks
-    ids: dict[str, Any] = form.derive(token_id, pattern.columns(codebooks), pad, mask_id)
+    ids: dict[str, Any] = {"audio_start": size, "code_start": size}  # where no id is audio
+    ids |= form.derive(token_id, pattern.columns(codebooks), pad, mask_id)
     ids |= {"num_codebooks": codebooks, "num_codes": ids["num_codes"] - pattern.has_empty, "pattern": pattern}
     return Vocabulary(size=size, form=form.stored, **ids)

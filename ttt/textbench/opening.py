@@ -13,7 +13,8 @@ from ttt.config.schema import RunConfig, Weights
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import LanguageModel
 from ttt.registry.families import INITIALIZER
-from ttt.text.forms import LladaTts, LladaTtsAudio, code_token
+from ttt.text.forms import LladaTts, LladaTtsAudio
+from ttt.text.special_tokens import code_token
 
 if TYPE_CHECKING:
     from ttt.textbench.scorer import ScorerSettings, TextScorer
@@ -59,12 +60,13 @@ def load_model(folder: Path, config: RunConfig, vocabulary: str) -> tuple[Any, i
     from ttt.api import open_model, pick_device
     from ttt.model.causal_lm import build_lm
     from ttt.text.tokenizer import TextTokenizer, read_backend
+    from ttt.text.vocab import Vocabulary
 
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise DataError(f"{file}: missing; text benchmarks need the model's tokenizer beside its weights")
     backend = read_backend(file)
-    if any(backend.token_to_id(t) is not None for t in SPEECH_MARKS):
+    if any(backend.token_to_id(t) is not None for t in SPEECH_MARKS) or Vocabulary.is_saved(folder / "vocab.json"):
         return open_model(config, folder, LanguageModel), None
     if vocabulary == "full":
         raise ConfigError(f"--vocabulary full: {folder} is a text model, so there is nothing else; use text")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ttt.errors import DataError
-from ttt.text.forms import MULTIMODAL_SPECIALS
+from ttt.text.special_tokens import MULTIMODAL_SPECIALS
 from ttt.text.template import IM_END, IM_START, Template
 
 if TYPE_CHECKING:

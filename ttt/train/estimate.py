@@ -85,9 +85,10 @@ def vocab_size(config: RunConfig) -> tuple[int, str]:
     if config.model.path and (Path(config.model.path) / "tokenizer.json").is_file():
         extended = TextTokenizer.extended(config.model.path, config.data.num_codes)
         return extended.vocab.size, f"{config.model.path}, extended by {config.data.num_codes} codes"
+    added = ADDED + config.data.num_codes if config.data.num_codes else 1
     if config.model.preset.startswith("qwen2.5") or config.model.path:
-        return QWEN_TOKENS + ADDED + config.data.num_codes, f"Qwen2.5's {QWEN_TOKENS} and {config.data.num_codes} codes"
-    size = config.data.bpe_size + 3 + ADDED + config.data.num_codes
+        return QWEN_TOKENS + added, f"Qwen2.5's {QWEN_TOKENS} and {config.data.num_codes} codes"
+    size = config.data.bpe_size + 3 + added
     return size, f"data.bpe_size {config.data.bpe_size} and {config.data.num_codes} codes"
 
 
@@ -95,7 +96,7 @@ def trained_parameters(config: RunConfig, shape: Shape) -> dict[str, int]:
     """What gets gradients: everything, what ``model.freeze`` leaves, or with ``model.lora`` ``adapters`` and ``new rows``."""
     lora, freeze = config.model.lora, config.model.freeze
     tables = shape.parts["embedding"] + shape.parts["head"]
-    added = form_named(config.data.form, "data.form: ").num_added(config.data.num_codes)
+    added = form_named(config.data.form, "data.form: ", config.data.num_codes).num_added(config.data.num_codes)
     rows = added * shape.width * (2 if shape.parts["head"] else 1)
     if not lora.rank:
         body = {} if freeze in ("body", "text_model") else {"body": shape.parameters - tables}

@@ -127,6 +127,14 @@ def test_another_sampler_keeps_the_canvas(runs, monkeypatch, capsys, name):
     assert code == 0 and f"set sampler {name}" in out and "diffusion calls" in out
 
 
+def test_what_ended_an_answer_is_named(runs, monkeypatch, capsys):
+    """The sampler's canvas of 16 tokens, or max_tokens where that is less."""
+    lines = ["/set max_tokens 256", "say a lot", "/set max_tokens 8", "on"]
+    code, out = talk(monkeypatch, capsys, runs["nar"], lines, "eval.sampler.temperature=3")
+    assert code == 0 and "the canvas of 16 tokens (eval.sampler.gen_length) is full" in out
+    assert "cut at max_tokens = 256" not in out and "cut at max_tokens = 8" in out
+
+
 class Stops:
     """The decoder of a chat whose user presses Ctrl-C after some events."""
 

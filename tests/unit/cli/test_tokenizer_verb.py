@@ -51,7 +51,8 @@ def test_adds_codes_and_leaves_text_alone(backbone, tmp_path):
     [
         (["model.path="], "model.path: missing; name the folder of the backbone"),
         (["model.path=/nowhere"], "/nowhere/tokenizer.json: "),
-        (["data.num_codes=0"], "data.num_codes: must be >= 1, got 0"),
+        (["data.num_codes=-1"], "data.num_codes: must be >= 0, got -1"),
+        (["data.num_codes=0", "model.arch=valle"], "data.num_codes: 0 is for text alone; architecture 'valle' needs codes"),
         (["data.tokenizer={backbone}"], "data.tokenizer: is the backbone's own folder"),
     ],
 )

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from tests.conftest import SENTENCES, chat, text
 from ttt.data.encode import encode_example
 from ttt.errors import ConfigError, DataError
-from ttt.text.forms import ABSENT, TAGS
+from ttt.text.special_tokens import ABSENT, TAGS
 from ttt.text.tokenizer import TextTokenizer, extend, train_bpe
 from ttt.text.vocab import Vocabulary
 from ttt.types import Example, Kind, Span, Turn

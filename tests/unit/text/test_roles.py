@@ -15,7 +15,7 @@ from ttt.model.backbone import build_backbone
 from ttt.model.lm import SpeechTextLM
 from ttt.registry.families import INITIALIZER, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
-from ttt.text.forms import ROLE_TOKENS
+from ttt.text.special_tokens import ROLE_TOKENS
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 from ttt.textbench.texts import chat_text, encode, encode_pair
 from ttt.types import Example, Prompt, Turn

@@ -2,7 +2,7 @@ import pytest
 
 from tests.conftest import NUM_CODES, SENTENCES, audio, chat, text
 from ttt.errors import DataError
-from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS, code_token
+from ttt.text.special_tokens import FINAL_SPECIALS, MULTIMODAL_SPECIALS, code_token
 from ttt.text.template import pieces
 from ttt.text.tokenizer import TextTokenizer, extend, train_bpe
 from ttt.types import Example, Span, Turn

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ttt.errors import DataError
-from ttt.text.forms import FINAL_SPECIALS, MULTIMODAL_SPECIALS, code_token
+from ttt.text.special_tokens import FINAL_SPECIALS, MULTIMODAL_SPECIALS, code_token
 from ttt.text.vocab import Vocabulary, derive
 
 BASE, CODES = 151_665, 16_384  # Qwen2.5's tokenizer and GLM-4-Voice's codebook

@@ -30,7 +30,7 @@ from ttt.interfaces import Converter
 from ttt.io.arrow import parquet
 from ttt.io.atomic import temporary_name
 from ttt.io.digests import hash64
-from ttt.text.forms import TAGS
+from ttt.text.special_tokens import TAGS
 from ttt.text.template import IM_END, IM_START
 
 log = logging.getLogger(__name__)

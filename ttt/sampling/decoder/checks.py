@@ -9,7 +9,7 @@ from ttt.errors import ConfigError
 from ttt.interfaces import LengthRule, SpanSampler
 from ttt.registry import name_of
 from ttt.sampling.samplers.allowed import SpanConstraint
-from ttt.text.forms import ABSENT
+from ttt.text.special_tokens import ABSENT
 from ttt.text.vocab import Vocabulary
 from ttt.types import Prompt
 

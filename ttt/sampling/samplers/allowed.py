@@ -17,7 +17,7 @@ from torch import Tensor
 from ttt.errors import ConfigError
 from ttt.interfaces import Constraint, LengthRule, Network
 from ttt.registry import name_of
-from ttt.text.forms import ABSENT
+from ttt.text.special_tokens import ABSENT
 from ttt.text.vocab import Vocabulary
 
 
@@ -178,4 +178,4 @@ class AnswerConstraint:
 
 def _range(allowed: Tensor) -> slice:
     at = allowed.nonzero()
-    return slice(int(at[0]), int(at[-1]) + 1)
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
