@@ -6,13 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SENTENCES
 from ttt.check.core import check
+from ttt.config.load import load_config
 from ttt.errors import ConfigError, DataError
 from ttt.registry.families import PATTERN
+from ttt.text.make import plan_tokenizer
 from ttt.text.patterns import codes_of, grid_of
 from ttt.text.tokenizer import TextTokenizer, train_bpe
 
@@ -25,6 +27,7 @@ def tokenizer(spec, codebooks: int = 3, form: str = "interleaved") -> TextTokeni
     return train_bpe(SENTENCES * 3, 300, CODES, codebooks, form, PATTERN.build(spec, "data.pattern"))
 
 
+@settings(deadline=None, max_examples=80, derandomize=True)
 @given(st.sampled_from(SPECS), st.integers(0, 12), st.integers(1, 5), st.integers(0, 2**31), st.data())
 def test_codes_come_back_from_a_grid_and_from_its_first_rows(spec, frames, codebooks, seed, data):
     pattern = PATTERN.build(spec, "p")
@@ -119,3 +122,12 @@ def test_wrong_ids_and_settings_are_refused(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(stored))
     with pytest.raises(DataError, match="the other fields make it"):
         TextTokenizer.load(tmp_path)
+
+
+def test_a_configuration_names_the_pattern_of_its_tokenizer():
+    grouped = ["data.num_codes=6", "data.pattern={name: parallel, frames: 3}"]
+    plan = plan_tokenizer(load_config([], ["data.tokenizer=x", "model.preset=toy", *grouped]))
+    assert plan.settings()["pattern"] == {"name": "parallel", "frames": 3}
+    v = plan.make().vocab
+    assert (v.num_codes, v.num_codebooks, v.columns, v.code_stop - v.code_start) == (6, 1, 3, 3 * 7)
+    assert "pattern" not in plan_tokenizer(load_config([], ["data.tokenizer=x", "model.preset=toy"])).settings()

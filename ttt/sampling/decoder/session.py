@@ -37,6 +37,7 @@ class Session:
     ) -> None:  # fmt: skip
         self.model, self.mask, self.keeps, self.room = model, mask, cache, room
         self.before = int(logit_alignment == "next")
+        self.shared = bool(self.before) or model.tokenizer.vocab.codes_together > 1  # places may have one position
         self.device = model.device
         longest = max((len(p.ids) for p in prompts), default=0)
         self.cache = SlotCache(slots or len(prompts), longest + room)
@@ -72,14 +73,14 @@ class Session:
     def run(self, requests: Sequence[LogitsRequest]) -> list[Tensor]:
         """Logits f32 [R, p, ids] of every request, by one network call."""
         call = PackedCall(self.cache)
-        of_places: list[Tensor] = []  # for each request: the hidden state, among its own, of each place
+        of_places: list[Tensor | None] = []  # for each request: the hidden state, among its own, of each place; None: in order
         for request in requests:
             add = self._add_guided if request.guidance else self._add
             states, count = [], 0
             for slot, tail, places in zip(request.rows.tolist(), request.tails.cpu(), request.places.cpu(), strict=True):
                 states.append(count + add(call, request, slot, self._row(slot), tail, places))
                 count += len(call.wanted_of[-1])
-            of_places.append(torch.cat(states))
+            of_places.append(torch.cat(states) if self.shared else None)
         hidden = self.model.hidden_of_rows(call)  # [n, D]: the places of the first request row by row, then the next one's
         for request in requests:
             if not request.guidance:
@@ -97,10 +98,10 @@ class Session:
     ) -> Tensor:
         """The row's positions that the cache does not hold, with ``tail`` i64 [m] behind its context.
 
-        Returns which of the wanted positions each place has, i64 [p].
+        Returns which of the wanted positions each place has (`_once`).
         """
-        stop, at = row.lay(tail)
-        positions, state = self._predicting(request, at[places]).unique_consecutive(return_inverse=True)
+        stop, at = row.lay(tail, places)
+        positions, state = self._once(self._predicting(request, at))
         start = min(row.kept, int(positions[0]))
         mask = row.seen(self.mask, start, stop, self.device)
         call.add(row.ids[start:stop], None if self.keeps == "none" else slot, start, positions - start, mask)
@@ -110,8 +111,8 @@ class Session:
         self, call: PackedCall, request: LogitsRequest, slot: int, row: _Row, tail: Tensor, places: Tensor
     ) -> Tensor:
         """The whole row, without a cache: hidden tokens are mask tokens, which changes what every position sees."""
-        stop, at = row.lay(tail)
-        hide = torch.arange(stop) < at[len(tail) - request.window]
+        stop, at = row.lay(tail, torch.cat([torch.tensor([len(tail) - request.window]), places]))
+        hide = torch.arange(stop) < at[0]
         if request.guidance == "mask_prompt_content":
             hide &= row.content[:stop]
         ids = row.ids[:stop]
@@ -121,7 +122,7 @@ class Session:
             unconditional = row.unconditional = _Row(row.vocab, Prompt("", ()), 2 * stop)
             unconditional.prompt[:, : row.prompt.shape[1]] = row.prompt[:, : unconditional.prompt.shape[1]]
         unconditional.write(ids)
-        positions, state = self._predicting(request, at[places]).unique_consecutive(return_inverse=True)
+        positions, state = self._once(self._predicting(request, at[1:]))
         call.add(ids, None, 0, positions, unconditional.seen(self.mask, 0, stop, self.device))
         return state
 
@@ -129,15 +130,22 @@ class Session:
         """Positions whose states predict those ``at`` which a request names."""
         return (at - self.before).clamp(min=0) if request.kind == "diffusion" else at
 
+    def _once(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(Ascending positions i64 [p] without repetition, the number of each among them)."""
+        if not self.shared:
+            return positions, torch.arange(len(positions))
+        return positions.unique_consecutive(return_inverse=True)
+
     def _settle(self, row: _Row) -> None:
         if self.keeps == "none":
             return
         row.freeze(self.mask)
         row.kept = row.frozen if self.keeps == "exact" else row.length
 
-    def _heads(self, requests: Sequence[LogitsRequest], hidden: Tensor, of_places: Sequence[Tensor]) -> list[Tensor]:
+    def _heads(self, requests: Sequence[LogitsRequest], hidden: Tensor, of_places: Sequence[Tensor | None]) -> list[Tensor]:
         """Logits of each request from the hidden states [n, D] of all wanted positions; one product for each range of ids."""
-        parts = hidden.split([int(states.max()) + 1 for states in of_places])
+        sizes = [r.places.numel() if s is None else int(s.max()) + 1 for r, s in zip(requests, of_places, strict=True)]
+        parts = hidden.split(sizes)
         by_ids: dict[tuple[int, int] | None, list[int]] = {}
         for n, request in enumerate(requests):
             by_ids.setdefault(None if request.ids is None else (request.ids.start, request.ids.stop), []).append(n)
@@ -145,8 +153,8 @@ class Session:
         for ids, members in by_ids.items():
             logits = self.model.head(torch.cat([parts[n] for n in members]), None if ids is None else slice(*ids))
             for n, part in zip(members, logits.split([len(parts[n]) for n in members]), strict=True):
-                shape = requests[n].places.shape
-                out[n] = (part if len(part) == shape.numel() else part[of_places[n].to(part.device)]).view(*shape, -1)
+                states = of_places[n]
+                out[n] = (part if states is None else part[states.to(part.device)]).view(*requests[n].places.shape, -1)
         return out
 
 
@@ -207,7 +215,7 @@ class _Row:
         """Tokens i64 [m] behind those that are committed (see `Session.append`)."""
         if in_tail:
             self._settled = torch.cat([self._settled, ids])
-            self.length = self.lay(self._settled)[0]
+            self.length = self.lay(self._settled, self._settled[:0])[0]
             return
         joined = self._joined(ids)
         if self.together > 1 and len(ids) and self.length and bool(self.vocab.code_space.joins(ids[0])):
@@ -220,15 +228,20 @@ class _Row:
         self.length += len(laid)
         self.context, self._settled = self.length, self._settled[:0]
 
-    def lay(self, tail: Tensor) -> tuple[int, Tensor]:
-        """Write a tail i64 [m] behind the context; (positions of the row now, position of each of its tokens and of the last one
-        before it: i64 [m + 1]).
+    def lay(self, tail: Tensor, places: Tensor) -> tuple[int, Tensor]:
+        """Write a tail i64 [m] behind the context.
+
+        Returns how many positions the row has now, and the positions of ``places`` i64 [p] of the tail (-1: the last one before).
         """
+        settled = self.length - self.context  # positions of the tail that are committed already
+        if self.together == 1:
+            self.write(tail[settled:])
+            return self.context + len(tail), self.context + places
         joined = self._joined(tail, from_span=True)
         laid = self._laid(tail, joined)
-        settled = self.length - self.context
         self.write(laid[settled:])
-        return self.context + len(laid), torch.cat([self.context + (~joined).cumsum(0) - 1, torch.tensor([self.context - 1])])
+        at = torch.cat([(~joined).cumsum(0) - 1, torch.tensor([-1])])
+        return self.context + len(laid), self.context + at[places]
 
     def _joined(self, ids: Tensor, from_span: bool = False) -> Tensor:
         """bool [m]: stands at the position of the token before it.  ``from_span``: masks are codes, of a span that begins here."""
