@@ -8,7 +8,7 @@
 #   ./recipes/audiolm/run.sh ... --stage 4 --stop-stage 4 --sounds "a.wav b.wav"                     continue sound files
 #
 # Data, one of: --wavs DIR (folders train, dev and test of sound files)  --corpus DIR (of 'ttt data convert ... --tasks
-#          continuation', its lengths as they are)  --cuts DIR (cuts_train.jsonl.gz, cuts_validation.jsonl.gz, cuts_test.jsonl.gz)
+#          continuation', its lengths as they are)  --cuts DIR (cuts_train, cuts_validation or cuts_dev, cuts_test.jsonl.gz)
 # Options: --min-seconds N --max-seconds N (5 and 15: which recordings of --wavs or --cuts are taken) --convert "FIELD=VALUE ..."
 #          (more fields of their converter, e.g. root=DIR) --data DIR (what stage 1 makes; EXP/data) --codec DIR --exp DIR
 #          --conf NAME (base, ar, nar, masked, masked_all, fork, delay) --speaker DIR (an x-vector model: also compare voices)
@@ -58,7 +58,9 @@ if in_range 1; then
     say 1 "codes, tokenizer, examples"
     if [ -n "$cuts" ]; then
         mkdir -p "$data"
-        for pair in train:train validation:dev test:test; do
+        validation=validation
+        [ -f "$cuts/cuts_validation.jsonl.gz" ] || [ ! -f "$cuts/cuts_dev.jsonl.gz" ] || validation=dev  # VALL-E's name
+        for pair in train:train $validation:dev test:test; do
             [ -f "$cuts/cuts_${pair%:*}.jsonl.gz" ] || die "no such file: $cuts/cuts_${pair%:*}.jsonl.gz"
             converted lhotse_codes "$cuts/cuts_${pair%:*}.jsonl.gz" "$data/${pair#*:}.jsonl"
         done
