@@ -150,19 +150,21 @@ STEPS = (
          f"{RUN} --stage 2 --stop-stage 2 --conf nar --codec models/encodec_32khz --exp exp/nar --data exp/audio-lm/data "
          "train.init_from=exp/ar", two_steps("nar"), small=True),
     Step("AR > 50 %, NAR > 40 % among the ten likeliest",
-         f"{RUN} --stage 3 --stop-stage 3 --codec models/encodec_32khz --exp exp/audio-lm eval.sampler.max_frames=20", scored, small=True),
+         f"{RUN} --stage 3 --stop-stage 3 --codec models/encodec_32khz --exp exp/audio-lm "
+         "eval.sampler.max_frames=20", scored, small=True),
     Step("the same from codes alone",
-         "ttt generate --config exp/audio-lm/config.yaml eval.examples=[exp/audio-lm/data/test.jsonl] eval.out=exp/codes codec=null "
-         "eval.sampler.max_frames=20", lambda w, said: "answers as codes"),
+         "ttt generate --config exp/audio-lm/config.yaml eval.examples=[exp/audio-lm/data/test.jsonl] eval.out=exp/codes "
+         "codec=null eval.sampler.max_frames=20", lambda w, said: "answers as codes"),
     Step("",
-         "ttt score --config exp/audio-lm/config.yaml eval.examples=[exp/audio-lm/data/test.jsonl] eval.out=exp/codes codec=null "
-         "eval.sampler.max_frames=20", scored_alone),
+         "ttt score --config exp/audio-lm/config.yaml eval.examples=[exp/audio-lm/data/test.jsonl] eval.out=exp/codes "
+         "codec=null eval.sampler.max_frames=20", scored_alone),
     Step("`infer_audiolm.py --audio-prompts a.wav\\|b.wav --checkpoint C --output-dir infer/audio_continuation --max-duration 1`",
          "ttt continue prompts/a.wav prompts/b.wav --run exp/audio-lm --out infer/audio_continuation --seconds 1 "
          "eval.sampler.min_frames=5", continued),
     Step("`model.inference(x, x_lens, max_new_tokens=20, temperature=1.0, top_k=10)`, x [1, 150, 4]",
-         "python -c \"import ttt, numpy as np; m = ttt.load('exp/audio-lm', 'eval.sampler={name: valle, top_k: 10, max_frames: 20, "
-         "min_frames: 3}', sound=False); y = m.generate(np.zeros((150, 4), int)).generation.codes; print(y.shape, y.dtype)\"", arrays),
+         "python -c \"import ttt, numpy as np; m = ttt.load('exp/audio-lm', 'eval.sampler={name: valle, top_k: 10, max_frames: 20,"
+         " min_frames: 3}', sound=False); y = m.generate(np.zeros((150, 4), int)).generation.codes; print(y.shape, y.dtype)\"",
+         arrays),
     Step("the cache of keys; sound while it is written",
          "ttt stream exp/audio-lm --examples exp/audio-lm/data/test.jsonl --limit 1 --warmup 0 --out infer/stream "
          "'eval.sampler={name: valle, chunk_frames: 5, min_frames: 10, max_frames: 10}'", streamed),
