@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from ttt.api import open_codec, open_model
+from ttt.chat.player import check_player, is_pipe
 from ttt.chat.screen import Screen, piped, terminal
 from ttt.chat.session import Chat, Output
 from ttt.config.schema import RunConfig
@@ -18,24 +17,13 @@ from ttt.io.terminal import own_codes
 from ttt.io.writable import check_folder
 
 
-def check_player(command: str) -> None:
-    """Refuse a command for ``--play`` that cannot be run."""
-    mend = "name one that takes a wav file, e.g. 'aplay -q'"
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise ConfigError(f"--play: {command!r} cannot be split into words ({error}); {mend}") from error
-    if not words or shutil.which(words[0]) is None:
-        raise ConfigError(f"--play: no program {command!r}; {mend}")
-
-
 def open_chat(
     config: RunConfig, folder: Path, *, out: str = "", player: str = "", room: int = 0, single: bool = False,
     system: str = "", task: str = "",
 ) -> int:  # fmt: skip
     """Load the model of ``folder`` and answer the lines of standard input; -> exit code.
 
-    ``out``: folder for the files of every answer; ``player``: a command that gets the wav of each spoken answer; ``system``,
+    ``out``: folder for the files of every answer; ``player``: a command that gets the sound of each spoken answer; ``system``,
     ``task``: the system message, or the task of the run whose system message is used; ``room``, ``single``: see `Chat`.
     """
     if player:
@@ -58,7 +46,7 @@ def open_chat(
             raise
         screen.note(f"no sound: {error}")
     with tempfile.TemporaryDirectory(prefix="ttt-chat-") as scratch:
-        files = Path(out) if out else Path(scratch) if player else None
+        files = Path(out) if out else Path(scratch) if player and not is_pipe(player) else None
         chat = Chat(config, model, folder, codec, screen, Output(files, bool(out), player), room, single)
         chat.set_system(system or (chat.system_of(task) if task else ""))
         chat.greet()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,21 @@ import numpy as np
 from ttt.api import Model
 from ttt.chat.commands import COMMANDS, LEAVE
 from ttt.chat.conversation import AnswerReader, Conversation, Piece, stream_answer
+from ttt.chat.player import LivePlayer, is_pipe, play_file
 from ttt.chat.screen import Read, Screen
 from ttt.config.schema import RunConfig
 from ttt.errors import ConfigError, TttError, suggest
 from ttt.interfaces import Codec, LanguageModel
 from ttt.io.atomic import write_text
 from ttt.registry.core import name_of
-from ttt.sampling.decoder.decoder import Decoder
+from ttt.sampling.decoder.decoder import Decoder, spans_of
 from ttt.types import AudioCodes, Span, Turn, written_text
 
 
 @dataclass(frozen=True)
 class Output:
     """Where answers go besides the screen.  ``folder``: files of each answer, if any; ``is_kept``: they stay after the chat;
-    ``player``: a command that gets the wav of each spoken answer."""
+    ``player``: a command that gets the sound of each spoken answer (`ttt.chat.player`)."""
 
     folder: Path | None = None
     is_kept: bool = True
@@ -150,14 +149,22 @@ class Chat:
         reasons: list[str] = []
         timer = Timer()
         pieces = stream_answer(self.decoder, fit.prompt, reader, reasons)
+        live = None
+        if self.codec is not None and self.output.player and is_pipe(self.output.player):
+            live = LivePlayer(self.output.player, self.codec)
         try:
             self.screen.write("model> ")
-            self._show(pieces, timer)
+            self._show(pieces, timer, reader, live)
         except KeyboardInterrupt:  # the rest of the answer is dropped, what is settled stays
             pieces.close()
+            if live is not None:
+                live.stop()
+                live = None
             reasons.append("stopped")
-            self._show(reader.finish(), timer)
+            self._show(reader.finish(), timer, reader, None)
         except TttError:
+            if live is not None:
+                live.stop()
             self.talk.take_back()
             self.screen.line()
             raise
@@ -167,6 +174,8 @@ class Chat:
             self.talk.take_back()
             self.screen.note("stopped before anything was said; the question is taken back")
             return
+        if live is not None:
+            self._played(lambda: live.finish(self._codes(reader)))
         spans = self.talk.answer(reader.ids)
         self._sum_up(reader, spans, seconds, timer.first, reasons[-1] if reasons else "")
 
@@ -176,7 +185,12 @@ class Chat:
         duration = f", {frames / self.codec.code_rate_hz:.2f} s" if self.codec is not None and self.codec.code_rate_hz else ""
         return f"{codes} code{'s' * (codes != 1)}{duration}"
 
-    def _show(self, pieces: Iterator[Piece], timer: Timer) -> None:
+    def _codes(self, reader: AnswerReader) -> np.ndarray:
+        """Codes i32 [F, Q] of the answer so far."""
+        spoken = [s.codes for s in spans_of(reader.ids, self.model.tokenizer) if s.codes is not None]
+        return np.concatenate(spoken or [np.zeros((0, self.model.tokenizer.vocab.num_codebooks), np.int32)])
+
+    def _show(self, pieces: Iterator[Piece], timer: Timer, reader: AnswerReader, live: LivePlayer | None) -> None:
         after_speech = False
         for piece in pieces:
             timer.first.setdefault(piece.kind, timer.seconds())
@@ -188,6 +202,8 @@ class Chat:
             else:
                 after_speech = is_over = piece.kind == "span"
                 self.screen.counter(f"[{self.length(piece.count)}{']' * is_over}", final=is_over)
+                if live is not None:
+                    live.push(self._codes(reader))
 
     def _warn_of_length(self, left_out: int, tokens: int) -> None:
         if left_out:
@@ -226,15 +242,17 @@ class Chat:
             if self.output.is_kept:
                 parts.append(f"-> {wav or stem.with_suffix('.json')}")
         self.screen.note(f"       ({'; '.join(parts)})")
-        if wav is not None and self.output.player:
-            self._play(wav)
+        if wav is not None and self.output.player and not is_pipe(self.output.player):
+            self._played(lambda: play_file(self.output.player, wav))
 
-    def _limit(self) -> str:
-        """What ended an answer that did not end by itself."""
-        sampler, most = self.config.eval.sampler, self.config.eval.max_tokens
-        canvas = most if getattr(sampler, "canvas", "span") == "span" else getattr(sampler, "gen_length", most)
-        full = f"the canvas of {canvas} tokens (eval.sampler.gen_length) is full"
-        return f"cut at max_tokens = {most}" if canvas >= most else full
+    def _played(self, play: Callable[[], str]) -> None:
+        try:
+            failure = play()
+        except KeyboardInterrupt:
+            self.screen.line()
+            return
+        if failure:
+            self.screen.note(f"chat: {self.output.player!r} failed: {failure}")
 
     def _write(self, stem: Path, codes: np.ndarray, record: dict[str, Any]) -> Path | None:
         """``STEM.json``; of spoken answers also ``STEM.tokens.json`` and, with a codec, ``STEM.wav``, whose path is returned."""
@@ -254,16 +272,12 @@ class Chat:
         write_text(stem.with_suffix(".json"), json.dumps(record, ensure_ascii=False) + "\n")
         return wav
 
-    def _play(self, wav: Path) -> None:
-        command = [*shlex.split(self.output.player), str(wav)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except KeyboardInterrupt:
-            self.screen.line()
-            return
-        if done.returncode:
-            output = (done.stderr or done.stdout).strip()[:200]
-            self.screen.note(f"chat: {self.output.player!r} failed: {output}")
+    def _limit(self) -> str:
+        """What ended an answer that did not end by itself."""
+        sampler, most = self.config.eval.sampler, self.config.eval.max_tokens
+        canvas = most if getattr(sampler, "canvas", "span") == "span" else getattr(sampler, "gen_length", most)
+        full = f"the canvas of {canvas} tokens (eval.sampler.gen_length) is full"
+        return f"cut at max_tokens = {most}" if canvas >= most else full
 
 
 def room_of(model: LanguageModel, asked: int = 0) -> int:

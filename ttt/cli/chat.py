@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="", metavar="NAME", help="take the system message of this task of the run")
     parser.add_argument("--out", default="", metavar="DIR", help="write every answer there: turn-NNN .json, .wav, .tokens.json")
     parser.add_argument("--play", default="", metavar="COMMAND",
-                        help="run this with the wav of each spoken answer, e.g. 'aplay -q'")  # fmt: skip
+                        help="run this with the wav of each spoken answer, e.g. 'aplay -q'; "
+                             "with - at its end it gets the sound while the answer is written: 'aplay -q -'")  # fmt: skip
     parser.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
     parser.add_argument("--single", action="store_true", help="every question by itself: for models trained on one turn")
     add_common(parser, dry_run="print the resolved configuration, then stop")

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.conftest import tiny_model
 from tests.tiny_runs import SYSTEMS, make_run, talk
@@ -231,6 +232,23 @@ def test_the_player_gets_the_sound(runs, tmp_path, monkeypatch, capsys):
     (tmp_path / "player").write_text("#!/bin/sh\necho no device >&2\nexit 1\n")
     code, out = talk(monkeypatch, capsys, runs["nar"], lines, *options)
     assert code == 0 and "failed: no device" in out and out.count("model> ") == 2
+
+
+def test_the_player_hears_the_answer_while_it_is_written(runs, tmp_path, monkeypatch, capsys):
+    heard, player = tmp_path / "heard.wav", tmp_path / "player"
+    player.write_text(f'#!/bin/sh\n[ "$1" = "-" ] && cat > {heard}\n')
+    player.chmod(0o755)
+    out = ["--out", str(tmp_path / "out")]
+    code, shown = talk(monkeypatch, capsys, runs["nar"], ["a cat sat"], "--play", f"{player} -", *out, *SPOKEN)
+    assert code == 0 and "failed" not in shown
+    whole, rate_hz = soundfile.read(next((tmp_path / "out").glob("*.wav")))
+    sound = heard.read_bytes()
+    assert sound[:4] == b"RIFF" and int.from_bytes(sound[24:28], "little") == rate_hz
+    samples = np.frombuffer(sound[44:], dtype="<i2") / 32767
+    assert len(samples) == len(whole) and np.abs(samples - whole).max() < 1e-4  # `toy` streams exactly
+    player.write_text("#!/bin/sh\necho no device >&2\nexit 1\n")
+    code, shown = talk(monkeypatch, capsys, runs["nar"], ["a cat sat"], "--play", f"{player} -", *SPOKEN)
+    assert code == 0 and "failed: no device" in shown
 
 
 def test_room():
