@@ -14,12 +14,13 @@ from ttt.config.schema import ModelSection
 from ttt.data.batches.rows import collate
 from ttt.data.encode import encode_example
 from ttt.errors import ConfigError
+from ttt.inspection.attention_report import plan_of
 from ttt.likelihood import Draws, likelihoods
 from ttt.masks.library import Hybrid
 from ttt.model.backbone import build_backbone
 from ttt.model.joined import embedded, fold
 from ttt.model.lm import SpeechTextLM
-from ttt.objective.losses import plan_terms
+from ttt.objective.losses import folded, plan_terms
 from ttt.registry.families import INITIALIZER, LENGTH, OBJECTIVE, PATTERN, SAMPLER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
 from ttt.sampling.decoder.session import Session, next_token
@@ -217,3 +218,14 @@ def test_what_cannot_write_codes_together_is_refused():
     ):
         with pytest.raises(ConfigError, match=message):
             Decoder(model, Hybrid(), SAMPLER.build(sampler, "s"), DecodeSettings(**settings))
+
+
+def test_maps_are_of_positions_and_attention_by_token_is_refused():
+    tok = made("parallel")
+    some = examples(tok, 1)
+    plan = OBJECTIVE.build("ar", "objective").plan(batch_of(some, tok), gen())
+    narrow = folded(plan)
+    assert narrow.layout.shape == (1, plan.input_ids.shape[1] - 2 * 4) and narrow.input_ids.shape[2] == 3, "four frames of three"
+    assert folded(narrow) is narrow
+    with pytest.raises(ConfigError, match="3 codes stand at a position, and attention is shown by token"):
+        plan_of(network(tok), None, some[0], None)
