@@ -11,7 +11,8 @@ any of them, then ``#t=START,END`` that stretch of it, in seconds; without ``END
 ================================== ================================================================================
 
 A cell of a table holds the bytes of a sound file, or the pair ``bytes``, ``path`` that Hugging Face `datasets` stores for
-the feature ``Audio``; a path without bytes counts from the table's folder.  Only what is asked for is read: a member by one
+the feature ``Audio``; a path without bytes counts from the table's folder.  Or it holds the samples themselves, ``array`` and
+``sampling_rate`` (SLAM-Omni's tables).  Only what is asked for is read: a member by one
 seek, a row by its row group in small batches (rows asked for in order are read once), a stretch by a seek in the sound.
 """
 
@@ -140,6 +141,8 @@ def _cell(sound: Sound) -> Any:
     open_table = _ArrowCells if sound.file.suffix == ".arrow" else _ParquetCells
     value = _cells(open_table, str(sound.file), sound.file.stat().st_mtime_ns, column).value(row)
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
+    if isinstance(value, Mapping) and value.get("array") and value.get("sampling_rate"):
+        content = _wav_of(value["array"], int(value["sampling_rate"]))
     if isinstance(content, bytes) and content:
         return io.BytesIO(content)
     path = content if isinstance(content, str) else path
@@ -152,6 +155,16 @@ def _cell(sound: Sound) -> Any:
     if not (sound.file.parent / path).is_file():
         raise DataError(f"{sound}: no bytes, and its path {path} is no file here: save the dataset with its sound")
     return str(sound.file.parent / path)
+
+
+def _wav_of(samples: Any, rate_hz: int) -> bytes:
+    """Numbers f32 [n] as the bytes of a sound file."""
+    import numpy as np
+    import soundfile
+
+    out = io.BytesIO()
+    soundfile.write(out, np.asarray(samples, dtype=np.float32), rate_hz, format="WAV", subtype="FLOAT")
+    return out.getvalue()
 
 
 @functools.lru_cache(maxsize=2)

@@ -93,6 +93,57 @@ def test_slam_omni():
         build("slam_omni", text_chunk=-1)
 
 
+ROUNDS = [
+    {"split_name": "qa", "index": 1, "round": 1, "source_text": "<USER>: hi", "target_text": "ho", "target_token": [1]},
+    {"split_name": "qa", "index": 2, "round": 1, "source_text": "<USER>: hi", "target_text": "ho", "target_token": [2]},
+    {"split_name": "qa", "index": 2, "round": 2, "source_text": "USER: hi ASSISTANT: ho <USER>: so", "target_text": "yes",
+     "target_token": [3, 4]},
+    {"split_name": "qa", "index": 2, "round": 4, "source_text": "USER: so ASSISTANT: yes <USER>: end", "target_text": "bye",
+     "target_token": [5]},
+]  # fmt: skip
+
+
+def test_rounds_of_slam_llm_become_one_conversation(tmp_path):
+    path = tmp_path / "rounds.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in ROUNDS))
+    found = list(results(build("slam_omni"), path, Report(), skip_bad=False))
+    assert [turns(r)[1:] for r in found] == [
+        [("user", ["hi"]), ("assistant", ["ho", ("last", [1])])],
+        [("user", ["hi"]), ("assistant", ["ho", ("last", [2])]), ("user", ["so"]), ("assistant", ["yes", ("last", [3, 4])])],
+        [("user", ["so"]), ("assistant", ["yes"]), ("user", ["end"]), ("assistant", ["bye", ("last", [5])])],
+    ]
+    learned = [[t.is_target for t in example_of("x:1", r).turns] for r in found]
+    assert learned == [[False, False, True], [False, False, True, False, True], [False, False, False, False, True]]
+    # a round that cannot be used spoils its own dialogue only, and is named
+    path.write_text("".join(json.dumps({**r, "target_token": []} if n == 2 else r) + "\n" for n, r in enumerate(ROUNDS)))
+    report = Report()
+    assert len(list(results(build("slam_omni"), path, report, skip_bad=True))) == 2
+    assert f"{path}:3: the answer has no speech units" in report.first_skipped["no codes"]
+
+
+def test_slam_llm_lines_with_recordings(tmp_path):
+    for name in ("q.wav", "a.wav"):
+        write(tmp_path / name, Waveform(np.zeros(1600, dtype=np.float32), 16000))
+    row = {"key": "k7", "source_wav": "q.wav", "source_text": "q", "target_wav": "a.wav", "target_text": "one"}
+    found = build("slam_omni", user="both").convert(f"{tmp_path}/x.jsonl:1", row)
+    assert found["uid"] == "k7" and found["task"] == "chat"
+    assert turns(found)[1:] == [("user", ["q", f"{tmp_path}/q.wav"]), ("assistant", ["one", f"{tmp_path}/a.wav"])]
+    refused("slam_omni", {**row, "source_wav": "no.wav"}, "no.wav: no such sound file", user="audio")
+
+
+def test_questions_in_slam_omnis_tables_are_heard(tmp_path):
+    """Published tables hold a recording as numbers with their rate, not as the bytes of a file."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    heard = {"array": [0.0, 0.5, -0.25, 0.125] * 200, "path": "x.wav", "sampling_rate": 16000}
+    table = {"question": ["q"], "question_audio": [heard], "answer": ["a"], "answer_cosyvoice_speech_token": [[1]]}
+    pq.write_table(pa.table(table), tmp_path / "train-00000-of-00001.parquet")
+    (made,) = results(build("slam_omni", user="audio"), tmp_path, Report(), skip_bad=False)
+    wave = read(turns(made)[1][1][0])
+    assert wave.rate_hz == 16000 and np.allclose(wave.samples, heard["array"])
+
+
 def test_slam_omni_parquet(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq

@@ -1,5 +1,6 @@
 """Find broken records, duplicates, overlap with test data (plug-ins: 'ttt check').
 
+Rows of another format: what their columns hold and lack; with --from FORMAT, what its converter would refuse.
 Exit code 1 when a record is broken, or when something that --fail-on names was found.
 """
 
@@ -14,6 +15,7 @@ FAILABLE = ("duplicates", "overlap", "warnings")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which files, compared with which, by what measure."""
     add_inputs(parser)
+    parser.add_argument("--from", dest="format", default="", metavar="FORMAT", help="rows of this converter's format")
     parser.add_argument(
         "--test", nargs="+", default=[], metavar="DATA", help="test data that must not be in the others"
     )
@@ -60,6 +62,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Examine the files and print the report."""
     from ttt.data.reports.audit import Settings, audit
+    from ttt.data.reports.raw import columns_page, header, raw_and_examples
     from ttt.data.reports.text import page
     from ttt.errors import ConfigError
     from ttt.text.tokenizer import TextTokenizer
@@ -72,14 +75,43 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--words, --codes, --jobs must be >= 1 and --frame-rate > 0")
     if rate is None and arguments.tokenizer:
         rate = TextTokenizer.load(arguments.tokenizer).vocab.frame_rate_hz
+    if arguments.format:
+        return _check_rows(arguments)
+    raw, inputs = raw_and_examples(arguments.inputs)
+    faulty = 0
+    for path in raw:
+        text, lacking = columns_page(path)
+        faulty += lacking
+        print(f"{header(path)}\n{text}\n{lacking} rows lack a value; whether they can be used: ttt data check --from FORMAT")
+    if not inputs:
+        return int(faulty > 0)
     settings = Settings(
         arguments.tokenizer, arguments.num_codes, rate or Settings.frame_rate_hz, arguments.row_tokens, arguments.words,
         arguments.codes, arguments.literal_specials,
     )  # fmt: skip
-    report = audit(arguments.inputs, arguments.test, settings, arguments.jobs)
+    report = audit(inputs, arguments.test, settings, arguments.jobs)
     print(json.dumps(report.as_json(), indent=1, ensure_ascii=False) if arguments.json else page(report))
     counts = {
         "duplicates": report.duplicates["both"]["examples"], "overlap": (report.overlap or {}).get("either", 0),
         "warnings": sum(sum(f.warnings.values()) for f in (*report.files, *report.test_files)),
     }  # fmt: skip
-    return 1 if report.errors or any(counts[name] for name in arguments.fail_on) else 0
+    return 1 if faulty or report.errors or any(counts[name] for name in arguments.fail_on) else 0
+
+
+def _check_rows(arguments: argparse.Namespace) -> int:
+    """Convert every row, write nothing, count what is refused."""
+    from ttt.cli.data.convert import spelled
+    from ttt.data.convert.core import Report, inputs_of, results
+    from ttt.errors import ConfigError
+    from ttt.registry.families import CONVERTER
+
+    converter = CONVERTER.build({"name": spelled(arguments.format, CONVERTER.names())}, "--from")
+    if converter.makes != "examples":
+        raise ConfigError(f"--from: {arguments.format!r} makes a corpus of recordings; 'ttt data convert' checks them")
+    report = Report()
+    for _ in results(converter, [file for path in arguments.inputs for file in inputs_of(path)], report, skip_bad=True):
+        pass
+    print(report.summary().replace("written", "usable"))
+    for message in report.first_skipped.values():
+        print(f"  {message}")
+    return int(bool(report.skipped) or not report.written)

@@ -1,4 +1,4 @@
-"""Measure lengths in tokens: a table, what a context would cut, a histogram."""
+"""Measure lengths in tokens: a table, what a context would cut, a histogram; of rows of another format: their columns."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     from ttt.data.reports.lengths import measure
+    from ttt.data.reports.raw import columns_page, header, raw_and_examples
     from ttt.data.reports.text import lengths_page
     from ttt.data.sources.build_store import Settings
     from ttt.errors import ConfigError
@@ -41,16 +42,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     if min([arguments.jobs, *arguments.context]) < 1 or arguments.limit < 0:
         raise ConfigError("--jobs and --context must be >= 1 and --limit >= 0")
+    raw, inputs = raw_and_examples(arguments.inputs)
+    for path in raw:
+        print(header(path) + "\n" + columns_page(path, arguments.limit)[0])
+    if not inputs:
+        if arguments.png or arguments.json:
+            raise ConfigError("--png, --json: lengths in tokens are those of examples; convert the rows first ('ttt data convert')")
+        return 0
     if arguments.png and Path(arguments.png).suffix != ".png":
         raise ConfigError(f"--png: name a .png file, got {arguments.png!r}")
     if arguments.png:
-        check_picture(Path(arguments.png), map(Path, arguments.inputs))
+        check_picture(Path(arguments.png), inputs)
     codes_hz = 0.0
     if arguments.tokenizer:
         vocab = TextTokenizer.load(arguments.tokenizer).vocab
         codes_hz = vocab.frame_rate_hz * vocab.num_codebooks
     settings = Settings(arguments.tokenizer, literal_specials=arguments.literal_specials)
-    lengths = measure(arguments.inputs, settings, jobs=arguments.jobs, limit=arguments.limit)
+    lengths = measure(inputs, settings, jobs=arguments.jobs, limit=arguments.limit)
     if arguments.json:
         print(json.dumps(lengths.as_json(arguments.context, codes_hz), indent=1))
     else:
@@ -60,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.png:
         from ttt.inspection.length_plot import length_histogram
 
-        title = f"{', '.join(Path(p).name for p in arguments.inputs)}: {len(lengths.tokens):,} examples"
+        title = f"{', '.join(p.name for p in inputs)}: {len(lengths.tokens):,} examples"
         length_histogram(lengths.tokens, arguments.png, arguments.context, title=title)
         log.info("stats: histogram -> %s", arguments.png)
     return 0

@@ -1,9 +1,9 @@
-"""Spoken chats of other projects: SLAM-Omni, slamkit, LLaMA-Omni, VITA-Audio."""
+"""Spoken chats of other projects: SLAM-Omni and SLAM-LLM, slamkit, LLaMA-Omni, VITA-Audio."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +29,16 @@ from ttt.data.convert.corpora import silence
 from ttt.data.convert.sound_tables import table_files, table_rows
 from ttt.data.convert.tokenized import Tokenizers
 from ttt.data.read.examples import TextUnit, words_of
-from ttt.data.read.records import RecordError, list_or_lines, raw_records
+from ttt.data.read.records import RecordError, decode, list_or_lines, raw_records
 from ttt.interfaces import Converter
 from ttt.io.arrow import parquet
 from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.registry.families import CONVERTER
 
-SLAM_OMNI_COLUMNS = ("question", "answer", "answer_cosyvoice_speech_token")
+SLAM_OMNI_COLUMNS = ("question", "answer", "answer_cosyvoice_speech_token", "question_audio", "split_name", "index", "round")
+# Names of fields in SLAM-Omni's tables, and in SLAM-LLM's JSONL
+ASKED, ANSWERED, ASKED_SOUND = ("question", "source_text"), ("answer", "target_text"), ("question_audio", "source_wav")
+ANSWER_CODES = ("answer_cosyvoice_speech_token", "target_token")
 VOICE_ASSISTANT_COLUMNS = ("split_name", "index", "round", "question", "answer", "answer_snac")
 SNAC_CODES = 7  # of a frame, at 24 kHz
 UNIT_KEYS = ("units", "unit", "tgt_units", "speech_units", "prediction_units")
@@ -67,33 +70,125 @@ class _Spoken(Tokenizers, Converter):
 @CONVERTER.register("slam_omni")
 @dataclass(frozen=True)
 class SlamOmni(_Spoken):
-    """SLAM-Omni tables: ``question``, ``answer``, ``answer_cosyvoice_speech_token`` (50 codes a second, 4096 codes).
+    """SLAM-Omni's tables and SLAM-LLM's JSONL: question, answer, and the answer's CosyVoice codes (50 a second, 4096 codes).
 
-    Examples are of the task ``text_then_speech``.
+    Tables have ``question``, ``question_audio``, ``answer``, ``answer_cosyvoice_speech_token``; lines have ``source_text``,
+    ``source_wav``, ``target_text`` and ``target_token`` (or ``target_wav``, which stays sound until 'ttt data encode').  Rows
+    of several rounds write the dialogue so far into the question, ``USER: ... ASSISTANT: ... <USER>: ...``: rounds that follow
+    each other become one conversation; where the earlier rounds are not there, that text becomes its history, without loss.
+    Examples are of the task ``text_then_speech``.  Layout: X-LANCE/SLAM-LLM, ``examples/s2s``.
     """
 
     num_codes: NonNegativeInt = 4096  # CosyVoice's codebook
+    user: Literal["text", "audio", "both"] = "text"  # what the user's turns hold: text | audio | both (text first)
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """Parquet (the three columns only; recordings in it are not read), JSON list or JSONL."""
-        need_columns(path, SLAM_OMNI_COLUMNS)
-        return raw_records(path, SLAM_OMNI_COLUMNS)
+        """Several rounds of one dialogue as `Rounds`.  Parquet shards, saved datasets, JSON list or JSONL."""
+        rounds = Rounds()
+        for where, raw in self._rounds(path):
+            try:
+                row = decode(where, raw)
+            except RecordError:
+                row = raw  # `convert` refuses it
+            if rounds and not _goes_on(rounds[-1][1], row):
+                yield rounds.as_row()
+                rounds = Rounds()
+            rounds.append((where, row))
+        if rounds:
+            yield rounds.as_row()
 
     def convert(self, where: str, row: Any) -> dict[str, Any]:
-        """Text question; the answer's text, then its codes."""
-        found = mapping(where, row)
-        question, answer = (unmarked(text_of(found, key, where), key, where) for key in SLAM_OMNI_COLUMNS[:2])
-        spoken = self._answer(answer, found.get(SLAM_OMNI_COLUMNS[2]), where)
-        turns = [("system", [{"text": self.system}]), ("user", [{"text": question}]), ("assistant", spoken)]
-        return record(uid_of({}, where), turns, "text_then_speech", text_ref=answer, speech_ref=answer)
+        """Each question, then its answer's text, then the codes of the answer."""
+        turns: list[tuple[str, list[dict[str, Any]]]] = []
+        last = ""
+        past: list[str] = []
+        rounds = row if isinstance(row, Rounds) else [(where, row)]
+        for place, raw in rounds:
+            found = mapping(place, raw)
+            asked, answer, codes, sound = (_first_of(found, keys) for keys in (ASKED, ANSWERED, ANSWER_CODES, ASKED_SOUND))
+            before, question = _split_rounds(unmarked(text_of(found, asked, place), asked, place))
+            past = past if turns else before
+            last = unmarked(text_of(found, answer, place), answer, place)
+            heard: list[dict[str, Any]] = [] if self.user == "audio" else [{"text": question}]
+            if self.user != "text":
+                heard.append(_heard(found.get(sound), place))
+            if found.get(codes) is None and "target_wav" in found and not self.text_chunk:
+                spoken = [{"text": last}, wav(found["target_wav"], folder_of(place), "last", place)]
+            else:
+                spoken = self._answer(last, found.get(codes), place)
+            turns += [("user", heard), ("assistant", spoken)]
+        task = "text_then_speech" if self.user == "text" else "chat"
+        turns.insert(0, ("system", [{"text": self.system}]))
+        made = record(uid_of(mapping(*rounds[0]), where, "key"), turns, task, text_ref=last, speech_ref=last)
+        history = [{"role": ("user", "assistant")[i % 2], "spans": [{"text": t}], "history": True} for i, t in enumerate(past)]
+        made["turns"][1:1] = history
+        return made
 
     def sample(self, folder: Path) -> Path:
-        """Two rows as JSONL; tokens as numbers and as strings."""
-        rows = [
+        """Two rows as JSONL, one of two rounds; tokens as numbers and as strings."""
+        rows: list[dict[str, Any]] = [
             {"question": "why", "answer": "so it is", "answer_cosyvoice_speech_token": t}
             for t in ([1, 2, 3], ["4", "4095"])
         ]
+        for number, asked in enumerate(("<USER>: why", "USER: why ASSISTANT: so <USER>: and then"), 1):
+            rows.append({"split_name": "qa", "index": 1, "round": number, "source_text": asked, "target_text": "so",
+                         "target_token": [number]})  # fmt: skip
         return write_json(folder, "slam.jsonl", rows)
+
+    def _rounds(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """Rows as they lie; a table's recordings are named by their cells, and only where the user's turns need them."""
+        if not (path.suffix == ".parquet" or path.is_dir()):
+            yield from raw_records(path)
+            return
+        for file in table_files(path):
+            need_columns(file, SLAM_OMNI_COLUMNS[:3] if self.user == "text" else SLAM_OMNI_COLUMNS[:4])
+        names = [n for n in SLAM_OMNI_COLUMNS if n != "question_audio"]
+        for where, file, number, row in table_rows(path, names):
+            yield where, {**row, "question_audio": Sound(file.absolute(), cell=(number, "question_audio"))}
+
+
+class Rounds(list[tuple[str, Any]]):
+    """Rounds of one dialogue in order, each (place, row)."""
+
+    def as_row(self) -> tuple[str, Any]:
+        """What `Converter.rows` yields for them: a single round is its own row."""
+        return self[0] if len(self) == 1 else (self[0][0], self)
+
+
+def _first_of(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The first of ``keys`` that the row has, else the first."""
+    return next((key for key in keys if key in row), keys[0])
+
+
+def _heard(sound: Any, where: str) -> dict[str, Any]:
+    """The span of a question's recording: a cell of a table, or a path in the row."""
+    return {"wav": str(sound), "style": "user"} if isinstance(sound, Sound) else wav(sound, folder_of(where), "user", where)
+
+
+def _split_rounds(text: str) -> tuple[list[str], str]:
+    """(what was said before, by turns; the question) of a question with its dialogue.
+
+    >>> _split_rounds("USER: hi ASSISTANT: hello there <USER>: and now"), _split_rounds("<USER>: hi"), _split_rounds("hi")
+    ((['hi', 'hello there'], 'and now'), ([], 'hi'), ([], 'hi'))
+    """
+    before, mark, question = text.rpartition("<USER>:")
+    if not mark:
+        return [], text
+    said = [t.strip() for t in re.split(r"<?(?:USER|ASSISTANT)>?:", before) if t.strip()]
+    return said if len(said) % 2 == 0 else [], question.strip()
+
+
+def _goes_on(earlier: Any, row: Any) -> bool:
+    """Is ``row`` the round after ``earlier`` in one dialogue, which it tells so far in its question?"""
+    if not isinstance(earlier, Mapping) or not isinstance(row, Mapping) or "index" not in row:
+        return False
+    asked = row.get(_first_of(row, ASKED))
+    numbers = [str(r.get("round")) for r in (earlier, row)]
+    return (
+        isinstance(asked, str) and bool(_split_rounds(asked)[0]) and all(n.isdecimal() for n in numbers)
+        and int(numbers[1]) == int(numbers[0]) + 1
+        and all(earlier.get(key) == row[key] for key in ("split_name", "index") if key in row)
+    )  # fmt: skip
 
 
 @CONVERTER.register("voice_assistant")

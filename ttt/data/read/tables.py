@@ -60,6 +60,15 @@ def schema_of(file: Path) -> Any:
         raise DataError(f"{file}: not readable as parquet: {str(error).splitlines()[0]}") from error
 
 
+def rows_of(file: Path) -> int:
+    """How many rows a parquet file has, or an Arrow file of a saved dataset."""
+    if file.suffix == ".arrow":
+        with _arrow_batches(file) as batches:
+            return sum(batch.num_rows for batch in batches)
+    with open_parquet(file) as table:
+        return int(table.metadata.num_rows)
+
+
 @contextmanager
 def _arrow_batches(file: Path) -> Iterator[Any]:
     parquet()
