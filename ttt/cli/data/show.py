@@ -14,7 +14,7 @@ from ttt.cli.data.check import add_tokenizer
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which examples of which file."""
-    parser.add_argument("input", metavar="DATA", help="examples (.jsonl, .json, .parquet), a store or a mix; or rows of another format")
+    parser.add_argument("input", metavar="DATA", help="examples (a file, a store, a mix), or rows of another format")
     parser.add_argument(
         "--uid", action="append", default=[], help="this example (may be repeated; default: the first ones)"
     )
