@@ -173,7 +173,8 @@ class TrainSection:
     weight_decay: NonNegativeFloat = 0.01
     decay_embeddings: bool = True  # apply weight_decay to the embedding and the head
     clip_norm: NonNegativeFloat = 1.0  # 0: no clipping; scaled_adam clips by a rule of its own instead
-    autocast: Literal["none", "bfloat16"] = "none"  # precision of the computation, where it is not that of the weights
+    # precision of the computation, where it is not that of the weights; float16 scales losses and skips updates that overflow
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
     # local: one process, or data parallelism under torchrun; deepspeed: ZeRO
     engine: Literal["local", "deepspeed"] = "local"
     zero_stage: Literal[0, 1, 2, 3] = 0  # deepspeed; 0: what train.deepspeed says, else 2

@@ -46,7 +46,8 @@ class TrainState:
 
     ``step``: updates done; ``micro_batches`` of one update, over all ranks; ``tokens`` seen by all ranks; ``elapsed_s``:
     training time so far; ``stopped``: why the run ended there (empty: it went on); ``window``: sums since the last line of
-    the log; ``best``: {key, value, step} of the best validation (``train.keep_best``).
+    the log; ``best``: {key, value, step} of the best validation (``train.keep_best``); ``skipped``: updates
+    that overflowed in float16.
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class TrainState:
     stopped: str = ""
     window: dict = field(default_factory=dict)
     best: dict = field(default_factory=dict)
+    skipped: int = 0
 
 
 def step_name(step: int) -> str:

@@ -128,7 +128,7 @@ def state_bytes(config: RunConfig, shape: Shape, stage: int, gpus: int) -> dict[
         "body",
         "text_model",
     )  # the layers' matrices get no gradient
-    mixed = config.train.autocast == "bfloat16"
+    mixed = config.train.autocast != "none"
     full = 4.0 if config.model.dtype == "float32" else 2.0
     frozen_bytes = full if stage == 0 or not mixed else 2.0
     held = frozen * frozen_bytes
@@ -162,7 +162,7 @@ def layer_bytes(config: RunConfig, shape: Shape) -> float:
     width (gate, its activation, up, their product).
     """
     w, q, i = shape.width, shape.queries, shape.inner
-    autocast = config.train.autocast == "bfloat16" and config.model.dtype == "float32"
+    autocast = config.train.autocast != "none" and config.model.dtype == "float32"
     c = 2.0 if autocast or config.model.dtype == "bfloat16" else 4.0
     # Queries and keys are float32 after the rotation under autocast, and cast again for attention.
     repeated = q if config.model.attention in ("sdpa", "eager", "flex_attention") else shape.keys
@@ -195,7 +195,7 @@ def kept_bytes(config: RunConfig, shape: Shape) -> float:
 def head_bytes(config: RunConfig, shape: Shape, tokens: int, loss_share: float, device: str = "cuda") -> float:
     """Bytes of the loss: one chunk of logits three times over (output, float32, gradient), the head's gradient in
     float32, its cast, hidden states and their gradient."""
-    c = 2.0 if config.train.autocast == "bfloat16" or config.model.dtype == "bfloat16" else 4.0
+    c = 2.0 if config.train.autocast != "none" or config.model.dtype == "bfloat16" else 4.0
     rows = min(max(LEAST_ROWS, CHUNK_BYTES[device] // (4 * shape.vocab)), max(1, math.ceil(tokens * loss_share)))
     chunk = rows * shape.vocab * (4.0 + 4.0 + c)
     table = shape.vocab * shape.width * (4.0 + (c if c == 2.0 and config.model.dtype == "float32" else 0.0))
@@ -213,7 +213,7 @@ def mask_bytes(config: RunConfig) -> float:
 
 def gathered_bytes(config: RunConfig, shape: Shape) -> float:
     """Bytes of weights that ZeRO-3 brings together at a time: the largest table, and a layer with the next one."""
-    each = 2.0 if config.train.autocast == "bfloat16" else 4.0
+    each = 2.0 if config.train.autocast != "none" else 4.0
     return each * (shape.vocab * shape.width + 2 * shape.linear / shape.layers)
 
 

@@ -2,8 +2,9 @@
 
 Keys: ``train/loss``, ``train/loss/<term>``, ``train/<stat>``, ``train/grad_norm``, ``train/lr``, ``train/tokens``,
 ``train/tokens_per_s``, ``train/epoch``, ``train/seconds``; ``dev/loss``, ``dev/loss/<term>``, ``dev/<stat>``, and the same
-as ``dev_ema/...`` of averaged weights; callbacks choose their own.  One line per step, ``step`` first; after a resume no
-step appears twice.
+as ``dev_ema/...`` of averaged weights; in float16 ``train/loss_scale`` and ``train/skipped``, the number of updates that
+overflowed since the start; callbacks choose their own.  One line per step, ``step`` first;
+after a resume no step appears twice.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Window:
 
     def add(self, report: StepReport, seconds: float) -> None:
         """Count one update in: each update weighs the same, each statistic by its own count."""
-        values = {"train/loss": (report.loss, 1.0), "train/grad_norm": (report.grad_norm, 1.0)}
+        values = {"train/loss": (report.loss, 1.0)}
+        if not report.skipped:
+            values["train/grad_norm"] = (report.grad_norm, 1.0)
         values.update({f"train/loss/{name}": (value, 1.0) for name, value in report.terms.items()})
         values.update({f"train/{name}": pair for name, pair in report.stats.items()})
         for key, (value, count) in values.items():

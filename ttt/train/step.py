@@ -30,7 +30,8 @@ class StepReport:
     """What one update did, over all ranks.
 
     ``loss``: the minimised value; ``terms``: per term the mean without its scale; ``stats``: (sum, count) by name;
-    ``grad_norm``: before clipping; ``tokens``: real ones, padding not counted.
+    ``grad_norm``: before clipping; ``tokens``: real ones, padding not counted; ``skipped``: gradients overflowed in float16,
+    so that nothing was updated.
     """
 
     loss: float
@@ -38,6 +39,7 @@ class StepReport:
     stats: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     grad_norm: float = 0.0
     tokens: int = 0
+    skipped: bool = False
 
 
 def train_step(
@@ -47,7 +49,8 @@ def train_step(
     """Plans, counts over window and ranks, backward per micro-batch, one update.
 
     loss = sum over terms of scale * sum / global count; a term whose global count is zero is left out.  ``update``
-    counts from 0.  Raises `NonFiniteError`, before the update, when a loss or the gradient is not finite.
+    counts from 0.  Raises `NonFiniteError`, before the update, when a loss or the gradient is not finite; a gradient that a
+    lower scale of losses may mend (`Engine.loss_scale`) only skips the update.
     """
     numbers = [micro_batch_number(i, engine.rank, engine.world_size) for i in range(len(window))]
     plans = [draw_plan(objective, batch, seed, update, n) for n, batch in zip(numbers, window, strict=True)]
@@ -80,13 +83,14 @@ def train_step(
     if total["failed"]:
         raise NonFiniteError(_loss_message(update, bad_terms, window))
     norm = engine.step(lr, beta1)
-    if not math.isfinite(norm):
+    skipped = not math.isfinite(norm) and (engine.loss_scale or 0.0) >= 1.0
+    if not math.isfinite(norm) and not skipped:
         raise NonFiniteError(
             f"step {update + 1}: the gradient's norm is {norm} (the losses are finite) in {name_examples(window)}; "
             "no update was made"
         )
     loss_value, terms = _means(total, counts, scales(plans))
-    return StepReport(loss_value, terms, _merged_stats(total), norm, int(total["tokens"]))
+    return StepReport(loss_value, terms, _merged_stats(total), norm, int(total["tokens"]), skipped)
 
 
 def validation_losses(

@@ -118,7 +118,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (), engine: Engine | None = None,
     ) -> None:  # fmt: skip
         check_section(config.train)
-        check_trainable(config.model.attention, config.run.device, config.model.dtype)
+        check_trainable(config.model.attention, config.run.device, config.model.dtype, config.train.autocast)
         seconds_of(config.train.max_time)  # refused before anything is made
         if config.train.check_memory and config.train.engine != "local":
             raise ConfigError(
@@ -246,6 +246,8 @@ class Trainer:
                 values["train/tokens"] = state.tokens
                 values["train/epoch"] = self.loader.epoch_of(state.step)
                 values["train/seconds"] = self._elapsed_s
+                if self.engine.loss_scale is not None:
+                    values |= {"train/loss_scale": self.engine.loss_scale, "train/skipped": state.skipped}
             if finished or _due(state.step, train.eval_every_steps):
                 values.update(self.validate(state.step))
                 best = self._note_best(values)
@@ -285,7 +287,8 @@ class Trainer:
             raise
         self.state.step += 1
         self.state.tokens += report.tokens
-        if self.engine.average is not None:
+        self.state.skipped += report.skipped
+        if self.engine.average is not None and not report.skipped:
             self.engine.average.update(self.state.step)
         return report, time.monotonic() - started
 

@@ -436,3 +436,31 @@ def language_model(root: Path) -> dict[str, Any]:
     found["folder"] = str(root / "zero3/checkpoints/step-00000002/model")
     found["one folder"] = str(root / "one/checkpoints/step-00000002/model")
     return found
+
+
+def float16(root: Path) -> dict[str, Any]:
+    """ZeRO in float16 from a scale that overflows, as one run and as two."""
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    CPU_Accelerator.is_fp16_supported = lambda self: True  # slow, but it computes
+    own = root / "float16.json"
+    shards = {"stage3_param_persistence_threshold": 0}  # small ones, too
+    scaling = {"enabled": "auto", "initial_scale_power": 22, "hysteresis": 1}
+    own.write_text(json.dumps({"zero_optimization": shards, "fp16": scaling}))
+
+    class Model(TinyLM):
+        def forward(self, x):
+            hidden = self.embed(x.input_ids) + (x.position_ids[..., None] / 10).to(self.embed.weight.dtype)
+            return self.head(self.mix(self.norm(hidden)).flatten(0, 1)[x.select]).float() / 8
+
+    found: dict[str, Any] = {}
+    for engine in ("zero1", "zero2", "zero3"):
+        values = {
+            "autocast": "float16", "deepspeed": str(own), "model": Model, "eval_every_steps": 1,
+            "clip_norm": 0.0,
+        }  # fmt: skip
+        for name, stops in ((engine, ({},)), (f"{engine} again", ({"max_tokens": 80}, {}))):
+            for more in stops:
+                found[name] = told(train(engine, root / name, 2, **{**values, **more}).wait())
+            found[name]["lines"] = lines(root / name)
+    return found

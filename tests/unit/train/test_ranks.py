@@ -165,6 +165,19 @@ def test_offloading_published_options_adapters_and_a_silent_rank(scenario, tmp_p
         assert runs[f"{name} again"]["lines"] == runs[name]["lines"]  # bit for bit
 
 
+@pytest.mark.slow
+def test_float16_under_zero_skips_what_overflows_and_goes_on_exactly(scenario, tmp_path):
+    runs = scenario("float16", tmp_path)
+    for engine in ENGINES[1:]:
+        ended(runs[engine], 0, 0)
+        ended(runs[f"{engine} again"], 0, 0)
+        whole = runs[engine]["lines"]
+        assert whole[0]["train/skipped"] == 1
+        assert 1 < whole[-1]["train/skipped"] < whole[-1]["step"] == 6
+        assert whole[0]["train/loss_scale"] == 2**21
+        assert runs[f"{engine} again"]["lines"] == whole  # bit for bit
+
+
 def judge_endurance(found: dict, kills: int) -> None:
     ended(found["whole"], *[0] * len(found["whole"]["status"]))
     ended(found["end"], *[0] * len(found["end"]["status"]))

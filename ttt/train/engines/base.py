@@ -57,6 +57,14 @@ class Engine(ABC):
         """The number type to compute in."""
         return nullcontext()
 
+    @property
+    def loss_scale(self) -> float | None:
+        """What losses are multiplied by before `backward`, so that gradients in float16 do not vanish; None: by nothing.
+
+        Where `step` finds gradients that are not finite, it makes no update and lowers the scale.  Below 1 it is of no help.
+        """
+        return None
+
     @abstractmethod
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         """Surrounds one forward and backward: ``last`` of the window or not."""

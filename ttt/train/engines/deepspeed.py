@@ -28,7 +28,7 @@ from ttt.config.schema import TrainSection
 from ttt.errors import CheckpointError, ConfigError, MissingExtraError, TttError
 from ttt.train.engines.base import Engine, load_weights
 from ttt.train.engines.deepspeed_config import check_deepspeed, deepspeed_config
-from ttt.train.engines.optimizer_state import STEP, Moments, write_record, write_share
+from ttt.train.engines.optimizer_state import STEP, Moments, read_scaler, write_record, write_scaler, write_share
 from ttt.train.engines.ranks import Ranks, pick_device
 from ttt.train.optimizers import build_optimizer, set_progress
 
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 # Fragments are found by attributes that DeepSpeed does not document (`_hp_mapping`, `grad_position`, ...).
 VERSIONS = ("0.19",)
+SCALER_STATE = ("cur_iter", "last_overflow_iter", "cur_hysteresis")  # of DeepSpeed's loss scaler, besides the scale
 REQUIREMENT = "'deepspeed>=0.19,<0.20'"  # as in setup.py
 
 
@@ -108,8 +109,9 @@ class DeepSpeedEngine(Engine):
         self._drawn = None if drawn is None else [n for n in self._trained if n in drawn]
         if drawn is not None:
             _check_stage(self.stage, config)
-        bf16 = config["bf16"]["enabled"]
-        full = {n: p.detach().float().cpu() for n, p in self._named.items()} if bf16 and self.rank == 0 else {}
+        self._scales = train.autocast == "float16"
+        half = config["bf16"]["enabled"] or self._scales
+        full = {n: p.detach().float().cpu() for n, p in self._named.items()} if half and self.rank == 0 else {}
         try:
             self._ds, self._zero, *_ = deepspeed.initialize(
                 model=_Work(model), optimizer=optimizer, config=config, dist_init_required=False
@@ -125,8 +127,8 @@ class DeepSpeedEngine(Engine):
         self._seen: set[str] = set()
         for name in self._trained:
             self._named[name].register_post_accumulate_grad_hook(lambda _, name=name: self._seen.add(name))
-        if bf16:
-            self._set_weights(full)  # DeepSpeed made the masters from weights it had rounded to bfloat16
+        if half:
+            self._set_weights(full)  # DeepSpeed made the masters from weights it had rounded to 16 bits
 
     def compute(self, work: Callable[[nn.Module], tuple[Tensor, T]]) -> tuple[Tensor, T]:
         """See `Engine.compute`; every rank has to come here equally often."""
@@ -172,8 +174,20 @@ class DeepSpeedEngine(Engine):
             )
         for group in self._zero.param_groups:
             set_progress(group, lr, beta1)
-        self._ds.step()
+        try:
+            self._ds.step()
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):
+                raise
+            raise TttError(
+                "train.autocast: gradients are not finite in float16 at the least scale of losses; use bfloat16"
+            ) from error
         return float(self._ds.get_global_grad_norm()) if self._ds.was_step_applied() else float("inf")
+
+    @property
+    def loss_scale(self) -> float | None:
+        """See `Engine.loss_scale`."""
+        return float(self._zero.loss_scale) if self._scales else None
 
     def whole_weights(self) -> AbstractContextManager[Any]:
         """Stage 3 gathers all weights on every rank, in the type they are computed in, and gives them back at the end."""
@@ -194,11 +208,22 @@ class DeepSpeedEngine(Engine):
                 tensors[f"{moment}/{fragment.name}"] = share.detach().cpu().clone()
         if self.rank == 0:
             write_record(folder, self._base, self._groups)
+            if self._scales:
+                scaler = self._zero.loss_scaler
+                state = {name: getattr(scaler, name) for name in SCALER_STATE if hasattr(scaler, name)}
+                updates = state.get("cur_iter", 0) - state.get("last_overflow_iter", -1) - 1
+                write_scaler(folder, {"scale": scaler.cur_scale, "updates": updates, **state})
         return [write_share(folder, self.rank, self.world_size, tensors, starts)]
 
     def load(self, folder: Path) -> None:
         """This rank's share of what any engine on any number of ranks wrote."""
         stored = Moments(folder, self._base, self._trained)
+        if self._scales:
+            scaler, scale = self._zero.loss_scaler, read_scaler(folder)
+            scaler.cur_scale = scale["scale"]
+            for name in SCALER_STATE:
+                if name in scale:  # not there: another engine wrote it
+                    setattr(scaler, name, int(scale[name]))
         if not stored.moments:
             return  # saved before the first update
         steps = {name: stored.step(name) for name in self._trained}

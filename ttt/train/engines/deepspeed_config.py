@@ -46,6 +46,7 @@ REFUSED = {
     "checkpoint": "checkpoints have a format of their own (docs/training.md)",
     "bf16.bf16_master_weights_and_grads": _NO_CHECKPOINT,
     "bf16.bf16_optimizer_states": _NO_CHECKPOINT,
+    "fp16.fp16_master_weights_and_grads": _NO_CHECKPOINT,
     **dict.fromkeys(
         (f"zero_optimization.{name}" for name in (
             "zenflow", "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights",
@@ -97,8 +98,11 @@ def deepspeed_config(train: TrainSection, world_size: int, hidden_size: int | No
             raise ConfigError(f"{path}: data_types.grad_accum_dtype: fp32 with bf16 needs zero_optimization.stage 2 or 3")
         if stage > 1 and accumulated is None:  # sixteen micro-batches summed in bfloat16 would lose half their bits
             leaves["data_types.grad_accum_dtype"] = "fp32"
-    # The optimizer is handed over as an object, and fp16 is off.
-    return _nested({key: value for key, value in leaves.items() if not key.startswith(("optimizer.", "fp16."))})
+    if train.autocast == "float16" and stage > 1:
+        leaves.setdefault("data_types.grad_accum_dtype", "fp32")
+    # The optimizer is handed over as an object.
+    own_parts = ("optimizer.",) if leaves["fp16.enabled"] else ("optimizer.", "fp16.")
+    return _nested({key: value for key, value in leaves.items() if not key.startswith(own_parts)})
 
 
 def recipe_values(train: TrainSection, world_size: int, stage: int) -> dict[str, tuple[Any, str]]:
@@ -111,7 +115,7 @@ def recipe_values(train: TrainSection, world_size: int, stage: int) -> dict[str,
         "train_batch_size": (train.accumulate * world_size, "train.accumulate and the number of ranks"),
         "gradient_clipping": (train.clip_norm, "train.clip_norm"),
         "bf16.enabled": (train.autocast == "bfloat16", "train.autocast"),
-        "fp16.enabled": (False, "train.autocast"),
+        "fp16.enabled": (train.autocast == "float16", "train.autocast"),
         "zero_optimization.stage": (stage, "train.zero_stage"),
         "zero_optimization.offload_optimizer.device": ("cpu" if "optimizer" in train.offload else NONE, "train.offload"),
         "zero_optimization.offload_param.device": ("cpu" if "params" in train.offload else NONE, "train.offload"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ttt.config.schema import TrainSection
 from ttt.train.average import WeightAverage
 from ttt.train.engines.base import Engine
-from ttt.train.engines.optimizer_state import Moments, write_record, write_whole
+from ttt.train.engines.optimizer_state import Moments, read_scaler, write_record, write_scaler, write_whole
 from ttt.train.engines.ranks import Ranks, pick_device
 from ttt.train.optimizers import build_optimizer, optimizer_of, set_progress
 
@@ -32,7 +32,8 @@ class LocalEngine(Engine):
         self.device = pick_device(device)
         self.ranks = Ranks(self.device, train.rank_timeout_s)
         self.clip_norm = 0.0 if optimizer_of(train).clips else train.clip_norm
-        self._autocast = train.autocast
+        self._dtype = None if train.autocast == "none" else getattr(torch, train.autocast)
+        self._scaler = torch.amp.GradScaler(self.device.type) if train.autocast == "float16" else None
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(self.model, train)
         self.names = {id(p): n for n, p in self.model.named_parameters()}
@@ -50,25 +51,32 @@ class LocalEngine(Engine):
         return nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 where torch allows it, when asked for."""
-        if self._autocast == "none":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """bfloat16 or float16 where torch allows it, when asked for."""
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, dtype=self._dtype)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """See `Engine.loss_scale`."""
+        return self._scaler.get_scale() if self._scaler is not None else None
 
     def backward(self, loss: Tensor) -> None:
         """Plain autograd; a loss that depends on nothing adds nothing."""
         if loss.requires_grad:
-            loss.backward()
+            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
 
     def step(self, lr: float, beta1: float | None = None) -> float:
         """See `Engine.step`."""
         if self.world_size > 1:
             self._average_gradients()
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or float("inf")))
         if torch.isfinite(torch.tensor(norm)):
             for group in self.optimizer.param_groups:
                 set_progress(group, lr, beta1)
             self.optimizer.step()
+        if self._scaler is not None:
+            self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -90,6 +98,9 @@ class LocalEngine(Engine):
             for g in self.optimizer.param_groups
         ]
         write_record(folder, self.optimizer, groups)
+        if self._scaler is not None:
+            state = self._scaler.state_dict()
+            write_scaler(folder, {"scale": state["scale"], "updates": state["_growth_tracker"]})
         return []
 
     def load(self, folder: Path) -> None:
@@ -105,6 +116,10 @@ class LocalEngine(Engine):
             if moments:
                 state[number] = moments
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if self._scaler is not None:
+            scaler = read_scaler(folder)
+            own = {"scale": scaler["scale"], "_growth_tracker": int(scaler["updates"])}
+            self._scaler.load_state_dict({**self._scaler.state_dict(), **own})
 
     def state_bytes(self) -> int:
         """Weights and two moments."""

@@ -2,7 +2,8 @@
 
 A file holds tensors ``<moment>/<parameter>`` (``exp_avg/embed.weight``).  ``optimizer.safetensors`` has whole tensors in
 their own shapes; ``optimizer-R-of-N.safetensors`` has what rank R of N owned: flat pieces, whose first positions are in
-the header's ``starts``.  ``optimizer.json`` names the optimiser and its parameter groups.  So a checkpoint is neither of
+the header's ``starts``.  ``optimizer.json`` names the optimiser and its parameter groups, ``scaler.json`` holds the
+scale of losses in float16.  So a checkpoint is neither of
 an engine nor of a number of ranks.
 """
 
@@ -20,6 +21,7 @@ from ttt.errors import CheckpointError
 from ttt.io.json_input import read_json
 
 STEP = "step"  # number of updates, a scalar per parameter
+SCALER = "scaler.json"
 
 
 def write_record(folder: Path, optimizer: torch.optim.Optimizer, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -27,6 +29,19 @@ def write_record(folder: Path, optimizer: torch.optim.Optimizer, groups: Sequenc
     folder.mkdir(parents=True, exist_ok=True)
     record = {"optimizer": type(optimizer).__name__.lower(), "groups": list(groups)}
     (folder / "optimizer.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def write_scaler(folder: Path, state: Mapping[str, float]) -> None:
+    """``scaler.json``: the ``scale`` of losses in float16, and the number of ``updates`` since it changed."""
+    (folder / SCALER).write_text(json.dumps(dict(state)) + "\n", encoding="utf-8")
+
+
+def read_scaler(folder: Path) -> Mapping[str, Any]:
+    """What `write_scaler` wrote.  Raises `CheckpointError`."""
+    state = read_json(folder / SCALER, "copy the checkpoint again", error=CheckpointError)
+    if not all(isinstance(state.get(key), (int, float)) for key in ("scale", "updates")):
+        raise CheckpointError(f"{folder / SCALER}: no scale of losses here; copy the checkpoint again")
+    return state
 
 
 def write_whole(folder: Path, tensors: Mapping[str, Tensor]) -> None:

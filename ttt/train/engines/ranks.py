@@ -50,12 +50,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_trainable(attention: str, device: str, dtype: str = "float32") -> None:
-    """Refuse ``model.attention`` on a device where its backward pass does not exist, and weights in float16."""
+def check_trainable(attention: str, device: str, dtype: str = "float32", autocast: str = "none") -> None:
+    """Refuse ``model.attention`` on a device where its backward pass does not exist, and weights that float16 cannot train."""
     if dtype == "float16":
         raise ConfigError(
             "model.dtype: weights in float16 lose small updates, so they are not trained; use float32 or bfloat16"
         )
+    if autocast == "float16" and dtype != "float32":
+        raise ConfigError(f"train.autocast: float16 needs weights in float32, model.dtype is {dtype}; make one of them fit")
     if attention == "flex_attention" and (device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
             "model.attention: flex_attention trains on a GPU only, and this run is on the CPU; use model.attention=auto"
