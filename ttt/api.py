@@ -168,6 +168,24 @@ class Model:
         sizes = CHUNK_FRAMES if chunk_frames is None else chunk_frames
         return stream(self.decoder(), [self.prompt(question, task, system, uid)], self.codec if sound else None, sizes)
 
+    def logits(self, ids: Any, attentions: bool = False) -> Any:
+        """Logits f32 [T, V] of a row of ids [T] as it stands, mask tokens included, under the run's attention mask; all of it
+        counts as prompt.  Rows [B, T] give [B, T, V].
+
+        With ``attentions`` also the attention probabilities [L, H, T, T] (queries, keys) of every layer and head; load the
+        run with ``model.attention=eager`` for them.  Returns NumPy arrays.
+        """
+        import numpy as np
+
+        from ttt.model.row_logits import row_logits
+
+        rows = np.asarray(ids, dtype=np.int64)
+        found = [row_logits(self.lm, self.decoder().mask, row, attentions) for row in np.atleast_2d(rows)]
+        logits, maps = zip(*found, strict=True)
+        parts = (logits, maps) if attentions else (logits,)
+        out = [np.stack(part) if rows.ndim == 2 else part[0] for part in parts]
+        return tuple(out) if attentions else out[0]
+
     def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
         """The question as the model reads it."""
         from ttt.data.read.prompts import prompt_of
@@ -282,11 +300,15 @@ def open_model(
     from ttt.model.arch import missing_members, open_network
     from ttt.model.backbone import weight_type
     from ttt.model.folder import stored_arch
+    from ttt.model.reading import refuse_other_reading
 
     # FlexAttention cannot decode.
     usual = "sdpa" if config.model.attention == "flex_attention" else config.model.attention
     with own_code(config.model.trust_remote_code):
         network = open_network(folder, attention or usual, weight_type(config.model))
+    if hasattr(network, "transformers_model") and hasattr(config.objective, "mask"):
+        alignment = getattr(config.objective, "logit_alignment", "same")
+        refuse_other_reading(folder, network.transformers_model.config, name_of(config.objective.mask), alignment)
     if missing_members(network, needs):
         name = dict(stored_arch(folder) or {"name": "causal_lm"})["name"]
         raise ConfigError(f"{folder}: architecture {name!r} {_LACKS[needs]}" + (f"; {instead}" if instead else ""))
@@ -295,15 +317,20 @@ def open_model(
 
 def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None = None) -> Network:
     """The network a run starts with: of ``train.init_from``, else of ``model``; ``codec``: loaded, or None."""
+    from ttt.model.reading import note_attention
     from ttt.train.checkpoint import check_model_folder
 
     if config.train.init_from:
         start = model_folder(config.train.init_from)
         check_model_folder(start, tokenizer.vocab.digest)
         with own_code(config.model.trust_remote_code):
-            return config.model.arch.start(config.model, tokenizer, config.run.seed, weights=start)
-    vectors = codec.code_vectors() if codec is not None else None
-    return config.model.arch.start(config.model, tokenizer, config.run.seed, vectors)
+            network = config.model.arch.start(config.model, tokenizer, config.run.seed, weights=start)
+    else:
+        vectors = codec.code_vectors() if codec is not None else None
+        network = config.model.arch.start(config.model, tokenizer, config.run.seed, vectors)
+    if hasattr(network, "transformers_model") and hasattr(config.objective, "mask"):
+        note_attention(network.transformers_model.config, name_of(config.objective.mask))
+    return network
 
 
 def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ttt.types import Example, Plan
 
 RESULTS = "attention.json"
-FILES = (r"attention\.json", r"names\.json", r".*\.png", "tensorboard")  # patterns of all names in the report's folder
+FILES = (r"attention\.json", r"names\.json", r".*\.(png|npz)", "tensorboard")  # patterns of all names in the report's folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def report_attention(
     number = f"{len(chosen)} example{'s' * (len(chosen) != 1)}"
     tables = [f"{_title(settings, cases[0].plan, t)}, {number}\n{table(v, heads)}\n" for t, v in values.items()]
     pictures = len(list(folder.glob("*.png")))
-    return "\n".join([*tables, f"{pictures} pictures, {RESULTS} and TensorBoard in {folder}"])
+    return "\n".join([*tables, f"{pictures} pictures, arrays (.npz), {RESULTS} and TensorBoard in {folder}"])
 
 
 def choose(path: str | Path, uids: Sequence[str], limit: int) -> list[Example]:
@@ -136,6 +136,11 @@ def _look(
                 of_time[kind].add(tally)
             else:
                 of_time[kind] = tally
+        stem = uids[case.example.uid] + ("" if case.time is None else f".t{case.time:.2f}")
+        np.savez_compressed(
+            folder / f"{stem}.npz", attention=np.stack([maps[n].numpy() for n in layers]), layers=np.asarray(layers),
+            ids=case.plan.input_ids[0].numpy(), kinds=kinds_of(case.plan, model.tokenizer.vocab.mask_id),
+        )  # fmt: skip
         for name, figure in _pictures(maps, case, uids[case.example.uid], model, config, layers, heads):
             image = pixels(figure)
             save_pixels(image, folder / f"{name}.png")

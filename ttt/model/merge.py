@@ -9,9 +9,9 @@ import torch
 
 from ttt.errors import CheckpointError, ConfigError
 from ttt.io.atomic import temporary_name
-from ttt.io.yaml_input import read_yaml
 from ttt.model.lora import is_adapter, load_merged, read_record
 from ttt.model.official import DTYPES, check_out, export, written_aside
+from ttt.model.reading import KEY, MEND, note_attention, objective_of, reading_of, write_readme
 
 _OFFICIAL_KEYS = {"unmasked_audio_prob": "banom", "prefix_preservation_ratio": "ppm"}  # key -> strategy
 
@@ -29,7 +29,13 @@ def merge(source: Path, out: Path, dtype: str = "", base: str = "", overwrite: b
     with written_aside(out, overwrite, sources) as partial:
         # Merged in float32, rounded once: a low-rank update is finer than bfloat16.
         whole = load_merged(source, base=base)
+        reading = reading_of(source, {})
+        if reading:
+            note_attention(whole.hf.config, reading["mask"])
+            setattr(whole.hf.config, KEY, {**reading, "mask_token_id": whole.tokenizer.vocab.mask_id})
         whole.to(getattr(torch, dtype or "float32")).save(partial)
+        if reading:
+            write_readme(partial, reading)
 
 
 def export_any(source: Path, out: Path, layout: str, dtype: str = "", base: str = "", overwrite: bool = False) -> None:
@@ -52,14 +58,12 @@ def strategy_probabilities(folder: Path) -> dict[str, float]:
     recipe = folder.parent / "config.yaml"
     if not recipe.is_file():
         return {}
-    mend = "put the run's own back, or move it away"
-    objective = read_yaml(recipe, mend).get("objective")
-    strategies = objective.get("strategies") if isinstance(objective, dict) else None
+    strategies = objective_of(folder).get("strategies")
     share: dict[str, float] = {}
     for strategy in strategies if isinstance(strategies, list) else []:
         if isinstance(strategy, dict) and isinstance(strategy.get("name"), str):
             p = strategy.get("p", 0.0)
             if isinstance(p, bool) or not isinstance(p, int | float):
-                raise CheckpointError(f"{recipe}: objective.strategies: p must be a number, got {p!r}; {mend}")
+                raise CheckpointError(f"{recipe}: objective.strategies: p must be a number, got {p!r}; {MEND}")
             share[strategy["name"]] = float(p)
     return {key: share.get(name, 0.0) for key, name in _OFFICIAL_KEYS.items()}

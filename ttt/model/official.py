@@ -19,6 +19,7 @@ from ttt.io.atomic import folder_aside, write_json
 from ttt.io.json_input import read_json
 from ttt.io.outputs import check_replaced_folder, holds_only, is_our_json
 from ttt.model.backbone import check_folder
+from ttt.model.reading import KEY, reading_of, write_readme
 from ttt.model.shape import expected_weights
 from ttt.text.tokenizer import TextTokenizer
 
@@ -34,7 +35,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MADE = "made_by_ttt.json"  # in folders that 'ttt model' wrote: it may write them again
 MODEL_FILES = (  # patterns of all names in a model folder
     r"(config|generation_config|tokenizer|tokenizer_config|vocab|adapter|special_tokens_map|made_by_ttt)\.json",
-    r"[\w-]+\.safetensors(\.index\.json)?", r"chat_template\.jinja",
+    r"[\w-]+\.safetensors(\.index\.json)?", r"chat_template\.jinja", r"README\.md",
 )  # fmt: skip
 INDEX = "model.safetensors.index.json"
 
@@ -81,8 +82,10 @@ def export(
 ) -> None:  # fmt: skip
     """A model folder of this toolkit -> ``out`` for plain transformers (``hf``) or for the official code (``official``).
 
-    ``dtype`` converts the weights (empty: as they are).  ``probabilities``: the official keys ``unmasked_audio_prob`` and
-    ``prefix_preservation_ratio`` of the run; else what the folder says, else the official defaults.
+    ``hf``: ``config.json`` (``is_causal``, ``ttt_reading``) and a README.md say which attention and logits the model was trained
+    with, where its recipe is beside it.  ``dtype`` converts the weights (empty: as they are).  ``probabilities``: the official
+    keys ``unmasked_audio_prob`` and ``prefix_preservation_ratio`` of the run; else what the folder says, else the official
+    defaults.
     """
     for key, value, known in (("--layout", layout, LAYOUTS), ("--dtype", dtype, ("", *DTYPES))):
         if value not in known:
@@ -90,6 +93,8 @@ def export(
     check_folder(source)
     config, tokenizer = read_config(source), TextTokenizer.load(source)
     check_weights(source)
+    reading = reading_of(source, config)
+    config = {k: v for k, v in config.items() if k not in (KEY, "is_causal")}
     if layout == "official":
         _qwen2(config, source)
         own = {k: config.get(k, v) for k, v in DEFAULTS.items()} | dict(probabilities or {})
@@ -97,6 +102,9 @@ def export(
         config = {**spelled_for_transformers_4(config), **own, "architectures": [ARCHITECTURE]}
     else:
         config = {k: v for k, v in config.items() if k not in KEYS}
+        if reading:
+            config |= {KEY: {**reading, "mask_token_id": tokenizer.vocab.mask_id}}
+            config |= {"is_causal": False} if reading["mask"] == "full" else {}
     if dtype:
         config = {**config, ("torch_dtype" if "torch_dtype" in config else "dtype"): dtype}
     with written_aside(out, overwrite, [source]) as partial:
@@ -104,6 +112,8 @@ def export(
         _write_config(partial, config)
         _write_generation(source, partial, tokenizer)
         tokenizer.save(partial)
+        if KEY in config:
+            write_readme(partial, config[KEY])
 
 
 def spelled_for_transformers_4(config: Mapping[str, Any]) -> dict[str, Any]:
