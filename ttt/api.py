@@ -177,7 +177,7 @@ class Model:
         """
         import numpy as np
 
-        from ttt.model.row_logits import row_logits
+        from ttt.objective.row_logits import row_logits
 
         rows = np.asarray(ids, dtype=np.int64)
         found = [row_logits(self.lm, self.decoder().mask, row, attentions) for row in np.atleast_2d(rows)]

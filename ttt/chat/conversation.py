@@ -31,18 +31,25 @@ class Fit:
 
 @dataclass
 class Conversation:
-    """System message and turns, oldest first.  ``room``: most positions that history and answer may take together."""
+    """System message and turns, oldest first.  ``room``: most positions that history and answer may take together.
+
+    ``raw``: no template; the turns are one running text, which the model goes on with.
+    """
 
     tokenizer: TextTokenizer
     room: int
     system: str = ""
     turns: list[Turn] = field(default_factory=list)
+    raw: bool = False
     asked: int = 0  # questions so far, unanswered and taken-back ones included: names the draws of each answer
 
     def example(self, turns: Sequence[Turn] | None = None, uid: str = "chat") -> Example:
         """The conversation (or only ``turns`` of it) as an example."""
+        turns = self.turns if turns is None else turns
+        if self.raw:
+            return Example(uid, (Turn("document", tuple(span for turn in turns for span in turn.spans)),), "document")
         system = Turn("system", (Span("text", self.system),) if self.system else ())
-        return Example(uid, (system, *(self.turns if turns is None else turns)), "chat")
+        return Example(uid, (system, *turns), "chat")
 
     def ask(self, question: Turn, max_tokens: int) -> Fit:
         """Append a user turn and give the prompt for its answer, which may take ``max_tokens``.

@@ -19,12 +19,13 @@ from ttt.io.writable import check_folder
 
 def open_chat(
     config: RunConfig, folder: Path, *, out: str = "", player: str = "", room: int = 0, single: bool = False,
-    system: str = "", task: str = "",
+    raw: bool = False, system: str = "", task: str = "",
 ) -> int:  # fmt: skip
     """Load the model of ``folder`` and answer the lines of standard input; -> exit code.
 
     ``out``: folder for the files of every answer; ``player``: a command that gets the sound of each spoken answer; ``system``,
-    ``task``: the system message, or the task of the run whose system message is used; ``room``, ``single``: see `Chat`.
+    ``task``: the system message, or the task of the run whose system message is used; ``room``,
+    ``single``, ``raw``: see `Chat`.
     """
     if player:
         check_player(player)
@@ -47,7 +48,7 @@ def open_chat(
         screen.note(f"no sound: {error}")
     with tempfile.TemporaryDirectory(prefix="ttt-chat-") as scratch:
         files = Path(out) if out else Path(scratch) if player and not is_pipe(player) else None
-        chat = Chat(config, model, folder, codec, screen, Output(files, bool(out), player), room, single)
+        chat = Chat(config, model, folder, codec, screen, Output(files, bool(out), player), room, single, raw)
         chat.set_system(system or (chat.system_of(task) if task else ""))
         chat.greet()
         return chat.run(terminal() if sys.stdin.isatty() else piped(screen))

@@ -51,17 +51,17 @@ class Chat:
     """A conversation with a model: history, settings, and the screen it is shown on.
 
     ``place``: the model's folder, for greetings and saved files; ``room``: most tokens of history and answer (0: all positions
-    of the model); ``single``: every question is asked by itself.
+    of the model); ``single``: every question is asked by itself; ``raw``: no template (`Conversation`).
     """
 
     def __init__(
         self, config: RunConfig, model: LanguageModel, place: Path, codec: Codec | None, screen: Screen,
-        output: Output | None = None, room: int = 0, single: bool = False,
+        output: Output | None = None, room: int = 0, single: bool = False, raw: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.place, self.codec, self.screen = model, place, codec, screen
         self.output = output or Output()
         self.single = single
-        self.talk = Conversation(model.tokenizer, room_of(model, room))
+        self.talk = Conversation(model.tokenizer, room_of(model, room), raw=raw)
         self.config, self.decoder = config, self.decoder_of(config)
         self.saved: set[Path] = set()  # files that /save wrote, which it may write again
         self._warned_of_length = False
@@ -91,6 +91,8 @@ class Chat:
     def set_system(self, text: str) -> None:
         """Use another system message.  Raises `ConfigError` where the model's template has no place for one."""
         frames = self.model.tokenizer.template.frames
+        if text and self.talk.raw:
+            raise ConfigError(f"a running text (--raw) has no place for a system message ({text!r})")
         if text and frames is not None and "system" not in frames:
             raise ConfigError(f"this model's template has no place for a system message ({text!r})")
         self.talk.system = text

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "with - at its end it gets the sound while the answer is written: 'aplay -q -'")  # fmt: skip
     parser.add_argument("--room", type=int, default=0, metavar="TOKENS", help="most tokens of history and answer")
     parser.add_argument("--single", action="store_true", help="every question by itself: for models trained on one turn")
+    parser.add_argument("--raw", action="store_true", help="no template: base models go on with your text")
     add_common(parser, dry_run="print the resolved configuration, then stop")
 
 
@@ -35,5 +36,5 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     return open_chat(
         config, folder, out=arguments.out, player=arguments.play, room=arguments.room, single=arguments.single,
-        system=arguments.system, task=arguments.task,
+        raw=arguments.raw, system=arguments.system, task=arguments.task,
     )  # fmt: skip

@@ -31,7 +31,7 @@ RENAMED_KEYS: dict[str, str] = {}  # "section.old": "section.new" of keys that w
 
 Attention = Literal["auto", "packed", "sdpa", "eager", "flex_attention"]
 Cache = Literal["exact", "block", "none"]
-Form = Literal["interleaved", "roles", "text_then_speech", "text_then_speech_tags", "llada_tts", "llada_tts_audio"]
+Form = Literal["interleaved", "roles", "text_then_speech", "text_then_speech_tags", "llada_tts", "llada_tts_audio", "headers"]
 LongRows = Literal["drop", "cut", "truncate"]
 MixReading = Literal["records", "tokens"]
 PromptRule = Literal["labels", "official"]

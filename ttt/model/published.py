@@ -17,9 +17,9 @@ from typing import Any
 
 from ttt.errors import CheckpointError, DataError
 from ttt.model.folder import check_folder
-from ttt.model.official import INDEX, check_weights, read_config, weight_files, written_aside
+from ttt.model.official import INDEX, check_weights, import_official, read_config, weight_files, written_aside
 from ttt.model.reading import KEY, write_readme
-from ttt.text.tokenizer import TextTokenizer
+from ttt.text.tokenizer import TextTokenizer, read_backend
 
 # What `_llada` translates; other values of these keys are other networks.
 _LLADA_ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -52,6 +52,9 @@ def _llada(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     for key, known in _LLADA_ONLY.items():
         if (value := config.get(key, known[0])) not in known:
             raise CheckpointError(f"{where}: {key} is {value!r}, in LLaDA's published models {known[0]!r}: this is another network")
+    for key in ("d_model", "n_layers", "n_heads", "max_sequence_length"):
+        if not isinstance(config.get(key), int):
+            raise CheckpointError(f"{where}: {key} is {config.get(key)!r}, expected a whole number; copy the folder again")
     heads = config["n_heads"]
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": config["d_model"],
@@ -87,6 +90,12 @@ PUBLISHED = {
 }
 
 
+def import_any(source: Path, out: Path, overwrite: bool = False) -> TextTokenizer:
+    """`import_published` or `ttt.model.official.import_official`, as ``config.json`` says."""
+    published = read_config(source).get("model_type") in PUBLISHED
+    return (import_published if published else import_official)(source, out, overwrite)
+
+
 def import_published(source: Path, out: Path, overwrite: bool = False) -> TextTokenizer:
     """The folder ``source`` of a published model -> ``out``, a model folder of this toolkit that plain transformers loads too.
 
@@ -96,14 +105,11 @@ def import_published(source: Path, out: Path, overwrite: bool = False) -> TextTo
     check_folder(source)
     config, where = read_config(source), source / "config.json"
     kind = PUBLISHED[config["model_type"]]
-    try:
-        plain = kind.config(config, where)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{where}: {error} is missing or no number; copy the folder again") from error
+    plain = kind.config(config, where)
     tokenizer = _tokenizer(source, config, kind)
     rows = plain.get("vocab_size", 0)
     if tokenizer.vocab.size > rows:
-        raise CheckpointError(f"{where}: {rows} token rows for {tokenizer.vocab.size} ids of the tokenizer beside it; copy both again")
+        raise CheckpointError(f"{where}: {rows} token rows for {tokenizer.vocab.size} ids of tokenizer.json; copy both again")
     vocab = tokenizer.vocab
     for name in ("torch_dtype", "dtype"):
         if name in config:
@@ -121,8 +127,6 @@ def import_published(source: Path, out: Path, overwrite: bool = False) -> TextTo
 
 def _tokenizer(source: Path, config: Mapping[str, Any], kind: Published) -> TextTokenizer:
     """The tokenizer with the published mask and the tokens of turns."""
-    from ttt.text.tokenizer import read_backend
-
     if not (source / "tokenizer.json").is_file():
         raise DataError(
             f"{source}: no tokenizer.json; write one from vocab.json and merges.txt with "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ttt.errors import CheckpointError, ConfigError
+from ttt.errors import ConfigError
 from ttt.io.yaml_input import read_yaml
 
 KEY = "ttt_reading"  # of config.json
@@ -51,19 +51,14 @@ def objective_of(folder: Path) -> dict[str, Any]:
 
 
 def reading_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Mask, alignment of logits and mask token of a model folder: from its recipe, else from its ``config.json``; else empty.
-
-    Raises `CheckpointError` for a recipe without them.
-    """
+    """Mask and alignment of logits of a model folder: from its recipe, else from its ``config.json``; empty where neither says."""
     objective = objective_of(folder)
-    if not objective:
-        stored = config.get(KEY)
-        return dict(stored) if isinstance(stored, Mapping) else {}
     mask = objective.get("mask")
     name = mask.get("name") if isinstance(mask, Mapping) else mask
-    if not isinstance(name, str):
-        raise CheckpointError(f"{folder.parent / 'config.yaml'}: objective.mask is missing; {MEND}")
-    return {"mask": name, "logit_alignment": objective.get("logit_alignment", "same")}
+    if isinstance(name, str):
+        return {"mask": name, "logit_alignment": objective.get("logit_alignment", "same")}
+    stored = config.get(KEY)
+    return dict(stored) if isinstance(stored, Mapping) else {}
 
 
 def write_readme(folder: Path, reading: Mapping[str, Any]) -> None:

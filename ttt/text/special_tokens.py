@@ -22,6 +22,9 @@ END_OF_TEXT = "<|endoftext|>"
 # Of LLaDA's text program: end of a turn, padding, heads of turns.
 ROLE_TOKENS = (END_OF_TEXT, "<|filler|>", "<|system|>", "<|user|>", "<|assistant|>")
 
+# Of LLaDA's published models: beginning of a text, padding, heads and end of turns.
+HEADER_TOKENS = ("<|startoftext|>", END_OF_TEXT, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
 
 def code_token(code: int) -> str:
     """Spelling of a code in text data.

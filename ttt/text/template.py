@@ -15,6 +15,7 @@ other forms, among them those of SLAM-Omni (arXiv 2412.15649); the bar shows whe
 
 and of LLaDA (arXiv 2502.09992; a system turn only if there is a message):
 
+    headers                  <|startoftext|>, then <|start_header_id|> "user" <|end_header_id|> "\\n\\n" content <|eot_id|> ...
     roles                    <|user|> "\\n" content <|endoftext|> <|assistant|> "\\n" | content <|endoftext|>
 """
 
@@ -49,13 +50,14 @@ class Template:
     before the last answer, unless that brings its own: "prompt": yes, as part of the prompt; "answer": yes, as a training
     target (decoding still puts it into the prompt); "": no.  ``tags``: around each text of an answer.  ``last_newline``: a
     newline behind the last ``<|im_end|>``.  ``frames``: role -> marks before and behind a turn, for templates other than
-    ChatML; roles it lacks are refused.
+    ChatML; roles it lacks are refused.  ``begin``: marks before the first turn of a chat.
     """
 
     empty_system: bool = True
     thought: str = ""
     tags: tuple[str, str] | None = None
     last_newline: bool = True
+    begin: tuple[str, ...] = ()
     frames: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None
 
     def header(self, role: str) -> Sequence[str]:
@@ -81,6 +83,7 @@ def pieces(example: Example, open_answer: bool = False, template: Template = CHA
         for span in turns[0].spans:
             yield Piece(span, target=True, template=False, turn=0, role="document")
         return
+    yield from _marks(template.begin, False, -1, "system")
     system = turns.pop(0) if turns[0].role == "system" else Turn("system", ())
     if template.empty_system or any(span.text or span.codes is not None for span in system.spans):
         if template.frames is not None and "system" not in template.frames:

@@ -1,4 +1,7 @@
-"""Import a folder in the official TtT layout (Qwen2ForARDiffLM)."""
+"""Import a published folder: LLaDA, Dream, or the official TtT layout (Qwen2ForARDiffLM).
+
+Tensors get the names of transformers' own classes; no code of the folder is run.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a model folder of this toolkit."""
-    from ttt.model.official import import_official
+    from ttt.model.published import import_any
 
     source, out = source_and_out(arguments)
-    vocab = import_official(source, out, arguments.overwrite).vocab
+    vocab = import_any(source, out, arguments.overwrite).vocab
     log.info("model: %s -> %s: %d ids, %d codes, mask %d", source, out, vocab.size, vocab.num_codes, vocab.mask_id)
     return 0
