@@ -10,6 +10,7 @@ Imports nothing heavy until something is loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -331,6 +332,26 @@ def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None
     if hasattr(network, "transformers_model") and hasattr(config.objective, "mask"):
         note_attention(network.transformers_model.config, name_of(config.objective.mask))
     return network
+
+
+def with_reference(config: RunConfig, tokenizer: TextTokenizer) -> RunConfig:
+    """The configuration with the model folder of ``objective.reference``, where an objective has one; checked here.
+
+    Raises `ConfigError` when none is named, `CheckpointError` for weights of another vocabulary.
+    """
+    from ttt.train.checkpoint import check_model_folder
+
+    reference = getattr(config.objective, "reference", None)
+    if not config.objective.reads_pairs or reference in (None, "none"):
+        return config
+    if not reference:
+        raise ConfigError(
+            "objective.reference: name the frozen model that the policy is compared with, in most cases the run "
+            "that train.init_from names ('none': no reference)"
+        )
+    folder = model_folder(reference)
+    check_model_folder(folder, tokenizer.vocab.digest)
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, reference=str(folder)))
 
 
 def open_codec(config: RunConfig, tokenizer: TextTokenizer) -> Codec | None:

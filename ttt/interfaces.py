@@ -222,10 +222,12 @@ class Objective(ABC):
     ``canvas``: what a model trained so can only write by diffusion, ``span`` or the whole ``answer`` or ``speech`` (see
     `SpanSampler`; ``canvases``: all of a sampler's that fit); a sampler for spans
     would let the latter's text be written left to right, which it never learned.  ``arch``: the class it trains.
+    ``reads_pairs``: its batches are preference pairs (`ttt.types.PackedBatch.pairs`); others refuse them.
     """
 
     canvas: str = "span"
     arch: str = "causal_lm"
+    reads_pairs: ClassVar[bool] = False
 
     @property
     def canvases(self) -> tuple[str, ...]:

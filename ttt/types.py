@@ -148,12 +148,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Example:
-    """One training or test item: turns, the task it belongs to, and free ``meta`` (references, answer keys)."""
+    """One training or test item: turns, the task it belongs to, and free ``meta`` (references, answer keys).
+
+    ``rejected``: in a preference pair, the answer that was liked less than the last turn, which is the chosen one.
+    """
 
     uid: str
     turns: tuple[Turn, ...]
     task: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    rejected: Turn | None = None
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -179,7 +183,8 @@ class TokenStream:
     ``ids`` i64; ``kind`` u8 (`Kind`); ``run_id`` i32: number of text tokens at or before the position, so two audio
     positions with one value lie in one maximal audio run; ``target`` bool: carries loss; ``noisable`` bool: may be noised
     (equal to ``target`` unless the official ``prompt_length`` rule is asked for); ``content`` bool: comes from the data,
-    not from the chat template (kept for prompts only).
+    not from the chat template (kept for prompts only).  ``rejected``: of a preference pair, where the second document begins
+    (the prompt once more, with the rejected answer); 0: no pair.
     """
 
     uid: str
@@ -192,6 +197,7 @@ class TokenStream:
     task: str = ""
     prompt_length: int = 0
     content: np.ndarray | None = None
+    rejected: int = 0
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("ids", "kind", "run_id", "target", "noisable")}
@@ -201,8 +207,17 @@ class TokenStream:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def refuse_pair(self) -> None:
+        """Raise `DataError` for a preference pair, whose answers are compared whole."""
+        if self.rejected:
+            raise DataError(
+                f"pair {self.uid!r}: answers of a preference pair are neither cut nor filled up; leave long pairs out "
+                "(data.long_rows=drop) and use no strategies"
+            )
+
     def truncate(self, number: int, kept: int) -> TokenStream:
         """The stream with segment ``number`` cut to its first ``kept`` codes; the rest of its turn falls away too."""
+        self.refuse_pair()
         cut = self.segments[number]
         start, stop = cut.start + kept, cut.turn_stop
         if not 0 <= kept <= cut.stop - cut.start:
@@ -229,6 +244,7 @@ class TokenStream:
         """The first ``longest`` tokens; a span that goes on behind them is open, and ends with a whole frame of ``frame`` codes."""
         if len(self) <= longest:
             return self
+        self.refuse_pair()
         stop, segments = longest, []
         for s in self.segments:
             if s.start < longest <= s.stop:
@@ -246,6 +262,7 @@ class TokenStream:
 
     def repeat_end(self, number: int, times: int) -> TokenStream:
         """The stream with the end token of closed segment ``number`` written ``times`` more times."""
+        self.refuse_pair()
         segment = self.segments[number]
         if segment.style.startswith("open"):
             raise DataError(f"stream {self.uid!r}: segment {number} has no end token to repeat")
@@ -269,6 +286,7 @@ class TokenStream:
 
     def repeat_last(self, times: int) -> TokenStream:
         """The stream with its last token, a text token, written ``times`` more times as part of the last turn."""
+        self.refuse_pair()
         if self.kind[-1] != Kind.TEXT:
             raise DataError(f"stream {self.uid!r}: ends inside an audio span; there is no last text token to repeat")
         size = len(self)
@@ -321,7 +339,8 @@ class PackedBatch:
     ``doc`` i64: number of the document within the batch (0 .. n_docs-1), -1 on padding; ``position`` i64 restarts with
     each document; ``visible`` bool: may be looked at (False on padding); ``mask_id``: the absorbing token of the vocabulary;
     ``space``: which ids are codes, where an objective has to know; ``progress``: share of the training's updates that were
-    done before this one (0 outside training); ``uids``, ``tasks``: names of the documents and of their tasks, in order.
+    done before this one (0 outside training); ``uids``, ``tasks``: names of the documents and of their tasks, in order;
+    ``pairs``: numbers of the documents (chosen, rejected) of every preference pair.
     """
 
     ids: Tensor
@@ -338,6 +357,7 @@ class PackedBatch:
     tasks: tuple[str, ...] = ()
     space: CodeSpace | None = None
     progress: float = 0.0
+    pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)[:8]}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import gen, random_batch, tiny_model, tiny_tokenizer
-from ttt.check import recordings
+from ttt.check import recordings, world
 from ttt.check.codecs import noise, prepare
 from ttt.check.core import MODULES, check
 from ttt.errors import CheckpointError, ConfigError
@@ -99,6 +99,8 @@ def test_task_can_be_copied(name):
 def test_loss_sits_on_real_documents_only(name, seed):
     objective = OBJECTIVE.build(name, "objective")
     batch = random_batch(seed) if objective.arch == "causal_lm" else recordings.batch(seed)
+    if objective.reads_pairs:
+        batch = world.pairs(seed)
     plan = objective.plan(batch, gen(1))
     visible, doc = plan.layout.visible.flatten(), plan.layout.doc.flatten()
     for term in plan.terms.values():

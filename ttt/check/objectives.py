@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttt.check import recordings, world
-from ttt.check.core import Broken, NotSaid, need, prop
+from ttt.check.core import PREPARE, Broken, NotSaid, need, prop
 from ttt.interfaces import Objective
 from ttt.masks.materialize import materialize
 from ttt.types import Kind, ModelInputs, PackedBatch, Plan
@@ -18,6 +18,8 @@ from ttt.types import Kind, ModelInputs, PackedBatch, Plan
 
 def _batch(objective: Objective) -> PackedBatch:
     """What its architecture is fed with."""
+    if objective.reads_pairs:
+        return world.pairs(2)
     if objective.arch == "causal_lm":
         return world.batch(2)
     if objective.arch == "valle":
@@ -39,6 +41,16 @@ def _plans(objective: Objective, seed: int = 4) -> Iterator[tuple[str, PackedBat
     batch = _batch(objective)
     yield "plan", batch, objective.plan(batch, world.gen(seed))
     yield "clean_plan", batch, objective.clean_plan(batch, world.gen(seed))
+
+
+def _prepare(objective: Objective) -> Objective:
+    """Preferences are compared with a frozen model, which the small world has none of."""
+    if objective.reads_pairs and not getattr(objective, "reference", "none"):
+        return dataclasses.replace(objective, reference="none")  # type: ignore[type-var]
+    return objective
+
+
+PREPARE["objective"] = _prepare
 
 
 @prop("objective", "deterministic", "the same batch and generator give the same plan")
@@ -72,11 +84,23 @@ _TENSORS = ("ids", "kind", "run_id", "doc", "position", "target", "noisable", "v
 def _noise(objective: Objective) -> None:
     for name, batch, plan in _plans(objective):
         t = batch.ids.shape[1]  # copies of spans may follow
-        changed = plan.input_ids[:, :t] != batch.ids
-        for b, i in changed.nonzero().tolist():
-            now = int(plan.input_ids[b, i])
+        origin = _origin(name, batch, plan)
+        changed = plan.input_ids[:, :t] != batch.ids[origin]
+        for row, i in changed.nonzero().tolist():
+            b, now = int(origin[row]), int(plan.input_ids[row, i])
             need(bool(batch.noisable[b, i]), f"{name}: row {b} position {i} is no answer and became id {now}")
             need(now == batch.mask_id, f"{name}: row {b} position {i} became id {now}, not the mask token {batch.mask_id}")
+
+
+def _origin(name: str, batch: PackedBatch, plan: Plan) -> Tensor:
+    """Which row of the batch each row of a plan is a copy of, i64 [R]; a plan of as many rows has them in order."""
+    if len(plan.input_ids) == len(batch.ids):
+        return torch.arange(len(batch.ids))
+    ids = plan.input_ids[:, None, : batch.ids.shape[1]]
+    same = ((ids == batch.ids) | (ids == batch.mask_id)).all(2)  # [R, B]
+    for row in (~same.any(1)).nonzero().flatten().tolist():
+        raise Broken(f"{name}: row {row} is no copy of a row of the batch with some of its tokens masked")
+    return same.long().argmax(1)
 
 
 @prop("objective", "counts", "counts are positive and known before the network runs")
@@ -109,7 +133,7 @@ def _pairs(objective: Objective) -> None:
 def _leak(objective: Objective) -> None:
     _tokens(objective)
     model = world.network()
-    batch = world.batch(2)
+    batch = _batch(objective)
     for name in ("plan", "clean_plan"):
         make = getattr(objective, name)
         plan = make(batch, world.gen(4))
@@ -206,6 +230,8 @@ def _gradients(objective: Objective) -> None:
 @prop("objective", "quiet", "a batch without audio gives finite sums and positive counts")
 def _quiet(objective: Objective) -> None:
     _tokens(objective)
+    if objective.reads_pairs:
+        raise NotSaid("its batches are preference pairs, some of them without audio already")
     model = world.network()
     for make in (objective.plan, objective.clean_plan):
         with torch.no_grad():

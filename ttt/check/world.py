@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -85,6 +86,16 @@ def batch(seed: int = 0, most: int = 10) -> PackedBatch:
     """Three rows of 2, 1 and 2 documents, with padding."""
     s = streams(seed, 5, most)
     return pack([s[:2], s[2:3], s[3:]])
+
+
+def pairs(seed: int = 0, n: int = 4, most: int = 6) -> PackedBatch:
+    """Two rows of preference pairs: chats with a rejected answer each."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        one, other = (chat(rng, f"p{seed}_{i}", most) for _ in range(2))
+        made.append(encode_example(dataclasses.replace(one, rejected=other.turns[-1]), tokenizer()))
+    return pack([made[: n // 2], made[n // 2 :]])
 
 
 def quiet_batch() -> PackedBatch:

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if dry_run(arguments, config, plan):
         return 0
-    from ttt.api import start_model
+    from ttt.api import start_model, with_reference
     from ttt.audio.loading import load_part
     from ttt.data.batches.prefetch import Prefetcher
     from ttt.data.batches.text_ratio import training_loader, validation_batches
@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
     data, seed = config.data, config.run.seed
     tokenizer = TextTokenizer.load(data.tokenizer).check_form(data.form).check_pattern(data.pattern)
+    config = with_reference(config, tokenizer)
+    objective = config.objective
     if tokenizer.vocab.mask_id < 0 and hasattr(objective, "noise"):
         raise ConfigError(NO_MASK)
     rank, size = world()

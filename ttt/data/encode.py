@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,19 @@ def encode_example(
     ``open_answer``: a prompt for decoding (ends with the assistant header).  ``prompt_rule``: which tokens diffusion
     may mask. ``labels``: targets.  ``official``: positions from ``prompt_length`` on, the length of the system block
     and all user turns, as in TtT's official preprocessing; with several turns that is not where the answers are.
+    A preference pair becomes one stream of two documents (`TokenStream.rejected`).
     ``literal_specials``: ordinary text may spell special tokens, as in that program; otherwise that is a `DataError`.
     """
+    if example.rejected is not None:
+        turns = [example.turns, (*example.turns[:-1], example.rejected)][: 1 if open_answer else 2]
+        answers = [
+            encode_example(
+                dataclasses.replace(example, turns=t, rejected=None), tokenizer, open_answer=open_answer,
+                prompt_rule=prompt_rule, literal_specials=literal_specials,
+            )
+            for t in turns
+        ]  # fmt: skip
+        return answers[0] if open_answer else _pair(*answers, turns=len(example.turns))
     vocab = tokenizer.vocab
     ids: list[int] = []
     target: list[bool] = []
@@ -82,6 +94,21 @@ def encode_example(
         task=example.task, prompt_length=prompt_length,
         content=np.asarray(content, dtype=bool) if open_answer else None,
     )  # fmt: skip
+
+
+def _pair(chosen: TokenStream, rejected: TokenStream, turns: int) -> TokenStream:
+    """Both answers of a prompt of ``turns`` turns, each with its own copy of the prompt, as one stream."""
+    n = len(chosen)
+    moved = (
+        dataclasses.replace(s, start=s.start + n, stop=s.stop + n, turn=s.turn + turns, turn_stop=s.turn_stop + n)
+        for s in rejected.segments
+    )
+    both = {
+        name: np.concatenate([getattr(chosen, name), getattr(rejected, name)]) for name in ("ids", "kind", "target", "noisable")
+    }
+    return dataclasses.replace(
+        chosen, **both, run_id=audio_runs(both["kind"]), segments=(*chosen.segments, *moved), rejected=n
+    )
 
 
 def _template_ids(tokenizer: TextTokenizer, text: str) -> list[int]:

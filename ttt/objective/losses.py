@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ttt.masks.materialize import materialize
 from ttt.model.joined import fold
@@ -17,31 +17,9 @@ from ttt.types import Columns, LossTerm, LossTerms, ModelInputs, Plan, PlanTerm
 def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     """One forward pass over the inputs of the plan; the weighted sum of cross-entropies of every term."""
     device = next(model.parameters()).device
-    plan = folded(plan)
     used = {name: term for name, term in plan.terms.items() if len(term.source)}
-    lm: Any = getattr(model, "module", model)  # engines wrap the model
-    if used:
-        select = torch.cat([t.source for t in used.values()])
-        targets = torch.cat([t.target for t in used.values()])
-        # Weight of each position if the update has this micro-batch only; otherwise, in most cases, up to a factor.
-        weight = torch.cat([t.weight * (t.scale / t.count if t.count else 0.0) for t in used.values()])
-    else:
-        # A batch without targets runs the network too: engines that shard weights need the forward pass of every rank.
-        select = plan.layout.visible.flatten().nonzero()[:1, 0]
-        targets, weight = torch.zeros_like(select), torch.zeros(len(select))
-    hits = any(t.accuracy for t in used.values())
-    inputs = ModelInputs(
-        input_ids=_send(plan.input_ids, device),
-        position_ids=_send(plan.position_ids, device),
-        attention_mask=materialize(plan.mask, plan.layout.to(device), lm.attention, lm.dtype),
-        select=_send(select, device),
-        targets=_send(targets, device),
-        weight=_send(weight, device),
-        columns=_columns(list(used.values())),
-        hits=hits,
-    )
-    output = model(inputs)  # -log p of the targets [N]
-    every, hit = output if hits else (output, output.new_zeros(0))
+    every, hit = target_nll(model, plan)
+    hits = bool(len(hit))
     terms: dict[str, LossTerm] = {}
     stats: dict[str, tuple[float, float]] = {}
     parts = every.split([len(t.source) for t in used.values()]) if used else ()
@@ -66,6 +44,39 @@ def plan_terms(model: nn.Module, plan: Plan) -> LossTerms:
     return LossTerms(terms, stats)
 
 
+def target_nll(model: nn.Module, plan: Plan) -> tuple[Tensor, Tensor]:
+    """One forward pass: (-log p of the targets of all terms, in their order [N]; bool [N]: the likeliest of its ids).
+
+    The second is empty unless a term asks for ``accuracy``.
+    """
+    device = next(model.parameters()).device
+    plan = folded(plan)
+    used = {name: term for name, term in plan.terms.items() if len(term.source)}
+    lm: Any = getattr(model, "module", model)  # engines wrap the model
+    if used:
+        select = torch.cat([t.source for t in used.values()])
+        targets = torch.cat([t.target for t in used.values()])
+        # Weight of each position if the update has this micro-batch only; otherwise, in most cases, up to a factor.
+        weight = torch.cat([t.weight * (t.scale / t.count if t.count else 0.0) for t in used.values()])
+    else:
+        # A batch without targets runs the network too: engines that shard weights need the forward pass of every rank.
+        select = plan.layout.visible.flatten().nonzero()[:1, 0]
+        targets, weight = torch.zeros_like(select), torch.zeros(len(select))
+    hits = any(t.accuracy for t in used.values())
+    inputs = ModelInputs(
+        input_ids=_send(plan.input_ids, device),
+        position_ids=_send(plan.position_ids, device),
+        attention_mask=materialize(plan.mask, plan.layout.to(device), lm.attention, lm.dtype),
+        select=_send(select, device),
+        targets=_send(targets, device),
+        weight=_send(weight, device),
+        columns=columns_together(list(used.values())),
+        hits=hits,
+    )
+    output = model(inputs)
+    return output if hits else (output, output.new_zeros(0))
+
+
 def folded(plan: Plan) -> Plan:
     """The plan as the network sees it: ids that stand together side by side (`ttt.model.joined.fold`)."""
     if plan.joined is None:
@@ -76,8 +87,8 @@ def folded(plan: Plan) -> Plan:
     return Plan(ids, positions, layout, plan.mask, terms)
 
 
-def _columns(terms: Sequence[PlanTerm]) -> Columns | None:
-    """Columns of several terms, concatenated."""
+def columns_together(terms: Sequence[PlanTerm]) -> Columns | None:
+    """Columns of several terms, one after the other; None: all softmaxes go over all ids."""
     if all(t.columns is None for t in terms):
         return None
     index: list[torch.Tensor] = []

@@ -13,7 +13,7 @@ PATTERN = Registry("pattern", "code pattern", _I + "CodePattern", builtin=("ttt.
 STRATEGY = Registry("strategy", "training strategy", _I + "Strategy", builtin=("ttt.diffusion.strategies",))
 OBJECTIVE = Registry(
     "objective", "objective", _I + "Objective",
-    builtin=("ttt.objective.library", "ttt.objective.dual_stream", "ttt.objective.valle"),
+    builtin=("ttt.objective.library", "ttt.objective.dual_stream", "ttt.objective.valle", "ttt.objective.preference"),
 )  # fmt: skip
 ARCH = Registry("arch", "architecture", _I + "Arch", builtin=("ttt.model.arch", "ttt.model.valle.arch"))
 INITIALIZER = Registry("initializer", "embedding initializer", _I + "Initializer", builtin=("ttt.model.initializers",))

@@ -117,7 +117,8 @@ def load_crash(folder: Path, rank: int = 0) -> Crash:
             codebooks = tuple((a, b) for a, b in space["codebooks"])
             space = CodeSpace(codebooks, tuple(space["ends"]), space.get("frame_rate_hz", 0.0))
         names_of = {name: tuple(entry.get(name, ())) for name in ("uids", "tasks")}
-        batches.append(PackedBatch(**{**values, **names_of, "space": space}))
+        pairs = tuple((a, b) for a, b in entry.get("pairs", ()))
+        batches.append(PackedBatch(**{**values, **names_of, "space": space, "pairs": pairs}))
     return Crash(record, batches, plans)
 
 

@@ -109,6 +109,7 @@ def validation_losses(
                 continue
             i = min(number, len(batches) - 1)
             batch = batches[i]
+            refuse_pairs(objective, batch)
             plan = objective.clean_plan(batch, generator(seed, "dev", i))
             result = engine.evaluate(partial(objective.terms, plan=plan))
             if i != number:  # a rank without a batch of its own only takes part in the collective calls
@@ -133,7 +134,17 @@ def micro_batch_number(index: int, rank: int, world_size: int) -> int:
 
 def draw_plan(objective: Objective, batch: PackedBatch, seed: int, update: int, number: int) -> Plan:
     """The plan of micro-batch ``number`` (over all ranks) of ``update``: its noise depends on nothing else."""
+    refuse_pairs(objective, batch)
     return objective.plan(batch, generator(seed, "noise", update, 0, number))
+
+
+def refuse_pairs(objective: Objective, batch: PackedBatch) -> None:
+    """Raise `DataError` for preference pairs under an objective that would learn the rejected answers too."""
+    if batch.pairs and not objective.reads_pairs:
+        raise DataError(
+            f"data: {name_examples([batch])} are preference pairs, which this objective would learn on both sides; train "
+            "them with objective dpo, dpo_nar or dpo_ttt, or give it plain chats"
+        )
 
 
 def micro_batch_loss(

@@ -104,7 +104,10 @@ def longest_first(lengths: Sequence[int], order: Sequence[int], pool_tokens: int
 def collate(
     rows: Sequence[Sequence[TokenStream]], row_tokens: int, pad_id: int, mask_id: int, space: CodeSpace | None = None
 ) -> PackedBatch:
-    """Rows of streams -> one `PackedBatch` [B, T]; T is the longest row, at most ``row_tokens``."""
+    """Rows of streams -> one `PackedBatch` [B, T]; T is the longest row, at most ``row_tokens``.
+
+    A preference pair is two documents of the same name, which cannot see each other.
+    """
     width = min(row_tokens, max(sum(len(s) for s in row) for row in rows))
     shape = (len(rows), width)
     ids = np.full(shape, pad_id, dtype=np.int64)
@@ -114,6 +117,7 @@ def collate(
     target, noisable, visible = (np.zeros(shape, dtype=bool) for _ in range(3))
     uids: list[str] = []
     tasks: list[str] = []
+    pairs: list[tuple[int, int]] = []
     for b, row in enumerate(rows):
         at = 0
         for stream in row:
@@ -123,6 +127,12 @@ def collate(
             here = slice(at, at + n)
             ids[b, here], kind[b, here], run_id[b, here] = stream.ids, stream.kind, stream.run_id
             doc[b, here], position[b, here] = len(uids), np.arange(n)
+            if stream.rejected:
+                second = slice(at + stream.rejected, at + n)
+                doc[b, second], position[b, second] = len(uids) + 1, np.arange(n - stream.rejected)
+                pairs.append((len(uids), len(uids) + 1))
+                uids.append(stream.uid)
+                tasks.append(stream.task)
             target[b, here], noisable[b, here], visible[b, here] = stream.target, stream.noisable, True
             uids.append(stream.uid)
             tasks.append(stream.task)
@@ -132,5 +142,5 @@ def collate(
     return PackedBatch(
         ids=t(ids), kind=t(kind), run_id=t(run_id), doc=t(doc), position=t(position), target=t(target), noisable=t(noisable),
         visible=t(visible), n_docs=len(uids), mask_id=mask_id, uids=tuple(uids),
-        tasks=tuple(tasks), space=space,
+        tasks=tuple(tasks), space=space, pairs=tuple(pairs),
     )  # fmt: skip

@@ -228,7 +228,8 @@ def check_record(record: Any, where: str) -> None:
     if is_ids(record):  # needs a tokenizer to be checked any further
         return
     if isinstance(record, Mapping) and isinstance(record.get("turns"), Sequence):
-        record = {**record, "turns": [turn(t) for t in record["turns"]]}
+        pair = {k: [span(s) for s in record[k]] for k in ("chosen", "rejected") if isinstance(record.get(k), list | tuple)}
+        record = {**record, "turns": [turn(t) for t in record["turns"]], **pair}
     example_from_json(record, where)
 
 

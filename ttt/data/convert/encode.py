@@ -61,7 +61,8 @@ def _encoded(waiting: Waiting, codec: Codec, report: Report) -> Iterator[dict[st
 
 
 def _spans(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [span for turn in record.get("turns", ()) for span in turn["spans"]]
+    answers = [record[key] for key in ("chosen", "rejected") if "turns" in record and key in record]
+    return [span for spans in (*(turn["spans"] for turn in record.get("turns", ())), *answers) for span in spans]
 
 
 def _wave(path: str, codec: Codec, where: str) -> Waveform:

@@ -32,6 +32,7 @@ TextUnit = Literal["tokens", "words"]  # what the chunks of an interleaved text 
 _TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 _CHATS = ("messages", "conversations")
 _META_TEXTS = ("text_ref", "speech_ref", "split", "kind")  # of ``meta``: texts that metrics read
+PAIR = {"chosen", "rejected"}  # answers of a preference pair
 CHAT_ROLES = ("system", "user", "assistant")
 SENDERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -204,7 +205,10 @@ def _text(value: Any, where: str, at: str = "") -> str:
 
 
 def example_to_json(example: Example) -> dict[str, Any]:
-    """The JSONL form: audio spans as lists of codes (of lists, with several codebooks)."""
+    """The JSONL form: audio spans as lists of codes (of lists, with several codebooks).
+
+    In a preference pair ``turns`` are the prompt's, and the spans of the answers are ``chosen`` and ``rejected``.
+    """
 
     def span(s: Span) -> dict[str, Any]:
         if s.kind == "text":
@@ -217,7 +221,10 @@ def example_to_json(example: Example) -> dict[str, Any]:
         {"role": t.role, "spans": [span(s) for s in t.spans], **({"history": True} if t.history else {})}
         for t in example.turns
     ]
-    return {"uid": example.uid, "task": example.task, "turns": turns, "meta": dict(example.meta)}
+    record = {"uid": example.uid, "task": example.task, "turns": turns, "meta": dict(example.meta)}
+    if example.rejected is not None:
+        record |= {"chosen": turns.pop()["spans"], "rejected": [span(s) for s in example.rejected.spans]}
+    return record
 
 
 def codes_array(value: Any, where: str) -> np.ndarray:
@@ -246,12 +253,20 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         raise RecordError(
             where, "not an object", f"expected an object, got {type(record).__name__}; mend or drop the record"
         )
+    if "turns" not in record and PAIR <= record.keys():
+        from ttt.data.read.preferences import preference_record
+
+        return preference_record(record, name_of_record(record, where, uid or where, ("id", "uid")), where)
     if "turns" not in record:
         return official_record(record, name_of_record(record, where, uid or where, ("id", "uid")), where)
     name = name_of_record(record, where, uid)
     if not name:
         raise RecordError(where, "not an example", "no 'uid'; give the record one")
     turns = [_turn(turn, f"turn {number}", where) for number, turn in enumerate(_turns(record["turns"], where))]
+    rejected = None
+    if PAIR & record.keys():
+        chosen, rejected = (_turn({"role": "assistant", "spans": record.get(key)}, key, where) for key in sorted(PAIR))
+        turns.append(chosen)
     task, meta = record.get("task", ""), record.get("meta", {})
     if not isinstance(task, str):
         raise _wrong("task", "text", task, where)
@@ -261,7 +276,7 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         if not isinstance(meta.get(key, ""), str | None):
             raise _wrong(f"meta.{key}", "text", meta[key], where)
     try:
-        return Example(name, tuple(turns), task, meta)
+        return Example(name, tuple(turns), task, meta, rejected)
     except DataError as error:
         raise RecordError(where, "not an example", str(error)) from error
 

@@ -3,7 +3,7 @@
     store.json          what it was made of and what it holds, with the digest of every file; written last
     vocab.json          the ids' meaning, as in the tokenizer's folder (`ttt data pack` writes it)
     00000.ids           u32 [tokens]     ids
-    00000.flags         u8  [tokens]     kind (2 bits), target (4), answer (8)
+    00000.flags         u8  [tokens]     kind (2 bits), target (4), answer (8), first of a rejected answer's document (16)
     00000.segments      i32 [m, 6]       audio segments: start, stop, style, turn, turn_stop, target
     00000.uids          bytes            UTF-8, one after the other
     00000.index         `INDEX` [n]      where each example lies in the four files
@@ -43,7 +43,7 @@ INDEX = np.dtype([
 ])  # fmt: skip
 STORE_FILES = (r"store\.json", r"vocab\.json", r"[0-9]{5,}\.[a-z]+")  # patterns of all names in a store
 FILES: dict[str, Any] = {"ids": "<u4", "flags": "u1", "segments": "<i4", "uids": "u1", "index": INDEX}
-TARGET, NOISABLE, KIND_BITS = 4, 8, 3
+TARGET, NOISABLE, REJECTED, KIND_BITS = 4, 8, 16, 3
 
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,11 @@ def pack_streams(streams: Sequence[TokenStream]) -> Block:
         index[start] = np.cumsum([0, *bytes_or_counts])[:-1]
     index["task"] = [tasks.index(s.task) for s in streams]
     index["prompt_length"] = [s.prompt_length for s in streams]
-    flags = [s.kind | (TARGET * s.target) | (NOISABLE * s.noisable) for s in streams]
+    flags = [
+        s.kind | (TARGET * s.target) | (NOISABLE * s.noisable)
+        | (REJECTED * ((np.arange(len(s)) == s.rejected) & (s.rejected > 0)))
+        for s in streams
+    ]  # fmt: skip
     arrays = {
         "ids": np.concatenate([s.ids for s in streams] or [np.zeros(0)]).astype("<u4"),
         "flags": np.concatenate(flags or [np.zeros(0)]).astype("u1"),
@@ -280,6 +284,7 @@ class Store(Streams):
             run_id=audio_runs(kind), target=(flags & TARGET) > 0, noisable=(flags & NOISABLE) > 0,
             segments=tuple(Segment(a, b, AUDIO_STYLES[s], turn, end, bool(t)) for a, b, s, turn, end, t in segments),
             task=self.tasks[row["task"]], prompt_length=int(row["prompt_length"]),
+            rejected=int(np.argmax((flags & REJECTED) > 0)) if len(flags) else 0,
         )  # fmt: skip
 
     def uid(self, index: int) -> str:
