@@ -39,7 +39,7 @@ def encode_example(
             )
             for t in turns
         ]  # fmt: skip
-        return answers[0] if open_answer else _pair(*answers, turns=len(example.turns))
+        return answers[0] if open_answer else _pair(answers[0], answers[1], len(example.turns))
     vocab = tokenizer.vocab
     ids: list[int] = []
     target: list[bool] = []
@@ -103,12 +103,13 @@ def _pair(chosen: TokenStream, rejected: TokenStream, turns: int) -> TokenStream
         dataclasses.replace(s, start=s.start + n, stop=s.stop + n, turn=s.turn + turns, turn_stop=s.turn_stop + n)
         for s in rejected.segments
     )
-    both = {
-        name: np.concatenate([getattr(chosen, name), getattr(rejected, name)]) for name in ("ids", "kind", "target", "noisable")
-    }
+    both = np.concatenate
+    kind = both([chosen.kind, rejected.kind])
     return dataclasses.replace(
-        chosen, **both, run_id=audio_runs(both["kind"]), segments=(*chosen.segments, *moved), rejected=n
-    )
+        chosen, ids=both([chosen.ids, rejected.ids]), kind=kind, run_id=audio_runs(kind),
+        target=both([chosen.target, rejected.target]), noisable=both([chosen.noisable, rejected.noisable]),
+        segments=(*chosen.segments, *moved), rejected=n,
+    )  # fmt: skip
 
 
 def _template_ids(tokenizer: TextTokenizer, text: str) -> list[int]:

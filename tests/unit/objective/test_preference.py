@@ -162,7 +162,10 @@ def test_training_raises_the_chosen_answer_and_resumes_to_the_same_weights(tmp_p
 
         torch.manual_seed(0)
         model = load_lm(reference)
-        train = TrainSection(steps=steps, lr=1e-2, schedule=LR_SCHEDULE.build("constant", "schedule"), tensorboard=False, log_every_steps=1, save_every_steps=4)
+        train = TrainSection(
+            steps=steps, lr=1e-2, schedule=LR_SCHEDULE.build("constant", "schedule"), tensorboard=False, log_every_steps=1,
+            save_every_steps=4,
+        )  # fmt: skip
         loader = Loader(streams, v, row_tokens=128, batch_tokens=256, seed=1)
         Trainer(RunConfig(run=RunSection(dir=str(folder), device="cpu"), train=train), model, objective, loader).run()
         return model.state_dict()
@@ -182,7 +185,8 @@ def test_pairs_come_through_json_and_stores(tmp_path):
         again = example_from_json(json.loads(json.dumps(example_to_json(example))), "here")
         a, b = (encode_example(e, tiny_tokenizer()) for e in (example, again))
         assert a.rejected == b.rejected > 0 and np.array_equal(a.ids, b.ids) and np.array_equal(a.target, b.target)
-        prompts = [encode_example(e, tiny_tokenizer(), open_answer=True) for e in (again, dataclasses.replace(example, rejected=None))]
+        single = dataclasses.replace(example, rejected=None)
+        prompts = [encode_example(e, tiny_tokenizer(), open_answer=True) for e in (again, single)]
         assert prompts[0].ids.tolist() == prompts[1].ids.tolist()
     streams = [encode_example(e, tiny_tokenizer()) for e in some_pairs()]
     with StoreWriter(tmp_path / "store") as writer:

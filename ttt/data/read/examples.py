@@ -221,7 +221,7 @@ def example_to_json(example: Example) -> dict[str, Any]:
         {"role": t.role, "spans": [span(s) for s in t.spans], **({"history": True} if t.history else {})}
         for t in example.turns
     ]
-    record = {"uid": example.uid, "task": example.task, "turns": turns, "meta": dict(example.meta)}
+    record: dict[str, Any] = {"uid": example.uid, "task": example.task, "turns": turns, "meta": dict(example.meta)}
     if example.rejected is not None:
         record |= {"chosen": turns.pop()["spans"], "rejected": [span(s) for s in example.rejected.spans]}
     return record
@@ -253,7 +253,7 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         raise RecordError(
             where, "not an object", f"expected an object, got {type(record).__name__}; mend or drop the record"
         )
-    if "turns" not in record and PAIR <= record.keys():
+    if "turns" not in record and record.keys() >= PAIR:
         from ttt.data.read.preferences import preference_record
 
         return preference_record(record, name_of_record(record, where, uid or where, ("id", "uid")), where)
@@ -264,7 +264,7 @@ def example_from_json(record: Any, where: str, uid: str = "") -> Example:
         raise RecordError(where, "not an example", "no 'uid'; give the record one")
     turns = [_turn(turn, f"turn {number}", where) for number, turn in enumerate(_turns(record["turns"], where))]
     rejected = None
-    if PAIR & record.keys():
+    if record.keys() & PAIR:
         chosen, rejected = (_turn({"role": "assistant", "spans": record.get(key)}, key, where) for key in sorted(PAIR))
         turns.append(chosen)
     task, meta = record.get("task", ""), record.get("meta", {})

@@ -29,10 +29,9 @@ def preference_record(record: Mapping[str, Any], uid: str, where: str) -> Exampl
     """The pair of a record of one of these forms.  Raises `RecordError` naming ``where``."""
     prompt = record.get("prompt")
     if isinstance(prompt, Mapping):
-        asked, chosen, rejected = (Turn(role, (_units(record[key], key, where),)) for key, role in (
-            ("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"),
-        ))  # fmt: skip
-        return Example(uid, (asked, chosen), "chat", rejected=rejected)
+        spans = {key: (_units(record[key], key, where),) for key in ("prompt", *KEYS)}
+        turns: tuple[Turn, ...] = (Turn("user", spans["prompt"]), Turn("assistant", spans["chosen"]))
+        return Example(uid, turns, "chat", rejected=Turn("assistant", spans["rejected"]))
     (before, chosen), (other, rejected) = (_answer(record[key], key, where) for key in KEYS)
     if before != other:
         raise RecordError(where, "not a pair", "'chosen' and 'rejected' answer different prompts; mend or drop the record")
