@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.png:
         check_picture(Path(arguments.png), [Path(config.data.train)])
     tokenizer = TextTokenizer.load(config.data.tokenizer)
-    streams = open_streams(config.data.train, tokenizer, prompt_rule=config.data.prompt_rule, mix=config.data.mix)
+    data = config.data
+    streams = open_streams(data.train, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix, keep=data.keep)
     chosen = next((i for i in range(len(streams)) if not arguments.uid or streams.uid(i) == arguments.uid), None)
     if chosen is None:
         raise DataError(f"{Path(config.data.train)}: no example with uid {arguments.uid!r}")

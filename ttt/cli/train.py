@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         from ttt.eval.during_training import answers_in_training
         from ttt.sampling.decoder.decoder import Decoder
 
+        uids = {uid for batch in dev for uid in batch.uids} if data.keep else None
         decoder = Decoder(model, objective.mask, config.eval.sampler, decode_settings(config))
-        callbacks.append(answers_in_training(config, decoder, judge, codec))
+        callbacks.append(answers_in_training(config, decoder, judge, codec, uids))
     batches = Prefetcher(loader, config.train.accumulate, data.prefetch) if data.prefetch else loader
     return Trainer(config, model, objective, batches, dev, callbacks=callbacks).run().exit_code

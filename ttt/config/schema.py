@@ -71,6 +71,8 @@ class DataSection:
     # ratio of tokens, of batches (each of one source), or int(10 x ratio) text batches to one of speech
     ratio_mode: RatioMode = "tokens"
     dev: str = ""  # validation data, like train (generate_items needs an examples file); empty: none
+    # of the records of train and dev (not text) only those whose field (or meta field) is one of these: {voice: [a, b]}
+    keep: dict[str, Any] = field(default_factory=dict)
     tokenizer: FilledText = MISSING  # folder with tokenizer.json (and vocab.json)
     # 'ttt tokenizer': audio codes to add, where no codec is configured (GLM-4-Voice: 16384); 0: text alone, no audio tokens
     num_codes: Annotated[int, Range(ge=0, cap=10_000_000)] = 16384

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,11 @@ class AnswersInTraining:
 
 
 def answers_in_training(
-    config: RunConfig, decoder: Decoder, judge: Judge | None, codec: Codec | None
+    config: RunConfig, decoder: Decoder, judge: Judge | None, codec: Codec | None, uids: Collection[str] | None = None
 ) -> AnswersInTraining:
-    """The callback for ``train.generate_items``; ``judge`` and ``codec``: loaded, or None."""
+    """The callback for ``train.generate_items``; ``judge`` and ``codec``: loaded, or None; ``uids``: answer these only."""
     tasks = by_label(config.tasks)
-    files = read_files([config.data.dev], config.train.generate_items, tasks) if config.data.dev else {}
+    files = read_files([config.data.dev], config.train.generate_items, tasks, uids) if config.data.dev else {}
     instruments = Instruments(judge, codec, config.eval.normalizer, recordings=recordings_of(config))
     folder = Path(config.run.dir)
     return AnswersInTraining(

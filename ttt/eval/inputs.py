@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,17 +37,21 @@ def generation_files(config: RunConfig) -> dict[Path, Path]:
     return files
 
 
-def read_files(paths: Sequence[str], limit: int, tasks: Mapping[str, Task]) -> dict[Path, list[Example]]:
-    """Examples by file, with their references: the first ``limit`` of each task (0: all).
+def read_files(
+    paths: Sequence[str], limit: int, tasks: Mapping[str, Task], uids: Collection[str] | None = None
+) -> dict[Path, list[Example]]:
+    """Examples by file, with their references: the first ``limit`` of each task (0: all), of those in ``uids`` (None: all).
 
     ``tasks``: by label.  Examples of other tasks and empty files are refused.
     """
     if not paths:
         raise ConfigError("eval.examples: missing; list the example files to answer")
-    return {path: list(iter_file(path, limit, tasks)) for path in map(Path, paths)}
+    return {path: list(iter_file(path, limit, tasks, uids)) for path in map(Path, paths)}
 
 
-def iter_file(path: Path, limit: int, tasks: Mapping[str, Task]) -> Iterator[Example]:
+def iter_file(
+    path: Path, limit: int, tasks: Mapping[str, Task], uids: Collection[str] | None = None
+) -> Iterator[Example]:
     """The examples of one file of `read_files`, one at a time, in every form of `ttt.data.read.prompts`."""
     from ttt.data.read.examples import distinct
     from ttt.data.read.prompts import iter_prompts
@@ -58,6 +62,8 @@ def iter_file(path: Path, limit: int, tasks: Mapping[str, Task]) -> Iterator[Exa
             raise ConfigError(
                 f"{path}: example {example.uid!r} is of task {example.task!r}; tasks lists {sorted(tasks)}; add it to tasks"
             )
+        if uids is not None and example.uid not in uids:
+            continue
         seen[example.task] = seen.get(example.task, 0) + 1
         if not limit or seen[example.task] <= limit:
             yield tasks[example.task].with_reference(example)

@@ -7,6 +7,7 @@ import functools
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ttt.cli.common import add_common
 from ttt.cli.data.check import add_jobs, add_tokenizer
@@ -25,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-tokens", type=int, default=1 << 26, metavar="N", help="tokens of a shard (default 2^26)"
     )
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="FIELD=VALUE,...",
+        help="pack only records whose field (or meta field) has one of these values, as data.keep",
+    )  # fmt: skip
     add_tokenizer(parser, required=True)
     add_jobs(parser)
     add_skip_bad(parser)
@@ -44,12 +49,20 @@ def run(arguments: argparse.Namespace) -> int:
     sources: list[Source] = [s for path in arguments.inputs for s in sources_of(path)]
     if len(arguments.inputs) > 1:
         sources = named(sources)
-    settings = Settings(arguments.tokenizer, arguments.prompt_rule, arguments.literal_specials)
+    keep = {}
+    for text in arguments.keep:
+        name, equals, values = text.partition("=")
+        if not (name and equals and values):
+            raise ConfigError(f"--keep: must be FIELD=VALUE,VALUE, got {text!r}")
+        keep[name] = values.split(",")
+    settings = Settings(arguments.tokenizer, arguments.prompt_rule, arguments.literal_specials, keep)
     if arguments.jobs < 1 or arguments.shard_tokens < 1:
         raise ConfigError("--jobs and --shard-tokens must be >= 1")
     inputs = [*dict.fromkeys([*(Path(p) for p in arguments.inputs if is_mix(p)), *(s.path for s in sources)])]
     inputs = [*inputs, Path(arguments.tokenizer)]
-    decisive = {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens}
+    decisive: dict[str, Any] = {**asdict(settings), "skip_bad": arguments.skip_bad, "shard_tokens": arguments.shard_tokens}
+    if not keep:  # stores of older versions stay done
+        del decisive["keep"]
     decisive["sources"] = [[s.name, s.ratio] for s in sources]
     is_ours = functools.partial(holds_only, names=STORE_FILES)
     check_replaced_folder(out, inputs, lambda path: is_store(path) and is_ours(path), "'ttt data pack'", overwrite=True)

@@ -20,6 +20,7 @@ from ttt.config.schema import DataSection, RatioMode
 from ttt.data.batches.loader import Loader, fixed_batches
 from ttt.data.batches.rows import PackingReport
 from ttt.data.batches.seconds import in_tokens, within_limits
+from ttt.data.read.keep import Keep
 from ttt.data.sources.mix import open_streams, refuse_unlearned
 from ttt.data.sources.streams import Joined, Mixture, Streams, digest_of
 from ttt.errors import ConfigError
@@ -143,8 +144,8 @@ def training_loader(
 
     data = in_tokens(data, tokenizer.vocab)
 
-    def read(path: str) -> Streams:
-        streams = open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
+    def read(path: str, keep: Keep | None = None) -> Streams:
+        streams = open_streams(path, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix, keep=keep)
         refuse_unlearned(streams, path)
         return within_limits(streams, data, tokenizer.vocab, path)
 
@@ -159,8 +160,8 @@ def training_loader(
         )  # fmt: skip
 
     if not data.text:
-        return make(read(data.train), accumulate)
-    return blended(read(data.text), read(data.train), Blend(data.ratio, data.ratio_mode), accumulate, make)
+        return make(read(data.train, data.keep), accumulate)
+    return blended(read(data.text), read(data.train, data.keep), Blend(data.ratio, data.ratio_mode), accumulate, make)
 
 
 def validation_batches(
@@ -169,7 +170,7 @@ def validation_batches(
     """The examples of ``data.dev``, laid out as in training; none without such a file."""
     if not data.dev:
         return []
-    streams = open_streams(data.dev, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix)
+    streams = open_streams(data.dev, tokenizer, prompt_rule=data.prompt_rule, mix=data.mix, keep=data.keep)
     if not len(streams):
         return []
     refuse_unlearned(streams, data.dev)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ttt.config.schema import PromptRule
+from ttt.data.read.keep import kept_records, plain_keep
 from ttt.data.read.records import Raw, RecordError, raw_records, reason_of
 from ttt.data.read.token_ids import stream_of
 from ttt.data.sources.mix import Source, check_store
@@ -44,6 +45,7 @@ class Settings:
     tokenizer: str  # folder or tokenizer.json
     prompt_rule: PromptRule = "labels"
     literal_specials: bool = False  # text may spell special tokens (as in the reference)
+    keep: dict[str, Any] = field(default_factory=dict)  # of the records only these (`ttt.data.read.keep`)
 
 
 @dataclass
@@ -87,6 +89,8 @@ def pack(
             "sources": report.sources, "skipped": dict(report.bad), "tokenizer": tokenizer.digest,
             "vocab": tokenizer.vocab.digest, "prompt_rule": settings.prompt_rule, "literal_specials": settings.literal_specials,
         }  # fmt: skip
+        if settings.keep:
+            manifest["keep"] = plain_keep(settings.keep)
         tokenizer.vocab.save(writer.work / "vocab.json")
         store = writer.finish(manifest)
     report.seconds = time.perf_counter() - started
@@ -99,10 +103,15 @@ def _blocks(
     if is_store(source.path):
         store = Store(source.path)
         check_store(store, tokenizer, settings.prompt_rule)
+        if settings.keep:
+            raise DataError(f"--keep: {source.path} is a store, which has tokens only; name the examples it was packed of")
         for at in range(0, len(store), BLOCK):
             yield pack_streams(store[at : at + BLOCK]), []
         return
-    yield from encoders.run((source.name, chunk) for chunk in chunks(raw_records(source.path), BLOCK))
+    records = raw_records(source.path)
+    if settings.keep:
+        records = kept_records(records, settings.keep, source.path)
+    yield from encoders.run((source.name, chunk) for chunk in chunks(records, BLOCK))
 
 
 class Encoders:

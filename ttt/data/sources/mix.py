@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ttt.config.schema import MixReading, PromptRule
+from ttt.data.read.keep import Keep, kept_records, plain_keep
 from ttt.data.read.records import RecordError, kind_of, raw_records, read_records
 from ttt.data.read.tables import is_saved
 from ttt.data.read.token_ids import stream_of
@@ -109,21 +110,24 @@ def named(sources: Sequence[Source]) -> list[Source]:
 
 
 def open_streams(
-    path: str | Path, tokenizer: TextTokenizer, *, prompt_rule: PromptRule = "labels", mix: MixReading = "records"
-) -> Streams:
+    path: str | Path, tokenizer: TextTokenizer, *, prompt_rule: PromptRule = "labels", mix: MixReading = "records",
+    keep: Keep | None = None,
+) -> Streams:  # fmt: skip
     """The training data behind a path: examples (tokenized now, in memory), a store (mapped), or a mix of both.
 
-    Raises `DataError` for a store that was made with another tokenizer or prompt rule.
+    ``keep``: see `ttt.data.read.keep`.  Raises `DataError` for a store that was made with another tokenizer or prompt rule.
     """
     parts: list[Streams] = []
     sources: list[Source] = []
     for source in sources_of(path):
         if not is_store(source.path):
-            parts.append(InMemory(encode_file(source, tokenizer, prompt_rule)))
+            parts.append(InMemory(encode_file(source, tokenizer, prompt_rule, keep)))
             sources.append(source)
             continue
         store = Store(source.path)
         check_store(store, tokenizer, prompt_rule)
+        if keep and store.about.get("keep") != plain_keep(keep):
+            raise DataError(f"data.keep: {source.path} is a store, which has tokens only; pack it with 'ttt data pack --keep'")
         inside = [
             Source(source.path, s["ratio"] * source.ratio, s["data_type"], s["name"]) for s in store.about["sources"]
         ]
@@ -177,11 +181,14 @@ def select(n: int, ratio: float, name: str) -> np.ndarray:
     return np.sort(order[: int(n * ratio)])
 
 
-def encode_file(source: Source, tokenizer: TextTokenizer, prompt_rule: PromptRule) -> list[Any]:
-    """All token streams of a file; duplicate uids are refused with both places."""
+def encode_file(
+    source: Source, tokenizer: TextTokenizer, prompt_rule: PromptRule, keep: Keep | None = None
+) -> list[Any]:
+    """All token streams of a file, or those of ``keep``; duplicate uids are refused with both places."""
     seen: dict[str, str] = {}
     streams = []
-    for where, raw in raw_records(source.path):
+    records = raw_records(source.path)
+    for where, raw in kept_records(records, keep, source.path) if keep else records:
         stream = stream_of(where, raw, source.name, tokenizer, prompt_rule=prompt_rule)
         if stream.uid in seen:
             raise RecordError(
