@@ -17,7 +17,7 @@ MAY_CHANGE = (
     "data.train", "data.mix", "data.dev", "data.tokenizer", "data.bpe_size", "train.steps", "train.epochs", "train.max_seconds",
     "train.max_time", "train.max_tokens", "train.log_every_steps", "train.eval_every_steps", "train.save_every_steps",
     "train.keep_checkpoints", "train.save_every_epochs", "train.keep_best", "train.keep_best_mode", "train.resume",
-    "train.tensorboard", "eval", "judge", "speaker", "tasks", "codec",
+    "train.generate_every_steps", "train.tensorboard", "eval", "judge", "speaker", "tasks", "codec",
     "train.check_memory", "data.prefetch", "model.attention", "model.compile",
     # Where an update is computed, not what it is: the number of micro-batches is compared with the checkpoint's.
     "train.accumulate", "train.engine", "train.zero_stage", "train.offload", "train.deepspeed", "train.rank_timeout_s",

@@ -188,6 +188,7 @@ class TrainSection:
     eval_every_steps: NonNegativeInt = 0  # validation; 0: only at the end
     # at each validation, answer and score this many dev examples of each task; 0: losses only
     generate_items: NonNegativeInt = 0
+    generate_every_steps: NonNegativeInt = 0  # answer them every so many updates and at the end; 0: at each validation
     save_every_steps: NonNegativeInt = 0  # checkpoints; 0: only at the end
     # checkpoints by passes over the data, besides: 1, 0.5, ...; checkpoints/epoch-0.5 links to them; 0: none
     save_every_epochs: NonNegativeFloat = 0.0

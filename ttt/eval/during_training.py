@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ttt.eval.listen import Instruments
 from ttt.eval.metrics import needs_codec, rests_on
 from ttt.eval.score import Bootstrap
 from ttt.interfaces import Codec, Judge, Task
+from ttt.io.metrics_log import ANSWERS_FILE
 from ttt.registry.families import METRIC
 from ttt.sampling.decoder.decoder import Decoder
 from ttt.tasks.records import by_label
@@ -27,7 +29,9 @@ from ttt.types import Example
 class AnswersInTraining:
     """A callback of the trainer: at every validation, answers the same few examples and scores them as `evaluate` does.
 
-    Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard.
+    Values come back as ``gen/TASK/METRIC``; texts and wavs go to ``folder/step-N`` and to the run's TensorBoard, where
+    ``answers/TASK`` is a table of prompts, references and answers.  ``log`` gets a line of each answer:
+    {step, task, uid, prompt, reference, answer, codes, heard}; ``codes``: how many, ``heard``: by the judge, or null.
     Metrics that need a codec or a judge are left out when there is none; those of voices always are.  Every rank generates
     (engines that shard weights need all of them), rank zero scores and writes.
     """
@@ -40,6 +44,7 @@ class AnswersInTraining:
     batch_size: int = 16
     samples: int = 2
     tensorboard: Path | None = None
+    log: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -64,10 +69,36 @@ class AnswersInTraining:
             generated, self.examples, self._metrics, self.instruments, self.folder / f"step-{step:08d}", samples=self.samples,
             intervals=Bootstrap(resamples=1),
         )  # fmt: skip
+        rows = [
+            {
+                "step": step, "task": r["task"], "uid": r["uid"], "prompt": r["prompt"],
+                "reference": item["text_ref"] or item["speech_ref"], "answer": r["text"], "codes": len(r["codes"]),
+                "heard": item["judged_text"],
+            } for r, item in zip(records, evaluation.scored.items, strict=True)
+        ]  # fmt: skip
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if self.tensorboard is not None:
             evaluation.log_to_tensorboard(self.tensorboard, step)
+            log_tables(self.tensorboard, step, rows)
         values = {f"gen/{m['task']}/{key.rpartition('/')[2]}": m["value"] for key, m in evaluation.result["metrics"].items()}
         return {key: value for key, value in values.items() if value is not None}
+
+
+def log_tables(folder: Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A Markdown table of the answers of each task, as the text ``answers/TASK`` of TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    columns = ("uid", "prompt", "reference", "answer", "codes", "heard")
+
+    def line(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join("" if c is None else " ".join(str(c).replace("|", "\\|").split()) for c in cells) + " |"
+
+    with SummaryWriter(str(folder)) as writer:
+        for task in dict.fromkeys(row["task"] for row in rows):
+            body = [line(row[c] for c in columns) for row in rows if row["task"] == task]
+            writer.add_text(f"answers/{task}", "\n".join([line(columns), line("-" for _ in columns), *body]), step)
 
 
 def answers_in_training(
@@ -80,5 +111,6 @@ def answers_in_training(
     folder = Path(config.run.dir)
     return AnswersInTraining(
         decoder, [example for examples in files.values() for example in examples], tasks, instruments, folder / "generated",
-        config.eval.batch_size, config.eval.samples, folder / "tensorboard",
+        config.eval.batch_size, config.eval.samples, folder / "tensorboard" if config.train.tensorboard else None,
+        folder / ANSWERS_FILE,
     )

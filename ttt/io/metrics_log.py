@@ -20,6 +20,7 @@ from ttt.io.json_input import read_json_lines
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+ANSWERS_FILE = "answers.jsonl"  # of the same form: what was generated in a training (`ttt.eval.during_training`)
 
 
 class MetricsLog:

@@ -97,7 +97,9 @@ def check_section(train: TrainSection) -> None:
         raise ConfigError(
             f"train.final_beta1: {optimizer_name(train)} keeps its beta1; use train.optimizer=adamw or adam, or leave it 0"
         )
-    if train.keep_best and not train.eval_every_steps:
+    if train.generate_every_steps and not train.generate_items:
+        raise ConfigError("train.generate_every_steps: nothing is generated; set train.generate_items")
+    if train.keep_best and not (train.eval_every_steps or train.generate_every_steps):
         raise ConfigError(
             "train.keep_best: there is one validation, at the end, so nothing to choose from; set train.eval_every_steps"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ttt.errors import MissingExtraError
-from ttt.io.metrics_log import METRICS_FILE, MetricsLog
+from ttt.io.metrics_log import ANSWERS_FILE, METRICS_FILE, MetricsLog, cut_back
 from ttt.io.system_errors import is_disk_full
 from ttt.train.checkpoint import DiskFullError
 from ttt.train.step import StepReport
@@ -84,6 +84,7 @@ class Tracker:
         if not enabled:
             return
         self._log = MetricsLog(self.path, step)
+        cut_back(folder / ANSWERS_FILE, step)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter

@@ -26,7 +26,10 @@ class RunFolderError(TttError):
     """A run folder that another process holds, or that belongs to another run."""
 
 
-FILES = ("config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "checkpoints", "tensorboard", "generated")
+FILES = (
+    "config.yaml", "command.txt", "env.json", "data.json", "metrics.jsonl", "answers.jsonl", "checkpoints", "tensorboard",
+    "generated",
+)  # fmt: skip
 
 
 def check_made_here(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The loop: when to log, validate, save and stop.  It knows an objective and an engine, nothing of what they compute.
 
 A run folder holds ``config.yaml``, ``command.txt``, ``env.json``, ``data.json`` (digests), ``metrics.jsonl``,
-``tensorboard/``, ``checkpoints/`` and, after a failure, ``crash-N/`` with the batch that failed.
+``answers.jsonl`` (with ``train.generate_items``), ``tensorboard/``, ``checkpoints/`` and, after a failure, ``crash-N/``
+with the batch that failed.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What `run.overwrite` removes: only what a run writes itself.
 _STEP = "step-" + 8 * "[0-9]"
 OWN_FILES = (
-    "config.yaml", "command.txt", "env.json", "metrics.jsonl", f"checkpoints/{_STEP}", f"checkpoints/.{_STEP}.partial",
-    "tensorboard/events.out.tfevents.*", f"generated/{_STEP}", "crash-[0-9]*", "data.json",
+    "config.yaml", "command.txt", "env.json", "metrics.jsonl", "answers.jsonl", f"checkpoints/{_STEP}",
+    f"checkpoints/.{_STEP}.partial", "tensorboard/events.out.tfevents.*", f"generated/{_STEP}", "crash-[0-9]*", "data.json",
 )  # fmt: skip
 OWN_LINKS = ("checkpoints/best", "checkpoints/epoch-[0-9]*")
 OWN_FOLDERS = ("checkpoints", "tensorboard", "generated")  # removed when nothing else is in them
@@ -188,18 +189,18 @@ class Trainer:
             self.engine.close()
             return report
 
-    def validate(self, step: int) -> dict[str, float]:
-        """Validation losses and what the callbacks add, by key."""
+    def validate(self, step: int, losses: bool = True, callbacks: bool = True) -> dict[str, float]:
+        """Validation ``losses`` and what the ``callbacks`` add, by key."""
         was_training = self.model.training
         self.model.eval()
         values: dict[str, float] = {}
         try:
-            if self.dev_batches:
+            if losses and self.dev_batches:
                 values.update(self._losses("dev"))
                 if self.engine.average is not None:
                     with self.engine.average.in_place():
                         values.update(self._losses("dev_ema"))
-            if self.callbacks:
+            if callbacks and self.callbacks:
                 average = self.engine.average if self.config.eval.weights == "ema" else None
                 in_place = contextlib.nullcontext() if average is None else average.in_place()
                 with torch.no_grad(), self.engine.whole_weights(), in_place:
@@ -248,9 +249,11 @@ class Trainer:
                 values["train/seconds"] = self._elapsed_s
                 if self.engine.loss_scale is not None:
                     values |= {"train/loss_scale": self.engine.loss_scale, "train/skipped": state.skipped}
-            if finished or _due(state.step, train.eval_every_steps):
-                values.update(self.validate(state.step))
-                best = self._note_best(values)
+            losses = finished or _due(state.step, train.eval_every_steps)
+            answers = finished or _due(state.step, train.generate_every_steps or train.eval_every_steps)
+            if losses or answers:
+                values.update(self.validate(state.step, losses, answers))
+                best = self._note_best(values, whole=losses and answers)
             tracker.write(state.step, values)
             progress.record(state.step, values, self._elapsed_s)
             self._metrics = values or self._metrics
@@ -324,14 +327,17 @@ class Trainer:
         before, now = (math.floor(self.loader.epoch_of(self.state.step - i) / every + 1e-6) for i in (1, 0))
         return now * every if now > before else 0.0
 
-    def _note_best(self, values: Mapping[str, float]) -> bool:
-        """Is this validation the best so far?  Rank zero's values count: the others lack what callbacks add."""
+    def _note_best(self, values: Mapping[str, float], whole: bool) -> bool:
+        """Is this validation the best so far?  Rank zero's values count: the others lack what callbacks add.
+
+        ``whole``: losses and callbacks both.
+        """
         key = self.config.train.keep_best
         if not key:
             return False
         best = self.state.best if self.state.best.get("key") == key else {}
         value = self.engine.ranks.all_gather(values.get(key))[0]
-        if value is None and not best:
+        if value is None and not best and whole:
             known = sorted(name for name in values if not name.startswith("train/"))
             saved = self._save("").name
             raise ConfigError(

@@ -11,6 +11,7 @@ from ttt.errors import ConfigError
 from ttt.eval.during_training import AnswersInTraining
 from ttt.eval.generate import generate
 from ttt.eval.listen import Instruments
+from ttt.io.metrics_log import cut_back
 from ttt.masks.library import Hybrid
 from ttt.registry.families import NORMALIZER
 from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
@@ -64,6 +65,29 @@ def test_values_by_task_and_files_by_step(tmp_path, monkeypatch):
     again = call(RANK0, 8)
     assert again["gen/asr/wer"] == values["gen/asr/wer"]
     assert call(SimpleNamespace(engine=SimpleNamespace(rank=1)), 8) is None
+
+
+def test_a_table_of_answers_grows_with_the_run(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def answered(*a):
+        return [{**r, "codes": [], "text": f"a|b\n{r['uid']}"} for r in generate(*a)]
+
+    monkeypatch.setattr("ttt.eval.during_training.generate", answered)
+    call = callback(tmp_path, log=tmp_path / "answers.jsonl", tensorboard=tmp_path / "board")
+    for step in (5, 10):
+        call(RANK0, step)
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").open()]
+    assert [(r["step"], r["task"], r["uid"]) for r in rows[:3]] == [(5, "asr", "a"), (5, "tts", "b"), (5, "tts", "c")]
+    assert {k: rows[4][k] for k in ("step", "prompt", "reference", "answer", "heard")} == {
+        "step": 10, "prompt": "a cat sat", "reference": "a cat", "answer": "a|b\nb", "heard": None,
+    }  # fmt: skip
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    (first, _) = board.Tensors("answers/tts/text_summary")
+    table = first.tensor_proto.string_val[0].decode().splitlines()
+    assert table[0] == "| uid | prompt | reference | answer | codes | heard |" and len(table) == 4
+    assert table[2] == "| b | a cat sat | a cat | a\\|b b | 0 |  |"
+    assert cut_back(tmp_path / "answers.jsonl", 5) == 3  # as a run does that goes on from step 5
 
 
 def test_order_and_batches_change_nothing(tmp_path):

@@ -194,6 +194,24 @@ def test_callbacks_add_metrics_at_validation_time(tmp_path):
 # ---- time --------------------------------------------------------------------------------------------------
 
 
+def test_answers_have_a_schedule_of_their_own_and_their_log_goes_on(tmp_path):
+    def call(run, step):
+        with (tmp_path / "answers.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step}) + "\n")
+        return {"gen/qa/accuracy": 1.0}
+
+    every = {"generate_items": 1, "generate_every_steps": 3, "callbacks": [call]}
+    trainer(tmp_path, steps=7, save_every_steps=0, **every).run()
+    (tmp_path / "answers.jsonl").open("a").write('{"step": 9}\n')  # of a run that was killed after its checkpoint
+    trainer(tmp_path, **every).run()
+    answered = [json.loads(line)["step"] for line in (tmp_path / "answers.jsonl").open()]
+    assert answered == [3, 6, 7, 9, 12]
+    assert [line["step"] for line in lines(tmp_path) if "gen/qa/accuracy" in line] == answered
+    assert [line["step"] for line in lines(tmp_path) if "dev/loss" in line] == [6, 7, 12]
+    with pytest.raises(ConfigError, match="generate_every_steps: nothing is generated"):
+        trainer(tmp_path / "none", generate_every_steps=3)
+
+
 def test_a_time_budget_finishes_the_run(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("ttt.train.trainer.time.monotonic", lambda: now[0])
