@@ -65,7 +65,10 @@ setup(
     extras_require=EXTRAS,
     # the group `ttt.plugins` is for other packages: the plug-ins of this one are found without it
     # released versions of lm-evaluation-harness read no group of models: see docs/benchmarks_text.md
-    entry_points={"console_scripts": ["ttt = ttt.cli.main:main"], "lm_eval.models": ["ttt = ttt.textbench.harness:Ttt"]},
+    entry_points={
+        "console_scripts": ["ttt = ttt.cli.main:main"],
+        "lm_eval.models": ["ttt = ttt.textbench.harness:Ttt", "unitlm = ttt.textbench.harness:Ttt"],
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

@@ -2,12 +2,13 @@
 
     {"speech_tokens": [...], "num_tokens": n, "vocab_size": C, "frame_rate_hz": r, "duration_seconds": n / r, "codec": id}
 
-A bare list is accepted too.  With several codebooks the codes are listed frame by frame.  "durations": frames that each code
+A bare list is accepted too.  SlamOmni's program writes 8192 codes at 25 a second over every file; nothing follows from that.  With several codebooks the codes are listed frame by frame.  "durations": frames that each code
 lasts, where runs of equal codes were removed.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import numpy as np
 
 from ttt.errors import DataError
 from ttt.io.json_input import read_json
+
+log = logging.getLogger(__name__)
+SLAMOMNI_HEADER = (8192, 25)
 
 
 def token_record(codes: np.ndarray, num_codes: int, frame_rate_hz: float, codec: str = "") -> dict[str, Any]:
@@ -37,6 +41,9 @@ def read_tokens(path: str | Path, num_codes: int, num_codebooks: int = 1, frame_
     content = read_json(path, "name a file of tokens", kind=None)
     header = content if isinstance(content, dict) else {}
     tokens = content.get("speech_tokens") if isinstance(content, dict) else content
+    if "codec" not in header and (header.get("vocab_size"), header.get("frame_rate_hz")) == SLAMOMNI_HEADER:
+        log.warning("%s: vocab_size 8192 and frame_rate_hz 25 are constants of SlamOmni's program; the codec's own count", path)
+        header = {}
     if not isinstance(tokens, list) or not tokens or any(type(t) is not int for t in tokens):
         raise DataError(
             f'{path}: expected a list of whole numbers, or {{"speech_tokens": [...]}} with one, and not an empty one'

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttt.data.read.records import KINDS, read_records
+from ttt.data.read.tables import arrow_rows, is_saved, saved_files
 from ttt.errors import ConfigError, DataError, suggest
 from ttt.eval.intervals import bootstrap, resampled
 from ttt.textbench.texts import Pair, encode
@@ -102,12 +103,12 @@ class Chosen:
 def read_folder(folder: str | Path, subjects: Sequence[str], protocol: Protocol, limit: int = 0) -> Chosen:
     """The questions of some subjects (none given: all there are), the first ``limit`` usable ones of each (0: all).
 
-    A subject is a file ``SUBJECT.csv | .jsonl | .json | .parquet`` or a folder of such files.  Raises `ConfigError` for
+    A subject is a file ``SUBJECT.csv | .jsonl | .json | .parquet``, or a folder: see `subject_files`.  Raises `ConfigError` for
     subjects that are not there, `DataError` for records that are no questions.
     """
     there = subject_files(folder)
     if not there:
-        raise DataError(f"{folder}: no SUBJECT.csv, .jsonl, .json or .parquet here, nor folders of them")
+        raise DataError(f"{folder}: no SUBJECT.csv, .jsonl, .json or .parquet here, nor folders of them or of saved datasets")
     for name in subjects:
         if name not in there:
             raise ConfigError(
@@ -132,7 +133,11 @@ def read_folder(folder: str | Path, subjects: Sequence[str], protocol: Protocol,
 
 
 def subject_files(folder: str | Path) -> dict[str, list[Path]]:
-    """Files by subject, both sorted; in a folder of a subject only those of the split ``test`` where files name a split."""
+    """Files by subject, both sorted; in a folder of a subject only those of the split ``test`` where names say a split.
+
+    A subject's folder may be as published (edinburgh-dawg/mmlu-redux-2.0: ``data-00000-of-00001.arrow`` with ``state.json``),
+    as the hub converts it (``test/0000.parquet``), or what ``save_to_disk`` wrote, also of a dictionary of splits.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of questions")
@@ -143,7 +148,11 @@ def subject_files(folder: str | Path) -> dict[str, list[Path]]:
                 raise DataError(f"{entry}: {found[entry.stem][0].name} holds this subject too; keep one of them")
             found[entry.stem] = [entry]
         elif entry.is_dir():
-            files = sorted(p for p in entry.iterdir() if p.suffix in (".csv", *KINDS))
+            inside = entry / "test" if (entry / "test").is_dir() else entry
+            if is_saved(inside):
+                found[entry.name] = saved_files(inside)
+                continue
+            files = sorted(p for p in inside.iterdir() if p.suffix in (".csv", *KINDS))
             test = [p for p in files if p.name.startswith("test")]
             if files:
                 found[entry.name] = test or files
@@ -151,6 +160,9 @@ def subject_files(folder: str | Path) -> dict[str, list[Path]]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".arrow":
+        yield from ((f"{path}[{i}]", row) for i, row in enumerate(arrow_rows(path, None)))
+        return
     if path.suffix != ".csv":
         yield from read_records(path)
         return

@@ -52,6 +52,13 @@ def write(folder, name, records):
             writer = csv.DictWriter(out, records[0])
             writer.writeheader()
             writer.writerows(records)
+    elif path.suffix == ".arrow":  # as `datasets` saves it
+        pa = pytest.importorskip("pyarrow")
+        table = pa.Table.from_pylist(records)
+        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table)
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+        (folder / "dataset_info.json").write_text("{}")
     else:
         pa = pytest.importorskip("pyarrow")
         import pyarrow.parquet
@@ -72,7 +79,8 @@ def questions(tmp_path):
     return tmp_path / "q"
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.parquet", "x/test-00000.parquet", "x/data.csv"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.parquet", "x/test-00000.parquet", "x/data.csv",
+                                  "x/data-00000-of-00001.arrow", "x/test/0000.parquet", "x/test/data-00000-of-00001.arrow"])
 def test_every_kind_of_file_gives_the_same_questions(tmp_path, name):
     folder = tmp_path / "f"
     write((folder / name).parent, (folder / name).name, rows(5))

@@ -251,7 +251,9 @@ def test_token_files_and_the_verb(world, tmp_path, capsys):
         "num_tokens": 438, "vocab_size": 4096, "frame_rate_hz": 50.0, "duration_seconds": 8.76, "codec": "cosyvoice-x",
     }  # fmt: skip
     path, out = tmp_path / "tokens.json", tmp_path / "out" / "said.wav"
-    for contents in (record, record["speech_tokens"]):
+    slamomni = {"speech_tokens": record["speech_tokens"], "num_tokens": 438, "vocab_size": 8192, "frame_rate_hz": 25,
+                "duration_seconds": 17.52}  # fmt: skip
+    for contents in (record, record["speech_tokens"], {"speech_tokens": record["speech_tokens"]}, slamomni):
         path.write_text(json.dumps(contents))
         assert main(["vocode", "--tokens", str(path), "--out", str(out), "--overwrite", *settings]) == 0
         wave = read(out)
