@@ -6,7 +6,6 @@ Its tables in recipes/slamomni/README.md are checked by this file.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -56,8 +55,8 @@ def make_world(folder: Path) -> Path:
         part = pa.Table.from_pylist(rows[20 * shard : 20 * shard + 20])
         pyarrow.parquet.write_table(part, folder / f"data/train-{shard:05d}-of-00853.parquet")
     said = ("<USER>: hi", "USER: hi ASSISTANT: yes <USER>: and then")
-    lines = [{"split_name": "identity", "index": 2, "round": n, "target_token": [5, n], "source_text": asked, "source_wav": "/x.wav",
-              "target_text": "yes"} for n, asked in enumerate(said, 1)]  # fmt: skip
+    lines = [{"split_name": "identity", "index": 2, "round": n, "target_token": [5, n], "source_text": asked,
+              "source_wav": "/x.wav", "target_text": "yes"} for n, asked in enumerate(said, 1)]  # fmt: skip
     (folder / "data/slam-llm.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     subject = folder / "data/mmlu-redux-2.0/high_school_mathematics"
     subject.mkdir(parents=True)
@@ -121,7 +120,8 @@ FLAGS = (
     ("`training_args.save_strategy=epoch`", "train.save_every_epochs=1"),
     ("`training_args.save_total_limit=2`", "train.keep_checkpoints=2"),
     ("`training_args.dataloader_num_workers=4`", "data.prefetch=4"),
-    ("`training_args.group_by_length=true`", "`data.pack=false`: one example a row, rows of like length together; `data.buckets=10`"),
+    ("`training_args.group_by_length=true`",
+     "`data.pack=false`: one example a row, rows of like length together; `data.buckets=10`"),
     ("`training_args.torch_compile=true`", "model.compile=true"),
     ("`training_args.ddp_find_unused_parameters`", "none; every parameter is used"),
     ("`run_time=D-HH:MM:SS`", "`train.max_time=D-HH:MM:SS`"),
@@ -149,7 +149,8 @@ FLAGS = (
     ("MMLU-Redux: `--bf16`, `--cpu`", "`model.dtype=bfloat16`, `run.device=cpu`"),
     ("MMLU-Redux: `--model_name`, `--tokenizer_name`, `--think`", "none; the folder's name, its tokenizer, thinking is off"),
     ("`lm_eval --model unitlm --model_args pretrained=M`", "`python -m ttt.textbench --model unitlm --model_args pretrained=M`"),
-    ("`lm_eval` with `--tasks`, `--limit`, `--batch_size`, `--output_path`, `--log_samples`", "the same; it is the harness's program"),
+    ("`lm_eval` with `--tasks`, `--limit`, `--batch_size`, `--output_path`, `--log_samples`",
+     "the same; it is the harness's program"),
 )  # fmt: skip
 
 # What is typed -> what the one line says.
@@ -160,7 +161,8 @@ REFUSED = (
      "codes go from 0 to 4095; subtract the offset"),
     ("tokens of another codec", "ttt vocode --tokens generated/other.json --output generated/no.wav " + VOICE,
      "name the codec the tokens were made for"),
-    ("an objective that masks, in a form without a mask token", "ttt train --config exp/slamomni/config.yaml run.dir=exp/no objective=nar", "mask token"),
+    ("an objective that masks, in a form without a mask token",
+     "ttt train --config exp/slamomni/config.yaml run.dir=exp/no objective=nar", "mask token"),
     ("a subject that is not there", "ttt eval mmlu-redux data/mmlu-redux-2.0 --model exp/slamomni --subject marketing",
      "has no 'marketing'"),
     ("rows shorter than the shortest example", "ttt train --config exp/slamomni/config.yaml run.dir=exp/no data.row_tokens=16",
@@ -274,14 +276,16 @@ STEPS = (
          f"{RUN} {HERE.replace('exp/slamomni', 'exp/frozen')} --conf v1.1_frozen --stage 1 --stop-stage 3",
          trained("frozen", "rows of text tokens do not change"), SMALL),
     Step("SLAM-Omni's groups of three codes",
-         f"{RUN} {HERE.replace('exp/slamomni', 'exp/grouped')} --stage 1 --stop-stage 3 'data.pattern={{name: parallel, frames: 3}}'",
+         f"{RUN} {HERE.replace('exp/slamomni', 'exp/grouped')} --stage 1 --stop-stage 3 "
+         "'data.pattern={name: parallel, frames: 3}'",
          grouped, SMALL),
     Step("the model right after initialisation (`save_pretrained`, `exit()`)",
          f"ttt model init {CONF} exp/init model.path=models/qwen3 data.tokenizer=exp/tokenizer", initialised),
     Step("`group_by_length` (there: \"will hang\")",
          "ttt train --config exp/slamomni/config.yaml run.dir=exp/buckets data.pack=false",
          trained("buckets", "rows of similar length share a batch")),
-    Step("`test_inference.py`, `inference.py`", "ttt chat exp/slamomni --out generated/answers codec=null", answered, lines="why\nquit\n"),
+    Step("`test_inference.py`, `inference.py`", "ttt chat exp/slamomni --out generated/answers codec=null", answered,
+         lines="why\nquit\n"),
     Step("`token_to_wav.py --speech-tokens F --prompt-audio F --output F --model-dir D`",
          f"ttt vocode --speech-tokens generated/test_response_tokens.json --output generated/said.wav {VOICE}",
          spoken("said.wav", 8.76, "438 tokens: 8.76 s at 22,050 Hz; the header's 8192 and 25 Hz are not believed")),
@@ -289,8 +293,8 @@ STEPS = (
          f"ttt vocode --tokens generated/list.json --output generated/slow.wav {VOICE} codec.speed=0.5",
          spoken("slow.wav", 0.08, "the list is read; twice as long")),
     Step("`eval_mmlu_redux_zeroshot.py --model_path M --config high_school_mathematics --output_dir D --bf16 --quick`",
-         "ttt eval mmlu-redux data/mmlu-redux-2.0 --model exp/slamomni --subject high_school_mathematics --template qwen3 --limit 10 "
-         "--out outputs/mmlu_redux_eval model.dtype=bfloat16", redux),
+         "ttt eval mmlu-redux data/mmlu-redux-2.0 --model exp/slamomni --subject high_school_mathematics --template qwen3 "
+         "--limit 10 --out outputs/mmlu_redux_eval model.dtype=bfloat16", redux),
     Step("`lm_eval --model hf --model_args pretrained=Qwen/Qwen3-0.6B --tasks mmlu`",
          "python -m ttt.textbench --model ttt --model_args pretrained=models/qwen3 --tasks data/quiz.yaml", harness),
     Step("`lm_eval --model unitlm --model_args pretrained=M --tasks mmlu_marketing --batch_size 8 --limit 0.01`",

@@ -2,8 +2,9 @@
 
     {"speech_tokens": [...], "num_tokens": n, "vocab_size": C, "frame_rate_hz": r, "duration_seconds": n / r, "codec": id}
 
-A bare list is accepted too.  SlamOmni's program writes 8192 codes at 25 a second over every file; nothing follows from that.  With several codebooks the codes are listed frame by frame.  "durations": frames that each code
-lasts, where runs of equal codes were removed.
+A bare list is accepted too.  With several codebooks the codes are listed frame by frame.  "durations": frames that each code
+lasts, where runs of equal codes were removed.  SlamOmni's program says 8192 codes, 25 a second, whatever they
+are.
 """
 
 from __future__ import annotations
