@@ -124,7 +124,7 @@ class LoraSection:
     targets: list[str] = field(  # names of the linear layers that get an adapter
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
-    quantize: Literal["none", "nf4"] = "none"  # nf4: the frozen weights in 4 bit (QLoRA; needs bitsandbytes)
+    quantize: Literal["none", "nf4", "int8"] = "none"  # the frozen weights in 4 bit (QLoRA) or in 8; needs bitsandbytes
 
 
 @checked

@@ -119,7 +119,7 @@ def load_hf(
 ) -> Any:
     """`AutoModelForCausalLM.from_pretrained` of a local folder; only safetensors, whole or sharded, are read.
 
-    ``quantization``: settings of 4-bit weights (`quantization`).
+    ``quantization``: settings of quantised weights (`quantization`).
     """
     from transformers import AutoModelForCausalLM
 
@@ -144,24 +144,26 @@ def load_hf(
 
 
 def quantization(section: ModelSection, dtype: torch.dtype) -> Any:
-    """Settings of the 4-bit weights for `load_hf`: nf4, double quantisation, computing in ``dtype``; None without."""
+    """Settings of quantised weights for `load_hf`, computing in ``dtype``: nf4 with double quantisation, or LLM.int8; or None."""
     if section.lora.rank < 1 or section.lora.quantize == "none":
         return None
     bitsandbytes()
     from transformers import BitsAndBytesConfig
 
+    if section.lora.quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
 
 
 def bitsandbytes() -> Any:
-    """The package of 4-bit weights.  Raises `MissingExtraError`."""
+    """The package of quantised weights.  Raises `MissingExtraError`."""
     try:
         import bitsandbytes
     except ImportError as error:
         raise MissingExtraError(
-            f"model.lora.quantize: nf4 needs the package bitsandbytes ({error}); pip install 'ttt-speech[lora]', or "
+            f"model.lora.quantize: quantised weights need the package bitsandbytes ({error}); pip install 'ttt-speech[lora]', or "
             "keep the weights whole with model.lora.quantize=none"
         ) from error
     return bitsandbytes

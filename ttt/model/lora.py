@@ -167,7 +167,7 @@ def check_lora(section: ModelSection) -> None:
             "model.lora: needs model.path: adapters are stored without their base, which must be a folder to come back to"
         )
     _peft()
-    if lora.quantize == "nf4":
+    if lora.quantize != "none":
         bitsandbytes()
 
 

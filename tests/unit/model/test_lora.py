@@ -173,7 +173,7 @@ def test_an_adapter_folder_is_no_backbone(folders, tmp_path):
             {"targets": ["q_pro"]},
             r"^model\.lora\.targets: Qwen2ForCausalLM has no linear layer 'q_pro'\. Did you mean 'q_proj'",
         ),
-        ({"quantize": "int8"}, "^quantize: no 'int8'. Choices: none, nf4"),
+        ({"quantize": "int2"}, "^quantize: no 'int2'. Choices: none, nf4, int8"),
     ],
 )
 def test_refusals(fields, pattern, folders):
@@ -209,6 +209,17 @@ def test_qlora_trains_on_four_bit_weights(tmp_path):
     merged = load_lm(latest_complete(tmp_path / "run/checkpoints") / "model")
     error = (logits(merged) - logits(model)).abs().mean() / logits(model).std()
     assert float(error) < 0.3, "the merged model is the unquantised base: off by the rounding to four bits"
+
+
+def test_the_frozen_weights_can_be_eight_bit(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; tools/env.sh installs it")
+    base = make_backbone(tmp_path / "base", "qwen2")
+    model = adapted(base, lora=dataclasses.replace(LORA, quantize="int8"))
+    packed = [n for n, p in model.named_parameters() if p.dtype == torch.int8]
+    assert len(packed) == 2 * 7, "every linear layer of both blocks; tables and norms stay whole"
+    whole = adapted(base, lora=LORA)
+    error = (logits(whole) - logits(model)).abs().mean() / logits(whole).std()
+    assert 0 < float(error) < 0.1, "off by the rounding to eight bits"
 
 
 def _folder(path: Path) -> Path:
