@@ -329,7 +329,8 @@ class CodeSpace:
 
     def joins(self, ids: Any) -> Any:
         """Ids, an array or tensor, that stand at the network's position of the id before them: bool, of the same shape."""
-        return (ids >= self.codebooks[0][1]) & (ids < self.codebooks[-1][1]) & self.together
+        first, last = (self.codebooks[0][1], self.codebooks[-1][1]) if self.together else (0, 0)  # text alone has no codes
+        return (ids >= first) & (ids < last)
 
 
 @dataclass(frozen=True)

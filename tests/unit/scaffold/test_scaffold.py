@@ -117,7 +117,7 @@ def test_a_methods_recipe_is_copied_whole_and_stands_alone(method, tmp_path, mon
         if "more/" not in name:
             assert load_config([tmp_path / "mine/conf" / name], settings) == load_config([source / name], settings)
     if method == "llada":
-        assert configs == ["mixed.yaml", "pretrain.yaml", "sft.yaml", "tts.yaml"]
+        assert {"mixed.yaml", "pretrain.yaml", "sft.yaml", "tts.yaml"} <= set(configs)
     script = (tmp_path / "mine/run.sh").read_text()
     assert not re.findall(r"recipes/|\.\./", script + (tmp_path / "mine/README.md").read_text().replace("/recipes/", ""))
     (tmp_path / "ttt").write_text('#!/bin/sh\necho "plan:"; echo "ttt $@" in $PWD\n')
