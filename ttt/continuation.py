@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 def continue_files(
     model: Model, paths: Sequence[Path], targets: Sequence[tuple[Path, Path]], hole: tuple[float, float] | None = None,
-    prompt_s: float = 0.0, longest_s: float = 0.0,
+    prompt_s: float = 0.0, longest_s: float = 0.0, text: str = "",
 ) -> int:  # fmt: skip
     """Continue every file; write what was made, and the prompt and it in one piece, to its two ``targets``.
 
     ``hole``: write these seconds anew instead, hearing both sides.  ``prompt_s``: hear only so much of each file (0: all);
-    ``longest_s``: go on for so long at most (0: as configured).  -> how many files the model had nothing to add to.
+    ``longest_s``: go on for so long at most (0: as configured).  ``text``: what is said in each file and after it.  -> how many files the model had nothing to add to.
     """
     codec = model.codec
     assert codec is not None, "see check_model"
@@ -52,7 +52,7 @@ def continue_files(
             wave = Waveform(wave.samples[: int(prompt_s * wave.rate_hz)], wave.rate_hz)
         waves.append(resample(wave, codec.encode_rate_hz))
     codes = codec.encode(waves)
-    prompts = [prompt_of(model, p, c, hole) for p, c in zip(paths, codes, strict=True)]
+    prompts = [prompt_of(model, p, c, hole, text) for p, c in zip(paths, codes, strict=True)]
     for path, prompt in zip(paths, prompts, strict=True):
         if len(prompt.ids) > model.config.data.row_tokens:
             log.warning(
@@ -101,8 +101,8 @@ def make_folder(out: Path) -> None:
         raise DataError(f"--out: {out}: cannot be made ({error.strerror}); name another folder") from error
 
 
-def check_model(model: Model, run: str) -> None:
-    """Raise `ConfigError` for a run that cannot go on where sound ends."""
+def check_model(model: Model, run: str, text: str = "") -> None:
+    """Raise `ConfigError` for a run that cannot go on where sound ends, or not with ``text`` or without it."""
     if model.codec is None:
         raise ConfigError("codec: missing; sound files need one")
     if not any(isinstance(task, Continuation) for task in model.config.tasks):
@@ -111,6 +111,11 @@ def check_model(model: Model, run: str) -> None:
             f"{run}: was not trained to go on (its tasks: {learnt}; needed: continuation); "
             "'ttt chat' and 'ttt stream' ask such a model"
         )
+    reads_text = any(task.reads_text for task in model.config.tasks if isinstance(task, Continuation))
+    if text and not reads_text:
+        raise ConfigError(f"--text: {run} was trained without text; leave it out")
+    if reads_text and not text:
+        raise ConfigError(f"{run}: speaks a text; say the words of the sound file, then those to speak, with --text")
 
 
 def limited(model: Model, seconds: float, frame_rate_hz: float) -> Model:
@@ -125,8 +130,8 @@ def limited(model: Model, seconds: float, frame_rate_hz: float) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, eval=section))
 
 
-def prompt_of(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, float] | None) -> Prompt:
-    """What the decoder gets: the codes as a user's turn, and with a hole what is known behind it."""
+def prompt_of(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, float] | None, text: str = "") -> Prompt:
+    """What the decoder gets: text and codes as a user's turn, and with a hole what is known behind it."""
     ids = heard.ids
     start, stop = len(ids), len(ids)
     if hole is not None:
@@ -138,7 +143,8 @@ def prompt_of(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, fl
                 f"{path}: --hole {hole[0]}:{hole[1]} holds no whole frame, or none is before it; a frame has "
                 f"{1 / heard.frame_rate_hz:g} s"
             )
-    user = Turn("user", (Span("audio", codes=ids[:start], style="user"),))
+    words = (Span("text", text),) if text else ()
+    user = Turn("user", (*words, Span("audio", codes=ids[:start], style="user")))
     prompt = model.prompt(Example(path.stem, (user,), ""), uid=path.stem)
     if hole is None:
         return prompt

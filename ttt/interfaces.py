@@ -516,10 +516,14 @@ class Task(ABC):
 
     ``reads_text``: its items need the words of their utterances (``text_in``, ``text_out``).  ``speech_is_optional``: in a
     run without codec or judge, the metrics that need them are left out, with a line; other tasks cannot be scored then.
+    ``codec_is_optional``: the same without a codec alone.  ``reads_voice``: its items name another recording of the same
+    speaker (``voice``) and what it says (``voice_text``), where the speaker has one.
     """
 
     reads_text: ClassVar[bool] = True
     speech_is_optional: ClassVar[bool] = False
+    codec_is_optional: ClassVar[bool] = False
+    reads_voice: ClassVar[bool] = False
 
     @property
     def label(self) -> str:

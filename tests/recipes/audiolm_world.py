@@ -79,14 +79,25 @@ def make_cuts(folder: Path, splits: dict[str, tuple[float, ...]]) -> None:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
+def make_libritts(folder: Path) -> None:
+    """LibriTTS: SPEAKER/CHAPTER/ID.wav of 24 kHz, ID.normalized.txt beside; in three parts."""
+    for part, number in (("train-clean-100", 4), ("dev-clean", 1), ("test-clean", 2)):
+        for n in range(number):
+            speaker = 100 + n % 2
+            path = folder / part / f"{speaker}/7/{speaker}_7_{n:06}_000000.wav"
+            make_wav(path, 4.0 + n / 10, n, rate_hz=24_000)
+            path.with_suffix(".normalized.txt").write_text(f"This is sentence {n}.", encoding="utf-8")
+
+
 def make_world(folder: Path) -> Path:
-    """``models/encodec_32khz``, ``data/tokenized`` (cuts), ``data/wavs`` (train, dev, test), ``prompts``."""
+    """``models/encodec_32khz``, ``data/tokenized`` (cuts), ``data/wavs`` (train, dev, test), ``data/LibriTTS``, ``prompts``."""
     make_codec(folder / "models/encodec_32khz")
     make_cuts(folder / "data/tokenized", {"train": (4.9, 5.0, 5.5, 6.0, 15.1), "validation": (5.0,), "test": (5.0, 5.2)})
     for split, number in (("train", 3), ("dev", 1), ("test", 1)):
         for n in range(number):
             make_wav(folder / "data/wavs" / split / f"{split}{n}.wav", 5.0 + n / 10, n)
     make_wav(folder / "data/wavs/train/short.wav", 4.0, 9)
+    make_libritts(folder / "data/LibriTTS")
     for n, name in enumerate(("a", "b")):
         make_wav(folder / "prompts" / f"{name}.wav", 2.0, n, rate_hz=44_100)
     return folder

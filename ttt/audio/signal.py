@@ -38,9 +38,11 @@ def resample(waveform: Waveform, rate_hz: int) -> Waveform:
     """
     if waveform.rate_hz == rate_hz:
         return waveform
+    length = len(waveform.samples)
+    if not length:
+        return Waveform(waveform.samples, rate_hz)
     import torch
 
-    length = len(waveform.samples)
     step = max(waveform.rate_hz // 4, 1)
     padded = torch.zeros(-(-length // step) * step)
     padded[:length] = torch.tensor(waveform.samples)

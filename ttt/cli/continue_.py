@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hole", default="", metavar="A:B", help="write seconds A to B anew, hearing both sides (nar=masked_all)"
     )
+    parser.add_argument(
+        "--text", default="", metavar="TEXT", help="what is said: the words of the sound file, then those to speak (arch.text)"
+    )
     add_common(
         parser, "plugins", config="recipe YAML over the run's own settings", overwrite="replace files of earlier calls"
     )
@@ -51,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.continuation import check_model, continue_files
 
     model = ttt.load(arguments.run, *settings, config=arguments.config, plugins=arguments.plugins)
-    check_model(model, arguments.run)
-    silent = continue_files(model, paths, targets, hole, arguments.prompt_seconds, arguments.seconds)
+    check_model(model, arguments.run, arguments.text)
+    silent = continue_files(model, paths, targets, hole, arguments.prompt_seconds, arguments.seconds, arguments.text)
     return int(silent == len(paths))
 
 

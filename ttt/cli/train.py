@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.data.batches.prefetch import Prefetcher
     from ttt.data.batches.text_ratio import training_loader, validation_batches
     from ttt.diffusion.corrupt import NO_MASK
-    from ttt.model.arch import check_arch
+    from ttt.model.arch import check_arch, check_tasks
     from ttt.rng import generator
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.engines import check_engine, check_trainable, world
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_made_here(Path(config.run.dir))  # before data and weights are read
     check_trainable(config.model.attention, config.run.device, config.model.dtype, config.train.autocast)
     check_arch(config.model.arch, objective.arch, f"objective {name!r}")
+    check_tasks(config.model.arch, config.tasks)
     if name_of(config.model.arch) == "causal_lm" and not config.train.init_from:
         from ttt.model.backbone import check_preset
 

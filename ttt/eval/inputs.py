@@ -74,8 +74,8 @@ def iter_file(
 def metrics_of(tasks: Mapping[str, Task], examples: Iterable[Example], codec: Any, judge: Any) -> dict[str, dict[str, Any]]:
     """Label -> metrics to report of each task, by name.
 
-    A task whose speech is optional loses those that need a codec or a judge that is not there (None).  Lines say so, and
-    which examples have no answer to compare with.
+    A task whose speech is optional loses those that need a codec or a judge that is not there (None), one whose codec is
+    optional those that need a codec.  Lines say so, and which examples have no answer to compare with.
     """
     from ttt.eval.metrics import needs_codec, rests_on
     from ttt.registry.families import METRIC
@@ -90,7 +90,7 @@ def metrics_of(tasks: Mapping[str, Task], examples: Iterable[Example], codec: An
         if "document" in roles:
             log.info("score: documents have no answer: the model went on from the beginning of each, and the text is compared "
                      "with the rest; 'ttt likelihood' gives -log p of all of it")  # fmt: skip
-        if not own or not task.speech_is_optional:
+        if not own or not (task.speech_is_optional or (task.codec_is_optional and codec is None)):
             continue
         made = {name: METRIC.build(node, f"tasks.{label}.metrics.{name}") for name, node in kept[label].items()}
         lost = [
@@ -99,7 +99,7 @@ def metrics_of(tasks: Mapping[str, Task], examples: Iterable[Example], codec: An
         ]  # fmt: skip
         if lost:
             missing = " and no ".join(name for name, value in (("codec", codec), ("judge", judge)) if value is None)
-            what = "the text" if task.reads_text else "what needs none"
+            what = "the text" if task.speech_is_optional else "what needs none"
             log.info("score: no %s: of task %r, only %s is scored (not: %s)", missing, label, what, ", ".join(lost))
             kept[label] = {name: node for name, node in kept[label].items() if name not in lost}
     return kept
@@ -114,7 +114,7 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
         examples = [e for listed in files.values() for e in listed if e.task == label]
         if not examples or any(e.meta.get("speech_ref") or e.meta.get("answer_key") for e in examples):
             continue
-        if task.speech_is_optional and task.reads_text:  # answers in text alone are answers
+        if task.speech_is_optional:  # answers in text alone are answers
             continue
         for name, node in task.metrics.items():
             if "judge" in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")):

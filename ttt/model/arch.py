@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
-from ttt.interfaces import Arch, Network
+from ttt.interfaces import Arch, Network, Task
 from ttt.model.folder import refuse_changed, stored_arch
 from ttt.registry import name_of
 from ttt.registry.families import ARCH
@@ -49,6 +49,15 @@ def open_network(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype
     refuse_changed(Path(folder))
     arch = ARCH.build(dict(stored_arch(folder) or {"name": "causal_lm"}), f"{folder}/config.json")
     return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype).eval()
+
+
+def check_tasks(arch: Any, tasks: Iterable[Task]) -> None:
+    """Raise `ConfigError` when the architecture would drop the text that a task reads."""
+    for task in tasks:
+        if task.reads_voice and not getattr(arch, "text", True):
+            raise ConfigError(
+                f"model.arch.text: false, and task {task.label!r} speaks a text, which would be dropped; set model.arch.text=true"
+            )
 
 
 def check_arch(arch: Arch, wanted: str, who: str) -> None:

@@ -89,7 +89,7 @@ class _Frames(Objective):
         def scored(f: Frames, ar: bool, stages: Sequence[int]) -> dict[str, Scores]:
             return model(FrameInputs(
                 f.prompt.to(device), f.prompt_lens.to(device), f.target.to(device), f.target_lens.to(device), self.mask,
-                ar, self.eos, self.first_code, stages, hidden, f.stretch,
+                ar, self.eos, self.first_code, stages, hidden, f.stretch, f.words.to(device) if network.arch.text else None,
             ))  # fmt: skip
 
         if plan.nar_frames is None:

@@ -32,7 +32,7 @@ CODEC = Registry(
 )  # fmt: skip
 TASK = Registry(
     "task", "task", _I + "Task",
-    builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.continuation", "ttt.tasks.records"),
+    builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.continuation", "ttt.tasks.zero_shot_tts", "ttt.tasks.records"),
 )  # fmt: skip
 METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics",))
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))

@@ -31,7 +31,7 @@ class Continuation(Task):
     """
 
     reads_text: ClassVar[bool] = False
-    speech_is_optional: ClassVar[bool] = True
+    codec_is_optional: ClassVar[bool] = True
 
     utterance: str = "output"
     cut: Cut = nested(Cut)

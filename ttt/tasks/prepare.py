@@ -96,7 +96,7 @@ def _check_item(item: Any, where: str) -> None:
         raise DataError(f"{where}: expected an object, got {type(item).__name__}; mend or drop the line")
     if "id" not in item:
         raise DataError(f"{where}: item lacks the field 'id'; mend or drop the line")
-    for key in ("id", "task", "input", "output", "split", "kind", "text_in", "text_out"):
+    for key in ("id", "task", "input", "output", "split", "kind", "text_in", "text_out", "voice", "voice_text"):
         value = item.get(key, "")
         if not isinstance(value, str) and not (key == "id" and isinstance(value, int) and not isinstance(value, bool)):
             raise DataError(f"{where}: field {key!r} must be text, got {str(value)[:40]}; mend or drop the line")

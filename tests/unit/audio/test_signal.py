@@ -12,6 +12,7 @@ import torch
 from ttt.audio import signal
 from ttt.audio.signal import MelSettings, griffin_lim, log_mel, mel_filters, mel_to_linear
 from ttt.errors import MissingExtraError
+from ttt.types import Waveform
 
 MEL = MelSettings(mels=40)
 
@@ -97,3 +98,8 @@ def test_magnitude_of_a_full_scale_tone_is_what_the_settings_say():
     spectrum = torch.stft(tone, 512, 160, 400, torch.hann_window(400), return_complex=True).abs()
     assert float(spectrum.max()) == pytest.approx(100, rel=0.01)
     assert np.isfinite(log_mel(tone, MEL).numpy()).all()
+
+
+def test_no_sound_stays_none_at_another_rate():
+    made = signal.resample(Waveform(np.zeros(0, dtype=np.float32), 24_000), 16_000)
+    assert made.rate_hz == 16_000 and made.samples.shape == (0,)

@@ -38,8 +38,9 @@ def recording(rng: np.random.Generator, frames: int, codebooks: int = BOOKS) -> 
     return rng.integers(0, CODES, size=(frames, codebooks)).astype(np.int32)
 
 
-def example(uid: str, prompt: np.ndarray, rest: np.ndarray | None = None) -> Example:
-    turns = [Turn("user", (Span("audio", codes=prompt, style="user"),))]
+def example(uid: str, prompt: np.ndarray, rest: np.ndarray | None = None, words: str = "") -> Example:
+    said = (Span("text", words),) if words else ()
+    turns = [Turn("user", (*said, Span("audio", codes=prompt, style="user")))]
     if rest is not None:
         turns.append(Turn("assistant", (Span("audio", codes=rest, style="last"),)))
     return Example(uid, tuple(turns), "continuation")

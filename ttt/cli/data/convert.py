@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         report = write_corpus(
             converter, source if len(sources) == 1 else sources, out, arguments.split, tasks,
-            reads_text=tasks_that_read_text(tasks), skip_bad=arguments.skip_bad, limit=arguments.limit,
+            reads_text=tasks_that_read_text(tasks), reads_voice=tasks_that_read_voice(tasks), skip_bad=arguments.skip_bad, limit=arguments.limit,
         )  # fmt: skip
     report.seconds = stage.seconds
     stage.finish(vars(report))
@@ -109,6 +109,14 @@ def tasks_that_read_text(tasks: Sequence[str]) -> set[str]:
 
     known = family("task")
     return {t for t in tasks if t not in known.names() or known.get(t).reads_text}  # type: ignore[attr-defined]
+
+
+def tasks_that_read_voice(tasks: Sequence[str]) -> set[str]:
+    """Those whose items name another recording of the speaker."""
+    from ttt.registry.core import family
+
+    known = family("task")
+    return {t for t in tasks if t in known.names() and known.get(t).reads_voice}  # type: ignore[attr-defined]
 
 
 def spelled(name: str, names: Sequence[str]) -> str:

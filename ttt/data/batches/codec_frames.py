@@ -1,6 +1,6 @@
-"""Flat ids of a batch -> frames of codes, for models that see all codebooks of a frame at once.  Text and delimiters are dropped.
+"""Flat ids of a batch -> frames of codes, for models that see all codebooks of a frame at once, and the text before them.
 
-Letters: ``D`` documents, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks.
+Letters: ``D`` documents, ``L`` text tokens, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ import torch
 from torch import Tensor
 
 from ttt.errors import DataError
-from ttt.types import PackedBatch
+from ttt.types import Kind, PackedBatch
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text tokens of prompts: ``ids`` i64 [D, L], 0 on padding, ``lens`` i64 [D]."""
+
+    ids: Tensor
+    lens: Tensor
+
+    def to(self, device: torch.device) -> Words:
+        """The same on another device."""
+        return Words(self.ids.to(device), self.lens.to(device))
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class Frames:
     ``prompt_at``, ``target_at`` i64 [D, S], [D, T]: flat position (row * width + column) of a frame's first code in the
     batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).
     ``stretch``: number of frames at the end of every prompt that are copies of target frames; positions do not count
-    them.
+    them.  ``words``: the text of the prompts, template included.
     """
 
     prompt: Tensor
@@ -32,6 +44,7 @@ class Frames:
     prompt_at: Tensor
     target_at: Tensor
     doc: Tensor
+    words: Words
     stretch: int = 0
 
     @property
@@ -75,7 +88,7 @@ def frames_of(batch: PackedBatch) -> Frames:
             f"example {_name(batch, int(kept[int((prompt_lens == 0).long().argmax())]))}: has no audio before its answer; a "
             "continuation needs a prompt"
         )
-    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, kept)
+    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, kept, _words(batch, slot, len(kept)))
 
 
 def resplit(frames: Frames, lengths: Tensor) -> Frames:
@@ -93,7 +106,7 @@ def resplit(frames: Frames, lengths: Tensor) -> Frames:
     whole, places, owner, of_prompt = (torch.cat(part) for part in (codes, at, slot, in_prompt))
     parts = [_padded(whole, places, owner, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
     (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
-    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc)
+    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc, frames.words)
 
 
 def with_stretch(frames: Frames, starts: Tensor, length: int) -> Frames:
@@ -108,6 +121,15 @@ def with_stretch(frames: Frames, starts: Tensor, length: int) -> Frames:
     whole = torch.cat(slot)
     prompt, lens, prompt_at = _padded(torch.cat(codes), torch.cat(places), whole, whole >= 0, len(starts))
     return dataclasses.replace(frames, prompt=prompt, prompt_lens=lens, prompt_at=prompt_at, stretch=length)
+
+
+def _words(batch: PackedBatch, slot: Tensor, rows: int) -> Words:
+    """Text that is no target, of the documents that have a ``slot`` i64 [documents] >= 0."""
+    of_prompt = (batch.kind == Kind.TEXT) & batch.visible & ~batch.target
+    at = of_prompt.flatten().nonzero().flatten()
+    doc = batch.doc.flatten()[at]
+    ids, lens, _ = _padded(batch.ids.flatten()[at, None], at, slot[doc], doc >= 0, rows)
+    return Words(ids[..., 0], lens)
 
 
 def _padded(codes: Tensor, at: Tensor, slot: Tensor, chosen: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +149,7 @@ def _padded(codes: Tensor, at: Tensor, slot: Tensor, chosen: Tensor, rows: int) 
 
 def _empty(codebooks: int) -> Frames:
     codes, lens, at = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 0, codebooks), (0,), (0, 0)))
-    return Frames(codes, lens, codes, lens, at, at, lens)
+    return Frames(codes, lens, codes, lens, at, at, lens, Words(at, lens))
 
 
 def _name(batch: PackedBatch, doc: int) -> str:

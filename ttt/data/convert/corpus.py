@@ -19,7 +19,7 @@ import numpy as np
 
 from ttt.audio.sound import Sound, opened
 from ttt.audio.wav import MIN_DURATION_S
-from ttt.data.convert.core import LeftOutError, Report, Speech, check_duration, results, twice
+from ttt.data.convert.core import UNKNOWN_SPEAKER, LeftOutError, Report, Speech, check_duration, results, twice
 from ttt.data.manifest import Utterance
 from ttt.data.read.records import RecordError
 from ttt.errors import DataError
@@ -40,12 +40,15 @@ def write_corpus(
     tasks: Sequence[str],
     *,
     reads_text: Collection[str] | None = None,
+    reads_voice: Collection[str] = (),
     skip_bad: bool = False,
     limit: int = 0,
 ) -> Report:
     """Convert ``path``; one item per utterance and task (``asr``: write what is heard; ``tts``: read it aloud).
 
-    ``reads_text``: the tasks for which an utterance without text is a bad row (None: all of them).
+    ``reads_text``: the tasks for which an utterance without text is a bad row (None: all of them).  ``reads_voice``: those
+    whose items name another utterance of the speaker (`ttt.interfaces.Task.reads_voice`): the one before, for the first the
+    second.  Nothing is known of unknown speakers.
 
     Complete or not at all.  Raises the first `RecordError` unless ``skip_bad``.
     """
@@ -83,6 +86,15 @@ def write_corpus(
         check_duration(made.duration_s, least_s, most_s, made.id, where)
         return made, sound, (rate, channels)
 
+    voices: dict[str, Utterance] = {}  # the latest of each speaker
+    alone: dict[tuple[str, str], dict[str, str]] = {}  # items of speakers with one utterance so far
+
+    def voice_of(utterance: Utterance) -> dict[str, str]:
+        return {"voice": utterance.id, "voice_text": utterance.text}
+
+    def write(item: dict[str, str]) -> None:
+        items.write(json.dumps(item, ensure_ascii=False) + "\n")
+
     try:
         with (work / "m").open("w", encoding="utf-8") as manifest, (work / "i").open("w", encoding="utf-8") as items:
             for utterance, sound, (rate, channels) in results(
@@ -95,12 +107,23 @@ def write_corpus(
                 report.rates[rate] += 1
                 report.mixed += channels > 1
                 manifest.write(json.dumps(asdict(utterance), ensure_ascii=False) + "\n")
+                before = voices.get(utterance.speaker)
+                voices[utterance.speaker] = utterance
                 for task in tasks:
                     item = {
                         "id": f"{utterance.id}-{task}", "task": task, "split": split, "input": utterance.id,
                         "output": utterance.id, "text_in": utterance.text, "text_out": utterance.text,
                     }  # fmt: skip
-                    items.write(json.dumps(item, ensure_ascii=False) + "\n")
+                    if task not in reads_voice or utterance.speaker in ("", UNKNOWN_SPEAKER):
+                        write(item)
+                    elif before is None:
+                        alone[utterance.speaker, task] = item
+                    else:
+                        if (first := alone.pop((utterance.speaker, task), None)) is not None:
+                            write({**first, **voice_of(utterance)})
+                        write({**item, **voice_of(before)})
+            for item in alone.values():
+                write(item)
         shown = path if isinstance(path, Path) else path[0].parent
         if not keys:
             raise DataError(f"{shown}: no usable row; nothing was written ({report.summary()})")

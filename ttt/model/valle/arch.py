@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @ARCH.register("valle", elsewhere=("audio-lm", "audio_lm", "audiolm", "valle-audio", "valle_audio", "VALLE-audio"))
 @dataclass(frozen=True)
 class Valle(Arch):
-    """VALL-E (arXiv 2301.02111) without text: the prompt is audio.  Codebooks and their size are the vocabulary's.
+    """VALL-E (arXiv 2301.02111): the prompt is audio, with ``text`` also words.  Codebooks and their size are the vocabulary's.
 
     ``nar`` is what the second decoder learns: ``stages``, one codebook after another (VALL-E); ``masked``, all upper codebooks by
     masked diffusion; ``masked_all``, the first codebook too, and then there is no AR decoder (SoundStorm, arXiv 2305.09636).
@@ -30,6 +30,7 @@ class Valle(Arch):
     heads: PositiveInt = 16
     layers: PositiveInt = 12
     dropout: ShareBelow1 = 0.1
+    text: bool = False  # prompts begin with text, as in VALL-E; false: text is dropped, as in AudioLM
     norm_first: bool = True  # norms before attention and feed-forward; false: after each residual
     prenet: bool = False  # a small network between embeddings and positions
     prepend_bos: bool = (

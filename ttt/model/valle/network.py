@@ -1,6 +1,6 @@
 """The network of the architecture ``valle``: two decoders over frames of codes.
 
-Letters: ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks, ``N`` codes of a codebook, ``D`` width.
+Letters: ``L`` text tokens, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks, ``N`` codes of a codebook, ``D`` width.
 Names of parameters begin with ``ar_`` or ``nar_``: the two stages of training.
 """
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttt.data.batches.codec_frames import Words
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import MaskRule
 from ttt.io.pretrained import refuse_nonfinite
@@ -44,7 +45,7 @@ class FrameInputs:
     token, ``first_code``: let the last prompt frame learn the first code.  ``stages``: codebooks the NAR decoder predicts, one
     pass each, which knows the codebooks below (one of masked codebooks is shown the others as masks).  ``hidden`` bool [B, T, Q]:
     instead, one pass that predicts these masked codes.  ``stretch``: frames at the prompts' ends that positions of the NAR
-    decoder's targets do not count (`ttt.data.batches.codec_frames.with_stretch`).
+    decoder's targets do not count (`ttt.data.batches.codec_frames.with_stretch`).  ``words``: text before the prompts.
     """
 
     prompt: Tensor
@@ -58,6 +59,7 @@ class FrameInputs:
     stages: Sequence[int] = ()
     hidden: Tensor | None = None
     stretch: int = 0
+    words: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class ValleNetwork(nn.Module):
                 arch.layers, d, arch.heads, arch.dropout, arch.norm_first, adaptive=False, rotary_base=base
             )
             self.ar_predict_layer = nn.Linear(d, n + 1, bias=False)
+            if arch.text:
+                self.ar_text_embedding = nn.Embedding(vocab.audio_start, d)
+                self.ar_text_prenet = Prenet(d) if arch.prenet else nn.Identity()
+                self.ar_text_position = placed(d, arch.dropout, True)
         if q == 1 and arch.nar == "stages":
             return
         d = arch.nar_dim
@@ -123,6 +129,10 @@ class ValleNetwork(nn.Module):
         self.nar_prompt_prenet, self.nar_audio_prenet = (Prenet(d) if arch.prenet else nn.Identity() for _ in "pt")
         self.nar_prompt_position = placed(d, 0.0, False)
         self.nar_audio_position = placed(d, arch.dropout, False)
+        if arch.text:
+            self.nar_text_embedding = nn.Embedding(vocab.audio_start, d)
+            self.nar_text_prenet = Prenet(d) if arch.prenet else nn.Identity()
+            self.nar_text_position = placed(d, 0.0, False)
         self.nar_stage_embeddings = tables([1] * (1 if masked else q - 1), d)
         self.nar_decoder = Stack(
             arch.nar_layers, d, arch.nar_heads, arch.dropout, arch.norm_first, adaptive=True, rotary_base=base
@@ -230,18 +240,19 @@ class ValleNetwork(nn.Module):
 
     def _ar_scores(self, x: FrameInputs) -> Scores:
         inputs, labels = ar_inputs_labels(x.target[..., 0], x.target_lens, self.num_codes, self.arch.prepend_bos, x.eos)
-        s, t = x.prompt.shape[1], inputs.shape[1]
-        prompt = self.ar_prompt(x.prompt)
+        t = inputs.shape[1]
+        prompt, before, places = self.ar_context(x.prompt, x.prompt_lens, x.words)
+        s = prompt.shape[1]
         at = self.target_positions(x.prompt_lens, torch.arange(t, device=inputs.device))
         target = self.ar_target(inputs, at)
         hidden, _ = self.ar_decoder(
-            torch.cat([prompt, target], 1), _positions(s, at), self.ar_mask(x.rule, x.prompt_lens, x.target_lens, s, t)
+            torch.cat([prompt, target], 1), torch.cat([places, at], 1), self.ar_mask(x.rule, before, x.target_lens, s, t)
         )
         rows, where = (labels != IGNORED).nonzero(as_tuple=True)
         chosen, wanted = hidden[rows, s + where], labels[rows, where]
         if not self.arch.prepend_bos and x.first_code:
             all_rows = torch.arange(len(labels), device=labels.device)
-            chosen = torch.cat([chosen, hidden[all_rows, x.prompt_lens - 1]])
+            chosen = torch.cat([chosen, hidden[all_rows, before - 1]])
             wanted, rows = torch.cat([wanted, x.target[:, 0, 0]]), torch.cat([rows, all_rows])
         return _scores(self.ar_predict_layer(chosen), wanted, rows, torch.zeros_like(rows), self.num_codes)
 
@@ -250,13 +261,13 @@ class ValleNetwork(nn.Module):
         if self.arch.nar != "stages":
             masked = inside[..., None] & (torch.arange(self.codebooks, device=inside.device) >= stage)
         told = stage if masked is None else 0
-        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked, x.stretch)
+        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked, x.stretch, x.words)
         rows, where = inside.nonzero(as_tuple=True)
         logits = self.nar_logits(hidden[rows, where], stage)
         return _scores(logits, x.target[rows, where, stage], rows, torch.full_like(rows, stage), self.num_codes)
 
     def _masked_scores(self, x: FrameInputs, masked: Tensor) -> Scores:
-        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, 0, masked)
+        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, 0, masked, words=x.words)
         parts = []
         for codebook in range(self.first_predicted, self.codebooks):
             rows, where = masked[..., codebook].nonzero(as_tuple=True)
@@ -273,6 +284,15 @@ class ValleNetwork(nn.Module):
         summed = _summed([*shared, *self.ar_prompt_embeddings], codes)
         at = torch.arange(codes.shape[1], device=codes.device)
         return self.ar_prompt_position(self.ar_prompt_prenet(summed), at)
+
+    def ar_context(self, codes: Tensor, lens: Tensor, words: Words | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What stands before the target: vectors [B, P, D] of text and prompt, their lengths [B], positions i64 [B, P]."""
+        prompt = self.ar_prompt(codes)
+        if words is None:
+            return prompt, lens, _count(prompt)
+        at = torch.arange(words.ids.shape[1], device=codes.device)
+        text = self.ar_text_position(self.ar_text_prenet(self.ar_text_embedding(words.ids)), at)
+        return _joined(text, words.lens, prompt, lens)
 
     def target_positions(self, prompt_lens: Tensor, at: Tensor) -> Tensor:
         """Positions i64 [B, T] of places i64 [T] or [B, T] of targets behind prompts of ``prompt_lens`` i64 [B] frames."""
@@ -292,13 +312,13 @@ class ValleNetwork(nn.Module):
 
     def nar_hidden(
         self, prompt: Tensor, prompt_lens: Tensor, target: Tensor, target_lens: Tensor, stage: int,
-        masked: Tensor | None = None, stretch: int = 0,
+        masked: Tensor | None = None, stretch: int = 0, words: Words | None = None,
     ) -> Tensor:  # fmt: skip
         """Hidden states [B, T, D'] of the target's frames.
 
         ``stage``: the codebook to predict, 1 to Q - 1; the target's codebooks below it are read.  With ``masked``
         bool [B, T, Q] all codebooks
-        are read, but for those codes (``stage`` is then 0).  ``stretch``: see `FrameInputs`.
+        are read, but for those codes (``stage`` is then 0).  ``stretch``, ``words``: see `FrameInputs`.
         """
         inside = _inside(target_lens, target.shape[1])
         if masked is None:
@@ -311,13 +331,18 @@ class ValleNetwork(nn.Module):
             y = _summed([*self.nar_audio_embeddings], ids)
         at = self.target_positions(prompt_lens - stretch, torch.arange(target.shape[1], device=target.device))
         y = self.nar_audio_position(self.nar_audio_prenet(y), at)
-        s = prompt.shape[1]
         shared = [*self.nar_audio_embeddings] if self.arch.share_tables else []
         x = _summed([*shared, *self.nar_prompt_embeddings], prompt)
-        x = self.nar_prompt_position(self.nar_prompt_prenet(x), torch.arange(s, device=prompt.device))
+        x = self.nar_prompt_position(self.nar_prompt_prenet(x), torch.arange(prompt.shape[1], device=prompt.device))
+        before, places = prompt_lens, _count(x)
+        if words is not None:
+            text_at = torch.arange(words.ids.shape[1], device=prompt.device)
+            text = self.nar_text_position(self.nar_text_prenet(self.nar_text_embedding(words.ids)), text_at)
+            x, before, places = _joined(text, words.lens, x, prompt_lens)
+        s = x.shape[1]
         steer = self.nar_stage_embeddings[0 if masked is not None else stage - 1].weight[0]  # type: ignore[union-attr,index]
-        mask = self._nar_mask(_inside(prompt_lens, s), inside)
-        hidden, _ = self.nar_decoder(torch.cat([x, y], 1), _positions(s, at), mask, steer)
+        mask = self._nar_mask(_inside(before, s), inside)
+        hidden, _ = self.nar_decoder(torch.cat([x, y], 1), torch.cat([places, at], 1), mask, steer)
         return hidden[:, s:]
 
     def nar_logits(self, hidden: Tensor, codebook: int) -> Tensor:
@@ -343,10 +368,22 @@ def _summed(tables: Sequence[nn.Module], codes: Tensor) -> Tensor:
     return total
 
 
-def _positions(prompt: int, target: Tensor) -> Tensor:
-    """Positions i64 [B, S + T]: a prompt of ``prompt`` frames from 0, then the target's [B, T]."""
-    first = torch.arange(prompt, device=target.device).expand(len(target), prompt)
-    return torch.cat([first, target], 1)
+def _count(x: Tensor) -> Tensor:
+    """Positions i64 [B, S] of vectors [B, S, D]: from 0 on."""
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+
+
+def _joined(text: Tensor, text_lens: Tensor, prompt: Tensor, lens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Text [B, L, D] and right behind it, in each row, its prompt [B, S, D]: ([B, P, D], lengths [B], positions i64 [B, P]).
+
+    Positions of text and of prompt both start at 0.
+    """
+    total = text_lens + lens
+    at = torch.arange(int(total.max()), device=text.device)
+    places = torch.where(at < text_lens[:, None], at, at - text_lens[:, None])
+    both = torch.cat([text, prompt], 1)
+    source = torch.where(at < text_lens[:, None], at, text.shape[1] + places).clamp(max=both.shape[1] - 1)
+    return both.gather(1, source[..., None].expand(-1, -1, both.shape[2])), total, places
 
 
 def _inside(lengths: Tensor, size: int) -> Tensor:

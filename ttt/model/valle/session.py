@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttt.data.batches.codec_frames import Words
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
@@ -45,7 +46,9 @@ class FrameSession:
         frames = self.vocab.codes(np.asarray(prompt.ids, dtype=np.int64))
         if not len(frames):
             raise DataError(f"prompt {prompt.uid!r}: holds no audio; a continuation needs some")
-        self.rows[slot] = _Row(torch.from_numpy(frames).long())
+        ids = np.asarray(prompt.ids, dtype=np.int64)
+        words = ids[~self.vocab.is_audio(ids)] if self.network.arch.text else ids[:0]
+        self.rows[slot] = _Row(torch.from_numpy(frames).long(), torch.from_numpy(words))
 
     def append(self, slot: int, ids: Tensor, closed: bool = False, in_tail: bool = False) -> None:
         """Commit ids of the answer.  Tails begin where the answer does and hold these ids too."""
@@ -149,24 +152,23 @@ class FrameSession:
         if not slots:
             return
         rows = [self._row(s) for s in slots]
-        lengths = torch.tensor([len(r.prompt) for r in rows])
-        size = int(lengths.max())
-        padded = torch.zeros(len(rows), size, self.network.codebooks, dtype=torch.long)
-        for n, row in enumerate(rows):
-            padded[n, : len(row.prompt)] = row.prompt
+        padded, frames = _stacked([r.prompt for r in rows])
+        x, lengths, at = self.network.ar_context(padded.to(self.device), frames.to(self.device), self._words(slots))
+        lengths, size = lengths.cpu(), x.shape[1]
         visible = torch.arange(size) < lengths[:, None]
         mask = dense(self.mask, frame_layout(visible, size))
         mask = (mask | torch.eye(size, dtype=torch.bool))[:, None].to(self.device)
-        at = torch.arange(size, device=self.device)
-        hidden, new = self.network.ar_decoder(self.network.ar_prompt(padded.to(self.device)), at, mask)
+        hidden, new = self.network.ar_decoder(x, at, mask)
         self._write(slots, [0] * len(slots), lengths.tolist(), new)
         for n, row in enumerate(rows):
-            row.after_prompt, row.inputs = hidden[n, len(row.prompt) - 1], []
+            row.after_prompt, row.inputs = hidden[n, row.context - 1], []
 
     def _step(self, slots: Sequence[int], inputs: Sequence[list[int]], starts: Sequence[int]) -> list[Tensor]:
         """Run each row's inputs from ``starts`` on behind what is kept; hidden state [D] of the last of them."""
         net, rows = self.network, [self._row(s) for s in slots]
-        prompts = torch.tensor([len(r.prompt) for r in rows], device=self.device)
+        prompts, contexts = (
+            torch.tensor(lens, device=self.device) for lens in ([len(r.prompt) for r in rows], [r.context for r in rows])
+        )
         counts = [len(i) - a for i, a in zip(inputs, starts, strict=True)]
         most = max(counts)
         ids = torch.zeros(len(rows), most, dtype=torch.long)
@@ -175,11 +177,11 @@ class FrameSession:
         first = torch.tensor(starts, device=self.device)
         at = net.target_positions(prompts, first[:, None] + torch.arange(most, device=self.device))
         x = net.ar_target(ids.to(self.device), at)
-        kept = (prompts + first).tolist()
+        kept = (contexts + first).tolist()
         longest = max(kept)
         chosen = torch.tensor(list(slots), device=self.device)
         past = [(k[chosen, :, :longest], v[chosen, :, :longest]) for k, v in self._keys]
-        old = torch.arange(longest, device=self.device) < (prompts + first)[:, None]
+        old = torch.arange(longest, device=self.device) < (contexts + first)[:, None]
         causal = torch.ones(most, most, dtype=torch.bool, device=self.device).tril()
         size = len(rows)
         mask = torch.cat([old[:, None].expand(size, most, longest), causal.expand(size, most, most)], 2)[:, None]
@@ -228,19 +230,30 @@ class FrameSession:
         masked = (target < 0).to(self.device) if net.arch.nar != "stages" else None
         hidden = net.nar_hidden(
             prompt.to(self.device), prompt_lens.to(self.device), target.clamp(min=0).to(self.device),
-            target_lens.to(self.device), stage, masked,
+            target_lens.to(self.device), stage, masked, words=self._words([slot for slot, _, _ in rows]),
         )  # fmt: skip
         return [F.pad(h[:n], (0, 0, k, 0)) for h, n, k in zip(hidden, target_lens.tolist(), before, strict=True)]
+
+    def _words(self, slots: Sequence[int]) -> Words | None:
+        """The text of some rows; None for a network that reads none."""
+        if not self.network.arch.text:
+            return None
+        ids, lens = _stacked([self._row(s).words[:, None] for s in slots])
+        return Words(ids[..., 0], lens).to(self.device)
 
     def _offsets(self) -> Tensor:
         return torch.arange(self.network.codebooks) * self.network.num_codes
 
 
 class _Row:
-    """``prompt`` i64 [S, Q]; ``answer`` committed flat ids; ``inputs``: ids of the AR decoder's target whose keys are kept."""
+    """``prompt`` i64 [S, Q] and the text before it, ``words`` i64 [L]; ``answer`` committed flat ids.
 
-    def __init__(self, prompt: Tensor) -> None:
-        self.prompt = prompt
+    ``inputs``: ids of the AR decoder's target whose keys are kept.
+    """
+
+    def __init__(self, prompt: Tensor, words: Tensor) -> None:
+        self.prompt, self.words = prompt, words
+        self.context = len(words) + len(prompt)  # places before the target
         self.answer = torch.zeros(0, dtype=torch.long)
         self.forget()
 
