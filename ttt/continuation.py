@@ -30,7 +30,8 @@ def continue_files(
     """Continue every file; write what was made, and the prompt and it in one piece, to its two ``targets``.
 
     ``hole``: write these seconds anew instead, hearing both sides.  ``prompt_s``: hear only so much of each file (0: all);
-    ``longest_s``: go on for so long at most (0: as configured).  ``text``: what is said in each file and after it.  -> how many files the model had nothing to add to.
+    ``longest_s``: go on for so long at most (0: as configured).  ``text``: what is said in each file and after it.
+    -> how many files the model had nothing to add to.
     """
     codec = model.codec
     assert codec is not None, "see check_model"

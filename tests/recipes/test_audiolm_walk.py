@@ -219,6 +219,10 @@ FLAGS = (
     ("`--accumulate-grad-steps 1`", "train.accumulate=1"),
     ("`--dtype float32`", "train.autocast=none"),
     ("`--dtype bfloat16`", "train.autocast=bfloat16"),
+    ("`--dtype float16`", "train.autocast=float16"),
+    ("`epoch-N.pt`", "train.save_every_epochs=1"),
+    ("`best-valid-loss.pt`", "train.keep_best=dev/loss"),
+    ("`--average-period P` (there the mean over the run)", "train.ema=0.999"),
     ("`--filter-min-duration 5`", "data.min_s=5"),
     ("`--filter-max-duration 15`", "data.max_s=15"),
     ("`--train-stage 0`", "objective.stage=0"),
@@ -270,10 +274,12 @@ REFUSED = (
     ("a hole, by a decoder that writes from left to right", "ttt continue prompts/a.wav --run exp/audio-lm --hole 0.5:1",
      "holes are filled by valle_masked"),
     ("a model of text, without text", "ttt continue prompts/a.wav --run exp/valle", "with --text"),
-    ("text, for a model of none", "ttt continue prompts/a.wav --run exp/audio-lm --text words", "was trained without text; leave it out"),
+    ("text, for a model of none", "ttt continue prompts/a.wav --run exp/audio-lm --text words",
+     "was trained without text; leave it out"),
     ("a task that speaks a text, on an architecture that drops it",
-     "ttt train --config recipes/audiolm/conf/valle_tts.yaml model.arch.text=false run.dir=exp/deaf data.train=exp/valle/data/train.jsonl "
-     "data.tokenizer=exp/valle/data/tokenizer", "which would be dropped; set model.arch.text=true"),
+     "ttt train --config recipes/audiolm/conf/valle_tts.yaml model.arch.text=false run.dir=exp/deaf "
+     "data.train=exp/valle/data/train.jsonl data.tokenizer=exp/valle/data/tokenizer",
+     "which would be dropped; set model.arch.text=true"),
 )  # fmt: skip
 
 

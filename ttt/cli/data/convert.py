@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         report = write_corpus(
             converter, source if len(sources) == 1 else sources, out, arguments.split, tasks,
-            reads_text=tasks_that_read_text(tasks), reads_voice=tasks_that_read_voice(tasks), skip_bad=arguments.skip_bad, limit=arguments.limit,
+            reads_text=tasks_that_read_text(tasks), reads_voice=tasks_that_read_voice(tasks), skip_bad=arguments.skip_bad,
+            limit=arguments.limit,
         )  # fmt: skip
     report.seconds = stage.seconds
     stage.finish(vars(report))

@@ -1,6 +1,7 @@
 """The network of the architecture ``valle``: two decoders over frames of codes.
 
-Letters: ``L`` text tokens, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks, ``N`` codes of a codebook, ``D`` width.
+Letters: ``L`` text tokens, ``S`` frames of the prompt, ``T`` frames of the target, ``Q`` codebooks, ``N`` codes of a codebook,
+``D`` width.
 Names of parameters begin with ``ar_`` or ``nar_``: the two stages of training.
 """
 
