@@ -389,6 +389,18 @@ class PackedBatch:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Text tokens of the prompts of networks that read frames: ``ids`` i64 [D, L], 0 on padding, ``lens`` i64 [D]."""
+
+    ids: Tensor
+    lens: Tensor
+
+    def to(self, device: Any) -> Words:
+        """The same on another device."""
+        return Words(self.ids.to(device), self.lens.to(device))
+
+
+@dataclass(frozen=True)
 class Layout:
     """All that an attention mask may look at (never the ids); every tensor [B, T].
 

@@ -12,19 +12,7 @@ import torch
 from torch import Tensor
 
 from ttt.errors import DataError
-from ttt.types import Kind, PackedBatch
-
-
-@dataclass(frozen=True)
-class Words:
-    """Text tokens of prompts: ``ids`` i64 [D, L], 0 on padding, ``lens`` i64 [D]."""
-
-    ids: Tensor
-    lens: Tensor
-
-    def to(self, device: torch.device) -> Words:
-        """The same on another device."""
-        return Words(self.ids.to(device), self.lens.to(device))
+from ttt.types import Kind, PackedBatch, Words
 
 
 @dataclass(frozen=True)

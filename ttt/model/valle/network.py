@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttt.data.batches.codec_frames import Words
 from ttt.errors import CheckpointError, ConfigError
 from ttt.interfaces import MaskRule
 from ttt.io.pretrained import refuse_nonfinite
@@ -30,6 +29,7 @@ from ttt.model.valle.targets import IGNORED, EosRule, ar_inputs_labels
 from ttt.registry import name_of
 from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import FLATTEN
+from ttt.types import Words
 
 if TYPE_CHECKING:
     from ttt.model.valle.arch import Valle

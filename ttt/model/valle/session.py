@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttt.data.batches.codec_frames import Words
 from ttt.errors import ConfigError, DataError
 from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.valle.blocks import KeyValue
 from ttt.model.valle.masks import check_rule, frame_layout
-from ttt.types import LogitsRequest, Prompt
+from ttt.types import LogitsRequest, Prompt, Words
 
 if TYPE_CHECKING:
     from ttt.model.valle.network import ValleNetwork
