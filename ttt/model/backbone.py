@@ -66,6 +66,7 @@ def build_backbone(section: ModelSection, vocab: Vocabulary, seed: int, code_vec
         raise ConfigError("model.path: missing; give a local folder, or a shape with model.preset=" + "|".join(PRESETS))
     _refuse_sliding(hf.config)
     _refuse_scaled_logits(hf.config)
+    _refuse_heads_with_more(hf)
     initialize_rows(hf, section.init, vocab, first_new, seed, code_vectors)
     hf.config.use_cache = False
     for token, value in (("pad_token_id", vocab.pad_id), ("eos_token_id", vocab.im_end_id)):
@@ -288,4 +289,16 @@ def _refuse_scaled_logits(config: Any) -> None:
         raise ConfigError(
             f"model: {config.model_type} changes its logits behind the output layer ({name}: {value}), which losses and "
             "samplers here do not do; use a backbone whose logits are those of its output layer"
+        )
+
+
+def _refuse_heads_with_more(hf: Any) -> None:
+    """Refuse a network whose head is more than its output layer, as that of BERT, which transformers loads as a causal LM too."""
+    parts = (hf.get_decoder(), hf.get_output_embeddings())
+    known = {id(p) for part in parts if part is not None for p in part.parameters()}
+    more = [name for name, p in hf.named_parameters() if id(p) not in known]
+    if more:
+        raise ConfigError(
+            f"model: {type(hf).__name__} has weights between its layers and its output layer ({more[0]}), which losses and "
+            "samplers here would leave out; encoders like BERT are no backbones, name a decoder"
         )

@@ -10,19 +10,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from local_backbones import section
 from safetensors.torch import load_file
 
-from tests.published_folders import write_dream, write_llada
+from tests.published_folders import text_backend, write_dream, write_llada
 from tests.tiny_runs import talk
 from ttt.api import load
 from ttt.cli.main import main
 from ttt.data.encode import encode_example
 from ttt.errors import CheckpointError, ConfigError, DataError
 from ttt.masks.library import Full
-from ttt.model.causal_lm import load_lm
+from ttt.model.causal_lm import build_lm, load_lm
 from ttt.model.published import import_any
 from ttt.objective.row_logits import row_logits
-from ttt.types import Example, Span, Turn
+from ttt.registry.families import SAMPLER
+from ttt.sampling.decoder.decoder import Decoder, DecodeSettings
+from ttt.text.tokenizer import TextTokenizer
+from ttt.types import Example, Prompt, Span, Turn
 
 ROOT = Path(__file__).resolve().parents[3]
 SFT = str(ROOT / "recipes/llada/conf/sft.yaml")
@@ -148,3 +152,66 @@ def test_what_is_no_published_llada_is_refused_and_nothing_written(folders, tmp_
     with pytest.raises((CheckpointError, DataError), match=says):
         import_any(tmp_path / "other", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["other"]
+
+
+def backbone(folder: Path, kind: str, **fields) -> Path:
+    """A random model of class ``kind`` with the tokenizer of the imitations."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    backend = text_backend("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask_token|>")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    ends = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id"), 1)
+    config = AutoConfig.for_model(kind, vocab_size=backend.get_vocab_size(), initializer_range=0.2, **sizes, **ends, **fields)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_experts_are_a_backbone_and_encoders_are_refused(tmp_path):
+    experts = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+    folder = backbone(tmp_path / "experts", "qwen3_moe", **experts)
+    tokenizer = TextTokenizer.extended(folder, 0)
+    model = build_lm(section(folder), tokenizer, 1).eval()
+    ids = np.array([5, 6, tokenizer.vocab.mask_id, 9])
+    found, _ = row_logits(model, Full(), ids)
+    model.hf.config.is_causal = False
+    with torch.no_grad():
+        assert np.allclose(found, model.hf(torch.from_numpy(ids)[None]).logits[0].numpy(), atol=1e-4)
+    settings = [DecodeSettings(max_tokens=8, cache=cache) for cache in ("exact", "none")]
+    sampler = SAMPLER.build({"name": "blockwise", "canvas": "answer", "gen_length": 8, "block_length": 8}, "s")
+    one, two = (Decoder(model, Full(), sampler, s).generate([Prompt("a", (5, 6, 7))])[0].ids for s in settings)
+    assert list(one) == list(two) and one
+    folder = backbone(tmp_path / "encoder", "bert", is_decoder=True)
+    with pytest.raises(ConfigError, match=r"BertLMHeadModel has weights between .*cls.predictions.transform"):
+        build_lm(section(folder), TextTokenizer.extended(folder, 0), 1)
+
+
+def test_the_logits_of_a_run_and_the_attention_they_came_from(folders):
+    model = load(folders / "llada_ours", "model.attention=eager", *SMALL, config=SFT)
+    ids = [[5, 17, 60], [41, 7, 8]]
+    logits, maps = model.logits(ids, attentions=True)
+    assert np.allclose(logits[1], recomputed(folders / "llada", ids[1]).numpy(), atol=1e-4)
+    assert maps.shape == (2, 2, 4, 3, 3) and np.allclose(maps.sum(-1), 1, atol=1e-5) and (maps > 0).all(), "both directions"
+    assert np.array_equal(model.logits(ids[0]), logits[0])
+    with pytest.raises(DataError, match="id 9999 in the row"):
+        model.logits([5, 9999])
+    with pytest.raises(ConfigError, match="attention maps need model.attention=eager"):
+        load(folders / "llada_ours", *SMALL, config=SFT).logits(ids, attentions=True)
+
+
+def test_likelihood_and_text_benchmarks_of_an_imported_folder(folders):
+    from ttt.config.load import load_config
+    from ttt.textbench.opening import make_scorer
+    from ttt.textbench.scorer import ScorerSettings
+
+    config = load_config([SFT], SMALL)
+    scorer = make_scorer(folders / "llada_ours", config, ScorerSettings(max_tokens=8))
+    vocab = scorer.tokenizer.vocab
+    context, target = scorer.tokenizer.encode("a cat"), scorer.tokenizer.encode(" sat")[:1]
+    (score,) = scorer.loglikelihood([("a cat", scorer.tokenizer.decode(target))])
+    row = recomputed(folders / "llada", [*context, vocab.mask_id])[-1]
+    row[~scorer.allowed] = -torch.inf
+    assert score.logprob == pytest.approx(float(row.log_softmax(-1)[target[0]]), abs=1e-4)
+    assert len(scorer.generate([("a cat sat", {})])) == 1
+    with pytest.raises(ConfigError, match="was trained with 'full'"):
+        make_scorer(folders / "llada_ours", load_config([], []), ScorerSettings())
