@@ -67,6 +67,25 @@ def test_a_run_that_was_stopped_ends_the_same(world, tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_averages_the_best_checkpoint_and_float16_serve_this_class_too(world, tmp_path):
+    run = tmp_path / "run"
+    options = ("ema=0.5", "autocast=float16", "eval_every_steps=2", "keep_best=dev_ema/loss", "save_every_epochs=0.25")
+    assert train(world, run, "train.lr=0.01", *(f"train.{option}" for option in options)) == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["dev/loss"] != last["dev_ema/loss"] and last["train/loss_scale"] > 1
+    rows = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 2, 4, 4] and rows[0]["codes"] > 0
+    assert not (run / "tensorboard").exists()
+    codes = {}
+    for weights in ("raw", "ema"):
+        out = tmp_path / weights
+        place = (f"run.dir={run}", f"eval.checkpoint={run}/checkpoints/best", f"eval.weights={weights}", f"eval.out={out}")
+        assert verb("generate", world, *place, "eval.limit=2", "eval.temperature=0") == 0
+        lines = (out / "test.generations.jsonl").read_text().splitlines()
+        codes[weights] = [json.loads(line)["codes"] for line in lines]
+    assert codes["raw"] != codes["ema"]
+
+
 def test_second_stage_starts_from_the_first_and_leaves_it_alone(world, tmp_path):
     start = f"train.init_from={world / 'run'}"
     assert train(world, tmp_path / "nar", start, "objective.stage=2", "train.steps=2", "train.generate_items=0") == 0
