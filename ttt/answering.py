@@ -95,7 +95,7 @@ class Answering:
         """Read all of a file before the first answer: no prompt in it stops the work later."""
         alone, bound = 0, self.config.eval.batch_tokens
         for window in self.windows(file):
-            check_prompts(self.model, [one.prompt for one in window], self.decoder.sampler)
+            check_prompts(self.model, [one.prompt for one in window], self.decoder.sampler, self.config.eval.max_tokens)
             alone += sum(bound < len(one.prompt.ids) + self.config.eval.max_tokens for one in window)
         if bound and alone and not self.ranks.rank:
             log.info("%s: %d prompts with room for their answers have more than eval.batch_tokens=%d tokens; each is decoded alone",

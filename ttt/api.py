@@ -132,20 +132,24 @@ class Model:
         return {task.label: task for task in self.config.tasks}
 
     def generate(
-        self, question: Question, task: str = "", system: str = "", uid: str = "", trace: bool = False
+        self, question: Question, task: str = "", system: str = "", uid: str = "", trace: bool = False, answer: str = ""
     ) -> Answer:
-        """The whole answer to one question."""
-        return self.generate_batch([question], task, system, [uid] if uid else None, trace)[0]
+        """The whole answer to one question; ``answer``: as far as it is given (`generate_batch`)."""
+        return self.generate_batch([question], task, system, [uid] if uid else None, trace, [answer])[0]
 
     def generate_batch(
         self, questions: Sequence[Question], task: str = "", system: str = "", uids: Sequence[str] | None = None,
-        trace: bool = False,
+        trace: bool = False, answers: Sequence[str] | None = None,
     ) -> list[Answer]:  # fmt: skip
-        """Answers to several questions, at most ``eval.batch_size`` of them in work at a time."""
+        """Answers to several questions, at most ``eval.batch_size`` of them in work at a time.
+
+        ``answers``: what is given of each, with holes ``[MASK:n]`` of n tokens (`ttt.data.read.holes`); empty: nothing is.
+        """
         from ttt.sampling.trace.record import Tracer
 
         names: Sequence[str] = uids if uids is not None else [""] * len(questions)
-        prompts = [self.prompt(q, task, system, u) for q, u in zip(questions, names, strict=True)]
+        given: Sequence[str] = answers if answers is not None else [""] * len(questions)
+        prompts = [self.prompt(q, task, system, u, a) for q, u, a in zip(questions, names, given, strict=True)]
         tracer = Tracer() if trace else None
         made = self.decoder().generate(prompts, tracer, self.config.eval.batch_size)
         return [Answer(g, self._sound(g), tracer.records[g.uid] if tracer else None) for g in made]
@@ -187,13 +191,20 @@ class Model:
         out = [np.stack(part) if rows.ndim == 2 else part[0] for part in parts]
         return tuple(out) if attentions else out[0]
 
-    def prompt(self, question: Question, task: str = "", system: str = "", uid: str = "") -> Prompt:
-        """The question as the model reads it."""
-        from ttt.data.read.prompts import prompt_of
+    def prompt(
+        self, question: Question, task: str = "", system: str = "", uid: str = "", answer: str = ""
+    ) -> Prompt:
+        """The question as the model reads it; ``answer``: see `generate_batch`."""
+        from ttt.data.read.holes import has_holes, prompt_with_holes
 
         self._asked += not uid and not isinstance(question, Example)
-        example = self._example(question, task, system, uid or f"question/{self._asked}")
-        return prompt_of(example, self.tokenizer, uid)
+        asked = self._example(question, task, system, uid or f"question/{self._asked}")
+        whole = question if isinstance(question, Example) else asked
+        if answer:
+            whole = dataclasses.replace(asked, turns=(*asked.turns, Turn("assistant", (Span("text", answer),))))
+            if not has_holes(whole):
+                raise DataError("answer: has no hole to fill; write one as [MASK:n], n being the number of its tokens")
+        return prompt_with_holes(whole, asked, self.tokenizer, uid)
 
     def _example(self, question: Question, task: str, system: str, uid: str) -> Example:
         from ttt.data.read.examples import prompt_turns

@@ -569,7 +569,7 @@ class Generation:
 
     ``ids``: new token ids; ``spans``: the same as text and audio spans; ``calls``: network calls it took part in, apart
     by "ar" and "diffusion"; ``seconds``: wall time of its batch; ``first_block_s``: until the first finished audio block;
-    ``stopped``: "im_end", "length" or "eos".
+    ``stopped``: "im_end", "length", "eos" or (all holes of a document) "filled".
     """
 
     uid: str

@@ -231,3 +231,11 @@ def test_the_documented_code_runs(run, talkative, tmp_path, monkeypatch, capsys)
         exec(compile(block, "docs/streaming.md", "exec"), {})
     said = capsys.readouterr().out
     assert "network calls" in said and (" s]" in said) == (tmp_path / "answer.wav").exists()
+
+
+def test_an_answer_with_holes_is_filled(run):
+    model = ttt.load(run, "eval.sampler={name: fixed_length, canvas: answer, gen_length: 4}", "objective=nar")
+    answer = model.generate("a cat", answer="on the[MASK:2] mat", uid="q")
+    assert answer.text.startswith("on the") and answer.text.endswith(" mat") and len(answer.generation.ids) > 4
+    with pytest.raises(DataError, match="has no hole"):
+        model.generate("a cat", answer="on the mat")

@@ -17,7 +17,8 @@ import torch
 
 from ttt.data.batches.rows import collate
 from ttt.data.encode import encode_example
-from ttt.data.read.prompts import IDS, prompt_of
+from ttt.data.read.holes import filled, prompt_with_holes
+from ttt.data.read.prompts import IDS
 from ttt.interfaces import Network, Objective, Task
 from ttt.rng import generator
 from ttt.sampling.decoder.decoder import Decoder
@@ -42,7 +43,7 @@ class Asked:
     def of(cls, example: Example, task: Task, tokenizer: TextTokenizer) -> Asked:
         """The prompt that the example's task makes."""
         without_answer = task.prompt(example)
-        prompt = prompt_of(without_answer, tokenizer, example.uid)
+        prompt = prompt_with_holes(example, without_answer, tokenizer, example.uid)
         given = IDS in example.meta
         return cls(example, prompt, tokenizer.decode(prompt.ids) if given else written_text(without_answer.turns[-1].spans))
 
@@ -77,12 +78,13 @@ def answers(
     rows = decoder.rows_together(max(len(one.prompt.ids) for one in group), min(batch_size, len(group)))
     with contextlib.closing(decoder.answers([one.prompt for one in group], tracer, batch_size)) as made:
         for row, answer in made:
-            example = group[row].example
+            example, prompt = group[row].example, group[row].prompt
             yield row, {
                 "uid": example.uid, "task": example.task, "split": example.meta.get("split", ""),
                 "prompt": group[row].words, "text": answer.text, "codes": answer.codes.tolist(), "calls": dict(answer.calls),
                 "seconds": answer.seconds, "first_block_s": answer.first_block_s, "stopped": answer.stopped,
                 "n_tokens": len(answer.ids), "batch": rows,
+                **({"holes": filled(prompt, list(answer.ids), decoder.model.tokenizer)} if prompt.known else {}),
             }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ttt.api import Model, open_model, open_run
 from ttt.config.schema import RunConfig
-from ttt.data.read.prompts import IDS, prompt_of
+from ttt.data.read.holes import prompt_with_holes
+from ttt.data.read.prompts import IDS
 from ttt.errors import ConfigError, DataError
 from ttt.eval.inputs import read_files, settings_of
 from ttt.inspection.contenders import one_line, read_contenders
@@ -86,7 +87,7 @@ def _examples(config: RunConfig, path: str, uids: Sequence[str], limit: int) -> 
 def _decode(
     model: LanguageModel, contenders: Mapping[str, RunConfig], prompts: Mapping[str, Example], draws: int
 ) -> dict[str, list[Answered]]:
-    asked = [prompt_of(example, model.tokenizer, uid) for uid, example in prompts.items()]
+    asked = [prompt_with_holes(example, example, model.tokenizer, uid) for uid, example in prompts.items()]
     decoders = {name: Model(c, model).decoder() for name, c in contenders.items()}
     next(iter(decoders.values())).generate(asked[:1])  # the first call of a process is slow, whoever makes it
     answers = {}

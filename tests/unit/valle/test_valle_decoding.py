@@ -236,7 +236,7 @@ def test_a_sampler_that_fills_no_holes_says_so(name):
     sampler = SAMPLER.build(name, "eval.sampler")
     known = dataclasses.replace(prompts()[0], known=[V.mask_id])
     with pytest.raises(ConfigError, match="holes are filled by valle_masked with first_codebook=masked"):
-        check_prompts(network(), [known], sampler)
+        check_prompts(network(), [known], sampler, 512)
 
 
 def test_prompts_without_audio_and_foreign_samplers_are_refused():

@@ -65,18 +65,24 @@ def check_together(vocab: Vocabulary, sampler: SpanSampler, strict: bool) -> Non
             )
 
 
-def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler) -> None:
+def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler, max_tokens: int) -> None:
     """Raise `ConfigError` for a prompt that leaves no room in the positions that the model was made for, and for one with
     known parts of its answer when the sampler does not keep them.
     """
     if any(len(p.known) for p in prompts) and not sampler.fills_holes:
         raise ConfigError(
             "eval.sampler: holes are filled by valle_masked with first_codebook=masked, which a network with "
-            "model.arch.nar=masked_all takes; this sampler writes what follows the prompt"
+            "model.arch.nar=masked_all takes, and in text by samplers of whole answers (canvas: answer, without official); this "
+            "sampler writes what follows the prompt"
         )
     config = getattr(getattr(model, "hf", None), "config", None)
     most = getattr(config, "max_position_embeddings", None)
     for prompt in prompts:
+        if len(prompt.known) > max_tokens:
+            raise ConfigError(
+                f"prompt {prompt.uid!r}: its answer has {len(prompt.known)} tokens, holes included; eval.max_tokens is "
+                f"{max_tokens}, raise it"
+            )
         if most and len(prompt.ids) >= most:
             raise ConfigError(
                 f"prompt {prompt.uid!r}: {len(prompt.ids)} tokens leave no room for an answer in the model's {most} positions; "

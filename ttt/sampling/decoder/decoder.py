@@ -193,7 +193,7 @@ class Decoder:
             self.model, self.mask, cache=s.cache, room=s.max_tokens + 64, slots=slots, logit_alignment=s.logit_alignment
         )
         session.reserve(longest + s.max_tokens + 64)
-        check_prompts(self.model, prompts, self.sampler)
+        check_prompts(self.model, prompts, self.sampler, s.max_tokens)
         first_mode = "text" if self.sampler.canvas == "span" else "audio"
         waiting, free = deque(enumerate(prompts)), list(range(slots))
         rows: list[DecoderRow] = []
@@ -338,7 +338,12 @@ class Decoder:
         ids = self._allowed_ids.answer_range if whole else self._allowed_ids.span_range
         allowed = None
         if s.strict:
-            by_row = [self._allowed_ids.answer if whole else self._allowed_ids.span(end) for end in ends]
+            a = self._allowed_ids
+            holes_of_text = not self.sampler.arch  # holes of the architecture valle are frames
+            by_row = [
+                (a.text if r.known and holes_of_text else a.answer) if whole else a.span(end)
+                for r, end in zip(rows, ends, strict=True)
+            ]
             allowed = torch.stack(by_row)[:, ids].to(session.device)
         sampler_run = SamplerRun(rows)
         # A span's end token takes one of the tokens that are left.
@@ -390,7 +395,7 @@ class Decoder:
         for row in (run.rows[n] for n in sorted(run.unended)):
             row.mode = "audio"
             if whole or row.num_written >= self.settings.max_tokens:
-                yield self._done(row, "length")
+                yield self._done(row, "filled" if row.known and whole else "length")
 
     def _span_block(self, session: Session, row: DecoderRow, block: Block) -> Iterator[DecodeEvent]:
         s, v = self.settings, self.vocab

@@ -85,6 +85,11 @@ class BlockSampler(SpanSampler):
     canvas: Canvas = "span"
     whole_canvas: bool = False
 
+    @property
+    def fills_holes(self) -> bool:  # type: ignore[override]
+        """Whole answers may be known in part; all of their canvas is then visible."""
+        return self.canvas == "answer"
+
     def __post_init__(self) -> None:
         if self.gen_length % self.block_length:
             raise ValueError(f"gen_length {self.gen_length} must be a multiple of block_length {self.block_length}")
@@ -121,15 +126,17 @@ class BlockSampler(SpanSampler):
 
     def _groups(self, request: SpanRequest, rows: Sequence[int], done: Tensor) -> list[Steps]:
         """The next blocks of ``rows``, which have written ``done`` i64 [R, n]; rows with blocks of one shape go together."""
-        groups: dict[tuple[int, bool, int], list[int]] = {}
+        groups: dict[tuple[int, bool, int, int], list[int]] = {}
         for i, row in enumerate(rows):
             left = request.total(row, self.gen_length) - done.shape[1]
             width = min(self.block_length, left)
             last = request.forced(row) is not None and width >= left
-            groups.setdefault((width, last, left - width if self.whole_canvas else 0), []).append(i)
+            # Each row with holes has its own open places, and works alone.
+            alone, whole = (row, True) if request.given(row) else (-1, self.whole_canvas)
+            groups.setdefault((width, last, left - width if whole else 0, alone), []).append(i)
         return [
             self._block(request, [rows[i] for i in members], done[members], width, last, ahead)
-            for (width, last, ahead), members in sorted(groups.items())
+            for (width, last, ahead, _), members in sorted(groups.items())
         ]
 
     def _block(self, request: SpanRequest, rows: list[int], done: Tensor, width: int, last: bool, ahead: int) -> Steps:
@@ -153,12 +160,15 @@ class BlockSampler(SpanSampler):
                 canvas[i, -1] = forced
             elif forced is not None and ahead:
                 future[i, -1] = forced
+        start = before.shape[1]
+        canvas = request.with_given(rows.tolist(), canvas, start)
+        future = request.with_given(rows.tolist(), future, start + width)
         alive = torch.ones_like(canvas, dtype=torch.bool)
         gens = [request.gens[row] for row in rows.tolist()]
         ends = torch.tensor(sorted({e for row in rows.tolist() for e in request.end_ids[row]}), device=device)
         positions = torch.arange(width, device=device)
         state = self.begin(gens, width, device)
-        open_at_start = width - last
+        open_at_start = int((canvas[0] == mask_id).sum())  # the same in every row
         number = 0
         while True:
             open_ = (canvas == mask_id) & alive

@@ -55,6 +55,11 @@ class IterativeSampler(SpanSampler):
     canvas: Canvas = "span"
     official: bool = False
 
+    @property
+    def fills_holes(self) -> bool:  # type: ignore[override]
+        """Whole answers may be known in part."""
+        return self.canvas == "answer" and not self.official
+
     def most_calls(self, size: int) -> int:
         """Network calls of a refinement of ``size`` positions: it ends early when nothing is masked again."""
         calls = 0
@@ -76,10 +81,11 @@ class IterativeSampler(SpanSampler):
             raise ConfigError(
                 "eval.sampler.official: leaves masks or padding in answers; set eval.strict=false with it"
             )
-        groups: dict[int, list[int]] = {}
-        for row in range(request.rows):
-            groups.setdefault(request.total(row, self.gen_length), []).append(row)
-        yield from run_together([self.fill(request, rows, total) for total, rows in sorted(groups.items())])
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row in range(request.rows):  # each row with holes has its own open places, and works alone
+            alone = row if request.given(row) else -1
+            groups.setdefault((request.total(row, self.gen_length), alone), []).append(row)
+        yield from run_together([self.fill(request, rows, total) for (total, _), rows in sorted(groups.items())])
 
     def blank(self, request: SpanRequest, rows: list[int], length: int, total: int) -> Tensor:
         """Mask tokens i64 [R, length]; forced end tokens stand in place ``total`` - 1."""
@@ -88,7 +94,7 @@ class IterativeSampler(SpanSampler):
             for i, row in enumerate(rows):
                 forced = request.forced(row)
                 canvas[i, -1] = request.mask_id if forced is None else forced
-        return canvas
+        return request.with_given(rows, canvas)
 
     def refine(self, request: SpanRequest, rows: list[int], canvas: Tensor, window: Tensor) -> Steps:
         """The canvas i64 [R, L] with the positions ``window`` bool [R, L] (equally many in each row) predicted anew."""
@@ -161,11 +167,13 @@ class SemiArOrigin(IterativeSampler):
     length_increment: PositiveInt = 16
 
     def fill(self, request: SpanRequest, rows: list[int], total: int) -> Steps:
-        """Refine and extend; rows that have their end drop out."""
-        canvas = self.blank(request, rows, min(self.initial_length, total), total)
+        """Refine and extend; rows that have their end drop out.  An answer with holes is one canvas from the start."""
+        holes = bool(request.given(rows[0]))
+        canvas = self.blank(request, rows, total if holes else min(self.initial_length, total), total)
+        fixed = canvas != request.mask_id if holes else torch.zeros_like(canvas, dtype=torch.bool)
         while not (self.official and canvas.shape[1] >= total):
-            # A forced end token is the only thing that is never predicted anew.
-            window = torch.ones_like(canvas, dtype=torch.bool)
+            # A forced end token and what is known are never predicted anew.
+            window = ~fixed if holes else torch.ones_like(canvas, dtype=torch.bool)
             if canvas.shape[1] == total:
                 window[:, -1] = canvas[:, -1] == request.mask_id
             canvas = yield from self.refine(request, rows, canvas, window)

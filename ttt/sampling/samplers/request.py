@@ -67,8 +67,21 @@ class SpanRequest:
         places = torch.arange(tails.shape[1] - last, tails.shape[1]).expand(len(rows), -1)
         return self.run([self.logits_request(rows, tails, places, last, guidance)])[0]
 
+    def given(self, row: int) -> Sequence[int]:
+        """The row's answer as far as it is known, mask tokens elsewhere; empty: all of it is to be written."""
+        return self.known[row] if self.known else ()
+
+    def with_given(self, rows: Sequence[int], canvas: Tensor, start: int = 0) -> Tensor:
+        """The canvas i64 [R, w], whose first place is place ``start`` of the answers, with what is known written in."""
+        for i, row in enumerate(rows):
+            given = self.given(row)[start : start + canvas.shape[1]]
+            canvas[i, : len(given)] = torch.tensor(given, dtype=torch.long, device=canvas.device)
+        return canvas
+
     def total(self, row: int, gen_length: int) -> int:
-        """Most tokens of a row, its forced end token included."""
+        """Most tokens of a row, its forced end token included; of an answer with holes, its length."""
+        if self.given(row):
+            return len(self.given(row))
         if not self.strict:
             return gen_length
         if not self.force_end:
@@ -92,6 +105,10 @@ class SpanRequest:
         forbidden = self.columns(self.forbidden, logits.shape[-1])
         if forbidden:
             logits[..., forbidden] = -torch.inf
+        for i, row in enumerate(rows.tolist()):
+            if self.given(row):  # nothing ends inside a hole
+                ends = {*self.end_ids[row], *([] if self.pad_id is None else [self.pad_id])}
+                logits[i, :, self.columns(sorted(ends), logits.shape[-1])] = -torch.inf
         if self.allowed is None:
             return logits
         allowed = self.allowed[rows.to(self.allowed.device)]  # [R, columns], a copy
