@@ -1,6 +1,6 @@
-"""Run text benchmarks (generated answers: 'ttt score').
+"""Run benchmarks of text and minimal pairs (generated answers: 'ttt score').
 
 Answers to the examples of the run's own tasks are measured by 'ttt generate' and 'ttt score'.
 """
 
-VERBS = ("lm-eval", "mmlu-redux", "guard")
+VERBS = ("lm-eval", "mmlu-redux", "pairs", "guard")
