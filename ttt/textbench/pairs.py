@@ -102,7 +102,8 @@ def _encoder(config: RunConfig, model: LanguageModel, sounds: bool) -> Encode:
             waves = [resample(read(sides[i], mono=True), codec.encode_rate_hz) for i in some]  # type: ignore[arg-type]
             found |= {i: codes.ids for i, codes in zip(some, codec.encode(waves), strict=True)}
         # open: the end of a recording is no part of what is compared
-        return [Span("audio", codes=found[i], style="open_last") if i in found else Span("text", str(s)) for i, s in enumerate(sides)]
+        codes = {i: Span("audio", codes=found[i], style="open_last") for i in found}
+        return [codes.get(i) or Span("text", str(side)) for i, side in enumerate(sides)]
 
     return encode
 

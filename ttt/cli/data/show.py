@@ -1,4 +1,4 @@
-"""Show examples decoded, learned tokens marked (with the mask: 'ttt show'); of other files their rows.
+"""Show examples decoded, learned tokens marked (with the mask: 'ttt show').
 
 Rows that are not converted yet, and any file without --tokenizer, are shown as they lie: number of rows, columns, then rows.
 """

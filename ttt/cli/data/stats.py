@@ -1,4 +1,7 @@
-"""Measure lengths in tokens: a table, what a context would cut, a histogram; of rows of another format: their columns."""
+"""Measure lengths in tokens: a table, what a context would cut, a histogram.
+
+Of rows that are not converted yet: what each column holds.
+"""
 
 from __future__ import annotations
 
