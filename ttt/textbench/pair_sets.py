@@ -152,20 +152,20 @@ def _table(file: Path, group: str) -> Iterator[MinimalPair]:
 
 def _by_name(folder: Path, group: str) -> Iterator[MinimalPair]:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SOUNDS)
-    by_number: dict[int, list[Path]] = defaultdict(list)
+    by_number: dict[int, list[Path]] = {}
     samples = all(_SAMPLE.match(file.name) for file in files)
     for file in files:
-        found = (_SAMPLE if samples else _NUMBERED).match(file.name)
-        if not found:
+        told = (_SAMPLE if samples else _NUMBERED).match(file.name)
+        if not told:
             raise DataError(f"{file}: its name begins with no number, so its partner is not known; use a .jsonl of pairs")
-        by_number[int(found[1])].append(file)
+        by_number.setdefault(int(told[1]), []).append(file)
     if not samples and all(len(f) == 1 for f in by_number.values()):  # 2k is right, 2k + 1 wrong
         singles = [by_number[number][0] for number in sorted(by_number)]
         if len(singles) % 2:
             raise DataError(f"{folder}: {len(singles)} files are no pairs: one is missing, or one too many")
-        by_number = {number: singles[2 * number : 2 * number + 2] for number in range(len(singles) // 2)}  # type: ignore[assignment]
+        by_number = {number: singles[2 * number : 2 * number + 2] for number in range(len(singles) // 2)}
     elif not samples:
-        by_number = {number: _told(found, folder) for number, found in by_number.items()}  # type: ignore[assignment]
+        by_number = {number: _told(found, folder) for number, found in by_number.items()}
     for number, found in sorted(by_number.items()):
         if len(found) != 2:
             raise DataError(f"{folder}: number {number} has {len(found)} files, expected 2; copy the folder again")

@@ -1,4 +1,4 @@
-"""Minimal pairs by likelihood: sWUGGY, sBLIMP, StoryCloze, SALMon, or a JSONL of pairs.
+"""Minimal pairs by likelihood: sWUGGY, sBLIMP, StoryCloze, SALMon, your own.
 
 How often is the right recording likelier than the wrong one?  Exact for models that write from left to right, a bound otherwise.
 """
