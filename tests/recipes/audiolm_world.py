@@ -81,7 +81,7 @@ def make_cuts(folder: Path, splits: dict[str, tuple[float, ...]]) -> None:
 
 def make_libritts(folder: Path) -> None:
     """LibriTTS: SPEAKER/CHAPTER/ID.wav of 24 kHz, ID.normalized.txt beside; in three parts."""
-    for part, number in (("train-clean-100", 4), ("dev-clean", 1), ("test-clean", 2)):
+    for part, number in (("train-clean-100", 4), ("dev-clean", 4), ("test-clean", 4)):
         for n in range(number):
             speaker = 100 + n % 2
             path = folder / part / f"{speaker}/7/{speaker}_7_{n:06}_000000.wav"

@@ -135,7 +135,7 @@ def streamed(world: Path, said: str) -> str:
 
 
 def prepared(world: Path, said: str) -> str:
-    for split, number in (("train", 4), ("dev", 1), ("test", 2)):
+    for split, number in (("train", 4), ("dev", 4), ("test", 4)):
         items = (world / f"exp/corpus/{split}.items.jsonl").read_text().splitlines()
         assert [json.loads(line)["task"] for line in items] == ["zero_shot_tts"] * number
     return "a corpus with its texts"
@@ -153,6 +153,14 @@ def spoken(world: Path, said: str) -> str:
     _, names = lengths(world, "infer/tts")
     assert names == ["a_continuation.wav", "a_full.wav"]
     return "`a_continuation.wav`: the text in the prompt's voice"
+
+
+def other_voice(world: Path, said: str) -> str:
+    for line in (world / "exp/mode4/data/train.jsonl").read_text().splitlines():
+        words, heard = json.loads(line)["turns"][0]["spans"]
+        assert re.fullmatch(r"This is sentence \d.", words["text"]) and len(heard["audio"]) == 150
+    assert "dev/loss/nar" in metrics(world / "exp/mode4")[-1]
+    return "3 s of another recording of the speaker are the prompt; the text is the answer's alone"
 
 
 STEPS = (
@@ -195,6 +203,10 @@ STEPS = (
     Step("`trainer.py --model-name VALL-E --share-embedding true`",
          f"{RUN} --conf valle_tts --corpus exp/corpus --codec models/encodec_32khz --exp exp/valle --stage 1 --stop-stage 3 "
          "codec.num_codebooks=4 eval.sampler.max_frames=20", spoke, small=True),
+    Step("`--prefix-mode 4`",
+         f"{RUN} --conf valle_tts --corpus exp/corpus --codec models/encodec_32khz --exp exp/mode4 --stage 1 --stop-stage 2 "
+         "codec.num_codebooks=4 objective.cut.mode=stored train.epochs=1 'tasks=[{name: zero_shot_tts, voice: other, voice_s: 3}]'",
+         other_voice, small=True),
     Step("`infer.py --text-prompts P --audio-prompts a.wav --text T`",
          "ttt continue prompts/a.wav --run exp/valle --text 'Words of the prompt. Words to speak.' --out infer/tts "
          "eval.sampler.min_frames=5", spoken),
@@ -238,6 +250,7 @@ FLAGS = (
     ("`--prefix-mode 0`", "objective.nar_prefix=none"),
     ("`--prefix-mode 1`", "objective.nar_prefix=first"),
     ("`--prefix-mode 2`", "objective.nar_prefix=stretch"),
+    ("`--prefix-mode 4`", "`tasks=[{name: zero_shot_tts, voice: other, voice_s: 3}]`, `objective.cut.mode=stored`"),
     ("`--share-embedding true`", "model.arch.share_embeddings=true"),
     ("`--prepend-bos true`", "model.arch.prepend_bos=true"),
     ("`--num-quantizers 4`", "codec.num_codebooks=4"),

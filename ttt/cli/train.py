@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_made_here(Path(config.run.dir))  # before data and weights are read
     check_trainable(config.model.attention, config.run.device, config.model.dtype, config.train.autocast)
     check_arch(config.model.arch, objective.arch, f"objective {name!r}")
-    check_tasks(config.model.arch, config.tasks)
+    check_tasks(config.model.arch, objective, config.tasks)
     if name_of(config.model.arch) == "causal_lm" and not config.train.init_from:
         from ttt.model.backbone import check_preset
 

@@ -51,12 +51,17 @@ def open_network(folder: str | Path, attention: str = "sdpa", dtype: torch.dtype
     return arch.open(Path(folder), attention, torch.float32 if dtype is None else dtype).eval()
 
 
-def check_tasks(arch: Any, tasks: Iterable[Task]) -> None:
-    """Raise `ConfigError` when the architecture would drop the text that a task reads."""
+def check_tasks(arch: Any, objective: Any, tasks: Iterable[Task]) -> None:
+    """Raise `ConfigError` when the architecture would drop the text that a task reads, or the objective move its prompt's end."""
     for task in tasks:
         if task.reads_voice and not getattr(arch, "text", True):
             raise ConfigError(
                 f"model.arch.text: false, and task {task.label!r} speaks a text, which would be dropped; set model.arch.text=true"
+            )
+        if getattr(task, "fixed_prompt", False) and getattr(getattr(objective, "cut", None), "mode", "stored") != "stored":
+            raise ConfigError(
+                f"objective.cut.mode: {objective.cut.mode!r} cuts prompt and answer anew, and the prompts of task "
+                f"{task.label!r} are other recordings; set objective.cut.mode=stored"
             )
 
 

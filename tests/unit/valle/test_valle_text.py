@@ -130,8 +130,35 @@ def test_the_task_cuts_or_takes_another_recording():
     with pytest.raises(DataError, match="reads 'text_out', which is empty"):
         built({**item, "text_out": " "})
     with pytest.raises(ConfigError, match="model.arch.text: false, and task 'zero_shot_tts' speaks a text"):
-        check_tasks(network().arch, build_config({"tasks": [{"name": "zero_shot_tts"}]}).tasks)
-    check_tasks(dataclasses.replace(network().arch, text=True), build_config({"tasks": [{"name": "zero_shot_tts"}]}).tasks)
+        check_tasks(network().arch, None, build_config({"tasks": [{"name": "zero_shot_tts"}]}).tasks)
+    reads = dataclasses.replace(network().arch, text=True)
+    check_tasks(reads, None, build_config({"tasks": [{"name": "zero_shot_tts"}]}).tasks)
+    other = build_config({
+        "tasks": [{"name": "zero_shot_tts", "voice": "other"}], "objective": {"name": "valle", "cut": {"mode": "fixed"}},
+    })  # fmt: skip
+    with pytest.raises(ConfigError, match=r"objective.cut.mode: 'fixed' cuts prompt and answer anew.* objective.cut.mode=stored"):
+        check_tasks(reads, other.objective, other.tasks)
+
+
+def test_a_stretch_of_another_recording_comes_without_its_words():
+    """VALL-E's prefix mode 4."""
+    codes = {"u1": np.zeros((10, 2), dtype=np.int32), "u2": np.arange(40, dtype=np.int32).repeat(2).reshape(40, 2)}
+    item = {"task": "zero_shot_tts", "output": "u1", "text_out": "hello there", "voice": "u2", "voice_text": "so be it"}
+    task = TASK.build({"name": "zero_shot_tts", "voice": "other", "voice_s": 0.5}, "t")
+    with pytest.raises(ConfigError, match="voice_s needs the frames of a second"):
+        task.build({**item, "id": "i"}, codes)
+    starts = set()
+    for n in range(20):
+        made, again = (task.at_rate(10.0).build({**item, "id": f"i{n}"}, codes) for _ in range(2))
+        words, heard = made.turns[0].spans
+        first = int(heard.codes[0, 0])
+        assert words.text == "hello there" and heard.codes[:, 1].tolist() == list(range(first, first + 5))
+        assert np.array_equal(again.turns[0].spans[1].codes, heard.codes) and len(made.turns[1].spans[0].codes) == 10
+        starts.add(first)
+    assert len(starts) > 5
+    task = TASK.build({"name": "zero_shot_tts", "voice": "other", "voice_s": 9}, "t").at_rate(10.0)
+    longer = task.build({**item, "id": "i"}, codes)
+    assert len(longer.turns[0].spans[1].codes) == 40
 
 
 def test_items_name_another_recording_of_the_speaker(tmp_path):
