@@ -138,7 +138,7 @@ def test_forward_gives_the_selected_positions_only():
         ({"preset": "mnii"}, r"^model\.preset: no shape named 'mnii'\. Did you mean 'mini'\? Shapes: toy, mini"),
         ({"preset": "toy", "overrides": {"hiden_size": 8}}, r"^model\.overrides\.hiden_size: qwen2 has no .*'hidden_size'"),
         ({"preset": "toy", "attention": "flash_attention_2"}, "^attention: no 'flash_attention_2'. Did you mean 'flex_attention'"),
-        ({"preset": "toy", "dtype": "float16"}, "^dtype: no 'float16'. Did you mean 'bfloat16'"),
+        ({"preset": "toy", "dtype": "flaot16"}, "^dtype: no 'flaot16'. Did you mean 'float16'"),
         ({"preset": ""}, r"^model\.path: missing; give a local folder, or a shape with model\.preset=toy\|mini"),
         ({"preset": "toy", "overrides": SLIDING}, "sliding_attention would ignore their window"),
     ],
