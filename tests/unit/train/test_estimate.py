@@ -98,6 +98,14 @@ def test_states_are_shared_out_as_zero_says():
     assert byte[3] == {"weights": 2 * n / 8, "gradients": 4 * n / 8, "optimizer": 12 * n / 8}
 
 
+def test_averaged_weights_are_float32():
+    c = config("train.ema=0.9", "train.autocast=float16")
+    shape = estimate.shape_of(c)
+    held = estimate.state_bytes(c, shape, 0, 1)
+    assert held["averaged weights"] == 4.0 * sum(estimate.trained_parameters(c, shape).values())
+    assert held["autocast copies"] == 2.0 * shape.linear
+
+
 def test_arithmetic_is_six_per_weight_and_eight_with_checkpointing():
     plain, again = config("data.row_tokens=8"), config("data.row_tokens=8", "model.gradient_checkpointing=true")
     shape = estimate.shape_of(plain)
@@ -184,6 +192,7 @@ def test_the_verb_prints_time_and_money_and_refuses_another_batch(tmp_path, caps
     [
         (["model.lora.rank=2", "model.lora.quantize=nf4"], "quantized weights cannot be spread"),
         (["model.dtype=bfloat16"], "bfloat16 weights need train.autocast=bfloat16"),
+        (["train.ema=0.9"], "train.ema needs whole weights"),
         (["train.optimizer=muon"], "muon needs whole parameters"),
         (["model.lora.rank=2"], ""),
     ],
