@@ -341,7 +341,8 @@ def start_model(config: RunConfig, tokenizer: TextTokenizer, codec: Codec | None
         vectors = codec.code_vectors() if codec is not None else None
         network = config.model.arch.start(config.model, tokenizer, config.run.seed, vectors)
     if hasattr(network, "transformers_model") and hasattr(config.objective, "mask"):
-        note_attention(network.transformers_model.config, name_of(config.objective.mask))
+        alignment = getattr(config.objective, "logit_alignment", "same")
+        note_attention(network.transformers_model.config, name_of(config.objective.mask), alignment)
     return network
 
 

@@ -5,12 +5,15 @@ Plain transformers runs every decoder with a causal mask unless ``config.json`` 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ttt.errors import ConfigError
 from ttt.io.yaml_input import read_yaml
+
+log = logging.getLogger(__name__)
 
 KEY = "ttt_reading"  # of config.json
 MEND = "put the run's own back, or move it away"
@@ -74,8 +77,13 @@ def write_readme(folder: Path, reading: Mapping[str, Any]) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def note_attention(hf_config: Any, mask: str) -> None:
-    """Have transformers attend as a model trained under the rule ``mask`` does, where it can (``is_causal``)."""
+def note_attention(hf_config: Any, mask: str, logit_alignment: str = "same") -> None:
+    """Have transformers attend as a model trained under the rule ``mask`` does, where it can (``is_causal``).
+
+    Says in the log where training begins with weights that were trained to be read otherwise.
+    """
+    if other := _other_reading(hf_config, mask, logit_alignment):
+        log.warning("%s: training has to change that", other)
     if mask == "full" or hasattr(hf_config, "is_causal"):
         hf_config.is_causal = mask != "full"
     if hasattr(hf_config, KEY):
@@ -84,12 +92,15 @@ def note_attention(hf_config: Any, mask: str) -> None:
 
 def refuse_other_reading(folder: Path, hf_config: Any, mask: str, logit_alignment: str) -> None:
     """Raise `ConfigError` where an imported folder was trained to be read otherwise than a configuration says."""
+    if other := _other_reading(hf_config, mask, logit_alignment):
+        raise ConfigError(f"{other} ({folder}/config.json: {KEY}); say so, with objective.name=nar")
+
+
+def _other_reading(hf_config: Any, mask: str, logit_alignment: str) -> str:
+    """What a configuration says otherwise than the folder of the weights; empty: nothing."""
     stored = getattr(hf_config, KEY, None)
-    if not isinstance(stored, Mapping):
-        return
+    stored = stored if isinstance(stored, Mapping) else {}
     for key, asked in (("mask", mask), ("logit_alignment", logit_alignment)):
         if stored.get(key, asked) != asked:
-            raise ConfigError(
-                f"objective.{key}: {asked!r}, but {folder} was trained with {stored[key]!r} ({KEY} in its config.json); set "
-                f"objective.name=nar objective.{key}={stored[key]}"
-            )
+            return f"objective.{key}: {asked!r}, but the weights were trained with {stored[key]!r}"
+    return ""

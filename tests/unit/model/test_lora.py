@@ -21,6 +21,7 @@ from ttt.masks.materialize import materialize
 from ttt.model.causal_lm import build_lm, load_lm
 from ttt.model.lm import SpeechTextLM
 from ttt.model.lora import AdaptedLM, load_merged
+from ttt.model.merge import merge
 from ttt.registry.families import OBJECTIVE
 from ttt.train.checkpoint import latest_complete
 from ttt.train.trainer import Trainer
@@ -110,6 +111,11 @@ def test_checkpoints_hold_adapters_and_new_rows_only(folders, tmp_path):
     assert sum(v.numel() for v in stored.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
     record = json.loads((folder / "adapter.json").read_text())
     assert record["rank"] == 4 and record["base"] == str(folders["qwen2"].resolve())
+    (folder.parent / "config.yaml").write_text("objective: {name: nar, mask: {name: full}}\n")
+    merge(folder, tmp_path / "whole")
+    config = json.loads((tmp_path / "whole/config.json").read_text())
+    assert config["is_causal"] is False and config["ttt_reading"]["mask"] == "full"
+    assert "is_causal" in (tmp_path / "whole/README.md").read_text()
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(folders, tmp_path):
