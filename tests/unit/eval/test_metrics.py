@@ -125,6 +125,14 @@ def test_accuracy_of_items():
 # ------------------------------------------------------------------ overlap
 
 
+def test_auto_bleu_by_hand():
+    # so-it, it-is, is-so, so-it: two of four; nothing repeated; too short
+    said = ["So it is, so it", "one two three", "one"]
+    assert value("auto_bleu", [scored(text, None) for text in said]) == pytest.approx((0.5 + 0 + 0) / 3)
+    assert METRIC.build({"name": "auto_bleu", "n": 1}, "m").item(scored(said[0], None)).tolist() == [0.8, 1.0]
+    assert METRIC.build("auto_bleu", "m").item(scored("a", None, judged_text=None)) is None
+
+
 def test_bleu_and_chrf_agree_with_sacrebleu():
     items = [scored(s, r) for s, r in zip(SAID, REFERENCES)]
     assert value("bleu", items) == pytest.approx(sacrebleu.corpus_bleu(SAID, [REFERENCES]).score, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Run benchmarks of text and of pairs (generated answers: 'ttt score').
+"""Run text and pair benchmarks (generated answers: 'ttt score').
 
 Answers to the examples of the run's own tasks are measured by 'ttt generate' and 'ttt score'.
 """
