@@ -550,6 +550,7 @@ class LogitsRequest:
     ``window``: how many last columns hold all places.  ``ids``: the range of ids that logits cover; None: all.
     ``guidance``: a mode of classifier-free guidance, or empty; with one the logits are those of the unconditional pass, in which
     everything before the window is hidden (see `GuidanceMode`).  ``kind``: what the network call is counted as.
+    ``ahead``: how many last columns are masks of blocks whose turn comes later.
     ``settled_as_prompt``: networks that read frames take the tokens that are settled already as more of the prompt.
     """
 
@@ -561,6 +562,7 @@ class LogitsRequest:
     guidance: GuidanceMode | Literal[""] = ""
     kind: CallKind = "diffusion"
     settled_as_prompt: bool = False
+    ahead: int = 0
 
 
 @dataclass(frozen=True)

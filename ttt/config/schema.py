@@ -30,7 +30,7 @@ MISSING = "???"
 RENAMED_KEYS: dict[str, str] = {}  # "section.old": "section.new" of keys that were renamed or moved; the old ones warn
 
 Attention = Literal["auto", "packed", "sdpa", "eager", "flex_attention"]
-Cache = Literal["exact", "block", "none"]
+Cache = Literal["exact", "block", "dual", "none"]
 Form = Literal["interleaved", "roles", "text_then_speech", "text_then_speech_tags", "llada_tts", "llada_tts_audio", "headers"]
 LongRows = Literal["drop", "cut", "truncate"]
 MixReading = Literal["records", "tokens"]
@@ -227,7 +227,7 @@ class EvalSection:
     batch_tokens: NonNegativeInt = 0
     max_tokens: Annotated[int, Range(ge=1, le=1_000_000)] = 512  # new tokens per answer
     strict: bool = True  # restrict the vocabulary by modality and the end token by the span; false: official behaviour
-    cache: Cache = "exact"  # keys kept between network calls; block: an approximation where blocks look ahead
+    cache: Cache = "exact"  # keys kept between network calls; block, dual: approximations where blocks look ahead
     temperature: NonNegativeFloat = 0.0  # text; 0: greedy
     top_k: NonNegativeInt = 0  # text, with a temperature; 0: off
     top_p: PositiveShare = 1.0  # text, with a temperature; 1: off

@@ -56,7 +56,8 @@ class PackedCall:
     All lists have one entry for each row.  ``ids`` i64 [count]: its tokens; ``starts``: the position of the first of them.
     ``slots``: the cache's row, which holds the keys before that position; None: nothing is kept, and the start is 0.
     ``wanted_of`` i64 [n]: which of its tokens, ascending from 0, must have their last hidden state.
-    ``masks`` bool [count, start + count]: which keys each token sees; None: all.
+    ``masks`` bool [count, start + count + behind]: which keys each token sees; None: all.  ``behind``: positions after the
+    new tokens whose keys the cache holds from an earlier call.
 
     ``stage`` and ``given`` are for a last layer that is run for wanted tokens alone (`ttt.model.last_layer`): stage
     ``keys`` ends it at its attention by `KeysKnown`; after that the query is that of the wanted tokens, and ``given`` are the
@@ -69,12 +70,14 @@ class PackedCall:
     starts: list[int] = field(default_factory=list)
     wanted_of: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
+    behind: list[int] = field(default_factory=list)
     stage: str = ""
     given: tuple[Tensor, Tensor] | None = None
 
-    def add(self, ids: Tensor, slot: int | None, start: int, wanted: Tensor, mask: Tensor | None = None) -> None:
+    def add(self, ids: Tensor, slot: int | None, start: int, wanted: Tensor, mask: Tensor | None = None, behind: int = 0) -> None:
         """One more row; see the class."""
-        self.cache.reserve(start + len(ids))
+        self.cache.reserve(start + len(ids) + behind)
+        self.behind.append(behind)
         self.ids.append(ids)
         self.slots.append(slot)
         self.starts.append(start)
@@ -132,8 +135,8 @@ def attend_rows(
     keys, values = call.cache.layer(layer, key)
     grouped = query.shape[1] != key.shape[1]
     out, at, query_at = [], 0, 0
-    for ids, slot, start, wanted, mask in zip(
-        call.ids, call.slots, call.starts, call.wanted_of, call.masks, strict=True
+    for ids, slot, start, wanted, mask, behind in zip(
+        call.ids, call.slots, call.starts, call.wanted_of, call.masks, call.behind, strict=True
     ):
         count = len(ids)
         stop = start + count
@@ -144,7 +147,7 @@ def attend_rows(
         if slot is not None:
             keys[slot, :, start:stop] = k[0]
             values[slot, :, start:stop] = v[0]
-            k, v = keys[slot : slot + 1, :, :stop], values[slot : slot + 1, :, :stop]
+            k, v = (held[slot : slot + 1, :, : stop + behind] for held in (keys, values))
         q = query[:, :, query_at : query_at + count]
         query_at += count
         out.append(

@@ -27,8 +27,10 @@ class Session:
 
     ``cache``: ``exact`` keeps the keys that the mask rule itself calls frozen (`MaskRule.frozen_prefix`), so every result
     equals the uncached one; ``block`` keeps those of all committed tokens from one commit to the next, an approximation
-    wherever the rule lets them look ahead (exact where it does not); ``none`` keeps nothing.  ``logit_alignment``: ``next``
-    answers requests of kind ``diffusion`` with the logits of the position before each place (a row's first has its own).
+    wherever the rule lets them look ahead (exact where it does not); ``dual`` also keeps those of the masks behind the
+    open block, from its first call to its commit (DualCache of Fast-dLLM, arXiv 2505.22618); ``none`` keeps nothing.
+    ``logit_alignment``: ``next`` answers requests of kind ``diffusion`` with the logits of the position before each place
+    (a row's first has its own).
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Session:
         row = self._row(slot)
         row.commit(ids.cpu(), in_tail)
         row.closed = closed
-        row.kept = min(row.kept, row.frozen)
+        row.kept, row.ran = min(row.kept, row.frozen), (0, 0)
 
     def run(self, requests: Sequence[LogitsRequest]) -> list[Tensor]:
         """Logits f32 [R, p, ids] of every request, by one network call."""
@@ -102,9 +104,15 @@ class Session:
         """
         stop, at = row.lay(tail, places)
         positions, state = self._once(self._predicting(request, at))
-        start = min(row.kept, int(positions[0]))
+        start, end = min(row.kept, int(positions[0])), stop
+        if self.keeps == "dual" and row.ran == (stop, request.ahead):  # later masks have run since the last commit
+            end = max(stop - request.ahead, int(positions[-1]) + 1)
+        row.ran = (stop, request.ahead)
         mask = row.seen(self.mask, start, stop, self.device)
-        call.add(row.ids[start:stop], None if self.keeps == "none" else slot, start, positions - start, mask)
+        if mask is not None:
+            mask = mask[: end - start]
+        slot_or_none = None if self.keeps == "none" else slot
+        call.add(row.ids[start:end], slot_or_none, start, positions - start, mask, stop - end)
         return state
 
     def _add_guided(
@@ -187,6 +195,7 @@ class _Row:
         self.vocab, self.together = vocab, vocab.codes_together
         self.length = self.context = self.kept = self.frozen = 0
         self.closed = False
+        self.ran = (0, 0)  # of the latest call since the last commit: the row's positions, masks of later blocks among them
         self.unconditional: _Row | None = None  # what the row looks like to the unconditional pass of guidance
         self._mask: tuple[object, Tensor | None] = ((), None)
         self._frozen_of = (0, False)

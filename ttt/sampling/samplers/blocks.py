@@ -203,7 +203,7 @@ class BlockSampler(SpanSampler):
         answers = yield [
             wanted
             for g, p in zip(groups, places, strict=True)
-            for wanted in self._requests(request, rows[g], tails[g], p + start, start)
+            for wanted in self._requests(request, rows[g], tails[g], p + start, start, tails.shape[1] - start - open_.shape[1])
         ]
         parts = iter(answers)
         chosen = torch.full_like(open_, request.mask_id, dtype=torch.long)
@@ -222,10 +222,10 @@ class BlockSampler(SpanSampler):
         return chosen[live], score[live]
 
     def _requests(
-        self, request: SpanRequest, rows: Tensor, tails: Tensor, places: Tensor, start: int
+        self, request: SpanRequest, rows: Tensor, tails: Tensor, places: Tensor, start: int, ahead: int
     ) -> list[LogitsRequest]:
         window = tails.shape[1] - start
-        requests = [request.logits_request(rows, tails, places, window)]
+        requests = [request.logits_request(rows, tails, places, window, ahead=ahead)]
         if self.cfg_scale > 0:
             # With a whole canvas only the prompt is hidden (LLaDA), else everything before the block (TtT).
             hidden_before = tails.shape[1] if self.whole_canvas else window

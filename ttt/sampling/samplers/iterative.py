@@ -101,10 +101,11 @@ class IterativeSampler(SpanSampler):
         index = torch.tensor(rows, device=request.device)
         gens = [request.gens[row] for row in rows]
         at = torch.stack([w.nonzero().flatten() for w in window])  # [R, m]
+        ahead = canvas.shape[1] - 1 - int(at.max()) if at.numel() else 0
         for iteration in range(self.num_iterations):
             if not at.shape[1]:
                 break
-            (logits,) = yield [request.logits_request(index, canvas, at, canvas.shape[1])]
+            (logits,) = yield [request.logits_request(index, canvas, at, canvas.shape[1], ahead=ahead)]
             logits = request.restricted(index, logits, at)
             columns = choose_each(logits, self.temperature, self.top_k, self.top_p, gens)  # [R, m]
             score = self.remask.score(logits, columns, gens).to(request.device)

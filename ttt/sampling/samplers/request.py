@@ -56,11 +56,11 @@ class SpanRequest:
 
     def logits_request(
         self, rows: Tensor, tails: Tensor, places: Tensor, window: int, guidance: GuidanceMode | Literal[""] = "",
-        kind: CallKind = "diffusion", settled_as_prompt: bool = False,
+        kind: CallKind = "diffusion", settled_as_prompt: bool = False, ahead: int = 0,
     ) -> LogitsRequest:  # fmt: skip
         """A request for ``rows`` i64 [R] of this object; a row's tail begins where its span does (see `LogitsRequest`)."""
         slots = torch.tensor([self.slots[row] for row in rows.tolist()]) if self.slots else rows
-        return LogitsRequest(slots, tails, places, window, self.ids, guidance, kind, settled_as_prompt)
+        return LogitsRequest(slots, tails, places, window, self.ids, guidance, kind, settled_as_prompt, ahead)
 
     def predict(self, rows: Tensor, tails: Tensor, last: int, guidance: GuidanceMode | Literal[""] = "") -> Tensor:
         """Logits f32 [R, last, columns] of the last columns of ``tails`` i64 [R, m], by a network call of its own."""
