@@ -148,6 +148,7 @@ WALK = (
         "python -c \"import ttt; print(ttt.load('$W/sft', sound=False).logits([[5, 6, 7]]).shape)\"",
         "an array [1, 3, ids]",
         lambda w, out: "(1, 3, " in out,
+        slow=True,
     ),
     Step(
         "`from_pretrained` elsewhere",
@@ -194,6 +195,7 @@ WALK = (
         "a run that learned codes",
         ("tts/checkpoints/step-00000001/COMPLETE",),
         SPEECH,
+        slow=True,
     ),
     Step(
         "the same with `text_QA_dataset` and `ratio`",
