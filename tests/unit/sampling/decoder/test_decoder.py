@@ -240,8 +240,8 @@ def test_nothing_to_do_and_impossible_settings():
     assert decoder().generate([]) == []
     with pytest.raises(ConfigError, match="^max_tokens: must be >= 1"):
         decoder(max_tokens=0)
-    with pytest.raises(ConfigError, match="^cache: no 'some'. Choices: exact, block, dual, none"):
-        decoder(cache="some")
+    with pytest.raises(ConfigError, match="^cache: no 'prompts'. Choices: exact, block, dual, none"):
+        decoder(cache="prompts")
 
 
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
