@@ -134,7 +134,9 @@ def _lines(path: str | Path) -> Iterator[str]:
         with Path(path).open(encoding="utf-8", newline="\n") as lines:
             yield from (line.removesuffix("\n") for line in lines)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such manifest: make the data first (stage 1)") from error
+        raise DataError(
+            f"{path}: no such manifest: make the data first (stage 1), or name the splits that are there (data.splits=[train])"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}): make it again") from error
 

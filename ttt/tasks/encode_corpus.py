@@ -36,6 +36,7 @@ from ttt.types import AudioCodes, Waveform
 
 log = logging.getLogger(__name__)
 FORMAT = "ttt-tokenize-parts"
+PLAN = "plan.json"
 PART_ITEMS = 256
 PART_S = 600.0  # ten minutes: 58 MB of samples at 24,000 Hz
 
@@ -87,10 +88,10 @@ def encode_manifest(
     }  # fmt: skip
     digest = digest_of_bytes(json.dumps(settings, sort_keys=True).encode(), 4)
     work = Work(codec, manifest, out.with_name(f"{out.stem}.parts-{digest}"), skip_bad)
-    if work.folder.exists() and not is_our_json(work.folder / "plan.json", format=FORMAT):
+    if work.folder.exists() and not is_our_json(work.folder / PLAN, format=FORMAT):
         raise ConfigError(f"{work.folder}: was not made by ttt; move it away")
     parts = parts or cut_into_parts(manifest)
-    write_json(work.folder / "plan.json", {**settings, "parts": len(parts)})
+    write_json(work.folder / PLAN, {**settings, "parts": len(parts)})
     mine = parts[shard[0] :: shard[1]]
     if overwrite:
         for part in mine:
@@ -117,7 +118,7 @@ def encode_manifest(
 def remove_parts(out: Path) -> None:
     """Remove the folders of parts beside a finished result, those of earlier settings too."""
     for folder in out.parent.glob(f"{out.stem}.parts-*"):
-        if is_our_json(folder / "plan.json", format=FORMAT):
+        if is_our_json(folder / PLAN, format=FORMAT):
             shutil.rmtree(folder)
 
 
@@ -204,6 +205,8 @@ def encode_part(work: Work, part: Part) -> Part:
         "part": part.number, "utterances": len(encoded), "files": recordings.files, "mixed": recordings.mixed,
         "resampled": sorted(recordings.resampled.items()), "skipped": skipped,
     }  # fmt: skip
+    if not (work.folder / PLAN).is_file():
+        raise _removed(work)
     lines = (_record(utterance, codes) for (utterance, _), codes in encoded)
     write_json_lines(work.target(part), [head, *lines], ensure_ascii=True)
     return part
@@ -226,9 +229,12 @@ def _join(work: Work, parts: Iterable[Part], out: Path) -> dict[str, Any]:
     with file_aside(out, sync=True) as temporary, temporary.open("wb") as lines:
         lines.write(json.dumps(header).encode() + b"\n")
         for part in parts:
-            with work.target(part).open("rb") as source:
-                head: Any = load(source.readline())
-                shutil.copyfileobj(source, lines)
+            try:
+                with work.target(part).open("rb") as source:
+                    head: Any = load(source.readline())
+                    shutil.copyfileobj(source, lines)
+            except FileNotFoundError as error:
+                raise _removed(work) from error
             read = Recordings(codec.encode_rate_hz, head["files"], Counter(dict(head["resampled"])), head["mixed"])
             total.add(read)
             skipped += head["skipped"]
@@ -242,6 +248,13 @@ def _join(work: Work, parts: Iterable[Part], out: Path) -> dict[str, Any]:
         skipped_path(out).unlink(missing_ok=True)
     counts: dict[str, Any] = {"utterances": utterances, "hours": round(duration_s / 3600, 4), "skipped": len(skipped)}
     return {**counts, "converted": total.summary()} if total.summary() else counts
+
+
+def _removed(work: Work) -> DataError:
+    return DataError(
+        f"{work.folder}: parts are gone: another call has finished the same work, or they were removed; run the same "
+        "command again"
+    )
 
 
 def skipped_path(codes: Path) -> Path:

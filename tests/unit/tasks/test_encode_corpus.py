@@ -114,6 +114,24 @@ def _encode_until_killed(manifest, out):
     encode_manifest(manifest, Toy(num_codes=8), out)
 
 
+@pytest.mark.parametrize("while_encoding", [True, False])
+def test_of_two_calls_at_once_the_slower_one_says_so_and_leaves_nothing(corpus, monkeypatch, while_encoding):
+    slow = encode_corpus.encode_part if while_encoding else encode_corpus._join
+    undisturbed = encode_corpus.encode_part, encode_corpus._join
+
+    def overtaken(*of_slow):
+        monkeypatch.setattr(encode_corpus, "encode_part", undisturbed[0])
+        monkeypatch.setattr(encode_corpus, "_join", undisturbed[1])
+        assert main(arguments(corpus)) == 0  # the other call; it removes the parts
+        return slow(*of_slow)
+
+    monkeypatch.setattr(encode_corpus, slow.__name__, overtaken)
+    manifest, out = corpus / "corpus" / "train.jsonl", corpus / "data" / "codes" / "train.jsonl"
+    with pytest.raises(DataError, match="parts are gone: another call has finished the same work.*run the same command"):
+        encode_manifest(manifest, Toy(num_codes=8), out)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["train.done.json", "train.jsonl"]
+
+
 def test_a_killed_call_goes_on_where_it_was(corpus, tmp_path, caplog):
     manifest = corpus / "corpus" / "train.jsonl"
     encode_manifest(manifest, Toy(num_codes=8), tmp_path / "whole.jsonl")

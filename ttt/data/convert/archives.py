@@ -120,11 +120,11 @@ def _groups(path: Path) -> Iterator[tuple[str, Any]]:
                 elif "text" not in group or suffix == TEXT_SUFFIXES[0]:
                     group["text"] = _content(tar, member)
         except (OSError, EOFError, tarfile.TarError) as error:
-            cut_off = DataError(f"{path} ends too early ({error}); copy it again, or leave out what it lacks")
+            cut_off = DataError(f"ends too early ({error}); copy it again, or leave out what it lacks")
+    if cut_off is not None:  # before the last group, which may lack what was behind the cut
+        yield str(path), cut_off
     if group:
         yield f"{path}:{group['key']}", group
-    if cut_off is not None:
-        yield f"{path}: end", cut_off
 
 
 def _opened(path: Path) -> tarfile.TarFile:
