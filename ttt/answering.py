@@ -158,6 +158,8 @@ class Answering:
             write_trace(file.trace, head, traces)
         if self.codec is None:
             shutil.rmtree(file.wavs, ignore_errors=True)
+        else:
+            file.wavs.mkdir(exist_ok=True)  # also when no answer is spoken: a missing folder is made again by the next call
         file.stage.finish({"items": len(file.uids), "seconds": seconds}, seconds)
         file.answers.remove()
         log.info("generate: %s: %d answers in %.1f s", file.path.stem, len(file.uids), seconds)

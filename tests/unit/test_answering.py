@@ -173,6 +173,13 @@ def test_spoken_answers_are_heard(run, whole, tmp_path):
     assert main(words(run, tmp_path, "--overwrite")) == 0 and not (tmp_path / "many.wavs").exists()
 
 
+def test_answers_without_speech_are_up_to_date_too(run, tmp_path, monkeypatch):
+    silent = words(run, tmp_path, "--wav", "eval.max_tokens=1")
+    assert main(silent) == 0 and not any(record["wav"] for record in records(tmp_path))
+    monkeypatch.setattr(answering, "open_model", lambda *_: pytest.fail("answered again"))
+    assert main(silent) == 0
+
+
 def test_a_rank_that_fails_says_why_once(run, tmp_path, monkeypatch):
     as_rank(monkeypatch, 1, 2)
     monkeypatch.setattr(answering, "_wait", lambda *_: pytest.fail("it waits for the others"))
