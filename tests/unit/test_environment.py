@@ -184,9 +184,10 @@ def test_setup_metadata():
     assert arguments["license"] == "Apache-2.0"
     points = arguments["entry_points"]
     assert points["console_scripts"] == ["ttt = ttt.cli.main:main"]
-    assert points["lm_eval.models"] == ["ttt = ttt.textbench.harness:Ttt"] and len(points) == 2
+    assert points["lm_eval.models"] == [f"{name} = ttt.textbench.harness:Ttt" for name in ("ttt", "unitlm")]
+    assert len(points) == 2
     extras = arguments["extras_require"]
-    assert set(extras) == {"deepspeed", "lora", "corpus", "parquet", "snac", "hdf5", "lm-eval", "dev", "all"}
+    assert set(extras) == {"cosyvoice", "deepspeed", "lora", "corpus", "parquet", "snac", "hdf5", "lm-eval", "dev", "all"}
     assert set(extras["all"]) == {need for name, group in extras.items() if name != "all" for need in group}
     assert "ttt" in arguments["packages"]
     assert all(name.split(".")[0] == "ttt" for name in arguments["packages"])

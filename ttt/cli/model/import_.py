@@ -1,4 +1,4 @@
-"""Import a published folder: LLaDA, Dream, or the official TtT layout (Qwen2ForARDiffLM).
+"""Import a published folder: LLaDA, Dream, or the official TtT layout.
 
 Tensors get the names of transformers' own classes; no code of the folder is run.
 """

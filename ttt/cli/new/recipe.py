@@ -1,4 +1,4 @@
-"""Write a recipe folder: a published method's configurations and stages, or a toy that runs as it is.
+"""Write a recipe folder: a published method's, or a toy that runs as it is.
 
 --from llada writes pretrain, sft, tts and mixed configurations with their comments (likewise ttt, audiolm, slamomni).
 """
