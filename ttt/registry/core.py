@@ -263,9 +263,10 @@ def check_values(cls: type, values: Mapping[str, Any], at: str) -> dict[str, Any
     for name, value in values.items():
         key = f"{at}.{name}" if at else str(name)
         if name not in known:
-            raise ConfigError(
-                f"{key}: no such key in {name_of(cls)!r}.{suggest(str(name), known)} Keys: {', '.join(known) or 'none'}"
-            )
+            mend = suggest(str(name), known)
+            if value is None and str(name).partition(":")[0] in (*known, "name"):  # how YAML reads {name:encodec}
+                mend = " Write a space behind the colon."
+            raise ConfigError(f"{key}: no such key in {name_of(cls)!r}.{mend} Keys: {', '.join(known) or 'none'}")
         f = known[name]
         if "section" in f.metadata:
             if not isinstance(value, (Mapping, f.metadata["section"])) and value is not None:

@@ -76,6 +76,12 @@ def test_wrong_field_gives_the_full_key_and_a_suggestion():
         NOISE.build({"name": "polynomial", "powr": 2}, "objective.noise")
 
 
+@pytest.mark.parametrize("key", ["name:polynomial", "power:3"])
+def test_yaml_without_a_space_behind_the_colon_is_said(key):
+    with pytest.raises(ConfigError, match=rf"^objective\.noise\.{key}: no such key .* Write a space behind the colon\. Keys:"):
+        NOISE.build({"name": "polynomial", key: None}, "objective.noise")
+
+
 def test_wrong_type_and_refused_value_give_the_key():
     with pytest.raises(ConfigError, match=r"^objective\.noise\.power: "):
         NOISE.build({"name": "polynomial", "power": "many"}, "objective.noise")
