@@ -107,6 +107,7 @@ class TransformersCodec(PublishedCodec):
         config = load_settings(transformers.AutoConfig, folder)
         cls = _class_of(config)
         wrong = "there is no audio tokenizer of this type" if cls is None else _lacks(cls)
+        wrong = wrong and f"{wrong}; point codec.path at the folder of an audio tokenizer that has codes"
         if config.model_type in _OWN_NAMES:
             wrong = f"it has a codec of its own: set codec.name={config.model_type}"
         if wrong:

@@ -113,7 +113,7 @@ def test_fewer_codebooks_and_too_many(tmp_path):
 
 def test_what_is_no_tokenizer_with_codes_is_refused_by_its_class(tmp_path):
     cases = {
-        "gpt": (transformers.GPT2Config(), "GPT2Model has no method 'encode'"),
+        "gpt": (transformers.GPT2Config(), "GPT2Model has no method 'encode'; point codec.path at the folder of an audio"),
         "pocket": (transformers.PocketTTSAudioTokenizerConfig(), "PocketTTSAudioTokenizerModel.decode takes"),
         "mimi": (transformers.MimiConfig(), "it has a codec of its own: set codec.name=mimi"),
     }

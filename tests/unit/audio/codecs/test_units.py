@@ -320,6 +320,13 @@ def test_what_does_not_fit_is_named(published, change, message):
         Units(**{**published[0], **change}).load()
 
 
+@pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04N."])
+def test_centroids_that_are_no_array_are_refused_without_an_offer_to_unpickle_them(published, tmp_path, content):
+    (tmp_path / "other.npy").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"other\.npy: cannot be read \(not an array of numbers as numpy"):
+        Units(**{**published[0], "centroids": str(tmp_path / "other.npy")}).load()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -412,8 +412,9 @@ def read_centroids(path: str | Path, num_codes: int) -> Tensor:
         )
     try:
         array: Any = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}): name a .npy file of centroids [K, D]") from error
+    except (OSError, EOFError, ValueError) as error:  # numpy's own words offer to unpickle
+        why = error.strerror if isinstance(error, OSError) else "not an array of numbers as numpy.save writes it"
+        raise CheckpointError(f"{path}: cannot be read ({why}): name a .npy file of centroids [K, D]") from error
     if array.ndim != 2 or array.dtype.kind != "f" or not np.isfinite(array).all():
         raise CheckpointError(f"{path}: expected finite numbers [K, D], got {array.dtype} {list(array.shape)}")
     if len(array) != num_codes:
