@@ -9,8 +9,8 @@
 # Options: --wavs DIR --test-wavs DIR --from NAME --model DIR --codec DIR --decoder DIR --judge DIR (a Whisper model)
 #          --exp DIR --conf NAME --gpus N --jobs N (processes that encode) --stage N --stop-stage N --overwrite;
 #          settings as section.key=value
-# Stages: 0 environment  1 corpus  2 recordings to tokens  3 tokenizer and examples  4 train  5 answers, with their sound
-#         6 scores and report (with --judge)
+# Stages: 0 environment  1 tokenizer of the backbone with audio tokens (opens the folders of weights), corpus
+#         2 recordings to tokens  3 examples  4 train  5 answers, with their sound  6 scores and report (with --judge)
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -26,6 +26,7 @@ for option in wavs test_wavs model codec decoder; do
     [ -n "${!option}" ] || die "--${option//_/-} DIR is missing (see --help)"
     [ -d "${!option}" ] || die "--${option//_/-}: no such folder: ${!option}"
 done
+[ "$(realpath "$wavs")" != "$(realpath "$test_wavs")" ] || die "--wavs and --test-wavs: the same folder; nothing of TEST may be trained on"
 [ -z "$judge" ] || [ -d "$judge" ] || die "--judge: no such folder: $judge"
 check_model "$model"
 environment
@@ -36,7 +37,8 @@ common=(--config "$config" run.dir="$exp/run" data.corpus="$exp/corpus" data.dir
     codec.path="$codec" codec.decoder="$decoder" eval.examples="[$exp/data/test.jsonl]" "${overrides[@]}" "${more[@]}")
 
 if in_range 1; then
-    say 1 "corpus"
+    say 1 "tokenizer of the backbone with audio tokens, corpus"
+    "$TTT" tokenizer "${common[@]}"  # first: it finds what is wrong with the folders of weights
     "$TTT" data convert --from "$from" "$wavs" "$exp/corpus" --split train --tasks asr tts "${more[@]}"
     "$TTT" data convert --from "$from" "$test_wavs" "$exp/corpus" --split test --tasks asr tts "${more[@]}"
 fi
@@ -47,8 +49,7 @@ if in_range 2; then
 fi
 if in_range 3; then
     need "$exp/data/codes/test.jsonl" 2
-    say 3 "tokenizer of the backbone with audio tokens, examples"
-    "$TTT" tokenizer "${common[@]}"
+    say 3 "examples"
     "$TTT" examples "${common[@]}"
 fi
 if in_range 4; then

@@ -76,3 +76,13 @@ def test_from_recordings_to_a_spoken_answer(world):
 def test_a_folder_that_is_missing_is_named_before_any_work(world, tmp_path, option, said):
     done = recipe(world, option, str(tmp_path / "nowhere"), "--exp", str(tmp_path / "exp"))
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "exp").exists()
+
+
+def test_wrong_weights_are_named_before_the_corpus_is_made(world, tmp_path):
+    done = recipe(world, "--decoder", f"{world}/tokenizer", "--exp", str(tmp_path / "exp"))
+    assert done.returncode == 2 and f"{world}/tokenizer" in done.stderr and not (tmp_path / "exp/corpus").exists()
+
+
+def test_the_test_recordings_are_not_those_of_training(world, tmp_path):
+    done = recipe(world, "--test-wavs", f"{world}/train", "--exp", str(tmp_path / "exp"))
+    assert done.returncode == 2 and "the same folder" in done.stderr and not (tmp_path / "exp").exists()
