@@ -184,7 +184,8 @@ class TokenStream:
     positions with one value lie in one maximal audio run; ``target`` bool: carries loss; ``noisable`` bool: may be noised
     (equal to ``target`` unless the official ``prompt_length`` rule is asked for); ``content`` bool: comes from the data,
     not from the chat template (kept for prompts only).  ``rejected``: of a preference pair, where the second document begins
-    (the prompt once more, with the rejected answer); 0: no pair.
+    (the prompt once more, with the rejected answer); 0: no pair.  ``voice`` f32 [E]: who speaks (`Example.meta`,
+    ``voice_vector``); None: nobody said.
     """
 
     uid: str
@@ -198,6 +199,7 @@ class TokenStream:
     prompt_length: int = 0
     content: np.ndarray | None = None
     rejected: int = 0
+    voice: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("ids", "kind", "run_id", "target", "noisable")}
@@ -238,6 +240,7 @@ class TokenStream:
         return TokenStream(
             uid=self.uid, ids=self.ids[keep], kind=kind, run_id=audio_runs(kind), target=self.target[keep],
             noisable=self.noisable[keep], segments=tuple(segments), task=self.task, prompt_length=self.prompt_length,
+            voice=self.voice,
         )  # fmt: skip
 
     def first(self, longest: int, frame: int = 1) -> TokenStream:
@@ -281,7 +284,7 @@ class TokenStream:
         return TokenStream(
             uid=self.uid, ids=longer(self.ids), kind=kind, run_id=audio_runs(kind), target=longer(self.target),
             noisable=longer(self.noisable), segments=tuple(map(moved, self.segments)), task=self.task,
-            prompt_length=self.prompt_length,
+            prompt_length=self.prompt_length, voice=self.voice,
         )  # fmt: skip
 
     def repeat_last(self, times: int) -> TokenStream:
@@ -341,7 +344,8 @@ class PackedBatch:
     each document; ``visible`` bool: may be looked at (False on padding); ``mask_id``: the absorbing token of the vocabulary;
     ``space``: which ids are codes, where an objective has to know; ``progress``: share of the training's updates that were
     done before this one (0 outside training); ``uids``, ``tasks``: names of the documents and of their tasks, in order;
-    ``pairs``: numbers of the documents (chosen, rejected) of every preference pair.
+    ``pairs``: numbers of the documents (chosen, rejected) of every preference pair; ``voices`` f32 [n_docs, E]: who speaks in
+    each document, None unless all of them say so with vectors of one size.
     """
 
     ids: Tensor
@@ -359,6 +363,7 @@ class PackedBatch:
     space: CodeSpace | None = None
     progress: float = 0.0
     pairs: tuple[tuple[int, int], ...] = ()
+    voices: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)[:8]}
@@ -398,6 +403,18 @@ class Words:
     def to(self, device: Any) -> Words:
         """The same on another device."""
         return Words(self.ids.to(device), self.lens.to(device))
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Who speaks in some documents: ``vectors`` f32 [D, E]; ``given`` bool [D]: False where the network is not told."""
+
+    vectors: Tensor
+    given: Tensor
+
+    def to(self, device: Any) -> Voices:
+        """The same on another device."""
+        return Voices(self.vectors.to(device), self.given.to(device))
 
 
 @dataclass(frozen=True)
@@ -526,6 +543,7 @@ class Prompt:
     ``content``: the token comes from the data and not from the chat template (guidance hides these).  ``noisable``: the
     token is of a turn that the model wrote earlier, which masks treat as in training (`TokenStream.noisable`); None: no
     token is.  ``known``: ids of the answer as far as they are given, mask tokens where it is to be written (in-filling).
+    ``voice`` f32 [E]: who is to speak (`TokenStream.voice`).
     """
 
     uid: str
@@ -533,12 +551,13 @@ class Prompt:
     content: Sequence[bool] | None = None
     noisable: Sequence[bool] | None = None
     known: Sequence[int] = ()
+    voice: np.ndarray | None = None
 
     @classmethod
     def of(cls, stream: TokenStream, uid: str = "", known: Sequence[int] = ()) -> Prompt:
         """From an example without its answer, as tokens (`ttt.data.encode.encode_example` with ``open_answer``)."""
         content = None if stream.content is None else stream.content.tolist()
-        return cls(uid or stream.uid, stream.ids.tolist(), content, stream.noisable.tolist(), known)
+        return cls(uid or stream.uid, stream.ids.tolist(), content, stream.noisable.tolist(), known, stream.voice)
 
 
 @dataclass(frozen=True)
@@ -549,7 +568,8 @@ class LogitsRequest:
     tokens among them.  ``places`` i64 [R, p]: columns of the tails, ascending; -1 is the last token of the context.
     ``window``: how many last columns hold all places.  ``ids``: the range of ids that logits cover; None: all.
     ``guidance``: a mode of classifier-free guidance, or empty; with one the logits are those of the unconditional pass, in which
-    everything before the window is hidden (see `GuidanceMode`).  ``kind``: what the network call is counted as.
+    everything before the window is hidden (see `GuidanceMode`), or with ``no_voice`` the prompt's voice.
+    ``kind``: what the network call is counted as.
     ``ahead``: how many last columns are masks of blocks whose turn comes later.
     ``settled_as_prompt``: networks that read frames take the tokens that are settled already as more of the prompt.
     """
@@ -559,7 +579,7 @@ class LogitsRequest:
     places: Tensor
     window: int
     ids: slice | None = None
-    guidance: GuidanceMode | Literal[""] = ""
+    guidance: GuidanceMode | Literal["", "no_voice"] = ""
     kind: CallKind = "diffusion"
     settled_as_prompt: bool = False
     ahead: int = 0

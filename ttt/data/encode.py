@@ -91,9 +91,25 @@ def encode_example(
     return TokenStream(
         uid=example.uid, ids=ids_array, kind=kind, run_id=audio_runs(kind), target=target_array, noisable=noisable,
         segments=tuple(Segment(turn_stop=turn_stops[s["turn"]], **s) for s in segments),
-        task=example.task, prompt_length=prompt_length,
+        task=example.task, prompt_length=prompt_length, voice=_voice(example),
         content=np.asarray(content, dtype=bool) if open_answer else None,
     )  # fmt: skip
+
+
+def _voice(example: Example) -> np.ndarray | None:
+    """The example's ``voice_vector`` f32 [E].  Raises `DataError` for what is no list of finite numbers."""
+    given = example.meta.get("voice_vector")
+    if given is None:
+        return None
+    try:
+        vector = np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros(0, dtype=np.float32)
+    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+        raise DataError(
+            f"example {example.uid!r}: voice_vector must be a list of finite numbers, got {str(given)[:40]}; mend or drop it"
+        )
+    return vector
 
 
 def _pair(chosen: TokenStream, rejected: TokenStream, turns: int) -> TokenStream:

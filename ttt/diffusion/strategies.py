@@ -273,7 +273,8 @@ def first_columns(batch: PackedBatch, n: int) -> PackedBatch:
     number[kept] = torch.arange(len(kept))
     cut["doc"] = number[cut["doc"]]  # -1 takes the last entry, which stays -1
     uids, tasks = (tuple(x[i] for i in kept.tolist()) if x else () for x in (batch.uids, batch.tasks))
-    return replace(batch, **cut, n_docs=len(kept), uids=uids, tasks=tasks)
+    voices = None if batch.voices is None else batch.voices[kept]
+    return replace(batch, **cut, n_docs=len(kept), uids=uids, tasks=tasks, voices=voices)
 
 
 def first_tokens(stream: TokenStream, n: int) -> TokenStream:
@@ -289,4 +290,5 @@ def first_tokens(stream: TokenStream, n: int) -> TokenStream:
     return TokenStream(
         uid=stream.uid, ids=stream.ids[:n], kind=stream.kind[:n], run_id=stream.run_id[:n], target=stream.target[:n],
         noisable=stream.noisable[:n], segments=tuple(segments), task=stream.task, prompt_length=min(stream.prompt_length, n),
+        voice=stream.voice,
     )  # fmt: skip

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ttt.config.schema import ModelSection
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Arch, Network, Task
 from ttt.model.folder import refuse_changed, stored_arch
 from ttt.registry import name_of
 from ttt.registry.families import ARCH
+from ttt.types import PackedBatch, TokenStream
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,30 @@ def check_tasks(arch: Any, objective: Any, tasks: Iterable[Task]) -> None:
             raise ConfigError(
                 f"objective.cut.mode: {objective.cut.mode!r} cuts prompt and answer anew, and the prompts of task "
                 f"{task.label!r} are other recordings; set objective.cut.mode=stored"
+            )
+
+
+def check_voices(arch: Any, objective: Any, examples: Iterable[TokenStream], dev: Iterable[PackedBatch] = ()) -> None:
+    """Raise `DataError` for the first example without the vector that ``arch`` reads, in validation batches too; `ConfigError`
+    for an objective that withholds what is not read.
+    """
+    size = getattr(arch, "voice_dim", 0)
+    if not size:
+        if getattr(objective, "voice_drop", 0):
+            raise ConfigError("objective.voice_drop: the model reads no voice vectors (model.arch.voice_dim=0); leave it out")
+        return
+    for example in examples:
+        found = 0 if example.voice is None else len(example.voice)
+        if found != size:
+            raise DataError(
+                f"example {example.uid!r}: {f'its voice_vector has {found} numbers' if found else 'has no voice_vector'}, and "
+                f"model.arch.voice_dim={size} reads {size}; add a list of {size} numbers to its meta"
+            )
+    for batch in dev:
+        if batch.voices is None or batch.voices.shape[1] != size:
+            raise DataError(
+                f"data.dev: not all examples have a voice_vector of {size} numbers in their meta, which model.arch.voice_dim="
+                f"{size} reads; add them"
             )
 
 

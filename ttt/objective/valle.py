@@ -17,12 +17,12 @@ from torch import Generator, Tensor, nn
 from ttt.data.batches.codec_frames import Frames, frames_of, resplit, with_stretch
 from ttt.data.batches.prompt_cut import Cut
 from ttt.diffusion.corrupt import Times, draw_times
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Objective
 from ttt.model.valle.targets import EosRule
 from ttt.registry import NonNegativeFloat, PositiveInt, ShareBelow1, component, components, nested
 from ttt.registry.families import OBJECTIVE
-from ttt.types import LossTerm, LossTerms, PackedBatch, Plan, PlanTerm
+from ttt.types import LossTerm, LossTerms, PackedBatch, Plan, PlanTerm, Voices
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class FramePlan(Plan):
 
     ``nar_frames``: the same recordings as the NAR decoder gets them (None: as the AR decoder), of whose target frames it learns
     ``learned`` bool [D, T] (None: all).  The terms' sources are the flat positions of the codes that are predicted.
+    ``told`` bool [D]: the network is told who speaks (None: in all).
     """
 
     frames: Frames = None  # type: ignore[assignment]
@@ -39,6 +40,7 @@ class FramePlan(Plan):
     stages: Sequence[int] = ()
     hidden: Tensor | None = None
     weight: Tensor | None = None
+    told: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class _Frames(Objective):
     eos: EosRule = "first"  # first | padding (the end is learned at every padded frame too, as in the fork)
     first_code: bool = True  # without a beginning token: the last prompt frame learns the first code (the fork: false)
     cut: Cut = nested(Cut)  # where recordings are cut
+    voice_drop: ShareBelow1 = 0.0  # share of documents whose voice_vector is withheld, for guidance by voice (arch.voice_dim)
 
     def frames(self, batch: PackedBatch, gen: Generator) -> Frames:
         """The batch as frames, with a new cut if ``cut`` says so."""
@@ -64,6 +67,12 @@ class _Frames(Objective):
         lengths = (frames.prompt_lens + frames.target_lens).tolist()
         cut = self.cut.at_rate(batch.space.frame_rate_hz if batch.space else 0.0)
         return resplit(frames, torch.tensor(cut.prompts(lengths, draws)))
+
+    def withheld(self, plan: FramePlan, gen: Generator) -> FramePlan:
+        """The plan of an update: of some documents the network is not told who speaks (arXiv 2207.12598, algorithm 1)."""
+        if not self.voice_drop:
+            return plan
+        return dataclasses.replace(plan, told=torch.rand(len(plan.frames.doc), generator=gen) >= self.voice_drop)
 
     def make(self, batch: PackedBatch, frames: Frames, terms: Mapping[str, PlanTerm], **more: Any) -> FramePlan:
         """The plan of ``terms``; terms are halved where there are two."""
@@ -84,12 +93,15 @@ class _Frames(Objective):
         network: Any = model
         self.check_network(network.arch)
         device = next(model.parameters()).device
+        voices = _voices(f, network.arch.voice_dim, plan.told)
+        told = None if voices is None else voices.to(device)
         hidden = None if plan.hidden is None else plan.hidden.to(device)
 
         def scored(f: Frames, ar: bool, stages: Sequence[int]) -> dict[str, Scores]:
             return model(FrameInputs(
                 f.prompt.to(device), f.prompt_lens.to(device), f.target.to(device), f.target_lens.to(device), self.mask,
                 ar, self.eos, self.first_code, stages, hidden, f.stretch, f.words.to(device) if network.arch.text else None,
+                told,
             ))  # fmt: skip
 
         if plan.nar_frames is None:
@@ -114,6 +126,18 @@ class _Frames(Objective):
 
     def check_network(self, arch: Any) -> None:
         """Raise `ConfigError` when the network has another form than this objective trains."""
+
+
+def _voices(frames: Frames, size: int, told: Tensor | None) -> Voices | None:
+    """Who speaks, for a network that reads vectors of ``size`` numbers (0: it reads none)."""
+    if not size:
+        return None
+    if frames.voices is None or frames.voices.shape[1] != size:
+        raise DataError(
+            f"a batch whose examples have not all a voice_vector of {size} numbers, which model.arch.voice_dim={size} reads; "
+            "add them, or set model.arch.voice_dim"
+        )
+    return Voices(frames.voices, torch.ones(len(frames.doc), dtype=torch.bool) if told is None else told)
 
 
 def _statistics(name: str, found: Any) -> dict[str, tuple[float, float]]:
@@ -165,7 +189,8 @@ class Valle(_Frames):
         frames = self.frames(batch, gen)
         codebooks = frames.target.shape[2]
         drawn = int(torch.randint(1, codebooks, (1,), generator=gen)) if codebooks > 1 else 0
-        return self._plan(batch, frames, [drawn] if drawn else [], *self._prefixed(frames, gen))
+        plan = self._plan(batch, frames, [drawn] if drawn else [], *self._prefixed(frames, gen))
+        return self.withheld(plan, gen)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """All codebooks."""
@@ -190,7 +215,7 @@ class Valle(_Frames):
     def _plan(
         self, batch: PackedBatch, frames: Frames, stages: Sequence[int], nar_frames: Frames | None = None,
         learned: Tensor | None = None,
-    ) -> Plan:  # fmt: skip
+    ) -> FramePlan:  # fmt: skip
         terms: dict[str, PlanTerm] = {}
         if self.stage != 2 or not stages:
             first = torch.zeros_like(frames.target, dtype=torch.bool)
@@ -263,9 +288,10 @@ class ValleMasked(_Frames):
         if self.codebook_weights:
             weight = weight * torch.tensor(self.codebook_weights)
         terms = self._terms(frames, masked)
-        return self.make(
+        plan = self.make(
             batch, frames, terms, hidden=masked if "nar" in terms else None, weight=weight if "nar" in terms else None
         )
+        return self.withheld(plan, gen)
 
     def clean_plan(self, batch: PackedBatch, gen: Generator) -> Plan:
         """All codebooks that are masked in training, one after another."""

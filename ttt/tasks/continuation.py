@@ -27,7 +27,8 @@ class Continuation(Task):
     ``utterance``: the field of the item that names the recording.  Drawn cuts (``cut`` uniform or seconds) depend on the
     item's id only.
     An item may give its own cut: ``cut``, the share of the recording, and ``text_out``, the words after it (for judged error
-    rates; empty: no words are expected).  Training may draw other cuts (``objective.cut``); test examples keep this one.
+    rates; empty: no words are expected), and ``voice_vector``, a list of numbers that says who speaks (for networks with
+    ``voice_dim``).  Training may draw other cuts (``objective.cut``); test examples keep this one.
     """
 
     reads_text: ClassVar[bool] = False
@@ -68,6 +69,8 @@ class Continuation(Task):
             "split": item.get("split", ""), "kind": item.get("kind", ""), "utterance": item.get(self.utterance),
             "speech_ref": reference,
         }  # fmt: skip
+        if item.get("voice_vector") is not None:
+            meta["voice_vector"] = item["voice_vector"]
         return Example(str(item["id"]), turns, self.label, meta)
 
     def prompt(self, example: Example) -> Example:

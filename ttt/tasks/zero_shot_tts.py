@@ -67,6 +67,8 @@ class ZeroShotTts(Continuation):
             "split": item.get("split", ""), "kind": item.get("kind", ""), "utterance": item.get(self.utterance),
             "speech_ref": reference,
         }  # fmt: skip
+        if item.get("voice_vector") is not None:
+            meta["voice_vector"] = item["voice_vector"]
         return Example(str(item["id"]), (asked, Turn("assistant", (final_speech(answer),))), self.label, meta)
 
     def _stretch(self, uid: str, codes: np.ndarray) -> np.ndarray:

@@ -67,6 +67,35 @@ def test_a_run_that_was_stopped_ends_the_same(world, tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_voices_from_the_corpus_to_the_answers(world, tmp_path, capsys):
+    """Items with a voice_vector: examples, training, resume (bit for bit), answers with guidance; a store is refused."""
+    import shutil
+
+    shutil.copytree(world / "corpus", tmp_path / "corpus")
+    shutil.copytree(world / "data", tmp_path / "data")
+    for items in (tmp_path / "corpus").glob("*.items.jsonl"):
+        lines = [json.loads(line) for line in items.read_text().splitlines()]
+        items.write_text("".join(json.dumps({**x, "voice_vector": [n % 2, 1 - n % 2]}) + "\n" for n, x in enumerate(lines)))
+    assert verb("examples", tmp_path, "--overwrite") == 0
+    told = ("model.arch.voice_dim=2", "objective.voice_drop=0.3")
+    assert train(tmp_path, tmp_path / "run", "train.save_every_steps=2", *told) == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again/checkpoints/step-00000004")
+    assert train(tmp_path, tmp_path / "again", "train.save_every_steps=2", *told) == 0
+    one, two = (
+        load_file(tmp_path / f / "checkpoints/step-00000004/model/model.safetensors") for f in ("run", "again")
+    )
+    assert "ar_voice.null" in one and all(torch.equal(one[k], two[k]) for k in one)
+    guided = (*told, f"run.dir={tmp_path / 'run'}", "eval.sampler.voice_scale=2", "eval.limit=3")
+    assert verb("generate", tmp_path, *guided) == 0
+    assert len((tmp_path / "run/eval/test.generations.jsonl").read_text().splitlines()) == 3
+    assert main(["data", "stats", str(tmp_path / "data/train.jsonl"), "--tokenizer", str(tmp_path / "data/tokenizer")]) == 0
+    capsys.readouterr()
+    pack = ["data", "pack", str(tmp_path / "data/train.jsonl"), "--out", str(tmp_path / "store")]
+    assert main([*pack, "--tokenizer", str(tmp_path / "data/tokenizer")]) == 2
+    assert "voice_vector, which a store does not keep" in capsys.readouterr().err and not (tmp_path / "store").exists()
+
+
 def test_averages_the_best_checkpoint_and_float16_serve_this_class_too(world, tmp_path):
     run = tmp_path / "run"
     options = ("ema=0.5", "autocast=float16", "eval_every_steps=2", "keep_best=dev_ema/loss", "save_every_epochs=0.25")

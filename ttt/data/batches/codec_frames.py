@@ -22,7 +22,7 @@ class Frames:
     ``prompt_at``, ``target_at`` i64 [D, S], [D, T]: flat position (row * width + column) of a frame's first code in the
     batch.  ``doc`` i64 [D]: number of the document in the batch (those without target frames are not there).
     ``stretch``: number of frames at the end of every prompt that are copies of target frames; positions do not count
-    them.  ``words``: the text of the prompts, template included.
+    them.  ``words``: the text of the prompts, template included.  ``voices`` f32 [D, E]: who speaks, where the batch says so.
     """
 
     prompt: Tensor
@@ -34,6 +34,7 @@ class Frames:
     doc: Tensor
     words: Words
     stretch: int = 0
+    voices: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -76,7 +77,9 @@ def frames_of(batch: PackedBatch) -> Frames:
             f"example {_name(batch, int(kept[int((prompt_lens == 0).long().argmax())]))}: has no audio before its answer; a "
             "continuation needs a prompt"
         )
-    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, kept, _words(batch, slot, len(kept)))
+    voices = None if batch.voices is None else batch.voices[kept]
+    words = _words(batch, slot, len(kept))
+    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, kept, words, voices=voices)
 
 
 def resplit(frames: Frames, lengths: Tensor) -> Frames:
@@ -94,7 +97,10 @@ def resplit(frames: Frames, lengths: Tensor) -> Frames:
     whole, places, owner, of_prompt = (torch.cat(part) for part in (codes, at, slot, in_prompt))
     parts = [_padded(whole, places, owner, chosen, len(total)) for chosen in (of_prompt, ~of_prompt)]
     (prompt, prompt_lens, prompt_at), (answer, answer_lens, answer_at) = parts
-    return Frames(prompt, prompt_lens, answer, answer_lens, prompt_at, answer_at, frames.doc, frames.words)
+    return dataclasses.replace(
+        frames, prompt=prompt, prompt_lens=prompt_lens, target=answer, target_lens=answer_lens, prompt_at=prompt_at,
+        target_at=answer_at, stretch=0,
+    )  # fmt: skip
 
 
 def with_stretch(frames: Frames, starts: Tensor, length: int) -> Frames:

@@ -118,6 +118,7 @@ def collate(
     uids: list[str] = []
     tasks: list[str] = []
     pairs: list[tuple[int, int]] = []
+    voices: list[np.ndarray | None] = []
     for b, row in enumerate(rows):
         at = 0
         for stream in row:
@@ -133,14 +134,19 @@ def collate(
                 pairs.append((len(uids), len(uids) + 1))
                 uids.append(stream.uid)
                 tasks.append(stream.task)
+                voices.append(stream.voice)
             target[b, here], noisable[b, here], visible[b, here] = stream.target, stream.noisable, True
             uids.append(stream.uid)
             tasks.append(stream.task)
+            voices.append(stream.voice)
             at += n
     assert Kind.PAD == 0
     t = torch.from_numpy
+    known = [v for v in voices if v is not None]
+    told = len(known) == len(voices) and len({len(v) for v in known}) == 1
     return PackedBatch(
         ids=t(ids), kind=t(kind), run_id=t(run_id), doc=t(doc), position=t(position), target=t(target), noisable=t(noisable),
         visible=t(visible), n_docs=len(uids), mask_id=mask_id, uids=tuple(uids),
         tasks=tuple(tasks), space=space, pairs=tuple(pairs),
+        voices=t(np.stack(known)) if told else None,
     )  # fmt: skip

@@ -62,6 +62,7 @@ class Block:
 
     arrays: dict[str, np.ndarray]
     tasks: list[str]  # names that ``index["task"]`` counts
+    with_voice: str = ""  # uid of the first stream with a voice, which a store does not keep
 
     def __len__(self) -> int:
         return len(self.arrays["index"])
@@ -97,7 +98,7 @@ def pack_streams(streams: Sequence[TokenStream]) -> Block:
         "uids": np.frombuffer(b"".join(uids), dtype="u1"),
         "index": index,
     }
-    return Block(arrays, tasks)
+    return Block(arrays, tasks, next((s.uid for s in streams if s.voice is not None), ""))
 
 
 class StoreWriter:
@@ -137,6 +138,11 @@ class StoreWriter:
         """Append the streams of a block; uids have to differ within a ``source``."""
         if not len(block):
             return
+        if block.with_voice:
+            raise DataError(
+                f"example {block.with_voice!r}: has a voice_vector, which a store does not keep; train on the examples themselves, "
+                "or leave the field out"
+            )
         if not self._files or self._at["ids"] >= self.shard_tokens:
             self._next_shard()
         index = block.arrays["index"].copy()

@@ -184,11 +184,13 @@ class Digest:
     def __init__(self) -> None:
         self._digest = hashlib.blake2b(digest_size=8)
 
-    def add(self, uid: str, ids: np.ndarray, target: np.ndarray) -> None:
-        """One more stream: ids [n] of any integer type, target bool [n]."""
+    def add(self, uid: str, ids: np.ndarray, target: np.ndarray, voice: np.ndarray | None = None) -> None:
+        """One more stream: ids [n] of any integer type, target bool [n], voice f32 [E] where it has one."""
         self._digest.update(uid.encode())
         self._digest.update(ids.astype("<i4").tobytes())
         self._digest.update(target.tobytes())
+        if voice is not None:
+            self._digest.update(voice.astype("<f4").tobytes())
 
     def hexdigest(self) -> str:
         """The digest so far."""
@@ -196,8 +198,8 @@ class Digest:
 
 
 def streams_digest(streams: Sequence[TokenStream]) -> str:
-    """Digest of uids, ids and targets: two runs with one digest saw the same data."""
+    """Digest of uids, ids, targets and voices: two runs with one digest saw the same data."""
     digest = Digest()
     for stream in streams:
-        digest.add(stream.uid, stream.ids, stream.target)
+        digest.add(stream.uid, stream.ids, stream.target, stream.voice)
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from ttt.config.schema import ModelSection
 from ttt.errors import ConfigError
 from ttt.interfaces import Arch
-from ttt.registry import PositiveFloat, PositiveInt, Range, ShareBelow1
+from ttt.registry import NonNegativeInt, PositiveFloat, PositiveInt, Range, ShareBelow1
 from ttt.registry.families import ARCH
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Valle(Arch):
     nar: Literal["stages", "masked", "masked_all"] = "stages"  # stages | masked | masked_all
     nar_scale_factor: PositiveFloat = 1.0  # width, heads and layers of the NAR decoder as a share of the AR decoder's
     nar_prompt_sees_target: bool = False  # in the NAR decoder; true: no mask but padding
+    voice_dim: NonNegativeInt = 0  # size of the vector that says who speaks (meta.voice_vector); 0: no vector is read
     share_tables: bool = False  # prompt and target are read through the same tables (VALL-E); false: each has its own
     share_embeddings: bool = False  # the NAR head of a codebook is the table of its embedding (VALL-E, not AudioLM)
 

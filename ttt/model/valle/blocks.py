@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttt.types import Voices
+
 # Keys and values [B, H, n, d] of one layer.
 KeyValue = tuple[Tensor, Tensor]
 # Cosines and sines [T, d] or [B, 1, T, d] of every position's angles.
@@ -162,6 +164,24 @@ class Unplaced(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """``x`` [B, T, D] -> the same shape."""
         return F.dropout(x, self.dropout, self.training)
+
+
+class VoiceInput(nn.Module):
+    """Adds who speaks to a decoder's inputs: a linear map of the vector [E], or a learned vector where nobody is told.
+
+    The second is what classifier-free guidance (arXiv 2207.12598) calls the unconditional model.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(size, dim, bias=False)
+        nn.init.normal_(self.project.weight)  # vectors of length 1 become as large as embeddings
+        self.null = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, voices: Voices) -> Tensor:
+        """``x`` [B, T, D] -> the same shape."""
+        told = self.project(voices.vectors.to(x.dtype))
+        return x + torch.where(voices.given[:, None], told, self.null)[:, None]
 
 
 class Prenet(nn.Sequential):

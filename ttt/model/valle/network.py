@@ -22,14 +22,14 @@ from ttt.interfaces import MaskRule
 from ttt.io.pretrained import refuse_nonfinite
 from ttt.masks.materialize import materialize
 from ttt.model.folder import KEY, refuse_other_arch
-from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced
+from ttt.model.valle.blocks import Prenet, SinePositions, Stack, Unplaced, VoiceInput
 from ttt.model.valle.masks import check_rule, frame_layout
 from ttt.model.valle.session import FrameSession
 from ttt.model.valle.targets import IGNORED, EosRule, ar_inputs_labels
 from ttt.registry import name_of
 from ttt.text.tokenizer import TextTokenizer
 from ttt.text.vocab import FLATTEN
-from ttt.types import Words
+from ttt.types import Voices, Words
 
 if TYPE_CHECKING:
     from ttt.model.valle.arch import Valle
@@ -47,6 +47,7 @@ class FrameInputs:
     pass each, which knows the codebooks below (one of masked codebooks is shown the others as masks).  ``hidden`` bool [B, T, Q]:
     instead, one pass that predicts these masked codes.  ``stretch``: frames at the prompts' ends that positions of the NAR
     decoder's targets do not count (`ttt.data.batches.codec_frames.with_stretch`).  ``words``: text before the prompts.
+    ``voices``: who speaks, for networks with ``voice_dim``.
     """
 
     prompt: Tensor
@@ -61,6 +62,7 @@ class FrameInputs:
     hidden: Tensor | None = None
     stretch: int = 0
     words: Words | None = None
+    voices: Voices | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class ValleNetwork(nn.Module):
                 self.ar_text_embedding = nn.Embedding(vocab.audio_start, d)
                 self.ar_text_prenet = Prenet(d) if arch.prenet else nn.Identity()
                 self.ar_text_position = placed(d, arch.dropout, True)
+            if arch.voice_dim:
+                self.ar_voice = VoiceInput(arch.voice_dim, d)
         if q == 1 and arch.nar == "stages":
             return
         d = arch.nar_dim
@@ -134,6 +138,8 @@ class ValleNetwork(nn.Module):
             self.nar_text_embedding = nn.Embedding(vocab.audio_start, d)
             self.nar_text_prenet = Prenet(d) if arch.prenet else nn.Identity()
             self.nar_text_position = placed(d, 0.0, False)
+        if arch.voice_dim:
+            self.nar_voice = VoiceInput(arch.voice_dim, d)
         self.nar_stage_embeddings = tables([1] * (1 if masked else q - 1), d)
         self.nar_decoder = Stack(
             arch.nar_layers, d, arch.nar_heads, arch.dropout, arch.norm_first, adaptive=True, rotary_base=base
@@ -242,10 +248,10 @@ class ValleNetwork(nn.Module):
     def _ar_scores(self, x: FrameInputs) -> Scores:
         inputs, labels = ar_inputs_labels(x.target[..., 0], x.target_lens, self.num_codes, self.arch.prepend_bos, x.eos)
         t = inputs.shape[1]
-        prompt, before, places = self.ar_context(x.prompt, x.prompt_lens, x.words)
+        prompt, before, places = self.ar_context(x.prompt, x.prompt_lens, x.words, x.voices)
         s = prompt.shape[1]
         at = self.target_positions(x.prompt_lens, torch.arange(t, device=inputs.device))
-        target = self.ar_target(inputs, at)
+        target = self.ar_target(inputs, at, x.voices)
         hidden, _ = self.ar_decoder(
             torch.cat([prompt, target], 1), torch.cat([places, at], 1), self.ar_mask(x.rule, before, x.target_lens, s, t)
         )
@@ -262,13 +268,17 @@ class ValleNetwork(nn.Module):
         if self.arch.nar != "stages":
             masked = inside[..., None] & (torch.arange(self.codebooks, device=inside.device) >= stage)
         told = stage if masked is None else 0
-        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked, x.stretch, x.words)
+        hidden = self.nar_hidden(
+            x.prompt, x.prompt_lens, x.target, x.target_lens, told, masked, x.stretch, x.words, x.voices
+        )
         rows, where = inside.nonzero(as_tuple=True)
         logits = self.nar_logits(hidden[rows, where], stage)
         return _scores(logits, x.target[rows, where, stage], rows, torch.full_like(rows, stage), self.num_codes)
 
     def _masked_scores(self, x: FrameInputs, masked: Tensor) -> Scores:
-        hidden = self.nar_hidden(x.prompt, x.prompt_lens, x.target, x.target_lens, 0, masked, words=x.words)
+        hidden = self.nar_hidden(
+            x.prompt, x.prompt_lens, x.target, x.target_lens, 0, masked, words=x.words, voices=x.voices
+        )
         parts = []
         for codebook in range(self.first_predicted, self.codebooks):
             rows, where = masked[..., codebook].nonzero(as_tuple=True)
@@ -286,13 +296,19 @@ class ValleNetwork(nn.Module):
         at = torch.arange(codes.shape[1], device=codes.device)
         return self.ar_prompt_position(self.ar_prompt_prenet(summed), at)
 
-    def ar_context(self, codes: Tensor, lens: Tensor, words: Words | None) -> tuple[Tensor, Tensor, Tensor]:
+    def ar_context(
+        self, codes: Tensor, lens: Tensor, words: Words | None, voices: Voices | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What stands before the target: vectors [B, P, D] of text and prompt, their lengths [B], positions i64 [B, P]."""
         prompt = self.ar_prompt(codes)
+        if voices is not None:
+            prompt = self.ar_voice(prompt, voices)
         if words is None:
             return prompt, lens, _count(prompt)
         at = torch.arange(words.ids.shape[1], device=codes.device)
         text = self.ar_text_position(self.ar_text_prenet(self.ar_text_embedding(words.ids)), at)
+        if voices is not None:
+            text = self.ar_voice(text, voices)
         return _joined(text, words.lens, prompt, lens)
 
     def target_positions(self, prompt_lens: Tensor, at: Tensor) -> Tensor:
@@ -300,9 +316,10 @@ class ValleNetwork(nn.Module):
         before = prompt_lens if self.arch.continuous_positions else torch.zeros_like(prompt_lens)
         return at + before[:, None]
 
-    def ar_target(self, ids: Tensor, at: Tensor) -> Tensor:
+    def ar_target(self, ids: Tensor, at: Tensor, voices: Voices | None = None) -> Tensor:
         """Target vectors [B, T, D] of ids i64 [B, T] (codes, end, beginning) at positions i64 [B, T] (`target_positions`)."""
-        return self.ar_audio_position(self.ar_audio_prenet(self.ar_audio_embedding(ids)), at)
+        target = self.ar_audio_position(self.ar_audio_prenet(self.ar_audio_embedding(ids)), at)
+        return target if voices is None else self.ar_voice(target, voices)
 
     def ar_mask(self, rule: MaskRule, prompt_lens: Tensor, target_lens: Tensor, s: int, t: int) -> Tensor:
         """Bool [B, 1, s + t, s + t]: who may look at whom; True is allowed."""
@@ -313,13 +330,13 @@ class ValleNetwork(nn.Module):
 
     def nar_hidden(
         self, prompt: Tensor, prompt_lens: Tensor, target: Tensor, target_lens: Tensor, stage: int,
-        masked: Tensor | None = None, stretch: int = 0, words: Words | None = None,
+        masked: Tensor | None = None, stretch: int = 0, words: Words | None = None, voices: Voices | None = None,
     ) -> Tensor:  # fmt: skip
         """Hidden states [B, T, D'] of the target's frames.
 
         ``stage``: the codebook to predict, 1 to Q - 1; the target's codebooks below it are read.  With ``masked``
         bool [B, T, Q] all codebooks
-        are read, but for those codes (``stage`` is then 0).  ``stretch``, ``words``: see `FrameInputs`.
+        are read, but for those codes (``stage`` is then 0).  ``stretch``, ``words``, ``voices``: see `FrameInputs`.
         """
         inside = _inside(target_lens, target.shape[1])
         if masked is None:
@@ -343,7 +360,10 @@ class ValleNetwork(nn.Module):
         s = x.shape[1]
         steer = self.nar_stage_embeddings[0 if masked is not None else stage - 1].weight[0]  # type: ignore[union-attr,index]
         mask = self._nar_mask(_inside(before, s), inside)
-        hidden, _ = self.nar_decoder(torch.cat([x, y], 1), torch.cat([places, at], 1), mask, steer)
+        both = torch.cat([x, y], 1)
+        if voices is not None:
+            both = self.nar_voice(both, voices)
+        hidden, _ = self.nar_decoder(both, torch.cat([places, at], 1), mask, steer)
         return hidden[:, s:]
 
     def nar_logits(self, hidden: Tensor, codebook: int) -> Tensor:

@@ -21,21 +21,25 @@ from ttt.interfaces import MaskRule
 from ttt.masks.materialize import dense
 from ttt.model.valle.blocks import KeyValue
 from ttt.model.valle.masks import check_rule, frame_layout
-from ttt.types import LogitsRequest, Prompt, Words
+from ttt.types import LogitsRequest, Prompt, Voices, Words
 
 if TYPE_CHECKING:
     from ttt.model.valle.network import ValleNetwork
 
 
 class FrameSession:
-    """``slots`` rows; ``cache`` "none" computes everything anew in each call (the slow reference), else keys are kept."""
+    """``slots`` rows; ``cache`` "none" computes everything anew in each call (the slow reference), else keys are kept.
+
+    For networks that read voices, row ``slots + n`` is row n without its voice: what guidance ``no_voice`` asks for.
+    """
 
     def __init__(self, network: ValleNetwork, mask: MaskRule, *, cache: str = "exact", slots: int = 1) -> None:
         check_rule(mask)
         self.network, self.mask, self.keeps = network, mask, cache != "none"
         self.device, self.vocab = network.device, network.tokenizer.vocab
-        self.rows: list[_Row | None] = [None] * slots
-        self._keys: list[KeyValue] = []  # by layer, [slots, H, capacity, d]
+        self.slots, self.speaks = slots, network.arch.voice_dim > 0
+        self.rows: list[_Row | None] = [None] * (slots * (1 + self.speaks))
+        self._keys: list[KeyValue] = []  # by layer, [rows, H, capacity, d]
 
     def reserve(self, tokens: int) -> None:
         """Nothing to do: room is made as rows grow."""
@@ -47,12 +51,15 @@ class FrameSession:
             raise DataError(f"prompt {prompt.uid!r}: holds no audio; a continuation needs some")
         ids = np.asarray(prompt.ids, dtype=np.int64)
         words = ids[~self.vocab.is_audio(ids)] if self.network.arch.text else ids[:0]
-        self.rows[slot] = _Row(torch.from_numpy(frames).long(), torch.from_numpy(words))
+        voice = None if prompt.voice is None else torch.from_numpy(prompt.voice)
+        self.rows[slot] = _Row(torch.from_numpy(frames).long(), torch.from_numpy(words), voice)
+        if self.speaks:
+            self.rows[self.slots + slot] = _Row(torch.from_numpy(frames).long(), torch.from_numpy(words), None)
 
     def append(self, slot: int, ids: Tensor, closed: bool = False, in_tail: bool = False) -> None:
         """Commit ids of the answer.  Tails begin where the answer does and hold these ids too."""
-        row = self._row(slot)
-        row.answer = torch.cat([row.answer, ids.cpu()])
+        for row in (self._row(s) for s in range(slot, len(self.rows), self.slots)):
+            row.answer = torch.cat([row.answer, ids.cpu()])
 
     def row(self, slot: int) -> list[int]:
         """Committed ids of the answer of one row."""
@@ -69,9 +76,12 @@ class FrameSession:
         ar: list[tuple[int, Tensor]] = []
         nar: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
         for request in requests:
-            if request.guidance:
-                raise ConfigError("eval.sampler: guidance (cfg_scale) is not for a valle, which has no empty prompt")
-            slots += request.rows.tolist()
+            if request.guidance and not (self.speaks and request.guidance == "no_voice"):
+                raise ConfigError(
+                    "eval.sampler: guidance (cfg_scale) is not for a valle, which has no empty prompt; its own samplers have "
+                    "voice_scale, for networks with model.arch.voice_dim"
+                )
+            slots += (request.rows + self.slots * bool(request.guidance)).tolist()
             wanted_ids += [request.ids] * len(request.rows)
             joined += [request.settled_as_prompt] * len(request.rows)
         rows = (pair for r in requests for pair in zip(r.tails.cpu(), r.places.cpu(), strict=True))
@@ -152,7 +162,9 @@ class FrameSession:
             return
         rows = [self._row(s) for s in slots]
         padded, frames = _stacked([r.prompt for r in rows])
-        x, lengths, at = self.network.ar_context(padded.to(self.device), frames.to(self.device), self._words(slots))
+        x, lengths, at = self.network.ar_context(
+            padded.to(self.device), frames.to(self.device), self._words(slots), self._voices(slots)
+        )
         lengths, size = lengths.cpu(), x.shape[1]
         visible = torch.arange(size) < lengths[:, None]
         mask = dense(self.mask, frame_layout(visible, size))
@@ -175,7 +187,7 @@ class FrameSession:
             ids[n, : counts[n]] = torch.tensor(whole[begin:])
         first = torch.tensor(starts, device=self.device)
         at = net.target_positions(prompts, first[:, None] + torch.arange(most, device=self.device))
-        x = net.ar_target(ids.to(self.device), at)
+        x = net.ar_target(ids.to(self.device), at, self._voices(slots))
         kept = (contexts + first).tolist()
         longest = max(kept)
         chosen = torch.tensor(list(slots), device=self.device)
@@ -230,6 +242,7 @@ class FrameSession:
         hidden = net.nar_hidden(
             prompt.to(self.device), prompt_lens.to(self.device), target.clamp(min=0).to(self.device),
             target_lens.to(self.device), stage, masked, words=self._words([slot for slot, _, _ in rows]),
+            voices=self._voices([slot for slot, _, _ in rows]),
         )  # fmt: skip
         return [F.pad(h[:n], (0, 0, k, 0)) for h, n, k in zip(hidden, target_lens.tolist(), before, strict=True)]
 
@@ -240,18 +253,27 @@ class FrameSession:
         ids, lens = _stacked([self._row(s).words[:, None] for s in slots])
         return Words(ids[..., 0], lens).to(self.device)
 
+    def _voices(self, slots: Sequence[int]) -> Voices | None:
+        """Who speaks in some rows; None for a network that is not told."""
+        if not self.speaks:
+            return None
+        voices = [self._row(s).voice for s in slots]
+        nobody = torch.zeros(self.network.arch.voice_dim)
+        given = torch.tensor([v is not None for v in voices])
+        return Voices(torch.stack([nobody if v is None else v for v in voices]), given).to(self.device)
+
     def _offsets(self) -> Tensor:
         return torch.arange(self.network.codebooks) * self.network.num_codes
 
 
 class _Row:
-    """``prompt`` i64 [S, Q] and the text before it, ``words`` i64 [L]; ``answer`` committed flat ids.
+    """``prompt`` i64 [S, Q] and the text before it, ``words`` i64 [L]; ``voice`` f32 [E]; ``answer`` committed flat ids.
 
     ``inputs``: ids of the AR decoder's target whose keys are kept.
     """
 
-    def __init__(self, prompt: Tensor, words: Tensor) -> None:
-        self.prompt, self.words = prompt, words
+    def __init__(self, prompt: Tensor, words: Tensor, voice: Tensor | None) -> None:
+        self.prompt, self.words, self.voice = prompt, words, voice
         self.context = len(words) + len(prompt)  # places before the target
         self.answer = torch.zeros(0, dtype=torch.long)
         self.forget()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, DataError
 from ttt.interfaces import LengthRule, SpanSampler
 from ttt.registry import name_of
 from ttt.sampling.samplers.allowed import SpanConstraint
@@ -75,6 +75,16 @@ def check_prompts(model: Any, prompts: Sequence[Prompt], sampler: SpanSampler, m
             "model.arch.nar=masked_all takes, and in text by samplers of whole answers (canvas: answer, without official); this "
             "sampler writes what follows the prompt"
         )
+    size = getattr(getattr(model, "arch", None), "voice_dim", 0)
+    if getattr(sampler, "voice_scale", 0) and not size:
+        raise ConfigError("eval.sampler.voice_scale: this model reads no voice vectors (model.arch.voice_dim=0); set it to 0")
+    for prompt in prompts if size else ():
+        found = 0 if prompt.voice is None else len(prompt.voice)
+        if found != size:
+            raise DataError(
+                f"prompt {prompt.uid!r}: {f'its voice_vector has {found} numbers' if found else 'has no voice_vector'}, and "
+                f"model.arch.voice_dim={size} reads {size}; add a list of {size} numbers to its meta"
+            )
     config = getattr(getattr(model, "hf", None), "config", None)
     most = getattr(config, "max_position_embeddings", None)
     for prompt in prompts:

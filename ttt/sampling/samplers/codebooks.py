@@ -6,8 +6,9 @@ one network call.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -18,7 +19,7 @@ from ttt.errors import ConfigError
 from ttt.interfaces import SpanSampler
 from ttt.registry import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare
 from ttt.registry.families import SAMPLER
-from ttt.sampling.samplers.logits import choose_each, sampling_probabilities
+from ttt.sampling.samplers.logits import choose_each, guide, sampling_probabilities
 from ttt.sampling.samplers.request import SpanRequest
 from ttt.sampling.samplers.steps import Block, Steps, drive, run_together
 from ttt.types import CallKind, LogitsRequest
@@ -44,6 +45,7 @@ class _FrameSampler(SpanSampler):
     stop_on_argmax: bool = True  # end when the end is the likeliest, whatever was drawn
     repetition_window: NonNegativeInt = 0  # frames looked back on; 0: off
     repetition_share: PositiveShare = 0.1  # a code that fills more of the window is drawn again from all codes (VALL-E 2)
+    voice_scale: NonNegativeFloat = 0.0  # guidance by the prompt's voice_vector; 0: off (needs model.arch.voice_dim)
     chunk_frames: NonNegativeInt = 0  # 0: the upper codebooks when all frames are there (exact)
 
     def __post_init__(self) -> None:
@@ -67,9 +69,9 @@ class _FrameSampler(SpanSampler):
         most, exact = self._limits(request, row)
         while not ended and len(frames) < most:
             tail = torch.cat([frames.flatten(), torch.tensor([request.mask_id])])
-            answers = yield [_request(request, row, tail, torch.tensor([len(tail) - 1]), "ar")]
+            answers = yield self._asked(request, row, tail, torch.tensor([len(tail) - 1]), "ar")
             at = torch.tensor([[len(tail) - 1]])
-            logits = request.restricted(torch.tensor([row]), answers[0], at)[0, 0].cpu()
+            logits = request.restricted(torch.tensor([row]), self._logits(answers), at)[0, 0].cpu()
             ends = request.columns(request.end_ids[row], len(logits))
             if len(frames) < self.min_frames or exact:
                 logits[ends] = -torch.inf
@@ -97,6 +99,23 @@ class _FrameSampler(SpanSampler):
         """Fill the upper codebooks of the frames from ``settled`` on; returns the frames [T, Q]."""
         raise NotImplementedError
         yield
+
+    def _asked(
+        self, request: SpanRequest, row: int, tail: Tensor, places: Tensor, kind: CallKind = "diffusion",
+        settled_as_prompt: bool = False,
+    ) -> list[LogitsRequest]:  # fmt: skip
+        """Logits of one row at ``places`` i64 [p] of its tail i64 [m]; with guidance, also those without its voice."""
+        asked = request.logits_request(
+            torch.tensor([row]), tail[None], places[None], len(tail) - int(places[0]), "", kind, settled_as_prompt
+        )
+        return [asked, dataclasses.replace(asked, guidance="no_voice")] if self.voice_scale else [asked]
+
+    def _logits(self, answers: Sequence[Tensor]) -> Tensor:
+        """The logits [1, p, ids] to choose from, of the answers to `_asked`."""
+        if not self.voice_scale:
+            return answers[0]
+        told, untold = answers
+        return torch.where(told.isinf(), told, guide(told, untold, self.voice_scale))
 
     def _limits(self, request: SpanRequest, row: int) -> tuple[int, bool]:
         """Most frames, and whether there must be as many."""
@@ -137,8 +156,8 @@ class ValleSampler(_FrameSampler):
             return frames
         for codebook in range(1, q):
             places = torch.arange(settled, t) * q + codebook
-            answers = yield [_request(request, row, frames.flatten(), places, settled_as_prompt=self.chunk_prefix)]
-            logits = request.restricted(torch.tensor([row]), answers[0], places[None])
+            answers = yield self._asked(request, row, frames.flatten(), places, settled_as_prompt=self.chunk_prefix)
+            logits = request.restricted(torch.tensor([row]), self._logits(answers), places[None])
             chosen = choose_each(logits, self.nar_temperature, 0, 1.0, [request.gens[row]]).cpu()
             _report(request, row, places, chosen[0], logits[0].cpu())
             frames = frames.clone()
@@ -198,8 +217,8 @@ class ValleMaskedSampler(_FrameSampler):
             places = ((flat == request.mask_id) & ~flat_settled).nonzero().flatten()
             if not len(places):
                 break
-            answers = yield [_request(request, row, flat.clone(), places)]
-            logits = request.restricted(torch.tensor([row]), answers[0], places[None])
+            answers = yield self._asked(request, row, flat.clone(), places)
+            logits = request.restricted(torch.tensor([row]), self._logits(answers), places[None])
             logits[..., request.columns(request.end_ids[row], logits.shape[-1])] = -torch.inf
             chosen = choose_each(logits, self.masked_temperature, 0, 1.0, [gen])[0].cpu()
             own = logits[0].cpu().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
@@ -214,16 +233,6 @@ class ValleMaskedSampler(_FrameSampler):
             flat[places[kept]] = chosen[kept] + request.first
             _report(request, row, places[kept], chosen[kept], logits[0].cpu()[kept])
         return flat.view(-1, q)
-
-
-def _request(
-    request: SpanRequest, row: int, tail: Tensor, places: Tensor, kind: CallKind = "diffusion",
-    settled_as_prompt: bool = False,
-) -> LogitsRequest:  # fmt: skip
-    """Logits of one row at ``places`` i64 [p] of its tail i64 [m]."""
-    window = len(tail) - int(places[0])
-    rows = torch.tensor([row])
-    return request.logits_request(rows, tail[None], places[None], window, "", kind, settled_as_prompt)
 
 
 def _report(request: SpanRequest, row: int, places: Tensor, chosen: Tensor, logits: Tensor) -> None:
