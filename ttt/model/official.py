@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def import_official(source: Path, out: Path, overwrite: bool = False) -> TextTok
     if ARCHITECTURE not in (config.get("architectures") or []) and "mask_token" not in config:
         raise CheckpointError(
             f"{source / 'config.json'}: architectures {config.get('architectures')} is not the official layout "
-            f"({ARCHITECTURE}); a text backbone needs no import, name it with model.path"
+            f"({ARCHITECTURE}), and model_type {config.get('model_type')!r} is neither 'llada' nor 'Dream'; "
+            "a text backbone needs no import, name it with model.path"
         )
     _qwen2(config, source)
     if not (source / "tokenizer.json").is_file():
@@ -166,21 +167,30 @@ def weight_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def check_weights(folder: Path) -> None:
-    """Compare names and shapes of the stored tensors with what ``config.json`` describes: what is missing would be drawn
-    at random by whoever loads the folder."""
-    stored = {name: shape for name, (shape, _) in weight_shapes(folder).items()}
+def check_weights(folder: Path, source: Path | None = None, name: Callable[[str], str] = str) -> None:
+    """Compare the stored tensors with what ``config.json`` of ``folder`` describes: what is missing would be drawn at random
+    by whoever loads the folder.
+
+    ``source``: where the tensors are (default: ``folder``); ``name``: what they are called in ``folder``.  Raises
+    `CheckpointError` for missing and unknown names, other shapes, and numbers that are no floats.
+    """
+    where = source or folder
+    stored = {name(old): (old, *found) for old, found in weight_shapes(where).items()}
     expected, optional = expected_weights(folder)
+    known = sorted(set(stored) & set(expected))
     missing = sorted(set(expected) - set(stored) - optional)
-    unknown = sorted(n for n in set(stored) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
-    shapes = sorted(n for n in stored if n in expected and stored[n] != expected[n])
-    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
-        if names:
-            detail = f": {stored[names[0]]} stored, {expected[names[0]]} by config.json" if names is shapes else ""
-            raise CheckpointError(
-                f"{folder}: {len(names)} of {len(expected)} weights {what}, first {names[0]!r}{detail}; the weights and "
-                "config.json do not belong together"
-            )
+    unknown = sorted(stored[n][0] for n in set(stored) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
+    shapes = [
+        f"{stored[n][0]!r}: {stored[n][1]} stored, {expected[n]} by config.json" for n in known if stored[n][1] != expected[n]
+    ]
+    types = [f"{stored[n][0]!r}: {stored[n][2]}" for n in known if stored[n][2] not in ("F64", "F32", "F16", "BF16")]
+    names = {"missing": list(map(repr, missing)), "unknown": list(map(repr, unknown))}
+    faults = {**names, "of another shape": shapes, "no floats": types}
+    said = [f"{len(found)} of {len(expected)} weights {what}, first {found[0]}" for what, found in faults.items() if found]
+    if said:
+        raise CheckpointError(
+            f"{where}: {'; '.join(said)}; the weights and config.json do not belong together: copy the folder again"
+        )
 
 
 def copy_weights(source: Path, out: Path, dtype: str = "") -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt.errors import CheckpointError, DataError
+from ttt.io.pretrained import refuse_nonfinite
 from ttt.model.folder import check_folder
 from ttt.model.official import INDEX, check_weights, import_official, read_config, weight_files, written_aside
 from ttt.model.reading import KEY, write_readme
@@ -117,9 +118,9 @@ def import_published(source: Path, out: Path, overwrite: bool = False) -> TextTo
     plain |= {"is_causal": False, "pad_token_id": vocab.pad_id, "eos_token_id": vocab.im_end_id, "use_cache": False}
     plain[KEY] = {"mask": "full", "logit_alignment": kind.logit_alignment, "mask_token_id": vocab.mask_id}
     with written_aside(out, overwrite, [source]) as partial:
-        _copy_renamed(source, partial, kind.name)
         (partial / "config.json").write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        check_weights(partial)
+        check_weights(partial, source, kind.name)
+        _copy_renamed(source, partial, kind.name)
         tokenizer.save(partial)
         write_readme(partial, plain[KEY])
     return tokenizer
@@ -141,13 +142,18 @@ def _tokenizer(source: Path, config: Mapping[str, Any], kind: Published) -> Text
 
 
 def _copy_renamed(source: Path, out: Path, name: Callable[[str], str]) -> None:
-    """Write every safetensors file with its tensors under their new names, and the index of shards."""
+    """Write every safetensors file with its tensors under their new names, and the index of shards.
+
+    Raises `CheckpointError` for numbers that are not finite.
+    """
     from safetensors.torch import load_file, save_file
 
     places: dict[str, str] = {}
     size = 0
     for path in weight_files(source):
-        tensors = {name(old): tensor for old, tensor in load_file(path).items()}
+        published = load_file(path)
+        refuse_nonfinite(path, published.items())
+        tensors = {name(old): tensor for old, tensor in published.items()}
         save_file(tensors, out / path.name, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, path.name)
         size += sum(t.numel() * t.element_size() for t in tensors.values())

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from local_backbones import section
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.published_folders import text_backend, write_dream, write_llada
 from tests.tiny_runs import talk
@@ -30,6 +30,7 @@ from ttt.types import Example, Prompt, Span, Turn
 
 ROOT = Path(__file__).resolve().parents[3]
 SFT = str(ROOT / "recipes/llada/conf/sft.yaml")
+QUERIES = "model.transformer.blocks.1.q_proj.weight"
 SMALL = ["eval.sampler.gen_length=8", "eval.sampler.initial_length=4", "eval.sampler.num_iterations=2", "eval.max_tokens=8"]
 
 
@@ -152,6 +153,34 @@ def test_what_is_no_published_llada_is_refused_and_nothing_written(folders, tmp_
     with pytest.raises((CheckpointError, DataError), match=says):
         import_any(tmp_path / "other", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: {"model.transformer.blocks.1.query.weight": t}, r"1 of 21 weights missing.*1 of 21 weights unknown.*1\.query"),
+        (lambda t: {QUERIES: t[:16].contiguous()}, rf"another shape, first '{QUERIES}': \(16, 32\) stored, \(32, 32\)"),
+        (lambda t: {QUERIES: t.to(torch.int8)}, rf"no floats, first '{QUERIES}': I8"),
+        (lambda t: {QUERIES: t.masked_fill(torch.eye(32).bool(), torch.nan)}, rf"model-00002.*{QUERIES} holds NaN"),
+        (None, "model-00002-of-00002.safetensors: not readable as safetensors"),
+    ],
+)
+def test_damaged_weights_are_refused_by_the_names_of_the_users_folder(folders, tmp_path, change, says):
+    source = tmp_path / "other"
+    shutil.copytree(folders / "llada", source)
+    shard, index = source / "model-00002-of-00002.safetensors", source / "model.safetensors.index.json"
+    if change is None:
+        shard.write_bytes(shard.read_bytes()[:3000])
+    else:
+        stored = load_file(shard)
+        stored |= change(stored.pop(QUERIES))
+        save_file(stored, shard, metadata={"format": "pt"})
+        places = json.loads(index.read_text())["weight_map"]
+        places = {name: file for name, file in places.items() if file != shard.name} | dict.fromkeys(stored, shard.name)
+        index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CheckpointError, match=says) as caught:
+        import_any(source, tmp_path / "out")
+    assert ".tmp" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == ["other"]
 
 
 def backbone(folder: Path, kind: str, **fields) -> Path:
