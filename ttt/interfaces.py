@@ -562,6 +562,10 @@ class Metric(ABC):
     needs_audio: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = False
 
+    def load(self) -> None:
+        """Open what it computes with, before any answer is heard; most need nothing.  Errors: as of `Codec.load`."""
+        return None
+
     @abstractmethod
     def item(self, scored: Mapping[str, Any]) -> np.ndarray | None:
         """Sufficient statistics f64 [k] of one item (its keys: `ttt.eval.metrics`); None: does not apply."""

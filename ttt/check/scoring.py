@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ttt.check import world
-from ttt.check.core import need, prop
+from ttt.check.core import PREPARE, NotSaid, need, prop
 from ttt.data.encode import encode_example
 from ttt.data.read.examples import example_from_json, example_to_json
 from ttt.interfaces import Metric, Task
@@ -71,7 +71,7 @@ def _prompt(task: Task) -> None:
 
 @prop("task", "metrics", "every metric it reports is registered")
 def _metrics(task: Task) -> None:
-    unknown = sorted(set(task.metrics.values()) - set(METRIC.names()))
+    unknown = sorted({n if isinstance(n, str) else str(n["name"]) for n in task.metrics.values()} - set(METRIC.names()))
     need(not unknown, f"no metric named {', '.join(unknown)}; registered: {', '.join(METRIC.names())}")
     need(task.metrics, "it reports no metric")
 
@@ -88,6 +88,14 @@ def _file(task: Task) -> None:
 # ------------------------------------------------------------------------------------------------------- metrics
 
 
+def _loaded(metric: Metric) -> Metric:
+    metric.load()
+    return metric
+
+
+PREPARE["metric"] = _loaded
+
+
 def _scored(said: str, wanted: str, audio_s: float = 1.0) -> Mapping[str, Any]:
     right = said == wanted
     return {
@@ -95,7 +103,7 @@ def _scored(said: str, wanted: str, audio_s: float = 1.0) -> Mapping[str, Any]:
         "forced": {"": (1.0 if right else 3.0, 4.0)},
         "uid": "i", "task": "t", "split": "test", "text": said, "text_ref": wanted, "answer_key": wanted.split()[0],
         "distractors": ["dog"], "judged_text": said, "speech_ref": wanted, "audio_s": audio_s, "ref_audio_s": 1.0,
-        "seconds": 0.5, "first_block_s": 0.1, "calls": {"ar": 3, "diffusion": 5}, "normalize": str.lower,
+        "codes": np.arange(len(said.split()), dtype=np.int32)[:, None], "seconds": 0.5, "first_block_s": 0.1, "calls": {"ar": 3, "diffusion": 5}, "normalize": str.lower,
     }  # fmt: skip
 
 
@@ -133,6 +141,8 @@ def _micro(metric: Metric) -> None:
 
 @prop("metric", "direction", "right answers score no worse than wrong ones")
 def _direction(metric: Metric) -> None:
+    if not getattr(metric, "needs_reference", True):
+        raise NotSaid("it compares an answer with nothing: none is right")
     good, bad = (float(metric.total(_statistics(metric, pairs).sum(0))) for pairs in (GOOD, BAD))
     best = getattr(metric, "best", None)
     if best is not None:
@@ -150,4 +160,4 @@ def _metric_same(metric: Metric) -> None:
     one, two = metric.item(item), metric.item(item)
     same = (one is None) == (two is None) and (one is None or np.array_equal(one, two))  # type: ignore[arg-type]
     need(same, f"{one} and then {two}")
-    need(all(item[k] == v for k, v in kept.items()), "it changed the item")
+    need(all(np.array_equal(item[k], v) for k, v in kept.items()), "it changed the item")

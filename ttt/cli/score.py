@@ -49,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.registry.families import METRIC
     from ttt.tasks.records import by_label
 
+    asked = [METRIC.build(node, f"tasks.{t.label}.metrics.{n}") for t in config.tasks for n, node in t.metrics.items()]
+    for metric in asked:
+        metric.load()
     codec = load_part(config, "codec")
     judge = load_part(config, "judge")
     speaker = load_part(config, "speaker")
@@ -57,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         "samples": config.eval.samples, "codec": getattr(codec, "codec_id", ""), "judge": getattr(judge, "judge_id", ""),
         "speaker": getattr(speaker, "speaker_id", ""), "floor": config.eval.floor,
     }  # fmt: skip
-    asked = [METRIC.build(node, f"tasks.{t.label}.metrics.{n}") for t in config.tasks for n, node in t.metrics.items()]
+    if models := [metric.model_id for metric in asked if "model" in rests_on(metric)]:
+        settings["models"] = models
     if any("reference" in rests_on(metric) for metric in asked):
         settings["recordings"] = config.data.corpus
     inputs = [*map(Path, config.eval.examples), *generations]

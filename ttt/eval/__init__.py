@@ -11,7 +11,9 @@ Which file to open for which question:
     score.py             metrics of every group (split, task) with their intervals
     during_training.py   the same for a few examples while a model trains
 
-    metrics.py           every metric: statistics of an item, score of their sum
+    metrics.py           most metrics: statistics of an item, score of their sum
+    repetition.py        does an answer repeat its words or codes
+    generative_perplexity.py   how likely a language model finds the answers
     normalizers.py       how text is normalised before it is compared
     intervals.py         bootstrap intervals and tests
     judges.py            speech recognisers that transcribe answers

@@ -58,6 +58,9 @@ class AnswersInTraining:
             }
             for label, of_task in metrics_of(self.tasks, self.examples, codec, judge).items()
         }  # fmt: skip
+        for label, of_task in self._metrics.items():  # what cannot be opened is said before the first step
+            for name, node in of_task.items():
+                METRIC.build(node, f"tasks.{label}.metrics.{name}").load()
 
     def __call__(self, trainer: Any, step: int) -> Mapping[str, float] | None:
         """Answer and score; None on other ranks than zero."""

@@ -22,6 +22,7 @@ from ttt.types import Example
 
 log = logging.getLogger(__name__)
 _DEFAULT_INTERVALS = Bootstrap()
+_NOT_WRITTEN = ("normalize", "characters", "distractors", "forced", "codes")  # of a scored item
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def write(
     files = write_samples(out, heard.waves, examples, scored.items, instruments.codec) if heard.waves else {}
 
     def line(i: int, example: Example, record: Generated) -> dict[str, Any]:
-        item = {k: v for k, v in scored.items[i].items() if k not in ("normalize", "characters", "distractors", "forced")}
+        item = {k: v for k, v in scored.items[i].items() if k not in _NOT_WRITTEN}
         item["calls"] = dict(record.calls)
         item |= {"kind": example.meta.get("kind", ""), "stopped": record.stopped, "n_tokens": record.n_tokens}
         item["scores"] = {name: metrics[example.task][name].total(s) for name, s in scored.statistics[i].items()}

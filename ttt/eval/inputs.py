@@ -117,7 +117,8 @@ def check_words(files: Mapping[Path, Sequence[Example]], tasks: Mapping[str, Tas
         if task.speech_is_optional:  # answers in text alone are answers
             continue
         for name, node in task.metrics.items():
-            if "judge" in rests_on(METRIC.build(node, f"tasks.{label}.metrics.{name}")):
+            metric = METRIC.build(node, f"tasks.{label}.metrics.{name}")
+            if "judge" in rests_on(metric) and getattr(metric, "needs_reference", True):
                 raise DataError(
                     f"eval.examples: metric {name!r} of task {label!r} compares what is heard with words, and example "
                     f"{examples[0].uid!r} has none, nor has any other; give the corpus' items their text, or leave the metric out"

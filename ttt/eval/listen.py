@@ -57,6 +57,7 @@ class Instruments:
         """
         for task, metrics_of_task in metrics.items():
             for name, metric in metrics_of_task.items():
+                metric.load()
                 for needed, given in (("judge", self.judge), ("speaker", self.speaker)):
                     if needed in rests_on(metric) and given is None:
                         raise ConfigError(f"{needed}: missing; metric {name!r} of task {task!r} needs one")

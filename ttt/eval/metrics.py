@@ -8,6 +8,7 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     text text_ref             what the model wrote, what it should have written
     answer_key distractors    the deciding words of the answer (or None), and words that must not be said
     judged_text speech_ref    what the judge heard, what should have been said (judged_text None: no judge listened)
+    codes                     audio codes of the answer i32 [F, Q] (None: the answer is not spoken)
     audio_s ref_audio_s       seconds of speech made and of the reference's speech (None: the answer is not spoken)
     seconds first_block_s     decode time of the item, time until its first block of audio (or None)
     calls                     network calls by kind, {"ar": n, "diffusion": m}
@@ -15,10 +16,10 @@ every metric is a micro average and intervals come from resampling rows.  Keys o
     forced                    statistics of the true answer under the model, by name: (sum, count) (``eval.forced``)
     normalize characters      the normaliser's functions: the text as its words, and as its characters, are compared
 
-Besides the interface a metric has a ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and
-``rests_on`` (judge, normalizer, speaker, reference), which becomes part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
-``best`` is the value to reach where neither higher nor lower is better, ``counts_seconds`` says that the codec's frame
-rate is in it.
+Besides the interface a metric has a ``unit`` (rate | ratio | s | 1/s | score; a rate is printed in per cent) and ``rests_on``
+(judge, normalizer, speaker, reference, model: its ``model_id``), part of its name: ``judged_wer[ctc-1a2b3c4d,words]``;
+``needs_reference`` False says that it compares the answer with nothing; ``best`` is the value to reach where neither
+higher nor lower is better, ``counts_seconds`` says that the codec's frame rate is in it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def metric_id(metric: Metric, judge_id: str, normalizer: str, speaker_id: str = 
     """Name of a metric with all that its number rests on: ``judged_wer[ctc-1a2b3c4d,words]``."""
     name = name_of(metric)
     parts = {"judge": judge_id, "normalizer": normalizer, "speaker": speaker_id, "reference": reference}
-    resting = [parts.get(r, r) for r in rests_on(metric)]
+    resting = [getattr(metric, "model_id", r) if r == "model" else parts.get(r, r) for r in rests_on(metric)]
     return f"{name}[{','.join(resting)}]" if resting else name
 
 

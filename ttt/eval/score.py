@@ -94,6 +94,7 @@ def _item(pair: Pair, i: int, heard: Heard, instruments: Instruments, other_answ
         "uid": example.uid, "task": example.task, "split": split, "text": record.text, "text_ref": meta.get("text_ref"),
         "answer_key": meta.get("answer_key"), "distractors": meta.get("distractors") or other_answers,
         "judged_text": heard.texts[i] if spoken else None, "speech_ref": meta.get("speech_ref"), "audio_s": audio_s,
+        "codes": record.codes if spoken else None,
         "ref_audio_s": codec.duration_s(codes) if codes is not None and codec is not None else None,
         "seconds": record.seconds, "first_block_s": record.first_block_s, "calls": record.calls,
         "forced": record.forced, "mel_distance_db": sound.mel_distance_db if spoken else None,

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from ttt.data.read.examples import TextUnit, interleave, words_of
-from ttt.errors import DataError
+from ttt.errors import ConfigError, DataError
 from ttt.interfaces import Task
 from ttt.registry import NonNegativeInt, PositiveInt
 from ttt.text.tokenizer import TextTokenizer
@@ -139,10 +139,13 @@ def final_speech(codes: np.ndarray) -> Span:
     return Span("audio", codes=codes, style="last")
 
 
-def named(*metrics: str) -> dict[str, str]:
-    """Metrics that are reported under their registered names.
+def named(*metrics: Any) -> dict[str, Any]:
+    """Metrics, registered names or blocks with ``name``, that are reported under their registered names.
 
-    >>> named("wer", "cer")
-    {'wer': 'wer', 'cer': 'cer'}
+    >>> named("wer", {"name": "auto_bleu", "n": 3})
+    {'wer': 'wer', 'auto_bleu': {'name': 'auto_bleu', 'n': 3}}
     """
-    return {name: name for name in metrics}
+    unnamed = next((m for m in metrics if not isinstance(m, str) and not (isinstance(m, Mapping) and "name" in m)), None)
+    if unnamed is not None:
+        raise ConfigError(f"measure: a metric is a name or a block with 'name', got {unnamed!r:.60}")
+    return {m if isinstance(m, str) else str(m["name"]): m for m in metrics}

@@ -36,7 +36,7 @@ class Continuation(Task):
 
     utterance: str = "output"
     cut: Cut = nested(Cut)
-    measure: list[str] = field(default_factory=list)  # further metrics: judged_wer, speaker_similarity, mel_distance
+    measure: list[Any] = field(default_factory=list)  # further metrics, names or blocks: judged_wer, mel_distance, gen_ppl, ...
     forced: list[str] = field(default_factory=list)  # statistics of the true answer: top10/ar, ppl/book0, ... (needs eval.forced)
 
     def __post_init__(self) -> None:

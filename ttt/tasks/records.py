@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,8 @@ class Chat(Task):
 
     speech_is_optional: ClassVar[bool] = True
 
+    measure: list[Any] = field(default_factory=list)  # further metrics, names or blocks: gen_ppl, token_entropy, ...
+
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """User: the input's codes, or else the text.  Assistant: the text, and the output's codes if there are any."""
         asked = user_speech(codes_of(item, "input", codes)) if item.get("input") else Span("text", text_of(item, "text_in"))
@@ -57,9 +59,10 @@ class Chat(Task):
         return dataclasses.replace(example, meta=meta)
 
     @property
-    def metrics(self) -> Mapping[str, str]:
-        """The text against the answer's, what a judge hears of the speech, its length, cost."""
-        return named("exact_match", "contained", "wer", "cer", "judged_wer", "length_ratio", "empty_rate", *COST)
+    def metrics(self) -> Mapping[str, Any]:
+        """The text against the answer's, what a judge hears of the speech, its length, cost; and ``measure``."""
+        listed = ("exact_match", "contained", "wer", "cer", "judged_wer", "length_ratio", "empty_rate", *COST)
+        return named(*listed, *self.measure)
 
 
 @TASK.register("document")
@@ -73,6 +76,7 @@ class Document(Task):
 
     share: Annotated[float, Range(gt=0, lt=1)] = 0.5
     longest: PositiveInt = 500  # words and frames of a prompt, at most
+    measure: list[Any] = field(default_factory=list)  # further metrics, names or blocks: gen_ppl, ...
 
     def build(self, item: Mapping[str, Any], codes: Mapping[str, np.ndarray]) -> Example:
         """The text, and the output's codes behind it if there are any."""
@@ -111,9 +115,9 @@ class Document(Task):
         return spans, ()
 
     @property
-    def metrics(self) -> Mapping[str, str]:
-        """Overlap of the text with the true rest, time to the first speech."""
-        return named("chrf", "first_block_latency")
+    def metrics(self) -> Mapping[str, Any]:
+        """Overlap of the text with the true rest, time to the first speech; and the metrics of ``measure``."""
+        return named("chrf", "first_block_latency", *self.measure)
 
 
 def by_label(tasks: Iterable[Task]) -> dict[str, Task]:

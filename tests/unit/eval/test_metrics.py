@@ -20,6 +20,7 @@ def scored(text: str = "the sky is blue", ref: str = "the sky is blue", **more: 
     base |= {"answer_key": "blue", "distractors": []}
     base |= {"judged_text": text, "speech_ref": ref, "audio_s": 2.0, "ref_audio_s": 2.5, "seconds": 0.5}
     base |= {"mel_distance_db": 9.0, "speaker_similarity": 0.9, "forced": {"": (3.0, 4.0)}}
+    base |= {"codes": np.array([[3, 0], [5, 0], [3, 1], [3, 2]], dtype=np.int32)}
     base |= {"first_block_s": 0.1, "calls": {"ar": 10, "diffusion": 30}, "normalize": Words().normalize}
     return base | more
 
@@ -133,6 +134,14 @@ def test_auto_bleu_by_hand():
     assert METRIC.build("auto_bleu", "m").item(scored("a", None, judged_text=None)) is None
 
 
+def test_token_entropy_by_hand():
+    # of the first codebook: 3, 5, 3, 3; silence; eight codes once each
+    items = [scored(), scored(codes=np.zeros((0, 2), dtype=np.int32)), scored(codes=np.arange(8, dtype=np.int32)[:, None])]
+    first = -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))
+    assert [METRIC.build("token_entropy", "m").item(i)[0] for i in items] == pytest.approx([first, 0.0, 3.0])
+    assert value("token_entropy", items) == pytest.approx((first + 3) / 3)
+
+
 def test_bleu_and_chrf_agree_with_sacrebleu():
     items = [scored(s, r) for s, r in zip(SAID, REFERENCES)]
     assert value("bleu", items) == pytest.approx(sacrebleu.corpus_bleu(SAID, [REFERENCES]).score, abs=1e-9)
@@ -163,8 +172,8 @@ def test_cost_by_hand():
 
 
 @pytest.mark.parametrize("name", METRIC.names())
-def test_every_metric(name):
-    metric = METRIC.build(name, "metric")
+def test_every_metric(name, language_model):
+    metric = METRIC.build({"name": name, **({"path": str(language_model)} if name == "gen_ppl" else {})}, "metric")
     one = metric.item(scored())
     assert one.ndim == 1 and one.dtype == np.float64 and np.isfinite(one).all()
     other = metric.item(scored("something else", judged_text="something else"))
@@ -172,7 +181,7 @@ def test_every_metric(name):
     assert metric.unit in UNITS
     # an item without anything is skipped or counted, but never an error
     absent = ("text_ref", "speech_ref", "answer_key", "judged_text", "audio_s", "ref_audio_s", "first_block_s", "mel_distance_db",
-              "speaker_similarity", "forced")  # fmt: skip
+              "codes", "speaker_similarity", "forced")  # fmt: skip
     nothing = metric.item(scored(**dict.fromkeys(absent)))
     assert nothing is None
     assert metric_id(metric, "J", "N").startswith(name)
