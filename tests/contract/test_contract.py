@@ -67,7 +67,7 @@ def test_plugin_keeps_its_familys_promises(key, name, fields):
     try:
         results = check(key, plugin)
     except (CheckpointError, ConfigError) as error:
-        assert key == "codec"
+        assert key == "codec" or name == "gen_ppl"
         pytest.skip(f"{name}: needs weights or cannot encode ({error})")
     broken = {r.name: f"{r.counter}\n{r.drawing}" for r in results if r.failed}
     assert not broken, broken

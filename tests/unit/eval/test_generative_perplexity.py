@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ttt.check.core import check
 from ttt.errors import CheckpointError, ConfigError
 from ttt.eval.evaluate import evaluate
 from ttt.eval.inputs import check_words
@@ -55,6 +56,11 @@ def test_longer_than_the_context_of_the_model(language_model):
         model = AutoModelForCausalLM.from_pretrained(language_model)
         parts = [float(model(input_ids=part, labels=part).loss) * (part.shape[1] - 1) for part in (ids[:, :6], ids[:, 5:])]
     assert tokens == 7 and nll == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_keeps_the_promises_of_metrics(language_model):
+    results = {r.name: r.outcome for r in check("metric", build(language_model))}
+    assert results == {"statistics": "ok", "micro": "ok", "direction": "-", "deterministic": "ok"}
 
 
 def test_in_the_evaluator(fakes, language_model, tmp_path):

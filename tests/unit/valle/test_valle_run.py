@@ -154,11 +154,14 @@ def test_the_published_recipe_says_how_good_it_is(world, tmp_path):
     assert metrics["continuation/floor_mel_distance"]["value"] < 1 < found["mel_distance"]
 
 
-def test_codes_alone_are_scored(world, tmp_path, caplog):
+def test_codes_alone_are_scored(world, tmp_path, caplog, capsys):
     """Accuracies and perplexities need no codec; what is heard is left out, with a line."""
     import math
 
-    task = "tasks=[{name: continuation, cut: {least: 8}, measure: [mel_distance], forced: [top10/ar, nll/ar/book0, ppl/book0]}]"
+    task = (
+        "tasks=[{name: continuation, cut: {least: 8}, measure: [mel_distance, token_entropy], "
+        "forced: [top10/ar, nll/ar/book0, ppl/book0]}]"
+    )
     asked = [task, f"run.dir={world / 'run'}", f"eval.out={tmp_path}", "eval.limit=3", "eval.forced=true", "codec=null"]
     with caplog.at_level("INFO", "ttt"):
         assert [verb(name, world, *asked) for name in ("generate", "score")] == [0, 0]
@@ -166,6 +169,10 @@ def test_codes_alone_are_scored(world, tmp_path, caplog):
     assert 0 <= metrics["top10_ar"] <= 1 and metrics["ppl_book0"] == pytest.approx(math.exp(metrics["nll_ar_book0"]))
     assert "mel_distance" not in metrics and "length_ratio" not in metrics and metrics["empty_rate"] == 0
     assert "no codec and no judge: of task 'continuation', only what needs none is scored (not: mel_distance, " in caplog.text
+    assert 0 < metrics["token_entropy"] <= math.log2(6)  # at most six frames
+    assert verb("score", world, *asked, task.replace("token_entropy", "{name: gen_ppl}"), "--overwrite") == 2
+    assert "metric 'gen_ppl': path is not set: point the metric's path at" in capsys.readouterr().err
+    assert (tmp_path / "card.json").exists()
 
 
 def test_codes_in_python(world):
