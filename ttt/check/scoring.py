@@ -103,7 +103,8 @@ def _scored(said: str, wanted: str, audio_s: float = 1.0) -> Mapping[str, Any]:
         "forced": {"": (1.0 if right else 3.0, 4.0)},
         "uid": "i", "task": "t", "split": "test", "text": said, "text_ref": wanted, "answer_key": wanted.split()[0],
         "distractors": ["dog"], "judged_text": said, "speech_ref": wanted, "audio_s": audio_s, "ref_audio_s": 1.0,
-        "codes": np.arange(len(said.split()), dtype=np.int32)[:, None], "seconds": 0.5, "first_block_s": 0.1, "calls": {"ar": 3, "diffusion": 5}, "normalize": str.lower,
+        "codes": np.arange(len(said.split()), dtype=np.int32)[:, None],
+        "seconds": 0.5, "first_block_s": 0.1, "calls": {"ar": 3, "diffusion": 5}, "normalize": str.lower,
     }  # fmt: skip
 
 

@@ -34,7 +34,9 @@ TASK = Registry(
     "task", "task", _I + "Task",
     builtin=("ttt.tasks.speech", "ttt.tasks.text", "ttt.tasks.continuation", "ttt.tasks.zero_shot_tts", "ttt.tasks.records"),
 )  # fmt: skip
-METRIC = Registry("metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics", "ttt.eval.repetition", "ttt.eval.generative_perplexity"))
+METRIC = Registry(
+    "metric", "metric", _I + "Metric", builtin=("ttt.eval.metrics", "ttt.eval.repetition", "ttt.eval.generative_perplexity")
+)
 JUDGE = Registry("judge", "judge", _I + "Judge", builtin=("ttt.eval.judges",))
 SPEAKER = Registry("speaker", "speaker encoder", _I + "SpeakerEncoder", builtin=("ttt.eval.speakers",))
 NORMALIZER = Registry("normalizer", "text normalizer", _I + "Normalizer", builtin=("ttt.eval.normalizers",))
