@@ -18,7 +18,8 @@ NOT_IDENTITY = {frozenset(("eval", "train"))}  # neither imports the other
 # Where an expensive or fragile package may be imported: (inside functions, at module level); folders end with "/".
 GUARDED = {
     "transformers": (
-        ("text/", "model/", "audio/codecs/", "eval/judges.py", "eval/speakers.py", "eval/generative_perplexity.py"), ("model/cache.py",),
+        ("text/", "model/", "audio/codecs/", "eval/judges.py", "eval/speakers.py", "eval/generative_perplexity.py"),
+        ("model/cache.py",),
     ),  # fmt: skip
     "torchaudio": (("audio/signal.py",), ("audio/signal.py",)),
 }
