@@ -39,7 +39,7 @@ need() { [ -e "$1" ] || die "missing $1: run stage $2 first ($0 --stage $2)"; }
 # environment: stage 0 (not with --dry-run), then ttt on the path and the commands TTT and PYTHON; tests set these to recorders.
 # A recipe of one's own ('ttt new recipe') is not in the source tree and takes ttt from the path.
 environment() {
-    if [ -n "${recipe:-}" ]; then
+    if [ -n "${own_recipe:-}" ]; then
         command -v "${TTT:-ttt}" > /dev/null || die "no ttt on the path: activate the environment that it is installed in"
     else
         if in_range 0 && [ "${dry_run:-false}" = false ]; then say 0 "environment"; bash tools/env.sh; fi

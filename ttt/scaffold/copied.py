@@ -50,10 +50,10 @@ def _alone(script: str, method: str, stages: str) -> str:
         options = stages[stages.index("# Options:") : stages.index("\nset -")]
         script = re.sub(r"stages and options are those of recipes/ttt/run.sh.*", "the stages of TtT.", "\n".join(head))
         script += "\n#\n" + options.rstrip() + stages[stages.index("\n\nset -") :]
-    script = script.replace('cd "$(dirname "$0")/../.."', 'recipe=$(cd "$(dirname "$0")" && pwd)')
-    script = re.sub(r"^\. recipes/_shared/", '. "$recipe"/shared/', script, flags=re.M)
-    script = re.sub(r"^here=.*", "here=$recipe", script, flags=re.M)
-    script = script.replace(f'config_in recipes/{method} "$conf"', 'config_in "$recipe" "$conf"')
+    script = script.replace('cd "$(dirname "$0")/../.."', 'own_recipe=$(cd "$(dirname "$0")" && pwd)')
+    script = re.sub(r"^\. recipes/_shared/", '. "$own_recipe"/shared/', script, flags=re.M)
+    script = re.sub(r"^here=.*", "here=$own_recipe", script, flags=re.M)
+    script = script.replace(f'config_in recipes/{method} "$conf"', 'config_in "$own_recipe" "$conf"')
     script = script.replace('config_in $here "$conf"', 'config_in "$here" "$conf"')
     return _own_paths(script, method)
 

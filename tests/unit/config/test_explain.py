@@ -92,7 +92,7 @@ def test_unknown_keys(path, message):
 
 def test_the_verb(capsys):
     assert main(["config", "--explain", "eval.cache"]) == 0
-    assert capsys.readouterr().out.startswith("eval.cache = exact  (text; exact | block | none)\n    keys kept")
+    assert capsys.readouterr().out.startswith("eval.cache = exact  (text; exact | block | dual | none)\n    keys kept")
     assert main(["config", "--explain"]) == 0 and "train.lr = 2e-05" in capsys.readouterr().out
     assert main(["config", "--explain", "eval.cach"]) == 2
 
