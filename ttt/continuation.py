@@ -25,12 +25,13 @@ log = logging.getLogger(__name__)
 
 def continue_files(
     model: Model, paths: Sequence[Path], targets: Sequence[tuple[Path, Path]], hole: tuple[float, float] | None = None,
-    prompt_s: float = 0.0, longest_s: float = 0.0, text: str = "",
+    prompt_s: float = 0.0, longest_s: float = 0.0, text: str = "", voice: Sequence[float] = (),
 ) -> int:  # fmt: skip
     """Continue every file; write what was made, and the prompt and it in one piece, to its two ``targets``.
 
     ``hole``: write these seconds anew instead, hearing both sides.  ``prompt_s``: hear only so much of each file (0: all);
     ``longest_s``: go on for so long at most (0: as configured).  ``text``: what is said in each file and after it.
+    ``voice``: the vector of who speaks.
     -> how many files the model had nothing to add to.
     """
     codec = model.codec
@@ -53,7 +54,7 @@ def continue_files(
             wave = Waveform(wave.samples[: int(prompt_s * wave.rate_hz)], wave.rate_hz)
         waves.append(resample(wave, codec.encode_rate_hz))
     codes = codec.encode(waves)
-    prompts = [prompt_of(model, p, c, hole, text) for p, c in zip(paths, codes, strict=True)]
+    prompts = [prompt_of(model, p, c, hole, text, voice) for p, c in zip(paths, codes, strict=True)]
     for path, prompt in zip(paths, prompts, strict=True):
         if len(prompt.ids) > model.config.data.row_tokens:
             log.warning(
@@ -102,8 +103,8 @@ def make_folder(out: Path) -> None:
         raise DataError(f"--out: {out}: cannot be made ({error.strerror}); name another folder") from error
 
 
-def check_model(model: Model, run: str, text: str = "") -> None:
-    """Raise `ConfigError` for a run that cannot go on where sound ends, or not with ``text`` or without it."""
+def check_model(model: Model, run: str, text: str = "", voice: Sequence[float] = ()) -> None:
+    """Raise `ConfigError` for a run that cannot go on where sound ends, or not with ``text`` or ``voice`` or without them."""
     if model.codec is None:
         raise ConfigError("codec: missing; sound files need one")
     if not any(isinstance(task, Continuation) for task in model.config.tasks):
@@ -117,6 +118,14 @@ def check_model(model: Model, run: str, text: str = "") -> None:
         raise ConfigError(f"--text: {run} was trained without text; leave it out")
     if reads_text and not text:
         raise ConfigError(f"{run}: speaks a text; say the words of the sound file, then those to speak, with --text")
+    size = getattr(model.config.model.arch, "voice_dim", 0)
+    if voice and not size:
+        raise ConfigError(f"--voice-vector: {run} reads no vector (model.arch.voice_dim=0); leave it out")
+    if len(voice) != size:
+        raise ConfigError(
+            f"--voice-vector: {run} reads a vector of {size} numbers (model.arch.voice_dim), got {len(voice) or 'none'}; name a "
+            "JSON file with a list of as many"
+        )
 
 
 def limited(model: Model, seconds: float, frame_rate_hz: float) -> Model:
@@ -131,7 +140,9 @@ def limited(model: Model, seconds: float, frame_rate_hz: float) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, eval=section))
 
 
-def prompt_of(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, float] | None, text: str = "") -> Prompt:
+def prompt_of(
+    model: Model, path: Path, heard: AudioCodes, hole: tuple[float, float] | None, text: str = "", voice: Sequence[float] = ()
+) -> Prompt:
     """What the decoder gets: text and codes as a user's turn, and with a hole what is known behind it."""
     ids = heard.ids
     start, stop = len(ids), len(ids)
@@ -146,7 +157,8 @@ def prompt_of(model: Model, path: Path, heard: AudioCodes, hole: tuple[float, fl
             )
     words = (Span("text", text),) if text else ()
     user = Turn("user", (*words, Span("audio", codes=ids[:start], style="user")))
-    prompt = model.prompt(Example(path.stem, (user,), ""), uid=path.stem)
+    meta = {"voice_vector": voice} if len(voice) else {}
+    prompt = model.prompt(Example(path.stem, (user,), "", meta), uid=path.stem)
     if hole is None:
         return prompt
     vocab = model.tokenizer.vocab

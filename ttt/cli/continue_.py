@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", default="", metavar="TEXT", help="what is said: the words of the sound file, then those to speak (arch.text)"
     )
+    parser.add_argument(
+        "--voice-vector", default="", metavar="FILE", help="JSON list of numbers: the vector of who speaks (arch.voice_dim)"
+    )
     add_common(
         parser, "plugins", config="recipe YAML over the run's own settings", overwrite="replace files of earlier calls"
     )
@@ -52,10 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"--out: {standing}: is no folder that may be written to; name another")
     import ttt
     from ttt.continuation import check_model, continue_files
+    from ttt.io.json_input import read_json
+
+    file = arguments.voice_vector
+    voice = read_json(file, "name a file with a list of numbers", list) if file else []
 
     model = ttt.load(arguments.run, *settings, config=arguments.config, plugins=arguments.plugins)
-    check_model(model, arguments.run, arguments.text)
-    silent = continue_files(model, paths, targets, hole, arguments.prompt_seconds, arguments.seconds, arguments.text)
+    check_model(model, arguments.run, arguments.text, voice)
+    silent = continue_files(
+        model, paths, targets, hole, arguments.prompt_seconds, arguments.seconds, arguments.text, voice
+    )
     return int(silent == len(paths))
 
 

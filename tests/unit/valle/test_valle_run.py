@@ -90,7 +90,17 @@ def test_voices_from_the_corpus_to_the_answers(world, tmp_path, capsys):
     assert verb("generate", tmp_path, *guided) == 0
     assert len((tmp_path / "run/eval/test.generations.jsonl").read_text().splitlines()) == 3
     assert main(["data", "stats", str(tmp_path / "data/train.jsonl"), "--tokenizer", str(tmp_path / "data/tokenizer")]) == 0
-    capsys.readouterr()
+    call = ["continue", str(tmp_path / "corpus/wav/test-0000.wav"), "--run", str(tmp_path / "run")]
+    (tmp_path / "voice.json").write_text("[1, 0]")
+    (tmp_path / "odd.json").write_text("[1, 0, 0]")
+    assert main([*call, "--voice-vector", str(tmp_path / "voice.json"), "eval.sampler.voice_scale=2"]) == 0
+    for more in ([], ["--voice-vector", str(tmp_path / "odd.json")]):
+        capsys.readouterr()
+        assert main([*call, *more, "--overwrite"]) == 2
+        assert "reads a vector of 2 numbers" in capsys.readouterr().err
+    call[-1] = str(world / "run")
+    assert main([*call, "--voice-vector", str(tmp_path / "voice.json"), "--out", str(tmp_path / "out")]) == 2
+    assert "reads no vector" in capsys.readouterr().err
     pack = ["data", "pack", str(tmp_path / "data/train.jsonl"), "--out", str(tmp_path / "store")]
     assert main([*pack, "--tokenizer", str(tmp_path / "data/tokenizer")]) == 2
     assert "voice_vector, which a store does not keep" in capsys.readouterr().err and not (tmp_path / "store").exists()
