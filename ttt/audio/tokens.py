@@ -49,6 +49,8 @@ def read_tokens(path: str | Path, num_codes: int, num_codebooks: int = 1, frame_
         raise DataError(
             f'{path}: expected a list of whole numbers, or {{"speech_tokens": [...]}} with one, and not an empty one'
         )
+    if header.get("num_tokens") not in (None, len(tokens)):
+        raise DataError(f"{path}: num_tokens is {header['num_tokens']}, but it holds {len(tokens)}; copy it again")
     for key, own in (("vocab_size", num_codes), ("frame_rate_hz", frame_rate_hz)):
         if own and header.get(key) not in (None, own) and abs(float(header[key]) - own) > 1e-3:
             raise DataError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ttt.errors import ConfigError
+from ttt.errors import ConfigError, DataError
 from ttt.eval.intervals import bootstrap
 from ttt.likelihood import Draws, likelihoods
 from ttt.registry import checked
@@ -36,10 +36,10 @@ ENCODED_TOGETHER = 16
 @checked
 @dataclass(frozen=True)
 class PairScore:
-    """How a side is scored.  ``per``: -log p per token, or total.  ``form``: a recording stands alone (``document``, as in
+    """How a side is scored.  ``score``: -log p per token, or total.  ``form``: a recording stands alone (``document``, as in
     pre-training), or as an assistant's answer to an empty question (``answer``)."""
 
-    per: Literal["token", "total"] = "token"
+    score: Literal["token", "total"] = "token"
     form: Literal["document", "answer"] = "document"
 
 
@@ -48,6 +48,8 @@ def run_pairs(options: Options, data: str, how: PairScore, draws: Draws) -> str:
     target = open_target(options, "pairs")
     config, out = target.config, target.out
     pairs, files = read_pairs(data)
+    if not pairs:
+        raise DataError(f"{data}: holds no pair; copy it again")
     if options.limit:
         seen: dict[str, int] = defaultdict(int)
         kept = []
@@ -119,7 +121,7 @@ def score_pairs(
     records: dict[tuple[str, str], dict[str, Any]] = {}
     for number, pair in enumerate(pairs):
         sides = [_sums(found[2 * number + side]) for side in range(2)]
-        right, wrong = (s["nats"] / (max(s["tokens"], 1) if how.per == "token" else 1) for s in sides)
+        right, wrong = (s["nats"] / (max(s["tokens"], 1) if how.score == "token" else 1) for s in sides)
         won = 1.0 if right < wrong else 0.5 if right == wrong else 0.0
         record = records.setdefault((pair.group, pair.id), {
             "uid": f"{pair.group}/{pair.id}", "task": pair.group, "split": "test", "statistics": {"acc": [0.0, 0.0]}, "pairs": [],

@@ -224,6 +224,7 @@ def test_slamkit_features():
 @pytest.mark.parametrize("record, reason", [
     ({"prompt": "a", "chosen": "b", "rejected": 3}, "'rejected' must be text"),
     ({"chosen": "b", "rejected": "c"}, "no 'prompt'"),
+    ({"prompt": "a", "chosen": "b"}, "'chosen' without 'rejected'"),
     ({"prompt": {"audio_repr": "1 2"}, "chosen": {}, "rejected": {}}, "features of slamkit"),
     ({"chosen": FORMS[2]["chosen"], "rejected": [{"role": "assistant", "content": "x"}]}, "different prompts"),
     ({"uid": "u", "turns": [], "chosen": [{"text": "a"}]}, "spans of rejected"),

@@ -103,6 +103,14 @@ def test_salmon_parquet_and_lines(tmp_path):
         read_pairs(lines)
 
 
+def test_no_pairs_and_unknown_scores_are_said_in_one_line(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text("")
+    run = str(make_run(tmp_path / "run", "ar"))
+    for given, says in (([], "x.jsonl: holds no pair"), (["--score", "mean"], "score: no 'mean'. Choices: token, total")):
+        assert main(["eval", "pairs", str(tmp_path / "x.jsonl"), "--model", run, "--out", str(tmp_path / "out"), *given]) == 2
+        assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("objective", [Ar(mask=Causal()), Nar(mask=Full())], ids=["ar", "nar"])
 def test_a_model_that_knows(objective):
     vocab = tiny_tokenizer().vocab

@@ -184,7 +184,10 @@ def check_batch(row_tokens: int, batch_tokens: int, batch_samples: int, pack: bo
     if pack and batch_tokens % row_tokens:
         raise ConfigError(f"data.batch_tokens: {batch_tokens} must be a multiple of data.row_tokens = {row_tokens}")
     if batch_tokens < row_tokens:
-        raise ConfigError(f"data.batch_tokens: {batch_tokens} is less than data.row_tokens = {row_tokens}, the longest row")
+        raise ConfigError(
+            f"data.batch_tokens: {batch_tokens} is less than data.row_tokens = {row_tokens}, the longest row; "
+            "raise it, or data.batch_s where that is given"
+        )
 
 
 def fitting(

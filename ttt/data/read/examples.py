@@ -164,6 +164,10 @@ def _messages(record: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     elif "response" in record and ("prompt" in record or "instruction" in record):
         asked = record["prompt"] if "prompt" in record else record["instruction"]
         raw = [("user", asked), ("assistant", record["response"])]
+    elif half := PAIR & record.keys():
+        raise RecordError(
+            where, "not a pair", f"{min(half)!r} without {min(PAIR - half)!r}: a preference pair has both; mend or drop the record"
+        )
     else:
         raise RecordError(
             where, "unknown fields",

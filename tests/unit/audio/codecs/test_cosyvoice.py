@@ -269,6 +269,7 @@ def test_token_files_and_the_verb(world, tmp_path, capsys):
         ("[true]", "whole numbers"), ("[0, 151673]", r"speech_tokens\[1\] is 151673, codes go from 0 to 4095; subtract the offset"),
         ('{"speech_tokens": [1], "vocab_size": 8192}', "vocab_size is 8192, the codec's is 4096"),
         ('{"speech_tokens": [1], "frame_rate_hz": 25}', "frame_rate_hz is 25, the codec's is 50"),
+        ('{"speech_tokens": [1, 2], "num_tokens": 3}', "num_tokens is 3, but it holds 2"),
     ],
 )  # fmt: skip
 def test_token_files_that_do_not_fit_are_refused(contents, message, tmp_path):
