@@ -229,6 +229,9 @@ class Model:
         if isinstance(question, (Path, Waveform, np.ndarray)):
             return Example(uid, (*first, Turn("user", (self._user_span(question),))), task)
         turns = prompt_turns(question, "the question") if isinstance(question, str) else tuple(question)
+        if not all(isinstance(turn, Turn) for turn in turns):
+            raise DataError(f"the question: expected text, a Path of a sound file, a Waveform, a numpy array of codes or turns, "
+                            f"got {type(question).__name__}")  # fmt: skip
         if not turns or turns[-1].role != "user":
             raise DataError("a conversation to answer ends with a turn of the user's")
         if turns[0].role == "system":

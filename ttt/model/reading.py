@@ -93,7 +93,8 @@ def note_attention(hf_config: Any, mask: str, logit_alignment: str = "same") -> 
 def refuse_other_reading(folder: Path, hf_config: Any, mask: str, logit_alignment: str) -> None:
     """Raise `ConfigError` where an imported folder was trained to be read otherwise than a configuration says."""
     if other := _other_reading(hf_config, mask, logit_alignment):
-        raise ConfigError(f"{other} ({folder}/config.json: {KEY}); say so, with objective.name=nar")
+        shifted = " objective.logit_alignment=next" if getattr(hf_config, KEY).get("logit_alignment") == "next" else ""
+        raise ConfigError(f"{other} ({folder}/config.json: {KEY}); say so, with objective.name=nar{shifted}")
 
 
 def _other_reading(hf_config: Any, mask: str, logit_alignment: str) -> str:

@@ -203,6 +203,9 @@ def test_codes_in_python(world):
     for wrong in (codes.ids[:, :1], codes.ids[0], codes.ids.astype(float), codes.ids[:0]):
         with pytest.raises(DataError, match=r"codes are whole numbers \[frames, 2\] of one frame or more"):
             deaf.generate(wrong)
+    for other in (codes.ids.tolist(), torch.from_numpy(codes.ids)):
+        with pytest.raises(DataError, match="a numpy array of codes or turns, got (list|Tensor)"):
+            deaf.generate(other)
 
 
 def test_sound_goes_on(world, tmp_path, capsys):
