@@ -15,6 +15,7 @@ from ttt.text.tokenizer import TextTokenizer
 from ttt.types import Example, Prompt, Span, Turn, written_text
 
 HOLE = re.compile(r"\[MASK:([0-9]{1,6})\]")
+_NO_HOLE = re.compile(rf"(?!{HOLE.pattern})\[MASK:[^\]]*\]?")
 
 
 def pieces_of(text: str, where: str) -> list[str | int]:
@@ -32,9 +33,12 @@ def pieces_of(text: str, where: str) -> list[str | int]:
 
 
 def has_holes(example: Example) -> bool:
-    """Does the last turn, which is an answer or a document, have holes?"""
+    """Does the last turn, which is an answer or a document, have holes?  Raises `DataError` for a hole spelled wrongly."""
     last = example.turns[-1]
-    return last.role in ("assistant", "document") and any(HOLE.search(s.text) for s in last.spans if s.kind == "text")
+    texts = [s.text for s in last.spans if s.kind == "text"] if last.role in ("assistant", "document") else []
+    if wrong := next((found[0] for t in texts if (found := _NO_HOLE.search(t))), ""):
+        raise DataError(f"example {example.uid!r}: {wrong} is no hole; write [MASK:n], n being the number of its tokens")
+    return any(HOLE.search(t) for t in texts)
 
 
 def prompt_with_holes(example: Example, asked: Example, tokenizer: TextTokenizer, uid: str = "") -> Prompt:

@@ -1,6 +1,7 @@
 """Text in-filling: what is given stays, every hole is filled with so many tokens, whoever shares the batch."""
 
 import json
+import re
 
 import pytest
 
@@ -95,6 +96,9 @@ def test_fillings_and_prompts_without_holes():
 def test_what_cannot_be_filled_is_refused():
     with pytest.raises(DataError, match=r"\[MASK:0\]"):
         prompts(example("a [MASK:0]"))
+    for wrong in ("[MASK:-1]", "[MASK:x]", "[MASK:]", "[MASK:1234567]"):
+        with pytest.raises(DataError, match=f"{re.escape(wrong)} is no hole; write"):
+            prompts(example(f"a [MASK:2] b {wrong} c"))
     document = Example("d", (Turn("document", (text("[MASK:2] cat"),)),), "document")
     with pytest.raises(DataError, match="begins with a hole"):
         prompt_with_holes(document, document, T)
