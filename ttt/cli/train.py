@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ttt.data.batches.text_ratio import training_loader, validation_batches
     from ttt.diffusion.corrupt import NO_MASK
     from ttt.model.arch import check_arch, check_tasks, check_voices
+    from ttt.objective.preference import check_pairs
     from ttt.rng import generator
     from ttt.text.tokenizer import TextTokenizer
     from ttt.train.engines import check_engine, check_trainable, world
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         objective.plan(loader.micro_batch(0, 0), generator(seed, "pattern"))  # some cannot: said before weights are read
     dev = validation_batches(data, tokenizer, seed=seed, strategies=strategies)
     check_voices(config.model.arch, objective, loader.streams, dev)
+    check_pairs(objective, loader.streams)
     codec = load_part(config, "codec")
     judge = load_part(config, "judge") if config.train.generate_items else None
     model = start_model(config, tokenizer, codec)

@@ -13,6 +13,7 @@ A pair is two documents of a batch (`ttt.types.PackedBatch.pairs`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,11 +30,23 @@ from ttt.interfaces import Objective
 from ttt.objective.library import Ar, Nar, TtT
 from ttt.objective.losses import columns_together, target_nll
 from ttt.objective.pairs import denoising_term, next_token_term
-from ttt.registry import NonNegativeFloat, PositiveInt, component, components
+from ttt.registry import NonNegativeFloat, PositiveInt, component, components, name_of
 from ttt.registry.families import OBJECTIVE
-from ttt.types import Kind, LossTerm, LossTerms, PackedBatch, Plan, PlanTerm
+from ttt.types import Kind, LossTerm, LossTerms, PackedBatch, Plan, PlanTerm, TokenStream
 
 NO_REFERENCE = "none"
+
+
+def check_pairs(objective: Objective, examples: Iterable[TokenStream]) -> None:
+    """Raise `DataError` for the first example that is no preference pair, under an objective that learns from pairs only."""
+    if not objective.reads_pairs:
+        return
+    for example in examples:
+        if not example.rejected:
+            raise DataError(
+                f"example {example.uid!r} is no preference pair, and objective {name_of(objective)!r} learns from pairs only; "
+                "give it 'chosen' and 'rejected', or leave it out"
+            )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from tests.conftest import audio, chat, gen, pack, text, tiny_model, tiny_tokenizer
 from ttt.check import world
+from ttt.cli.main import main
 from ttt.config.schema import RunConfig, RunSection, TrainSection
 from ttt.data.batches.loader import Loader
 from ttt.data.encode import encode_example
@@ -247,6 +248,19 @@ def test_pairs_and_objectives_that_do_not_fit_are_refused():
     for fields in ({"strategies": ["sst"]}, {"text_scale": 2.0}, {"label_smoothing": 0.5}):
         with pytest.raises(ConfigError):
             build("dpo_ttt", **fields)
+
+
+def test_an_example_that_is_no_pair_is_named_before_training(tmp_path, capsys):
+    tiny_tokenizer().save(tmp_path / "tokenizer")
+    records = [example_to_json(some_pairs()[0]), example_to_json(chat("alone", [text("a")], [text("b")]))]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    settings = [
+        f"data.train={tmp_path / 'train.jsonl'}", f"data.tokenizer={tmp_path / 'tokenizer'}", f"run.dir={tmp_path / 'run'}",
+        "model.preset=toy", "train.steps=1", "objective={name: dpo, reference: none}", "data.row_tokens=128",
+        "data.batch_tokens=256",
+    ]  # fmt: skip
+    assert main(["train", *settings]) == 2
+    assert "example 'alone' is no preference pair" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_the_reference_of_a_run_is_found_and_checked_before_training(reference, tmp_path):
