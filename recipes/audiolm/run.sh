@@ -15,13 +15,13 @@
 #          (more fields of their converter, e.g. root=DIR) --data DIR (what stage 1 makes; EXP/data) --codec DIR --exp DIR
 #          --conf NAME (base, ar, nar, masked, masked_all, fork, delay, valle_tts) --speaker DIR (an x-vector model: also compare
 #          voices) --gpus N --sounds "WAV ..." --text "WORDS" (valle_tts: those of the sound file, then those to speak) --stage N
-#          --stop-stage N --overwrite; settings like train.lr=0.03 go to every stage
+#          --stop-stage N --dry-run (print the commands) --overwrite; settings like train.lr=0.03 go to every stage
 # Stages: 0 environment  1 codes, tokenizer, examples  2 train  3 decode + score the test recordings  4 continue sound files
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 stage=0 stop_stage=3 wavs="" cuts="" corpus="" min_seconds="" max_seconds="" convert="" data="" codec="" exp=exp/audiolm
-conf=base speaker="" gpus=1 sounds="" text="" overwrite=false
+conf=base speaker="" gpus=1 sounds="" text="" dry_run=false overwrite=false
 . recipes/_shared/stages.sh
 . recipes/_shared/launch.sh
 parse_options "$@"
@@ -59,10 +59,12 @@ converted() {
         min_duration_s="${min_seconds:-5}" max_duration_s="${max_seconds:-15}" $convert "${again[@]}" "$@"
 }
 
+if $dry_run; then print_commands; fi
+
 if in_range 1; then
     say 1 "codes, tokenizer, examples"
     if [ -n "$cuts" ]; then
-        mkdir -p "$data"
+        $dry_run || mkdir -p "$data"
         validation=validation
         [ -f "$cuts/cuts_validation.jsonl.gz" ] || [ ! -f "$cuts/cuts_dev.jsonl.gz" ] || validation=dev  # VALL-E's name
         for pair in train:train $validation:dev test:test; do

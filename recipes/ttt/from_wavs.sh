@@ -7,15 +7,15 @@
 # WAVS, TEST: sound files (any rate, any number of channels) with a text file of the same name beside each; with --from
 # NAME another layout (`ttt list converter`).  Nothing of TEST is trained on.
 # Options: --wavs DIR --test-wavs DIR --from NAME --model DIR --codec DIR --decoder DIR --judge DIR (a Whisper model)
-#          --exp DIR --conf NAME --gpus N --jobs N (processes that encode) --stage N --stop-stage N --overwrite;
-#          settings as section.key=value
+#          --exp DIR --conf NAME --gpus N --jobs N (processes that encode) --stage N --stop-stage N
+#          --dry-run (print the commands) --overwrite; settings as section.key=value
 # Stages: 0 environment  1 tokenizer of the backbone with audio tokens (opens the folders of weights), corpus
 #         2 recordings to tokens  3 examples  4 train  5 answers, with their sound  6 scores and report (with --judge)
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 stage=0 stop_stage=6 wavs="" test_wavs="" from=folder model="" codec="" decoder="" judge="" exp=exp/from_wavs conf=from_wavs
-gpus=1 jobs=1 overwrite=false
+gpus=1 jobs=1 dry_run=false overwrite=false
 . recipes/_shared/stages.sh
 . recipes/_shared/launch.sh
 parse_options "$@"
@@ -35,6 +35,8 @@ if $overwrite; then more+=(--overwrite); fi
 common=(--config "$config" run.dir="$exp/run" data.corpus="$exp/corpus" data.dir="$exp/data" data.tokenizer="$exp/tokenizer"
     data.train="$exp/data/train.jsonl" data.dev="$exp/data/test.jsonl" data.jobs="$jobs" model.path="$model"
     codec.path="$codec" codec.decoder="$decoder" eval.examples="[$exp/data/test.jsonl]" "${overrides[@]}" "${more[@]}")
+
+if $dry_run; then print_commands; fi
 
 if in_range 1; then
     say 1 "tokenizer of the backbone with audio tokens, corpus"

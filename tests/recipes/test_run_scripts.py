@@ -145,3 +145,25 @@ def test_other_methods_share_the_stages_and_have_settings_of_their_own(method):
     assert config.train == paper.train and config.data == paper.data
     done = run(ROOT / f"recipes/{method}/run.sh", "--conf", "nothing")
     assert done.returncode == 2 and f"no recipes/{method}/conf/nothing.yaml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments, commands",
+    [
+        ("audiolm/run.sh", ["--wavs", "{wavs}", "--codec", "/models/encodec"],
+         ["ttt data convert --from folder", "ttt tokenize", "ttt examples", "ttt train", "ttt generate", "ttt score"]),
+        ("ttt/from_wavs.sh", ["--wavs", "{wavs}/train", "--test-wavs", "{wavs}/test", "--model", "{wavs}/dev", "--codec", "{wavs}",
+                              "--decoder", "{wavs}"],
+         ["ttt tokenizer --config", "ttt data convert --from folder", "ttt tokenize --config", "ttt examples", "ttt train", "ttt generate --wav"]),
+    ],
+)  # fmt: skip
+def test_a_dry_run_prints_the_commands_and_writes_nothing(script, arguments, commands, tmp_path):
+    for split in ("train", "dev", "test"):
+        (tmp_path / split).mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "dev" / name).write_text("{}")
+    filled = [a.format(wavs=tmp_path) for a in arguments]
+    done = run(ROOT / "recipes" / script, *filled, "--exp", str(tmp_path / "exp"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    at = [done.stdout.index(command) for command in commands]
+    assert at == sorted(at) and not (tmp_path / "exp").exists()
