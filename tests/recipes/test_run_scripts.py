@@ -154,7 +154,8 @@ def test_other_methods_share_the_stages_and_have_settings_of_their_own(method):
          ["ttt data convert --from folder", "ttt tokenize", "ttt examples", "ttt train", "ttt generate", "ttt score"]),
         ("ttt/from_wavs.sh", ["--wavs", "{wavs}/train", "--test-wavs", "{wavs}/test", "--model", "{wavs}/dev", "--codec", "{wavs}",
                               "--decoder", "{wavs}"],
-         ["ttt tokenizer --config", "ttt data convert --from folder", "ttt tokenize --config", "ttt examples", "ttt train", "ttt generate --wav"]),
+         ["ttt tokenizer --config", "ttt data convert --from folder", "ttt tokenize --config", "ttt examples", "ttt train",
+          "ttt generate --wav"]),
     ],
 )  # fmt: skip
 def test_a_dry_run_prints_the_commands_and_writes_nothing(script, arguments, commands, tmp_path):
