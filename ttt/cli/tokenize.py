@@ -40,6 +40,7 @@ def _shard(text: str) -> tuple[int, int]:
 def run(arguments: argparse.Namespace) -> int:
     """Encode the manifest of every split."""
     from ttt.audio.loading import half_precision, load_part
+    from ttt.errors import TttError
     from ttt.stage import Stage
     from ttt.tasks.encode_corpus import cut_into_parts, encode_manifest, remove_parts, skipped_path
 
@@ -60,10 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
         if stage.is_done(arguments.overwrite):
             remove_parts(target)
             continue
-        result = encode_manifest(
-            manifest, codec, target, config.data.jobs, parts=its_parts, shard=arguments.shard, skip_bad=arguments.skip_bad,
-            overwrite=arguments.overwrite,
-        )  # fmt: skip
+        try:
+            result = encode_manifest(
+                manifest, codec, target, config.data.jobs, parts=its_parts, shard=arguments.shard, skip_bad=arguments.skip_bad,
+                overwrite=arguments.overwrite,
+            )  # fmt: skip
+        except TttError:
+            if arguments.overwrite or not stage.is_done(False):
+                raise
+            result = None  # another call has made it meanwhile, and has taken the parts away
+            remove_parts(target)
         if result is None:
             continue
         stage.finish(result)

@@ -9,6 +9,7 @@ codec, manifest and settings.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -28,7 +29,7 @@ from ttt.audio.recordings import Recordings
 from ttt.data.manifest import Utterance, read_lines_between, scan_manifest
 from ttt.errors import ConfigError, DataError, TttError
 from ttt.interfaces import Codec
-from ttt.io.atomic import file_aside, write_json, write_json_lines
+from ttt.io.atomic import file_aside, temporary_name, write_json, write_json_lines
 from ttt.io.digests import digest_of_bytes, digest_of_file
 from ttt.io.json_input import load, read_json_lines
 from ttt.io.outputs import is_our_json
@@ -88,7 +89,8 @@ def encode_manifest(
     }  # fmt: skip
     digest = digest_of_bytes(json.dumps(settings, sort_keys=True).encode(), 4)
     work = Work(codec, manifest, out.with_name(f"{out.stem}.parts-{digest}"), skip_bad)
-    if work.folder.exists() and not is_our_json(work.folder / PLAN, format=FORMAT):
+    if work.folder.exists() and not is_our_json(work.folder / PLAN, format=FORMAT) and work.folder.exists():
+        # (asked twice: another call that has just finished takes the folder away)
         raise ConfigError(f"{work.folder}: was not made by ttt; move it away")
     parts = parts or cut_into_parts(manifest)
     write_json(work.folder / PLAN, {**settings, "parts": len(parts)})
@@ -119,7 +121,10 @@ def remove_parts(out: Path) -> None:
     """Remove the folders of parts beside a finished result, those of earlier settings too."""
     for folder in out.parent.glob(f"{out.stem}.parts-*"):
         if is_our_json(folder / PLAN, format=FORMAT):
-            shutil.rmtree(folder)
+            aside = temporary_name(folder)
+            with contextlib.suppress(FileNotFoundError):  # another call has done it
+                folder.rename(aside)  # gone in one step for other calls
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def cut_into_parts(manifest: Path) -> list[Part]:
