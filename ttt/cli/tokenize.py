@@ -40,9 +40,8 @@ def _shard(text: str) -> tuple[int, int]:
 def run(arguments: argparse.Namespace) -> int:
     """Encode the manifest of every split."""
     from ttt.audio.loading import half_precision, load_part
-    from ttt.errors import TttError
     from ttt.stage import Stage
-    from ttt.tasks.encode_corpus import cut_into_parts, encode_manifest, remove_parts, skipped_path
+    from ttt.tasks.encode_corpus import cut_into_parts, encode_manifest, one_at_a_time, remove_parts, skipped_path
 
     config = configure(arguments, ("codec", "data.corpus", "data.dir"))
     out = Path(config.data.dir) / "codes"
@@ -51,36 +50,31 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     codec = load_part(config, "codec")
     parts = [cut_into_parts(manifest) for manifest in manifests]  # all are checked before the first is encoded
-    for manifest, its_parts in zip(manifests, parts, strict=True):
-        target = out / manifest.name
-        settings = {"codec": codec.codec_id, **half_precision(codec), **({"skip_bad": True} if arguments.skip_bad else {})}
-        marker = target.with_suffix(".done.json")
-        stage = Stage(
-            "tokenize", marker, [manifest], [target], settings, "make the corpus first", also=[skipped_path(target)]
-        )
-        if stage.is_done(arguments.overwrite):
-            remove_parts(target)
-            continue
-        try:
+    with one_at_a_time(out, together=arguments.shard[1] > 1):
+        for manifest, its_parts in zip(manifests, parts, strict=True):
+            target = out / manifest.name
+            settings = {"codec": codec.codec_id, **half_precision(codec), **({"skip_bad": True} if arguments.skip_bad else {})}
+            marker = target.with_suffix(".done.json")
+            stage = Stage(
+                "tokenize", marker, [manifest], [target], settings, "make the corpus first", also=[skipped_path(target)]
+            )
+            if stage.is_done(arguments.overwrite):
+                remove_parts(target)
+                continue
             result = encode_manifest(
                 manifest, codec, target, config.data.jobs, parts=its_parts, shard=arguments.shard, skip_bad=arguments.skip_bad,
                 overwrite=arguments.overwrite,
             )  # fmt: skip
-        except TttError:
-            if arguments.overwrite or not stage.is_done(False):
-                raise
-            result = None  # another call has made it meanwhile, and has taken the parts away
+            if result is None:
+                continue
+            stage.finish(result)
             remove_parts(target)
-        if result is None:
-            continue
-        stage.finish(result)
-        remove_parts(target)
-        if "converted" in result:
-            log.info("tokenize: %s: %s", manifest.stem, result["converted"])
-        if result["skipped"]:
-            log.warning("tokenize: %s: %d left out, see %s", manifest.stem, result["skipped"], skipped_path(target))
-        log.info(
-            "tokenize: %s: %d utterances, %.2f h; %.1f s of audio per second",
-            manifest.stem, result["utterances"], result["hours"], result["audio_s_per_s"],
-        )  # fmt: skip
+            if "converted" in result:
+                log.info("tokenize: %s: %s", manifest.stem, result["converted"])
+            if result["skipped"]:
+                log.warning("tokenize: %s: %d left out, see %s", manifest.stem, result["skipped"], skipped_path(target))
+            log.info(
+                "tokenize: %s: %d utterances, %.2f h; %.1f s of audio per second",
+                manifest.stem, result["utterances"], result["hours"], result["audio_s_per_s"],
+            )  # fmt: skip
     return 0

@@ -10,8 +10,10 @@ codec, manifest and settings.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -89,8 +91,7 @@ def encode_manifest(
     }  # fmt: skip
     digest = digest_of_bytes(json.dumps(settings, sort_keys=True).encode(), 4)
     work = Work(codec, manifest, out.with_name(f"{out.stem}.parts-{digest}"), skip_bad)
-    if work.folder.exists() and not is_our_json(work.folder / PLAN, format=FORMAT) and work.folder.exists():
-        # (asked twice: another call that has just finished takes the folder away)
+    if work.folder.exists() and not is_our_json(work.folder / PLAN, format=FORMAT):
         raise ConfigError(f"{work.folder}: was not made by ttt; move it away")
     parts = parts or cut_into_parts(manifest)
     write_json(work.folder / PLAN, {**settings, "parts": len(parts)})
@@ -115,6 +116,23 @@ def encode_manifest(
     seconds = time.perf_counter() - started
     audio_s = sum(part.duration_s for part in waiting)
     return {**counts, "seconds": seconds, "encoded_s": audio_s, "audio_s_per_s": audio_s / max(seconds, 1e-9)}
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, together: bool) -> Iterator[None]:
+    """While one call works in ``folder`` others of this machine wait; ``together``: only for calls that are not (shards)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH if together else fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s: no file locks here (%s); do not start two calls at once", folder, error)
+        yield
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # nothing was written
+            folder.rmdir()
 
 
 def remove_parts(out: Path) -> None:
